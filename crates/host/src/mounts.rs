@@ -32,6 +32,19 @@ pub fn tmpfs(target: &Path, size_bytes: u64, mode: u32) -> io::Result<()> {
     Ok(())
 }
 
+/// Mounts files at `target` that lie in huge pages of so many bytes each.
+pub fn huge_pages(target: &Path, page_bytes: u64) -> io::Result<()> {
+    let options = CString::new(format!("pagesize={page_bytes}"))?;
+    rustix::mount::mount(
+        "nodev",
+        target,
+        "hugetlbfs",
+        MountFlags::NOSUID | MountFlags::NODEV,
+        options.as_c_str(),
+    )?;
+    Ok(())
+}
+
 /// Shows `source` (a file or a folder) at `target` too.
 pub fn bind(source: &Path, target: &Path) -> io::Result<()> {
     rustix::mount::mount_bind(source, target)?;

@@ -346,7 +346,7 @@ fn inherit_cpuset(root: &Path, group: &str) -> io::Result<()> {
 fn create_v2(root: &Path, group: &str) -> io::Result<()> {
     let mut folder = root.to_path_buf();
     for part in group.split('/').filter(|p| !p.is_empty()) {
-        for controller in ["+cpu", "+cpuset", "+memory", "+pids", "+io"] {
+        for controller in ["+cpu", "+cpuset", "+memory", "+pids", "+hugetlb", "+io"] {
             // One that is absent or cannot be handed down limits nothing below.
             let _ = fs::write(folder.join("cgroup.subtree_control"), controller);
         }

@@ -3,6 +3,7 @@
 use crate::config::Config;
 use crate::eviction::thresholds::Resource;
 use crate::metrics::files;
+use crate::topology::nodes::huge_pages;
 use k8s_openapi::api::core::v1::Node;
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,6 +26,9 @@ pub struct Resources {
     pub reserved_memory_bytes: u64,
     /// Local storage that pods do not get: the eviction threshold.
     pub reserved_storage_bytes: u64,
+    /// Bytes of huge pages, by the API's names of resources: of what memory they are made, nothing
+    /// else gets.
+    pub huge_pages: BTreeMap<String, u64>,
 }
 
 /// As many pods as upstream allows by default.
@@ -54,6 +58,7 @@ impl Resources {
             reserved_memory_bytes: config.reserved.memory_bytes
                 + kept(Resource::Memory, memory_bytes),
             reserved_storage_bytes: kept(Resource::NodeFs, storage_bytes),
+            huge_pages: huge_pages(Path::new(HUGE_PAGES)),
         }
     }
 
@@ -66,7 +71,9 @@ impl Resources {
     /// Memory for pods in bytes.
     #[must_use]
     pub fn allocatable_memory_bytes(&self) -> u64 {
-        self.memory_bytes.saturating_sub(self.reserved_memory_bytes)
+        let pages = self.huge_pages.values().copied();
+        let kept = pages.fold(self.reserved_memory_bytes, u64::saturating_add);
+        self.memory_bytes.saturating_sub(kept)
     }
 
     /// Local storage for pods in bytes.
@@ -95,53 +102,55 @@ impl Resources {
         ] {
             out.insert(name.to_owned(), most(has));
         }
+        let pages = self.huge_pages.iter();
+        out.extend(pages.map(|(name, has)| (name.clone(), most(*has))));
         out
     }
 
     /// Capacity in the API's words.
     #[must_use]
     pub fn capacity(&self) -> BTreeMap<String, String> {
-        table(
-            self.cpu_millis,
-            self.memory_bytes,
-            self.storage_bytes,
-            self.pods,
-        )
+        let (memory, storage) = (self.memory_bytes, self.storage_bytes);
+        self.words(self.cpu_millis, memory, storage)
     }
 
     /// What pods can have in the API's words.
     #[must_use]
     pub fn allocatable(&self) -> BTreeMap<String, String> {
         let storage = self.allocatable_storage_bytes();
-        let mut out = table(
+        let (cpu, memory) = (
             self.allocatable_cpu_millis(),
             self.allocatable_memory_bytes(),
-            0,
-            self.pods,
         );
+        let mut out = self.words(cpu, memory, 0);
         out.insert("ephemeral-storage".into(), storage.to_string());
         out
     }
+
+    fn words(&self, cpu_millis: u64, memory: u64, storage: u64) -> BTreeMap<String, String> {
+        let cpu = if cpu_millis.is_multiple_of(1000) {
+            (cpu_millis / 1000).to_string()
+        } else {
+            format!("{cpu_millis}m")
+        };
+        let fixed = [
+            ("cpu", cpu),
+            ("memory", format!("{}Ki", memory / 1024)),
+            ("ephemeral-storage", format!("{}Ki", storage / 1024)),
+            ("pods", self.pods.to_string()),
+            ("hugepages-1Gi", "0".into()),
+            ("hugepages-2Mi", "0".into()),
+        ];
+        let fixed = fixed.into_iter().map(|(k, v)| (k.to_owned(), v));
+        let bytes = |v: u64| api::Quantity::from_bytes(i64::try_from(v).unwrap_or(i64::MAX));
+        let pages = self.huge_pages.iter();
+        let pages = pages.map(|(name, has)| (name.clone(), bytes(*has).to_string()));
+        fixed.chain(pages).collect()
+    }
 }
 
-fn table(cpu_millis: u64, memory: u64, storage: u64, pods: u64) -> BTreeMap<String, String> {
-    let cpu = if cpu_millis.is_multiple_of(1000) {
-        (cpu_millis / 1000).to_string()
-    } else {
-        format!("{cpu_millis}m")
-    };
-    [
-        ("cpu", cpu),
-        ("memory", format!("{}Ki", memory / 1024)),
-        ("ephemeral-storage", format!("{}Ki", storage / 1024)),
-        ("pods", pods.to_string()),
-        ("hugepages-1Gi", "0".into()),
-        ("hugepages-2Mi", "0".into()),
-    ]
-    .into_iter()
-    .map(|(k, v)| (k.to_owned(), v))
-    .collect()
-}
+/// Where the kernel says which huge pages there are.
+const HUGE_PAGES: &str = "/sys/kernel/mm/hugepages";
 
 /// Memory of the machine in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -268,6 +277,7 @@ mod tests {
             reserved_cpu_millis: 500,
             reserved_memory_bytes: 100 << 20,
             reserved_storage_bytes: 100,
+            huge_pages: BTreeMap::new(),
         };
         assert_eq!(r.capacity()["cpu"], "1500m");
         assert_eq!(r.allocatable()["cpu"], "1");
@@ -276,5 +286,27 @@ mod tests {
             format!("{}Ki", ((1 << 30) - (100 << 20)) / 1024)
         );
         assert_eq!(r.allocatable()["ephemeral-storage"], "900");
+    }
+    #[test]
+    fn huge_pages_are_taken_from_what_memory_pods_get() {
+        let mut r = Resources {
+            memory_bytes: 4 << 30,
+            reserved_memory_bytes: 1 << 30,
+            ..Default::default()
+        };
+        assert_eq!(r.capacity()["hugepages-2Mi"], "0");
+        r.huge_pages.insert("hugepages-2Mi".into(), 1 << 30);
+        r.huge_pages.insert("hugepages-32Mi".into(), 0);
+        for words in [r.capacity(), r.allocatable()] {
+            let of = |size: &str| words[&format!("hugepages-{size}")].clone();
+            assert_eq!([of("2Mi"), of("1Gi"), of("32Mi")], ["1Gi", "0", "0"]);
+        }
+        assert_eq!(r.capacity()["memory"], "4194304Ki");
+        assert_eq!(r.allocatable()["memory"], "2097152Ki");
+        let table = r.table(&Node::default());
+        assert_eq!(
+            (table["hugepages-2Mi"], table["memory"]),
+            (1 << 30, 2 << 30)
+        );
     }
 }

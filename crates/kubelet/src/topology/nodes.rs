@@ -182,7 +182,7 @@ fn total(meminfo: &str) -> Result<u64, String> {
 }
 
 /// Folders such as `hugepages-2048kB`; a kernel without huge pages has none.
-fn huge_pages(dir: &Path) -> BTreeMap<String, u64> {
+pub(crate) fn huge_pages(dir: &Path) -> BTreeMap<String, u64> {
     let mut all = BTreeMap::new();
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
