@@ -34,17 +34,7 @@ impl Content {
 
     /// Sets or removes an element of a set that there is.
     pub fn element(&mut self, set: &str, key: Key, value: Option<Value>) {
-        let Some(elements) = self.ruleset.sets.get_mut(set).map(|s| &mut s.elements) else {
-            return;
-        };
-        if elements.get(&key) == value.as_ref() {
-            return;
-        }
-        self.dirty.elements.insert((set.to_owned(), key.clone()));
-        match value {
-            Some(value) => elements.insert(key, value),
-            None => elements.remove(&key),
-        };
+        self.dirty.element(&mut self.ruleset, set, key, value);
     }
 
     /// Makes a set unless it is there.

@@ -25,6 +25,21 @@ impl Dirty {
         self.sets.extend(other.sets);
         self.elements.extend(other.elements);
     }
+
+    /// Sets or removes an element of a set that there is, and notes it if that changes anything.
+    pub fn element(&mut self, of: &mut Ruleset, set: &str, key: Key, value: Option<Value>) {
+        let Some(elements) = of.sets.get_mut(set).map(|s| &mut s.elements) else {
+            return;
+        };
+        if elements.get(&key) == value.as_ref() {
+            return;
+        }
+        self.elements.insert((set.to_owned(), key.clone()));
+        match value {
+            Some(value) => elements.insert(key, value),
+            None => elements.remove(&key),
+        };
+    }
 }
 
 /// The changes between what is installed and what is desired.

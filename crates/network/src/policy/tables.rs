@@ -304,17 +304,7 @@ impl Desired {
     }
 
     fn element(&mut self, set: &str, key: Key, value: Option<Value>) {
-        let Some(elements) = self.ruleset.sets.get_mut(set).map(|s| &mut s.elements) else {
-            return;
-        };
-        if elements.get(&key) == value.as_ref() {
-            return;
-        }
-        self.dirty.elements.insert((set.to_owned(), key.clone()));
-        match value {
-            Some(value) => elements.insert(key, value),
-            None => elements.remove(&key),
-        };
+        self.dirty.element(&mut self.ruleset, set, key, value);
     }
 
     fn is_ours(&self, key: &Key) -> bool {
