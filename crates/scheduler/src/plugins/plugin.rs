@@ -133,6 +133,16 @@ pub enum About<'a> {
     Anything,
 }
 
+impl About<'_> {
+    /// False for an event about a claim that is not one of the pod's.
+    pub fn may_be_a_claim_of(self, pod: &Pod) -> bool {
+        match self {
+            Self::Claim(key) => pod.wants.claims.iter().any(|c| *c.key == *key),
+            Self::Node(_) | Self::Anything => true,
+        }
+    }
+}
+
 /// Whether a pod that has a node may go on to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ready {

@@ -43,10 +43,7 @@ impl Plugin for NodeVolumeLimits {
             .with(Events::STORAGE)
     }
     fn helps(&self, pod: &Pod, about: About<'_>, _: &Snapshot) -> bool {
-        match about {
-            About::Claim(key) => pod.wants.claims.iter().any(|c| *c.key == *key),
-            About::Node(_) | About::Anything => true,
-        }
+        about.may_be_a_claim_of(pod)
     }
     fn prepare<'a>(&'a self, pod: &'a Pod, snapshot: &'a Snapshot) -> Prepare<'a> {
         let storage = snapshot.storage();
