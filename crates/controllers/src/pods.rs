@@ -1,6 +1,6 @@
 //! Pods as controllers make and delete them: from a template, with the events of upstream.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use control::action::{Action, Patch, Target};
@@ -103,7 +103,7 @@ pub fn disruption_target(pod: &Pod, reason: &str, message: &str, now_millis: i64
 }
 
 /// Smaller is deleted earlier.
-type Rank = (bool, u8, bool, i64, i64, i64, i64, i64, String);
+type Rank = (bool, u8, bool, i64, i64, i64, (i32, i32), i64, String);
 
 /// Not yet on a node, not running, not ready, cheap by its own word, on a crowded node, ready
 /// for a short time, often restarted, young.
@@ -129,16 +129,7 @@ fn rank(pod: &Pod, crowd: i64, now_millis: i64) -> Rank {
     // On a logarithmic scale, as upstream, so that small differences do not count.
     let age = |since: i64| i64::from((now_millis - since).max(1_000).ilog2());
     let ready_for = ready_since(pod).map_or(0, age);
-    let statuses = pod
-        .status
-        .as_ref()
-        .and_then(|s| s.container_statuses.as_ref());
-    let restarts = statuses
-        .into_iter()
-        .flatten()
-        .map(|c| i64::from(c.restart_count))
-        .max()
-        .unwrap_or(0);
+    let (restarts, of_sidecars) = most_restarts(pod);
     let created = pod
         .metadata
         .creation_timestamp
@@ -151,9 +142,28 @@ fn rank(pod: &Pod, crowd: i64, now_millis: i64) -> Rank {
         cost,
         -crowd,
         ready_for,
-        -restarts,
+        (-restarts, -of_sidecars),
         age(created),
         uid_of(pod),
+    )
+}
+
+/// How often the container started again that did so most: of the containers, and of the sidecars.
+fn most_restarts(pod: &Pod) -> (i32, i32) {
+    let init = pod.spec.iter().flat_map(|s| s.init_containers.iter());
+    let init = init.flatten();
+    let sidecars = init.filter(|c| c.restart_policy.as_deref() == Some("Always"));
+    let sidecars: HashSet<&str> = sidecars.map(|c| &*c.name).collect();
+    let Some(status) = &pod.status else {
+        return (0, 0);
+    };
+    let containers = status.container_statuses.iter().flatten();
+    let init = status.init_container_statuses.iter().flatten();
+    let of_sidecars = init.filter(|c| sidecars.contains(&*c.name));
+    let most = |restarts: Option<i32>| restarts.unwrap_or(0);
+    (
+        most(containers.map(|c| c.restart_count).max()),
+        most(of_sidecars.map(|c| c.restart_count).max()),
     )
 }
 
@@ -184,4 +194,36 @@ pub fn least_useful<'a>(
         .collect();
     ranked.sort_by(|a, b| a.0.cmp(&b.0));
     ranked.into_iter().take(count).map(|(_, p)| p).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_whose_sidecars_restart_are_missed_less() {
+        let pod = |name: &str, restarts: i32, of_sidecar: i32, of_init: i32| -> Arc<Pod> {
+            let status = |name: &str, n: i32| json!({ "name": name, "restartCount": n, "ready": true, "image": "i", "imageID": "i" });
+            let pod = json!({
+                "metadata": { "name": name, "uid": name },
+                "spec": { "containers": [{ "name": "c" }], "initContainers": [
+                    { "name": "s", "restartPolicy": "Always" }, { "name": "i" }] },
+                "status": {
+                    "containerStatuses": [status("c", restarts)],
+                    "initContainerStatuses": [status("s", of_sidecar), status("i", of_init)],
+                },
+            });
+            Arc::new(serde_json::from_value(pod).expect("a pod"))
+        };
+        let all = [
+            pod("a", 0, 0, 9),
+            pod("b", 1, 0, 0),
+            pod("c", 0, 2, 0),
+            pod("d", 1, 1, 0),
+        ];
+        let all: Vec<&Arc<Pod>> = all.iter().collect();
+        let order = least_useful(&all, 4, 0);
+        let order: Vec<_> = order.iter().map(|p| uid_of(&***p)).collect();
+        assert_eq!(order, ["d", "b", "c", "a"]);
+    }
 }
