@@ -11,6 +11,7 @@ pub mod kept;
 pub mod lease;
 mod made;
 pub mod queue;
+pub mod ready;
 mod workqueue_metrics;
 
 pub use action::{Action, Patch, Plan};

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use api::LabelSelector;
 use control::Plan;
 use control::action::{Action, Target};
+pub use control::ready::{is_node_ready, is_pod_ready as is_ready};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::Resource;
@@ -126,17 +127,6 @@ pub fn ready_since(pod: &Pod) -> Option<i64> {
         .iter()
         .find(|c| c.type_ == "Ready" && c.status == "True")?;
     Some(millis_of(ready.last_transition_time.as_ref()).unwrap_or(0))
-}
-
-pub fn is_ready(pod: &Pod) -> bool {
-    ready_since(pod).is_some()
-}
-
-/// Whether a node says that it is ready.
-pub fn is_node_ready(node: &Node) -> bool {
-    let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
-    let mut conditions = conditions.into_iter().flatten();
-    conditions.any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 /// Ready for at least so many seconds.

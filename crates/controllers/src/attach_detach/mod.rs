@@ -169,7 +169,7 @@ fn concern(node: &Node) -> Concern {
         ..NodeStatus::default()
     });
     let taints = node.spec.as_ref().and_then(|s| s.taints.clone());
-    (kept, taints, plan::is_ready(node))
+    (kept, taints, control::ready::is_node_ready(node))
 }
 
 impl Controller for Attachments {

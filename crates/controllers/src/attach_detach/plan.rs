@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use control::Plan;
 use control::action::{Action, Target};
+use control::ready::is_node_ready;
 use k8s_openapi::api::core::v1::{AttachedVolume, Node, ObjectReference, PersistentVolume};
 use k8s_openapi::api::storage::v1::VolumeAttachment;
 use kube::ResourceExt;
@@ -112,13 +113,6 @@ pub(super) fn trouble(
         }
         _ => None,
     }
-}
-
-/// Whether the node says that it is ready.
-pub(super) fn is_ready(node: &Node) -> bool {
-    let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
-    let mut all = conditions.into_iter().flatten();
-    all.any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 /// Whether a driver's volume is listed as attached.
@@ -279,7 +273,7 @@ fn may_be_forced(seen: &Seen, id: &str, now_millis: i64, out: &mut Plan) -> bool
     if taints.into_iter().any(|t| t.key == OUT_OF_SERVICE) {
         return true;
     }
-    if is_ready(node) {
+    if is_node_ready(node) {
         return false;
     }
     let since = seen.since.get(id).copied().unwrap_or(now_millis);

@@ -1,5 +1,6 @@
 //! Why a Deployment does not progress.
 
+use control::ready::is_pod_ready;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
@@ -38,16 +39,6 @@ pub fn pods<'a>(state: &'a State, of: &Deployment) -> Vec<&'a Pod> {
     .collect()
 }
 
-fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod
-        .status
-        .iter()
-        .flat_map(|s| s.conditions.iter().flatten());
-    conditions
-        .into_iter()
-        .any(|c| c.type_ == "Ready" && c.status == "True")
-}
-
 pub fn explain(state: &State, of: &Deployment, profiles: Profiles<'_>) -> Result<Answer, WhyError> {
     let namespace = of.namespace().unwrap_or_default();
     let about = format!("deployment {namespace}/{}", of.name_any());
@@ -62,7 +53,7 @@ pub fn explain(state: &State, of: &Deployment, profiles: Profiles<'_>) -> Result
     let of_newest = |p: &&Pod| state::controller(*p).map(|o| &o.uid) == uid.as_ref();
     let all = pods(state, of);
     let current: Vec<&Pod> = all.iter().copied().filter(of_newest).collect();
-    let ready = current.iter().filter(|p| is_ready(p)).count();
+    let ready = current.iter().filter(|p| is_pod_ready(p)).count();
     let paused = of.spec.as_ref().and_then(|s| s.paused) == Some(true);
     if paused {
         let answer = Answer::of(about, "it is paused: a new template is not rolled out");
@@ -121,5 +112,5 @@ fn stuck<'a>(pods: &[&'a Pod]) -> Option<&'a Pod> {
     each.clone()
         .find(without)
         .or_else(|| each.clone().find(|p| pod::not_running(p).is_some()))
-        .or_else(|| each.find(|p| !is_ready(p)))
+        .or_else(|| each.find(|p| !is_pod_ready(p)))
 }

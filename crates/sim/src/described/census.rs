@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use client::Change;
 use clock::Instant;
+use control::ready::is_node_ready;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::ResourceExt;
 use scheduler::interned::Strings;
@@ -55,12 +56,6 @@ fn disruption(pod: &Pod) -> Option<&str> {
     let mut all = conditions.iter();
     let found = all.find(|c| c.type_ == "DisruptionTarget" && c.status == "True")?;
     Some(found.reason.as_deref().unwrap_or_default())
-}
-
-pub(super) fn is_ready(node: &Node) -> bool {
-    let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
-    let mut all = conditions.into_iter().flatten();
-    all.any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 impl Census {
@@ -120,7 +115,7 @@ impl Census {
             ..Sample::default()
         };
         let mut ready = BTreeSet::new();
-        for node in nodes.iter().filter(|n| is_ready(n)) {
+        for node in nodes.iter().filter(|n| is_node_ready(n)) {
             let room = node.status.as_ref().and_then(|s| s.allocatable.as_ref());
             let room = Resources::read(room, &mut self.strings);
             out.nodes_ready += 1;

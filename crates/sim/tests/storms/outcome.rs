@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use control::ready::is_pod_ready;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::core::DynamicObject;
@@ -36,15 +37,6 @@ impl Wrong {
 fn is_finished(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
     matches!(phase, Some("Succeeded" | "Failed"))
-}
-
-fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod
-        .status
-        .iter()
-        .flat_map(|s| s.conditions.iter().flatten());
-    let mut ready = conditions.filter(|c| c.type_ == "Ready" && c.status == "True");
-    ready.next().is_some()
 }
 
 fn text<'a>(object: &'a DynamicObject, pointer: &str) -> &'a str {
@@ -258,7 +250,7 @@ impl Looks<'_> {
                 .filter_map(|e| e["addresses"][0].as_str().map(str::to_owned))
                 .collect();
             let own = of(pods, work);
-            let own = own.iter().filter(|p| is_ready(p));
+            let own = own.iter().filter(|p| is_pod_ready(p));
             let wanted: BTreeSet<String> = own
                 .filter_map(|p| p.status.as_ref()?.pod_ip.clone())
                 .collect();
@@ -279,7 +271,7 @@ impl Looks<'_> {
             let own = pods
                 .iter()
                 .filter(|p| p.labels().get("app").map(String::as_str) == of);
-            let healthy = u64::try_from(own.filter(|p| is_ready(p)).count());
+            let healthy = u64::try_from(own.filter(|p| is_pod_ready(p)).count());
             let found = admin.get("PodDisruptionBudget", "held").await;
             let is = number(found.as_ref(), "/status/currentHealthy");
             wrong.unless(healthy == Ok(is), || {
