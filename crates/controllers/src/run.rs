@@ -118,6 +118,7 @@ pub async fn run(
     all.start(cron::CronJobs::new(informers));
     all.start(ttl::TtlAfterFinished::new(informers));
     all.start(disruption::Disruptions::new(informers));
+    all.start(disruption::stale::StaleDisruptions::new(informers));
     all.start(autoscaler::Autoscalers::new(informers));
     all.start(stateful::StatefulSets::new(informers));
     all.start(endpoints::EndpointSlices::new(informers));

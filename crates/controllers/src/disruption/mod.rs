@@ -18,6 +18,7 @@ use crate::discovery::Discovery;
 use crate::scales;
 
 pub mod plan;
+pub mod stale;
 
 pub use plan::{Observed, Scale};
 
