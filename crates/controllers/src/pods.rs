@@ -7,7 +7,7 @@ use control::action::{Action, Patch, Target};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
-use crate::common::{is_ready, key_of, phase, ready_since, suffix, time_text, uid_of};
+use crate::common::{is_active, is_ready, key_of, phase, ready_since, suffix, time_text, uid_of};
 use crate::ownership::Parent;
 
 /// Pods created or deleted by one plan at most, so that one large object does not starve the
@@ -167,9 +167,11 @@ fn most_restarts(pod: &Pod) -> (i32, i32) {
     )
 }
 
-/// The pods that are missed least, worst first.
+/// The pods that are missed least, worst first. `related`: pods of others beside which they are a
+/// crowd, too.
 pub fn least_useful<'a>(
     active: &[&'a Arc<Pod>],
+    related: &[Arc<Pod>],
     count: usize,
     now_millis: i64,
 ) -> Vec<&'a Arc<Pod>> {
@@ -180,7 +182,8 @@ pub fn least_useful<'a>(
             .unwrap_or_default()
     };
     let mut crowds: HashMap<String, i64> = HashMap::new();
-    for pod in active {
+    let related = related.iter().filter(|p| is_active(p));
+    for pod in active.iter().copied().chain(related) {
         *crowds.entry(node(pod)).or_default() += 1;
     }
     let mut ranked: Vec<(Rank, &Arc<Pod>)> = active

@@ -81,14 +81,14 @@ fn surplus<'a>(state: &State<'a>, wanted: i32) -> Vec<&'a Arc<Pod>> {
         }
         for (_, same) in by_index {
             let others = same.len() - 1;
-            let go = pods::least_useful(&same, others, state.now_millis);
+            let go = pods::least_useful(&same, &[], others, state.now_millis);
             let stays = |p: &&&Arc<Pod>| !go.iter().any(|g| Arc::ptr_eq(g, p));
             left.extend(same.iter().filter(stays));
             out.extend(go);
         }
     }
     let more = too_many.saturating_sub(out.len());
-    out.extend(pods::least_useful(&left, more, state.now_millis));
+    out.extend(pods::least_useful(&left, &[], more, state.now_millis));
     out
 }
 

@@ -1,5 +1,7 @@
 //! ReplicaSet and ReplicationController: so many pods of a template, no more and no fewer.
 
+use std::sync::Arc;
+
 use api::LabelSelector;
 use client::{Informer, Informers};
 use control::action::Target;
@@ -8,7 +10,7 @@ use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Pod, ReplicationController};
 use kube::core::ApiResource;
 
-use crate::common::{Key, key_of, selector_of, uid_of, value_of};
+use crate::common::{Key, controller_of, key_of, selector_of, uid_of, value_of};
 use crate::last_failures::LastFailures;
 use crate::ownership::{self, Parent};
 
@@ -38,6 +40,16 @@ impl ReplicaSets {
         };
         ownership::index(&all.pods);
         all
+    }
+
+    /// The pods of the other sets of a set's owner: of older and newer templates.
+    fn related(&self, set: &ReplicaSet) -> Vec<Arc<Pod>> {
+        let sets = controller_of(set).map(|owner| self.sets.owned_by(&owner.uid));
+        let others = sets.into_iter().flatten();
+        let others = others.filter(|other| uid_of(&**other) != uid_of(set));
+        others
+            .flat_map(|other| self.pods.owned_by(&uid_of(&*other)))
+            .collect()
     }
 }
 
@@ -84,9 +96,16 @@ impl Controller for ReplicaSets {
         let spec = set.spec.as_ref()?;
         let selector = selector_of(Some(&spec.selector));
         let status = set.status.clone().unwrap_or_default();
+        let pods = ownership::candidates(&self.pods, namespace, &uid_of(&*set), &selector);
+        let wanted = usize::try_from(spec.replicas.unwrap_or(1)).unwrap_or(0);
+        let related = match pods.len() > wanted {
+            true => self.related(&set),
+            false => Vec::new(),
+        };
         Some(Observed {
             resource: ApiResource::erase::<ReplicaSet>(&()),
-            pods: ownership::candidates(&self.pods, namespace, &uid_of(&*set), &selector),
+            pods,
+            related,
             parent: Parent::new(&*set, selector),
             meta: set.metadata.clone(),
             replicas: spec.replicas.unwrap_or(1),
@@ -150,6 +169,7 @@ impl Controller for ReplicationControllers {
         Some(Observed {
             resource: ApiResource::erase::<ReplicationController>(&()),
             pods: ownership::candidates(&self.pods, namespace, &uid_of(&*set), &selector),
+            related: Vec::new(),
             parent: Parent::new(&*set, selector),
             meta: set.metadata.clone(),
             replicas: spec.replicas.unwrap_or(1),

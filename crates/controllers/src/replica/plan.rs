@@ -39,6 +39,8 @@ pub struct Observed {
     pub object: Value,
     pub template_labels: Labels,
     pub pods: Vec<Arc<Pod>>,
+    /// Pods of other sets of the same owner, where some of its own may be too many.
+    pub related: Vec<Arc<Pod>>,
     pub published: Counts,
     /// Whether the kind's status reports pods that end.
     pub reports_terminating: bool,
@@ -74,7 +76,7 @@ pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
         }
         let too_many = active.len().saturating_sub(wanted).min(BURST);
         if too_many > 0 {
-            let go = pods::least_useful(&active, too_many, now_millis);
+            let go = pods::least_useful(&active, &seen.related, too_many, now_millis);
             plan.actions
                 .extend(go.into_iter().map(|pod| pods::delete(parent, pod)));
         }

@@ -37,6 +37,7 @@ fn observed(replicas: i32) -> Observed {
         }),
         template_labels: labels.into(),
         pods: Vec::new(),
+        related: Vec::new(),
         published: Counts::default(),
         reports_terminating: true,
         published_generation: 0,
@@ -137,6 +138,25 @@ fn strays_are_adopted_and_the_least_useful_go() {
             .is_empty()
     );
     assert_eq!(seen.pods.len(), 3);
+}
+
+#[test]
+fn a_pod_goes_first_that_is_beside_pods_of_another_template() {
+    let on = |name: &str, node: &str| {
+        let mut pod = stray(name, "a", true);
+        let spec = Arc::make_mut(&mut pod).spec.as_mut().unwrap();
+        spec.node_name = Some(node.into());
+        pod
+    };
+    for crowded in ["n1", "n2"] {
+        let mut seen = observed(1);
+        seen.pods = vec![on("a-n1", "n1"), on("b-n2", "n2")];
+        seen.related = vec![on("new", crowded)];
+        apply(&mut seen, 1_000);
+        let left = seen.pods[0].metadata.name.as_deref().unwrap();
+        assert_eq!(seen.pods.len(), 1);
+        assert!(!left.ends_with(crowded), "{left} beside {crowded}");
+    }
 }
 
 #[test]
