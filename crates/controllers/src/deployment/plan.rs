@@ -143,6 +143,10 @@ impl Rollout<'_> {
         };
         n.min(self.desired())
     }
+    /// One more than those of the old sets.
+    fn next_revision(&self) -> i64 {
+        self.old.iter().map(|s| revision(s)).max().unwrap_or(0) + 1
+    }
     pub fn all(&self) -> impl Iterator<Item = &ReplicaSet> {
         self.old.iter().copied().chain(self.new)
     }
@@ -242,11 +246,17 @@ pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
                 .is_some_and(|d| d != rollout.desired().to_string())
     });
     if rollout.paused() || (rescaled && rollout.new.is_some()) {
-        rescale(&rollout, &mut plan);
+        if let Some(new) = rollout.new {
+            annotate(&rollout, new, rollout.next_revision(), &mut plan);
+        }
+        // Sizes follow when what was noted is seen.
+        if plan.actions.is_empty() {
+            rescale(&rollout, &mut plan);
+        }
     } else {
         advance(&mut rollout, seen, &mut plan);
     }
-    if !rollout.paused() {
+    if rollout.paused() || progress::is_complete(&rollout) {
         clean_up(&rollout, &mut plan);
     }
     progress::report_status(&rollout, &mut plan);
@@ -262,7 +272,7 @@ fn claim<'a>(seen: &'a Observed, plan: &mut Plan) -> Vec<&'a ReplicaSet> {
 }
 
 fn advance(rollout: &mut Rollout<'_>, seen: &Observed, plan: &mut Plan) {
-    let top = rollout.old.iter().map(|s| revision(s)).max().unwrap_or(0) + 1;
+    let top = rollout.next_revision();
     if rollout.recreates() {
         let mut shrinks = false;
         for set in rollout.old.iter().filter(|s| size(s) > 0) {
@@ -518,12 +528,9 @@ fn set_revision(rollout: &Rollout<'_>, to: i64, plan: &mut Plan) {
     }
 }
 
-/// Empty old sets beyond the history are deleted, the lowest revision first, once the rollout is
-/// complete.
+/// Empty old sets beyond the history are deleted, the lowest revision first: once the rollout is
+/// complete, and while it is paused.
 fn clean_up(rollout: &Rollout<'_>, plan: &mut Plan) {
-    if !progress::is_complete(rollout) {
-        return;
-    }
     let keep = usize::try_from(rollout.spec.revision_history_limit.unwrap_or(10)).unwrap_or(0);
     let mut empty: Vec<&&ReplicaSet> = rollout.old.iter().filter(|s| !is_deleting(**s)).collect();
     let too_many = empty.len().saturating_sub(keep);

@@ -325,6 +325,31 @@ fn scaling_and_pausing() {
 }
 
 #[test]
+fn while_paused_revisions_and_the_history_are_kept() {
+    let mut w = World::new(json!({ "revisionHistoryLimit": 5 }));
+    for image in ["a", "b", "c", "d"] {
+        w.image(image);
+        w.settle(true);
+    }
+    w.deployment["spec"]["paused"] = json!(true);
+    w.deployment["spec"]["revisionHistoryLimit"] = json!(1);
+    // Back to an older template, and with another note for its set.
+    w.image("b");
+    w.deployment["metadata"]["annotations"]["note"] = json!("mine");
+    w.settle(true);
+    assert_eq!(w.of_image("d"), 4, "nothing is rolled out");
+    let revision = "deployment.kubernetes.io/revision";
+    let annotations = &w.deployment["metadata"]["annotations"];
+    assert_eq!(annotations[revision], "5");
+    let is_b = |s: &&Value| s["spec"]["template"]["spec"]["containers"][0]["image"] == "b";
+    let set = w.sets.iter().find(is_b).unwrap();
+    assert_eq!(set["metadata"]["annotations"][revision], "5");
+    assert_eq!(set["metadata"]["annotations"]["note"], "mine");
+    // Of the old ones the empty ones that are too many go; one has pods.
+    assert_eq!(w.sets.len(), 2);
+}
+
+#[test]
 fn history_is_limited() {
     let mut w = World::new(json!({ "revisionHistoryLimit": 2 }));
     for image in ["a", "b", "c", "d", "e"] {
