@@ -1,6 +1,7 @@
 //! Rules of the house that no other tool knows: files open with what they are for and stay
 //! readable in one sitting, documents name files that exist, nothing is left half-done.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -40,6 +41,19 @@ const STUMBLING: [&str; 3] = [
     concat!("te", "lls"),
 ];
 
+/// Crates that the simulation plays: what is ready first there must not be left to chance.
+const SIMULATED: [&str; 9] = [
+    "apiserver",
+    "client",
+    "control",
+    "controllers",
+    "host",
+    "kubelet",
+    "scheduler",
+    "sim",
+    "store",
+];
+
 /// Folders of Rust code.
 const CODE: [&str; 5] = ["crates", "xtask", "tests", "benches", "fuzz"];
 
@@ -61,6 +75,7 @@ pub fn check() -> Result<()> {
             wrong.extend(problems(&name_of(&root, &file), &text));
         }
     }
+    let folders = folders(&root);
     for document in DOCUMENTS {
         let place = root.join(document);
         let all = if place.is_dir() {
@@ -73,8 +88,11 @@ pub fn check() -> Result<()> {
                 fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
             let name = name_of(&root, &file);
             wrong.extend(dead_paths(&name, &text, |path| root.join(path).exists()));
+            wrong.extend(dead_folders(&name, &text, &folders));
         }
     }
+    let glossary = fs::read_to_string(root.join("GLOSSARY.md"))?;
+    wrong.extend(dead_names(&glossary, &folders, &stems(&root)));
     if !wrong.is_empty() {
         bail!("tidiness:\n  {}", wrong.join("\n  "));
     }
@@ -134,10 +152,83 @@ fn problems(name: &str, text: &str) -> Vec<String> {
             ));
         }
     }
+    if is_simulated(name) {
+        let chosen = text.split("select! {").skip(1);
+        let by_chance = chosen.filter(|body| !body.trim_start().starts_with("biased;"));
+        for _ in by_chance {
+            out.push(format!(
+                "{name}: a select! without `biased;`: which branch is taken must not be chance"
+            ));
+        }
+    }
     for word in UNFINISHED.iter().filter(|w| text.contains(**w)) {
         out.push(format!("{name}: holds {word:?}"));
     }
     out
+}
+
+/// Whether a file is of a crate that runs in simulations; what its tests do does not matter.
+fn is_simulated(name: &str) -> bool {
+    let below = name.strip_prefix("crates/");
+    let split = below.and_then(|below| below.split_once('/'));
+    split.is_some_and(|(name, rest)| SIMULATED.contains(&name) && rest.starts_with("src/"))
+}
+
+/// All folders of code and documents, by their paths.
+fn folders(root: &Path) -> Vec<String> {
+    let places = CODE.iter().chain(&DOCUMENTS);
+    let mut found = Vec::new();
+    let mut left: Vec<PathBuf> = places.map(|place| root.join(place)).collect();
+    while let Some(dir) = left.pop() {
+        let Ok(entries) = fs::read_dir(&dir) else {
+            continue;
+        };
+        let below = entries.filter_map(|e| Some(e.ok()?.path()));
+        left.extend(below.filter(|path| path.is_dir() && !path.ends_with("node_modules")));
+        found.push(name_of(root, &dir));
+    }
+    found
+}
+
+/// Names of all files of code, without their extension.
+fn stems(root: &Path) -> BTreeSet<String> {
+    let all = CODE.iter().flat_map(|dir| files(&root.join(dir), "rs"));
+    let stem = |file: PathBuf| Some(file.file_stem()?.to_str()?.to_owned());
+    all.filter_map(stem).collect()
+}
+
+/// Folders in backticks, such as `a/b/`, of which there is none anywhere.
+fn dead_folders(name: &str, text: &str, folders: &[String]) -> Vec<String> {
+    let quoted = text.split('`').skip(1).step_by(2);
+    let is_folder = |word: &&str| {
+        let plain = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | '/');
+        word.ends_with('/') && !word.starts_with('/') && word.chars().all(plain)
+    };
+    let is_there = |word: &&str| {
+        let path = word.trim_end_matches('/');
+        folders.iter().any(|folder| {
+            let before = folder.strip_suffix(path);
+            before.is_some_and(|before| before.is_empty() || before.ends_with('/'))
+        })
+    };
+    let dead = quoted.filter(is_folder).filter(|word| !is_there(word));
+    dead.map(|word| format!("{name}: there is no folder {word}"))
+        .collect()
+}
+
+/// Names of crates and folders in the glossary that nothing has.
+fn dead_names(glossary: &str, folders: &[String], stems: &BTreeSet<String>) -> Vec<String> {
+    let section = glossary.split("\n## Names of crates and folders\n").nth(1);
+    let lines = section.unwrap_or_default().lines();
+    let heads = lines.filter_map(|line| line.strip_prefix("- **`")?.split(" — ").next());
+    let names = heads.flat_map(|head| head.split(['`', '*', ',', ' ']).filter(|n| !n.is_empty()));
+    let is_there = |name: &&str| {
+        let mut all = folders.iter().filter_map(|f| f.rsplit('/').next());
+        stems.contains(*name) || all.any(|folder| folder == *name)
+    };
+    let dead = names.filter(|name| !is_there(name));
+    dead.map(|name| format!("GLOSSARY.md: nothing is called {name}"))
+        .collect()
 }
 
 /// Paths in backticks that do not exist: those that begin with a folder of code or of documents.
@@ -169,6 +260,33 @@ mod tests {
         assert_eq!(problems("a.rs", &stumbling).len(), 1);
         let half = format!("//! x\nfn a() {{ {}) }}\n", UNFINISHED[0]);
         assert_eq!(problems("a.rs", &half).len(), 1);
+        let chosen = "//! x\nfn a() {\n    tokio::select! {\n        () = b => {}\n    }\n}\n";
+        let biased = chosen.replace("() = b", "biased;\n        () = b");
+        for (name, text, wrong) in [
+            ("crates/control/src/a.rs", chosen, 1),
+            ("crates/control/src/a.rs", &*biased, 0),
+            ("crates/control/tests/a.rs", chosen, 0),
+            ("crates/wire/src/a.rs", chosen, 0),
+        ] {
+            assert_eq!(problems(name, text).len(), wrong, "{name} {text}");
+        }
+    }
+    #[test]
+    fn documents_name_folders_that_exist() {
+        let folders = ["crates".to_owned(), "crates/a/src/b".to_owned()];
+        let text = "`b/`, `src/b/`, `crates/`, `rc/b/`, `gone/`, `/`, `/debug/`, `a b/`";
+        let dead = [
+            "A.md: there is no folder rc/b/",
+            "A.md: there is no folder gone/",
+        ];
+        assert_eq!(dead_folders("A.md", text, &folders), dead);
+        let text = "- **`x`** — y\n\n## Names of crates and folders\n- **`b`** — a\n  `gone`\n- **`c`**, **`d`** — e\n- **`b`, `f`** — g\n";
+        let stems = BTreeSet::from(["c".to_owned()]);
+        let dead = [
+            "GLOSSARY.md: nothing is called d",
+            "GLOSSARY.md: nothing is called f",
+        ];
+        assert_eq!(dead_names(text, &folders, &stems), dead);
     }
     #[test]
     fn documents_name_paths_that_exist() {

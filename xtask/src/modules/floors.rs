@@ -66,6 +66,33 @@ pub fn wrong(name: &str, floors: &[Floor], arrows: &Arrows) -> Vec<String> {
     wrong
 }
 
+/// What is wrong with the table of the floors in a document: it has each of their files, in their
+/// order. What lies above all others is the crate's own list of modules.
+pub fn wrong_table(document: &str, text: &str, floors: &[Floor]) -> Vec<String> {
+    let shown = shown(text);
+    let all = floors.iter().copied().flatten().copied();
+    let wanted: Vec<&str> = all.filter(|file| *file != "lib.rs").collect();
+    let differ = (0..shown.len().max(wanted.len())).find(|n| shown.get(*n) != wanted.get(*n));
+    let Some(nth) = differ else { return Vec::new() };
+    let name = |all: &[&str]| all.get(nth).map_or("nothing more", |file| *file).to_owned();
+    vec![format!(
+        "{document}: the table of the floors has {} where xtask/src/modules/floors.rs has {}",
+        name(&shown),
+        name(&wanted)
+    )]
+}
+
+/// The files that the first column of the table names.
+fn shown(text: &str) -> Vec<&str> {
+    let after = text.split("\n### The floors of the API server\n").nth(1);
+    let section = after.and_then(|after| after.split("\n#").next());
+    let rows = section.unwrap_or_default().lines();
+    let cells = rows.filter_map(|row| row.strip_prefix("| ")?.split('|').next());
+    cells
+        .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+        .collect()
+}
+
 fn floor(floors: &[Floor], file: &str) -> Option<usize> {
     let is_in = |place: &&str| {
         let below = file.strip_prefix(*place);
@@ -90,5 +117,25 @@ mod tests {
         assert!(wrong("n", floors, &good).is_empty());
         assert_eq!(wrong("n", floors, &arrows(&[("b.rs", "c.rs")])).len(), 1);
         assert_eq!(wrong("n", floors, &arrows(&[("d.rs", "b.rs")])).len(), 1);
+    }
+
+    #[test]
+    fn the_table_of_a_document_is_held_against_the_floors() {
+        let floors: &[Floor] = &[&["a/", "b.rs"], &["c.rs"], &["lib.rs"]];
+        let wrong = |rows: &str| {
+            let text = format!(
+                "# A\n\n### The floors of the API server\n`x`\n| floor | is |\n{rows}\n## B\n| `y` |\n"
+            );
+            wrong_table("A.md", &text, floors)
+        };
+        assert!(wrong("| `a/`, `b.rs` | of `z` |\n| `c.rs` | |").is_empty());
+        for rows in [
+            "| `a/`, `b.rs` | |",
+            "| `a/`, `c.rs` | |",
+            "| `a/`, `b.rs`, `c.rs`, `d.rs` | |",
+            "",
+        ] {
+            assert_eq!(wrong(rows).len(), 1, "{rows}");
+        }
     }
 }

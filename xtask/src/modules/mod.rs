@@ -32,6 +32,9 @@ pub fn check() -> Result<()> {
         wrong.extend(wrong_circles(&name, &circles(&arrows), &known));
         if name == "apiserver" {
             wrong.extend(floors::wrong(&name, floors::APISERVER, &arrows));
+            let document = "ARCHITECTURE.md";
+            let text = fs::read_to_string(root().join(document))?;
+            wrong.extend(floors::wrong_table(document, &text, floors::APISERVER));
         }
     }
     if !wrong.is_empty() {
@@ -91,27 +94,58 @@ fn wrong_circles(name: &str, circles: &[Vec<String>], known: &[usize]) -> Vec<St
     wrong
 }
 
-/// Every crate of the workspace with the folder of its sources.
+/// Every crate of the workspace with the folder of its sources, and the programs of its tests with
+/// theirs.
 fn crates() -> Result<BTreeMap<String, PathBuf>> {
     let mut all = BTreeMap::new();
     let below = fs::read_dir(root().join("crates")).context("reading the folder of crates")?;
     let below = below.filter_map(|e| Some(e.ok()?.path()));
     let others = ["xtask", "tests", "benches", "fuzz"].map(|name| root().join(name));
     for folder in below.chain(others) {
-        let source = folder.join("src");
-        if let Some(name) = folder.file_name().and_then(|n| n.to_str())
-            && source.is_dir()
-        {
-            all.insert(name.to_owned(), source);
+        if let Some(name) = folder.file_name().and_then(|n| n.to_str()) {
+            all.extend(sources(name, &folder));
         }
     }
     Ok(all)
 }
 
+/// The folders of a package that are crates: `src`; those of tests that are programs of several
+/// files; and `tests` with the others, which share modules. The package `tests` has its programs
+/// beside `src`.
+fn sources(package: &str, folder: &File) -> Vec<(String, PathBuf)> {
+    let tests = folder.join("tests");
+    let mut all = vec![(package.to_owned(), folder.join("src"))];
+    for (name, place) in [
+        (package.to_owned(), folder.to_owned()),
+        (format!("{package}/tests"), tests.clone()),
+    ] {
+        let below = fs::read_dir(place).into_iter().flatten().flatten();
+        let programs = below.filter(|e| e.file_name() != "src" && is_program(&e.path()));
+        all.extend(programs.map(|e| (format!("{name}/{}", e.file_name().display()), e.path())));
+    }
+    all.push((format!("{package}/tests"), tests));
+    all.retain(|(_, source)| source.is_dir());
+    all
+}
+
+fn is_program(folder: &File) -> bool {
+    folder.join("main.rs").is_file()
+}
+
+/// The files of a crate: those below its folder that are not a program of their own.
+fn files(source: &File) -> Vec<PathBuf> {
+    let mut all = tidy::files(source, "rs");
+    all.retain(|file| {
+        let mut above = file.ancestors().skip(1).take_while(|dir| *dir != source);
+        !above.any(is_program)
+    });
+    all
+}
+
 /// Which file of a crate uses which; named from its folder `src` on.
 fn arrows(source: &File) -> Result<Arrows> {
     let mut all = Crate::default();
-    for file in tidy::files(source, "rs") {
+    for file in files(source) {
         let text = fs::read_to_string(&file)?;
         let name = file.strip_prefix(source).unwrap_or(&file);
         let name = name.display().to_string();
@@ -168,6 +202,33 @@ mod tests {
         assert_eq!(wrong(&[10, 5], &[9, 5]), 1);
         assert_eq!(wrong(&[8, 5], &[9, 5]), 1, "the number must follow");
         assert_eq!(wrong(&[9], &[9, 5]), 1, "and go with its circle");
+    }
+
+    #[test]
+    fn tests_are_crates_as_well() {
+        let of = |package: &str, folder: &str| {
+            let all = sources(package, &root().join(folder));
+            all.into_iter().collect::<BTreeMap<String, PathBuf>>()
+        };
+        let server = of("apiserver", "crates/apiserver");
+        let names: Vec<&str> = server.keys().map(String::as_str).collect();
+        assert_eq!(
+            names,
+            ["apiserver", "apiserver/tests", "apiserver/tests/several"]
+        );
+        let has = |name: &str, file: &str| {
+            let source = &server[name];
+            files(source).contains(&source.join(file))
+        };
+        assert!(
+            has("apiserver/tests", "common/mod.rs") && has("apiserver/tests/several", "main.rs")
+        );
+        assert!(
+            !has("apiserver/tests", "several/main.rs"),
+            "it is a program of its own"
+        );
+        let suites = of("tests", "tests");
+        assert!(suites.contains_key("tests") && suites.contains_key("tests/nodes"));
     }
 
     #[test]

@@ -268,8 +268,8 @@ pub trait Admit: Send + Sync + 'static {
     fn name(&self) -> &'static str;
     /// Whether the plugin looks at such writes at all; asked first, since most do not.
     fn handles(&self, operation: Operation, row: &Row, subresource: &str) -> bool;
-    /// What both steps need. The verb reads it, and puts what is relied on into the transaction: a
-    /// plugin reads no object by itself.
+    /// What both steps need. The verb reads it, and puts what is relied on into the transaction.
+    /// What a plugin reads by itself is not relied on, or it brings the comparisons ([`Together`]).
     fn needs(&self, _asked: &Asked<'_>) -> Vec<Need> {
         Vec::new()
     }
