@@ -13,6 +13,8 @@ use super::file::{Pool, Span};
 
 /// On a pod that runs to its end: how long it runs.
 pub const RUNS_FOR: &str = "simulate.tiphys.io/runs-for";
+/// The label of a node with its architecture.
+const ARCH: &str = "kubernetes.io/arch";
 /// Room for pods on a captured node that says nothing of what it has: the kubelet's default.
 const MOST_PODS: &str = "110";
 
@@ -23,7 +25,7 @@ pub fn node(pool: &Pool, number: usize, now: &str) -> Value {
     let usual = [
         ("kubernetes.io/hostname", name.as_str()),
         ("kubernetes.io/os", "linux"),
-        ("kubernetes.io/arch", "amd64"),
+        (ARCH, api::version::architecture()),
         ("simulate.tiphys.io/pool", pool.name.as_str()),
     ];
     for (key, value) in usual {
@@ -49,6 +51,7 @@ pub fn node(pool: &Pool, number: usize, now: &str) -> Value {
 }
 
 fn of(name: &str, labels: &Value, taints: &Value, room: &Value, now: &str) -> Value {
+    let architecture = labels.get(ARCH).and_then(Value::as_str);
     json!({
         "apiVersion": "v1", "kind": "Node",
         "metadata": { "name": name, "labels": labels },
@@ -57,8 +60,9 @@ fn of(name: &str, labels: &Value, taints: &Value, room: &Value, now: &str) -> Va
             "capacity": room, "allocatable": room,
             "conditions": [ready(true, now)],
             "nodeInfo": {
-                "architecture": "amd64", "operatingSystem": "linux", "osImage": "simulated",
-                "kernelVersion": "6", "kubeletVersion": "v1.36.0", "kubeProxyVersion": "",
+                "architecture": architecture.unwrap_or(api::version::architecture()),
+                "operatingSystem": "linux", "osImage": "simulated", "kernelVersion": "6",
+                "kubeletVersion": api::version::KUBERNETES, "kubeProxyVersion": "",
                 "containerRuntimeVersion": "simulated://1", "machineID": name,
                 "systemUUID": name, "bootID": name,
             },
@@ -67,7 +71,7 @@ fn of(name: &str, labels: &Value, taints: &Value, room: &Value, now: &str) -> Va
 }
 
 /// A node of another cluster, as far as it decides where pods go. What its controllers set is set
-/// anew.
+/// again.
 pub fn captured(node: &Value, now: &str) -> Value {
     let name = node
         .pointer("/metadata/name")
@@ -243,5 +247,22 @@ mod tests {
             json!([{ "key": "dedicated", "effect": "NoSchedule" }])
         );
         assert_eq!(node["status"]["allocatable"], json!({ "cpu": "3" }));
+    }
+
+    #[test]
+    fn nodes_have_the_architecture_of_their_label_or_of_this_machine() {
+        let of_node = |labels: Value| {
+            let pool = json!({ "name": "p", "count": 1, "capacity": {}, "labels": labels });
+            let node = node(&serde_json::from_value(pool).expect("a pool"), 0, "now");
+            let text = |at: &str| node.pointer(at).and_then(Value::as_str).map(str::to_owned);
+            let said = text("/status/nodeInfo/architecture");
+            assert_eq!(text("/metadata/labels/kubernetes.io~1arch"), said);
+            said
+        };
+        assert_eq!(
+            of_node(json!({})).as_deref(),
+            Some(api::version::architecture())
+        );
+        assert_eq!(of_node(json!({ ARCH: "s390x" })).as_deref(), Some("s390x"));
     }
 }
