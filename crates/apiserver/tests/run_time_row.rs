@@ -56,6 +56,7 @@ async fn a_row_that_comes_is_used_and_goes() {
     assert_eq!(get(&server, ALL).await.0, 404, "before it comes");
     install(&server, ships(&[])).await;
     verbs(&server).await;
+    deletions(&server).await;
     patches(&server).await;
     selections(&server).await;
     forms(&server).await;
@@ -107,6 +108,33 @@ async fn verbs(server: &ApiServer) {
         now["spec"]["helmsman"], "erginus",
         "a write of status keeps the spec"
     );
+}
+
+/// One object goes: at once, or when nothing holds it any more.
+async fn deletions(server: &ApiServer) {
+    let uri = format!("{ALL}/pelias");
+    let mut pelias = argo();
+    pelias["metadata"]["name"] = "pelias".into();
+    let (code, made) = post(server, ALL, pelias.clone()).await;
+    assert_eq!(code, 201, "{made}");
+    let other = json!({ "preconditions": { "uid": "of another one" } });
+    let (code, refused) = ask(server, Method::DELETE, &uri, other).await;
+    assert_eq!((code, &refused["reason"]), (409, &json!("Conflict")));
+    let (code, gone) = ask(server, Method::DELETE, &uri, Value::Null).await;
+    assert_eq!((code, &gone["status"]), (200, &json!("Success")), "{gone}");
+    assert_eq!(get(server, &uri).await.0, 404);
+    let (code, missing) = ask(server, Method::DELETE, &uri, Value::Null).await;
+    assert_eq!((code, &missing["reason"]), (404, &json!("NotFound")));
+
+    pelias["metadata"]["finalizers"] = json!(["sea.example.com/hold"]);
+    assert_eq!(post(server, ALL, pelias).await.0, 201);
+    let (code, pending) = ask(server, Method::DELETE, &uri, Value::Null).await;
+    assert_eq!(code, 200, "{pending}");
+    assert!(pending["metadata"]["deletionTimestamp"].is_string());
+    assert_eq!(get(server, &uri).await.0, 200, "it is held");
+    let free = json!({ "metadata": { "finalizers": null } });
+    assert_eq!(ask(server, Method::PATCH, &uri, free).await.0, 200);
+    assert_eq!(get(server, &uri).await.0, 404);
 }
 
 async fn patches(server: &ApiServer) {
