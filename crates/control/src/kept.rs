@@ -31,7 +31,8 @@ fn trim_spec(spec: &mut PodSpec) {
                 || v.aws_elastic_block_store.is_some()
                 || v.iscsi.is_some()
                 || v.rbd.is_some();
-            v.persistent_volume_claim.is_some() || v.ephemeral.is_some() || disk
+            let claim = v.persistent_volume_claim.is_some() || v.ephemeral.is_some();
+            claim || v.image.is_some() || disk
         });
         if volumes.is_empty() {
             spec.volumes = None;

@@ -95,6 +95,8 @@ pub struct Node {
     pub weight: Weight,
     pub pods: Vec<Arc<Pod>>,
     pub ports: Vec<HostPort>,
+    /// How many claims the pods here use, each for itself.
+    pub claims: usize,
     /// How many pods of each set are here that [`crate::tally::Sets`] counts.
     counts: Vec<u32>,
 }
@@ -114,6 +116,7 @@ impl Node {
             weight: Weight::default(),
             pods: Vec::new(),
             ports: Vec::new(),
+            claims: 0,
             counts: Vec::new(),
         }
     }
@@ -151,6 +154,7 @@ impl Node {
             .memory_bytes
             .saturating_add(pod.weight.memory_bytes);
         self.ports.extend(pod.ports.iter().cloned());
+        self.claims += pod.wants.claims.len();
         self.pods.push(pod);
     }
 
@@ -166,6 +170,7 @@ impl Node {
             .weight
             .memory_bytes
             .saturating_sub(pod.weight.memory_bytes);
+        self.claims = self.claims.saturating_sub(pod.wants.claims.len());
         for port in &pod.ports {
             if let Some(at) = self.ports.iter().position(|p| p == port) {
                 self.ports.swap_remove(at);

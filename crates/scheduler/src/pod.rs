@@ -159,7 +159,7 @@ pub struct Wants {
     pub claims: Vec<UsedClaim>,
     pub devices: Vec<UsedDevices>,
     pub disks: Vec<Disk>,
-    /// Of all containers, normalized.
+    /// Of all containers and of volumes, normalized.
     pub images: Vec<String>,
     pub containers: usize,
 }
@@ -304,10 +304,10 @@ impl Wants {
     fn read_images(&mut self, spec: &k8s::PodSpec) {
         let init = spec.init_containers.iter().flatten();
         let containers = init.chain(&spec.containers);
-        self.images = containers
-            .filter_map(|c| c.image.as_deref())
-            .map(normalized_image)
-            .collect();
+        let run = containers.filter_map(|c| c.image.as_deref());
+        let volumes = spec.volumes.iter().flatten();
+        let mounted = volumes.filter_map(|v| v.image.as_ref()?.reference.as_deref());
+        self.images = run.chain(mounted).map(normalized_image).collect();
         self.containers = spec.containers.len() + spec.init_containers.as_ref().map_or(0, Vec::len);
     }
 

@@ -28,17 +28,20 @@ impl Plugin for ImageLocality {
     }
     fn prepare<'a>(&'a self, pod: &'a Pod, snapshot: &'a Snapshot) -> Prepare<'a> {
         let all = snapshot.len().max(1);
-        let images: Vec<_> = pod
-            .wants
-            .images
-            .iter()
+        let found = pod.wants.images.iter();
+        let found: Vec<_> = found
             .map(|image| (image.as_str(), snapshot.nodes_with_image(image)))
-            // Where all nodes have it, it decides nothing.
-            .filter(|(_, on)| *on > 0 && *on < all)
-            .map(|(image, on)| (image, on as f64 / all as f64))
+            .filter(|(_, on)| *on > 0)
             .collect();
+        // Images that all nodes have decide nothing by themselves.
+        if found.iter().all(|(_, on)| *on >= all) {
+            return Ok(None);
+        }
+        let share = |on: usize| on as f64 / all as f64;
+        let images = found.into_iter().map(|(image, on)| (image, share(on)));
+        let images = images.collect();
         let containers = i64::try_from(pod.wants.containers).unwrap_or(1).max(1);
-        Ok((!images.is_empty()).then(|| Box::new(Images { images, containers }) as Box<dyn Check>))
+        Ok(Some(Box::new(Images { images, containers })))
     }
 }
 
@@ -79,6 +82,10 @@ mod tests {
         ]);
         let pod = |image: &str| json!({"containers": [{"name": "c", "image": image}]});
         assert_eq!(scores(&ImageLocality, &cluster, pod("big")), [46, 0]);
+        // An image that is mounted counts as one that runs, and no more may come of it.
+        let mounted = json!({"containers": [{"name": "c", "image": "other"}],
+            "volumes": [{"name": "v", "image": {"reference": "big"}}]});
+        assert_eq!(scores(&ImageLocality, &cluster, mounted), [46, 0]);
         assert_eq!(scores(&ImageLocality, &cluster, pod("tiny:1")), [0, 0]);
     }
 }

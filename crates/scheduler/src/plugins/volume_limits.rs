@@ -6,7 +6,7 @@ use super::{About, Check, Events, Plugin, Prepare, Reason, Verdict};
 use crate::node::Node;
 use crate::pod::Pod;
 use crate::snapshot::Snapshot;
-use crate::storage::Storage;
+use crate::storage::{Limits, Storage};
 
 pub struct NodeVolumeLimits;
 
@@ -52,11 +52,25 @@ impl Plugin for NodeVolumeLimits {
     }
 }
 
+impl Wanted<'_> {
+    /// Whether there is room even if everything on the node were another volume of the same driver:
+    /// then nobody needs to look which they are.
+    fn has_ample_room(&self, node: &Node, limits: &Limits) -> bool {
+        let there = node.claims + self.storage.attachments_on(&node.name).len();
+        let most = i64::try_from(there + self.volumes.len()).unwrap_or(i64::MAX);
+        let mut drivers = self.volumes.iter().map(|(driver, _)| *driver);
+        drivers.all(|driver| limits.of(driver).is_none_or(|limit| most <= limit))
+    }
+}
+
 impl Check for Wanted<'_> {
     fn filter(&self, node: &Node) -> Verdict {
         let Some(limits) = self.storage.limits(&node.name).filter(|l| !l.is_empty()) else {
             return Verdict::Fits;
         };
+        if self.has_ample_room(node, limits) {
+            return Verdict::Fits;
+        }
         let pods = node.pods.iter().flat_map(|p| volumes(p, self.storage));
         let mut there: HashSet<Name<'_>> = pods.collect();
         for attachment in self.storage.attachments_on(&node.name) {

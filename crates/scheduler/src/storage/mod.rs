@@ -5,7 +5,7 @@ mod claims;
 mod find;
 mod objects;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 pub use claims::{Claims, Unusable};
@@ -37,7 +37,10 @@ pub struct Storage {
     limits: HashMap<String, Limits>,
     drivers: HashMap<String, Driver>,
     capacities: HashMap<String, Capacity>,
-    attachments: HashMap<String, Attachment>,
+    /// By node, then by name.
+    attachments: HashMap<String, BTreeMap<String, Attachment>>,
+    /// The node of each attachment, by its name.
+    attached_to: HashMap<String, String>,
     /// Pods on nodes that use a claim.
     users: HashMap<Arc<str>, usize>,
     /// By the pod's UID.
@@ -84,8 +87,9 @@ impl Storage {
     pub fn limits(&self, node: &str) -> Option<&Limits> {
         self.limits.get(node)
     }
-    pub fn attachments_on<'a>(&'a self, node: &'a str) -> impl Iterator<Item = &'a Attachment> {
-        self.attachments.values().filter(move |a| a.node == node)
+    pub fn attachments_on(&self, node: &str) -> impl ExactSizeIterator<Item = &Attachment> {
+        static NONE: BTreeMap<String, Attachment> = BTreeMap::new();
+        self.attachments.get(node).unwrap_or(&NONE).values()
     }
     /// How many pods on nodes use a claim.
     pub fn users(&self, claim: &str) -> usize {
@@ -133,7 +137,20 @@ impl Storage {
         set(&mut self.capacities, key, capacity);
     }
     pub fn set_attachment(&mut self, name: &str, attachment: Option<Attachment>) {
-        set(&mut self.attachments, name, attachment);
+        if let Some(node) = self.attached_to.remove(name)
+            && let Some(there) = self.attachments.get_mut(&node)
+        {
+            there.remove(name);
+            if there.is_empty() {
+                self.attachments.remove(&node);
+            }
+        }
+        if let Some(new) = attachment {
+            let node = new.node.clone();
+            self.attached_to.insert(name.to_owned(), node.clone());
+            let there = self.attachments.entry(node).or_default();
+            there.insert(name.to_owned(), new);
+        }
     }
 
     /// A pod was put on a node, or taken off.
