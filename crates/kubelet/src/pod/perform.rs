@@ -138,7 +138,12 @@ impl Hands {
         }
     }
 
-    fn sandbox_config(&self, pod: &Pod, attempt: u32) -> Result<SandboxSpec, String> {
+    /// The sandbox to ask for, and what must be said of it.
+    fn sandbox_config(
+        &self,
+        pod: &Pod,
+        attempt: u32,
+    ) -> Result<(SandboxSpec, Vec<String>), String> {
         let config = &self.deps.config;
         let resolver = self.deps.resolver()?;
         Ok(sandbox::config(
@@ -215,7 +220,11 @@ impl Hands {
 
     /// Asks the runtime for a sandbox, with the handler of the pod's RuntimeClass.
     async fn run_sandbox(&self, pod: &Pod, attempt: u32) -> Result<String, String> {
-        let config = self.sandbox_config(pod, attempt)?;
+        let (config, said) = self.sandbox_config(pod, attempt)?;
+        for text in said {
+            let (recorder, warning) = (&self.deps.recorder, Severity::Warning);
+            recorder.pod(pod, None, warning, "DNSConfigForming", text);
+        }
         let runtime = &self.deps.runtime;
         let handler = self.handler(pod).await?;
         if spec::of(pod).host_users == Some(false) {
@@ -305,7 +314,7 @@ impl Hands {
         };
         let sandbox = seen.sandboxes.iter().find(|s| s.id == sandbox_id);
         let sandbox_config = match self.sandbox_config(pod, sandbox.map_or(0, |s| s.attempt)) {
-            Ok(config) => config,
+            Ok((config, _)) => config,
             Err(message) => {
                 return not_started(&self.deps, "CreateContainerConfigError", message, false);
             }

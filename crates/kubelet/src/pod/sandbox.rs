@@ -109,14 +109,46 @@ pub fn dns(pod: &Pod, cluster: &[IpAddr], domain: &str, node: &Resolver) -> Dns 
             .filter(|s| seen.insert(s.clone()))
             .collect::<Vec<_>>()
     };
-    // Upstream's limits: three servers (the C library's), 32 search domains.
-    let servers = unique(out.servers).into_iter().take(3).collect();
-    let searches = unique(out.searches).into_iter().take(32).collect();
     Dns {
-        servers,
-        searches,
+        servers: unique(out.servers),
+        searches: unique(out.searches),
         options: out.options,
     }
+}
+
+/// The most name servers of a pod, as many as the C library asks.
+const SERVERS: usize = 3;
+/// The most search domains; upstream's.
+const SEARCHES: usize = 32;
+/// The most characters of a search domain: longer ones end some C libraries.
+const SEARCH_DOMAIN: usize = 253;
+/// The most characters of all of them; upstream's.
+const SEARCH_LINE: usize = 2048;
+
+/// What a pod gets of its lists, and what must be said, in upstream's words, where that is not all.
+#[must_use]
+pub fn within_limits(all: Dns) -> (Dns, Vec<String>) {
+    let (mut out, mut said) = (all, Vec::new());
+    if out.servers.len() > SERVERS {
+        out.servers.truncate(SERVERS);
+        said.push(format!(
+            "Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: {}",
+            out.servers.join(" ")
+        ));
+    }
+    let count = out.searches.len();
+    out.searches.truncate(SEARCHES);
+    out.searches.retain(|domain| domain.len() <= SEARCH_DOMAIN);
+    while out.searches.join(" ").len() > SEARCH_LINE {
+        out.searches.pop();
+    }
+    if out.searches.len() < count {
+        said.push(format!(
+            "Search Line limits were exceeded, some search paths have been omitted, the applied search line is: {}",
+            out.searches.join(" ")
+        ));
+    }
+    (out, said)
 }
 
 /// Host name and full domain name of a pod.
@@ -144,7 +176,7 @@ pub fn hostname(pod: &Pod, domain: &str) -> (String, Option<String>) {
     (short, full)
 }
 
-/// The sandbox to ask for.
+/// The sandbox to ask for, and what must be said of it.
 #[must_use]
 pub fn config(
     pod: &Pod,
@@ -152,7 +184,7 @@ pub fn config(
     attempt: u32,
     group: &str,
     node_dns: &Resolver,
-) -> SandboxSpec {
+) -> (SandboxSpec, Vec<String>) {
     let s = spec::of(pod);
     let (short, full) = hostname(pod, &config.cluster_domain);
     let hostname = match &full {
@@ -172,7 +204,9 @@ pub fn config(
     labels.insert(label::POD_UID.into(), spec::uid(pod).into());
     let of_config =
         |c: &Config| c.pod_log_dir(spec::namespace(pod), spec::name(pod), spec::uid(pod));
-    SandboxSpec {
+    let all = dns(pod, &config.cluster_dns, &config.cluster_domain, node_dns);
+    let (dns, said) = within_limits(all);
+    let made = SandboxSpec {
         pod: PodName {
             name: spec::name(pod).into(),
             uid: spec::uid(pod).into(),
@@ -181,7 +215,7 @@ pub fn config(
         attempt,
         hostname,
         log_directory: of_config(config).to_string_lossy().into_owned(),
-        dns: dns(pod, &config.cluster_dns, &config.cluster_domain, node_dns),
+        dns,
         ports: spec::containers(pod)
             .iter()
             .chain(
@@ -197,7 +231,8 @@ pub fn config(
         group: group.to_owned(),
         security: security(pod, &config.seccomp_profiles()),
         sysctls: sysctls(pod),
-    }
+    };
+    (made, said)
 }
 
 fn ports(container: &Container) -> Vec<PortMapping> {
@@ -385,6 +420,38 @@ mod tests {
             (own.servers, own.options),
             (vec!["1.1.1.1".to_owned()], vec!["ndots:2".to_owned()])
         );
+    }
+
+    #[test]
+    fn what_a_pod_does_not_get_of_its_lists_is_said() {
+        let texts = |all: &[&str]| all.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
+        let of = |servers: &[&str], searches: Vec<String>| {
+            let (out, said) = within_limits(Dns {
+                servers: texts(servers),
+                searches,
+                options: Vec::new(),
+            });
+            (out.servers.len(), out.searches.len(), said)
+        };
+        let three = ["1.1.1.1", "1.1.1.2", "1.1.1.3"];
+        assert_eq!(of(&three, texts(&["a", "b"])), (3, 2, Vec::new()));
+        let four = [three.as_slice(), &["1.1.1.4"]].concat();
+        let servers = "Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: 1.1.1.1 1.1.1.2 1.1.1.3";
+        assert_eq!(of(&four, texts(&["a"])), (3, 1, texts(&[servers])));
+        let searches = "Search Line limits were exceeded, some search paths have been omitted, the applied search line is: a b";
+        let long = "x".repeat(254);
+        assert_eq!(
+            of(&[], texts(&["a", long.as_str(), "b"])),
+            (0, 2, texts(&[searches]))
+        );
+        let many: Vec<String> = (0..33).map(|n| format!("d{n}")).collect();
+        let (_, count, said) = of(&[], many);
+        assert_eq!((count, said.len()), (32, 1));
+        assert!(said[0].ends_with(" d31"), "{said:?}");
+        // Eight of 253 characters and the spaces between them are 2031.
+        let wide: Vec<String> = (0..9).map(|n| n.to_string().repeat(253)).collect();
+        let (_, count, said) = of(&[], wide);
+        assert_eq!((count, said.len()), (8, 1));
     }
 
     #[test]
