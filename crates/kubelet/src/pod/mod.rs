@@ -13,6 +13,7 @@ pub mod fit;
 pub mod handle;
 mod kill;
 pub mod manager;
+mod own_files;
 mod perform;
 pub mod plan;
 pub mod preempt;

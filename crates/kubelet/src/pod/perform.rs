@@ -10,7 +10,7 @@ use super::publish::Publisher;
 use super::resize_work::Grants;
 use super::runtime_state::{self, SeenPod};
 use super::state_machine::Result as Outcome;
-use super::{effect_span, remains, resources, sandbox, security, spec, swap};
+use super::{effect_span, own_files, remains, resources, sandbox, security, spec, swap};
 use crate::dra::cdi;
 use crate::events::Severity;
 use crate::images::Wanted;
@@ -434,9 +434,9 @@ impl Hands {
         let environment = env::environment(pod, c, &sources, &services, &self.deps.around(ips))
             .map_err(|e| e.to_string())?;
         let memory = i64::try_from(self.deps.resources.memory_bytes).unwrap_or(i64::MAX);
-        let (message_file, hosts_file) = self
-            .files(pod, c, attempt, ips)
-            .map_err(|e| e.to_string())?;
+        let from = (&self.deps.config, Path::new(own_files::HOSTS));
+        let (message_file, hosts_file) =
+            own_files::make(from, pod, c, attempt, ips).map_err(|e| e.to_string())?;
         let shown = security::with_default(pod, self.deps.config.seccomp_default);
         let mut granted = resources::container(pod, c, memory, self.deps.oom);
         self.deps.cpus.place(uid, &c.name, &mut granted);
@@ -503,35 +503,6 @@ impl Hands {
                 env::Found::Unreadable
             }
         }
-    }
-
-    /// The file for the termination message, and the hosts file.
-    fn files(
-        &self,
-        pod: &Pod,
-        c: &Container,
-        attempt: u32,
-        ips: &[String],
-    ) -> std::io::Result<(PathBuf, PathBuf)> {
-        let dir = self.deps.config.pod_dir(spec::uid(pod));
-        let own = dir.join("containers").join(&c.name);
-        crate::volumes::private_folder(&own)?;
-        let message = own.join(format!("{attempt}-message"));
-        std::fs::write(&message, b"")?;
-        // Whatever user the container runs as must be able to write its termination message.
-        crate::volumes::atomic::set_mode(&message, 0o666)?;
-        let hosts = dir.join("etc-hosts");
-        let of_node = spec::host_network(pod)
-            .then(|| std::fs::read_to_string("/etc/hosts").unwrap_or_default());
-        let text = sandbox::hosts(
-            pod,
-            ips,
-            &self.deps.config.cluster_domain,
-            of_node.as_deref(),
-        );
-        std::fs::write(&hosts, text)?;
-        crate::volumes::atomic::set_mode(&hosts, 0o644)?;
-        Ok((message, hosts))
     }
 
     async fn create_and_start(
