@@ -32,6 +32,12 @@ pub fn tmpfs(target: &Path, size_bytes: u64, mode: u32) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether this user may mount anything.
+#[must_use]
+pub fn may_mount() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
 /// Mounts files at `target` that lie in huge pages of so many bytes each.
 pub fn huge_pages(target: &Path, page_bytes: u64) -> io::Result<()> {
     let options = CString::new(format!("pagesize={page_bytes}"))?;

@@ -58,7 +58,11 @@ impl Resources {
             reserved_memory_bytes: config.reserved.memory_bytes
                 + kept(Resource::Memory, memory_bytes),
             reserved_storage_bytes: kept(Resource::NodeFs, storage_bytes),
-            huge_pages: huge_pages(Path::new(HUGE_PAGES)),
+            // They are part of the machine's memory: who declares another amount has none of them.
+            huge_pages: match declared.memory_bytes {
+                Some(_) => BTreeMap::new(),
+                None => huge_pages(Path::new(HUGE_PAGES)),
+            },
         }
     }
 

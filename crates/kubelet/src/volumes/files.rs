@@ -8,7 +8,8 @@ use crate::objects::{self, Data, Key, ObjectKind};
 use crate::pod::env;
 use crate::pod::spec;
 use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, Pod};
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Permissions of files where nothing is said.
@@ -23,12 +24,24 @@ pub fn write(
 ) -> Result<PathBuf, Error> {
     let dir = order.dir(plugin);
     open_folder(&dir).map_err(io_at(&dir))?;
-    // Where tmpfs cannot be mounted, files still work.
-    if secret && let Err(e) = host::mounts::tmpfs(&dir, 0, 0o755) {
-        tracing::debug!(dir = %dir.display(), error = %e, "no tmpfs for a secret volume");
+    if secret {
+        let mounted = host::mounts::tmpfs(&dir, 0, 0o755);
+        in_memory(&dir, mounted, host::mounts::may_mount())?;
     }
     atomic::write(&dir, files, order.group(), order.means.clock.now()).map_err(io_at(&dir))?;
     Ok(dir)
+}
+
+/// What is secret does not reach a disk: without memory for it there is no volume. Only a kubelet that
+/// may mount nothing at all, which is one that is tried out, goes on.
+fn in_memory(dir: &Path, mounted: io::Result<()>, may_mount: bool) -> Result<(), Error> {
+    match mounted {
+        Err(e) if !may_mount => {
+            tracing::warn!(dir = %dir.display(), error = %e, "a secret volume is on the disk, since this user may mount nothing");
+            Ok(())
+        }
+        mounted => mounted.map_err(io_at(dir)),
+    }
 }
 
 /// Permissions and owner of tokens and certificates: they are for the pod's own user or group alone,
@@ -165,6 +178,16 @@ impl<'a> Files<'a> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn without_memory_for_it_there_is_no_secret_volume() {
+        let dir = Path::new("/v");
+        let failed = || Err(io::Error::other("no tmpfs"));
+        assert!(in_memory(dir, Ok(()), true).is_ok());
+        let why = in_memory(dir, failed(), true).unwrap_err().to_string();
+        assert_eq!(why, "/v: no tmpfs");
+        assert!(in_memory(dir, failed(), false).is_ok());
+    }
 
     #[test]
     fn tokens_are_for_the_pods_own_user_or_group() {
