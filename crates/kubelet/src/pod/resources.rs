@@ -102,17 +102,37 @@ fn huge_pages(limits: Option<&Resources>) -> Vec<(String, u64)> {
     all.filter_map(|(name, q)| one(name, &q.0)).collect()
 }
 
-/// Upstream's score: the less of its memory a container asked for, the sooner it goes.
+/// Upstream's score: the less of its memory a container asked for, the sooner it goes. What the pod
+/// asks for beyond its containers counts for all of them alike; a sidecar does not go before those
+/// that it serves.
 fn oom_score(pod: &Pod, c: &Container, memory_capacity: i64) -> i64 {
-    if spec::of(pod).priority.unwrap_or(0) >= 2_000_000_000 {
+    let spec = spec::of(pod);
+    let is_critical = spec.priority.unwrap_or(0) >= 2_000_000_000;
+    if is_critical && spec.priority_class_name.as_deref() == Some("system-node-critical") {
         return -997;
     }
     match qos(pod) {
         Qos::Guaranteed => -997,
         Qos::BestEffort => 1000,
         Qos::Burstable => {
-            let requests = c.resources.as_ref().and_then(|r| r.requests.as_ref());
-            let asked = amount(requests, "memory").unwrap_or(0);
+            let of = |r: Option<&ResourceRequirements>| {
+                amount(r.and_then(|r| r.requests.as_ref()), "memory").unwrap_or(0)
+            };
+            let more = match of(spec.resources.as_ref()) {
+                0 => 0,
+                whole => {
+                    let count = spec::containers(pod).len() + spec::init_containers(pod).len();
+                    let left = whole - Sums::of_containers(pod).memory_asked;
+                    left.max(0) / i64::try_from(count.max(1)).unwrap_or(1)
+                }
+            };
+            let mut asked = of(c.resources.as_ref());
+            if spec::is_sidecar(c) && spec::is_init(pod, &c.name) {
+                let others = spec::containers(pod).iter();
+                let least = others.map(|c| of(c.resources.as_ref())).min();
+                asked = asked.max(least.unwrap_or(0));
+            }
+            let asked = asked.saturating_add(more);
             let share = 1000i64.saturating_mul(asked) / memory_capacity.max(1);
             (1000 - share).clamp(3, 999)
         }
@@ -277,6 +297,13 @@ impl Sums {
     /// Reads a pod's spec.
     #[must_use]
     pub fn of(pod: &Pod) -> Self {
+        let mut all = Self::of_containers(pod);
+        all.replace(pod);
+        all
+    }
+
+    /// What its containers ask for, whatever the pod itself says.
+    fn of_containers(pod: &Pod) -> Self {
         let mut all = Self {
             cpu_limit: Some(0),
             memory_limit: Some(0),
@@ -312,7 +339,6 @@ impl Sums {
         all.memory_limit = all
             .memory_limit
             .map(|v| v.max(most.memory_limit.unwrap_or(0)));
-        all.replace(pod);
         all
     }
 
@@ -501,5 +527,35 @@ mod tests {
             found,
             [("1GB".to_owned(), 1 << 30), ("2MB".to_owned(), 4 << 20)]
         );
+    }
+    #[test]
+    fn who_asked_for_less_memory_goes_sooner() {
+        let asks = |memory: &str| json!({"requests": {"memory": memory}});
+        let scores = |more: Value| -> Vec<i64> {
+            let mut spec = json!({
+                "initContainers": [
+                    {"name": "s", "restartPolicy": "Always", "resources": asks("1Gi")},
+                    {"name": "i", "resources": asks("1Gi")}],
+                "containers": [
+                    {"name": "a", "resources": asks("2Gi")}, {"name": "b", "resources": asks("4Gi")}]
+            });
+            let more = more.as_object().unwrap().clone();
+            spec.as_object_mut().unwrap().extend(more);
+            let pod = pod(spec);
+            let all = spec::init_containers(&pod)
+                .iter()
+                .chain(spec::containers(&pod));
+            all.map(|c| oom_score(&pod, c, 10 << 30)).collect()
+        };
+        // The sidecar goes as late as the first of those that it serves.
+        assert_eq!(scores(json!({})), [800, 900, 800, 600]);
+        // The pod asks for 7 GiB and 2 GiB more: half a GiB for each.
+        let whole = json!({"resources": {"requests": {"memory": "9Gi"}}});
+        assert_eq!(scores(whole), [750, 850, 750, 550]);
+        let only_cpu = json!({"resources": {"requests": {"cpu": "1"}}});
+        assert_eq!(scores(only_cpu), [800, 900, 800, 600]);
+        let of = |class: &str| json!({"priority": 2_000_001_000, "priorityClassName": class});
+        assert_eq!(scores(of("system-node-critical")), [-997; 4]);
+        assert_eq!(scores(of("system-cluster-critical")), [800, 900, 800, 600]);
     }
 }
