@@ -55,7 +55,11 @@ pub fn status_of(pod: &Pod, seen: &SeenPod, view: &View, now: Timestamp) -> PodS
         .collect();
     let phase = phase(pod, &init, &main, view, &old);
     let never_taken = was_never_taken(seen, view, &old);
-    let shown = |list: Vec<ContainerStatus>| (!list.is_empty() && !never_taken).then_some(list);
+    let most = MESSAGES / (init.len() + main.len() + debug.len()).max(1);
+    let shown = |mut list: Vec<ContainerStatus>| {
+        list.iter_mut().for_each(|s| shorten(s, most));
+        (!list.is_empty() && !never_taken).then_some(list)
+    };
     let (reason, message) = match view.stage.why() {
         Some(Why::Failed {
             reason, message, ..
@@ -94,6 +98,24 @@ pub fn status_of(pod: &Pod, seen: &SeenPod, view: &View, now: Timestamp) -> PodS
             .then(|| super::resources::quantities(pod, |r| r.requests.as_ref()))
             .filter(|all| !all.is_empty()),
         ..Default::default()
+    }
+}
+
+/// The most bytes of all last words of a pod; upstream's. Each container has an equal part of them.
+const MESSAGES: usize = 12 << 10;
+
+/// Cuts the last words of a container to so many bytes.
+fn shorten(status: &mut ContainerStatus, most: usize) {
+    let states = [&mut status.state, &mut status.last_state];
+    for state in states.into_iter().flatten() {
+        let ended = state.terminated.as_mut();
+        if let Some(text) = ended.and_then(|t| t.message.as_mut()) {
+            let mut end = most.min(text.len());
+            while !text.is_char_boundary(end) {
+                end -= 1;
+            }
+            text.truncate(end);
+        }
     }
 }
 

@@ -719,3 +719,41 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn the_last_words_of_a_pods_containers_share_its_room() {
+    let lengths = |names: &[&str], text: &str| {
+        let specs: Vec<Value> = names.iter().map(|n| json!({"name": n})).collect();
+        let (init, main) = specs.split_at(1);
+        let p = pod(json!({"restartPolicy": "Never", "initContainers": init, "containers": main}));
+        let ended = |name: &&str| {
+            let mut c = container(name, Run::Exited, 0, 0);
+            c.message = text.into();
+            c
+        };
+        let s = seen(names.iter().map(ended).collect());
+        let facts = Facts::default();
+        let view = View {
+            stage: &Stage::Finished(Why::Completed(Outcome::Succeeded)),
+            facts: &facts,
+            waiting: &HashMap::new(),
+            host_ips: &[],
+            start_time: at(0),
+            resize: &Resize::default(),
+        };
+        let status = status_of(&p, &s, &view, at(1));
+        let lists = [status.init_container_statuses, status.container_statuses];
+        let all = lists.into_iter().flatten().flatten();
+        all.map(|s| s.state.unwrap().terminated.unwrap().message.unwrap().len())
+            .collect::<Vec<_>>()
+    };
+    let whole = "x".repeat(4096);
+    assert_eq!(lengths(&["i", "a", "b"], &whole), [4096; 3]);
+    assert_eq!(lengths(&["i", "a", "b", "c"], &whole), [3072; 4]);
+    // No character is cut in two.
+    assert_eq!(
+        lengths(&["i", "a", "b", "c", "d"], &"ä".repeat(2048)),
+        [2456; 5]
+    );
+    assert_eq!(lengths(&["i", "a", "b", "c"], "short"), [5; 4]);
+}
