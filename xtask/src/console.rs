@@ -16,7 +16,7 @@ fn web() -> PathBuf {
     root().join("crates/console/web")
 }
 
-/// Builds the page anew.
+/// Builds the page again.
 pub fn build() -> Result<()> {
     packages()?;
     must(node("build.mjs", &[]).current_dir(web()))
@@ -28,7 +28,7 @@ pub fn check_hash() -> Result<()> {
     let kept = fs::read_to_string(&kept).with_context(|| format!("{}", kept.display()))?;
     if kept.trim() != hash(&web())? {
         bail!(
-            "crates/console/dist was not built from what is in crates/console/web: `cargo xtask console` builds it anew"
+            "crates/console/dist was not built from what is in crates/console/web: `cargo xtask console` builds it again"
         );
     }
     Ok(())

@@ -143,7 +143,7 @@ const ACTED_ON: &[(&str, Set)] = &[
         Ok(())
     }),
     ("clusterDNS", |at, v| {
-        let one = |t: &String| t.parse().map_err(|_| format!("{t:?} is no address"));
+        let one = |t: &String| t.parse().map_err(|_| format!("{t:?} is not an address"));
         let all: Result<_, String> = texts(v)?.iter().map(one).collect();
         at.config.cluster_dns = all?;
         Ok(())
@@ -585,7 +585,7 @@ fn reserved(at: &mut At, v: &Value) -> Result<(), String> {
             "ephemeral-storage" | "pid" => at.warnings.push(format!(
                 "{name} is not reserved: what is said of it has no effect"
             )),
-            other => return Err(format!("{other:?} is no resource that can be reserved")),
+            other => return Err(format!("{other:?} is not a resource that can be reserved")),
         }
     }
     if at.config.cpus.reserved.is_some() {

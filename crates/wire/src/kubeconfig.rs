@@ -96,7 +96,7 @@ impl std::fmt::Debug for Remote {
 pub enum RemoteError {
     #[error("reading {0}: {1}")]
     File(String, std::io::Error),
-    #[error("it is no kubeconfig: {0}")]
+    #[error("it is not a kubeconfig: {0}")]
     Form(String),
     #[error("{0} {1:?} is missing")]
     Missing(&'static str, String),

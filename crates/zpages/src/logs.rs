@@ -78,7 +78,7 @@ mod tests {
     fn a_wish_is_put_and_a_bad_one_refused() {
         set_by(|filter| match filter {
             "debug" => Ok(()),
-            other => Err(format!("{other} is no filter")),
+            other => Err(format!("{other} is not a filter")),
         });
         let put = |method: &Method, body: &'static str| {
             let asked = Asked {

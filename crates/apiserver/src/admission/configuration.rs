@@ -117,7 +117,7 @@ fn plugin(options: &mut Options, name: &str, value: Value) -> Result<bool, Strin
 
 /// A configuration without its kind and version, which must be among these.
 fn body<T: DeserializeOwned>(mut value: Value, known: &[(&str, &[&str])]) -> Result<T, String> {
-    let members = value.as_object_mut().ok_or("it is no object")?;
+    let members = value.as_object_mut().ok_or("it is not an object")?;
     let mut take = |field: &str| match members.remove(field) {
         Some(Value::String(text)) => text,
         _ => String::new(),

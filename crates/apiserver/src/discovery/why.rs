@@ -20,7 +20,7 @@ fn read(query: &Query) -> Result<Asked, Status> {
     let known = |name: &str| matches!(name, "of" | "namespace" | "if");
     if let Some(other) = query.names().find(|name| !known(name)) {
         return Err(Status::bad_request(format!(
-            "{other:?} is no parameter of this path: it takes {PARAMETERS}"
+            "{other:?} is not a parameter of this path: it takes {PARAMETERS}"
         )));
     }
     let asked = Asked {

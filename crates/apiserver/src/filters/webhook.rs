@@ -146,7 +146,7 @@ impl Webhook {
         let read: Result<Value, _> = serde_json::from_slice(&answer);
         match read {
             Ok(value) if value.is_object() => Ok(value),
-            Ok(_) => Err(of_own("the answer is no object".into())),
+            Ok(_) => Err(of_own("the answer is not an object".into())),
             Err(e) => Err(of_own(format!("the answer cannot be read: {e}"))),
         }
     }

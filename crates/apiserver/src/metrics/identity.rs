@@ -116,7 +116,7 @@ impl Reloads {
         );
         part.register(
             "automatic_reload_last_timestamp_seconds",
-            "When the file was last read anew, in seconds since the epoch",
+            "When the file was last read again, in seconds since the epoch",
             self.last.clone(),
         );
         part.register(

@@ -88,7 +88,7 @@ pub enum Pending {
     Reserved(Port),
     #[error("port {}/{} lies in the range of node ports", .0.1, .0.0)]
     NodePort(Port),
-    #[error("spec.loadBalancerIP {0:?} is no address that can be given")]
+    #[error("spec.loadBalancerIP {0:?} is not an address that can be given")]
     NotOurs(String),
     #[error("the pool has no address left")]
     UsedUp,

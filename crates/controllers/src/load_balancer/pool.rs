@@ -130,7 +130,7 @@ impl Default for Reserved {
 
 /// Why reserved ports cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no port such as 22 or 8472/UDP")]
+#[error("{0:?} is not a port such as 22 or 8472/UDP")]
 pub struct ReservedError(String);
 
 impl FromStr for Reserved {

@@ -54,7 +54,7 @@ impl FromStr for CpuSet {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is no list of CPUs such as 0-3,8");
+        let wrong = || format!("{text:?} is not a list of CPUs such as 0-3,8");
         let number = |t: &str| -> Result<u32, String> {
             let found = t.trim().parse().ok().filter(|n| *n < MOST);
             found.ok_or_else(wrong)

@@ -265,7 +265,7 @@ impl Devices {
     ) -> Result<(), String> {
         if !is_extended(resource) {
             return Err(format!(
-                "the ResourceName \"{resource}\" is invalid: it is no extended resource"
+                "the ResourceName \"{resource}\" is invalid: it is not an extended resource"
             ));
         }
         let plugin = Plugin::new(resource, socket, options);

@@ -35,7 +35,7 @@ impl Registration for Door {
         }
         if asked.endpoint.is_empty() || asked.endpoint.contains('/') {
             return Err(Status::invalid_argument(
-                "the endpoint is no name of a socket",
+                "the endpoint is not the name of a socket",
             ));
         }
         let socket = self.0.folder.join(&asked.endpoint);

@@ -196,7 +196,7 @@ fn devices(parts: &Parts) -> Result<Vec<Device>, Error> {
             found.ok_or_else(|| Error(format!("volume \"{}\" is not mounted", device.name)))?;
         if !found.block {
             return Err(Error(format!(
-                "volume \"{}\" is no block device, but is specified in volumeDevices",
+                "volume \"{}\" is not a block device, but is specified in volumeDevices",
                 device.name
             )));
         }

@@ -188,7 +188,7 @@ impl Question {
         }
         let time = |name: &str| -> Result<Option<Timestamp>, String> {
             let text = query.get(name).filter(|t| !t.is_empty());
-            let wrong = |t: &str| format!("{name}: {t:?} is no time of RFC 3339");
+            let wrong = |t: &str| format!("{name}: {t:?} is not a time of RFC 3339");
             text.map(|t| t.parse().map_err(|_| wrong(t))).transpose()
         };
         out.since = time("sinceTime")?;
@@ -198,7 +198,7 @@ impl Question {
         }
         let number = |name: &str| -> Result<Option<i64>, String> {
             let text = query.get(name).filter(|t| !t.is_empty());
-            let wrong = |t: &str| format!("{name}: {t:?} is no number");
+            let wrong = |t: &str| format!("{name}: {t:?} is not a number");
             text.map(|t| t.parse().map_err(|_| wrong(t))).transpose()
         };
         out.boot = number("boot")?;

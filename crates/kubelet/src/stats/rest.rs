@@ -114,7 +114,7 @@ fn count(asked: &Asked<'_>) -> Result<usize, Refused> {
         Some("-1") => Ok(usize::MAX),
         Some(text) => text
             .parse()
-            .map_err(|_| (400, format!("count={text} is no number"))),
+            .map_err(|_| (400, format!("count={text} is not a number"))),
     }
 }
 

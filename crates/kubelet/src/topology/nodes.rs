@@ -163,7 +163,7 @@ fn read_node(dir: &Path, all: &[u32]) -> Result<Node, String> {
     };
     let distances: Vec<u64> = text("distance")?
         .split_whitespace()
-        .map(|d| d.parse().map_err(|_| format!("{d:?} is no distance")))
+        .map(|d| d.parse().map_err(|_| format!("{d:?} is not a distance")))
         .collect::<Result<_, _>>()?;
     Ok(Node {
         cpus: text("cpulist")?.parse()?,

@@ -150,7 +150,7 @@ async fn mount(order: Order<'_>, found: &Found) -> Result<PathBuf, Error> {
         let meta = meta.map_err(|_| wrong(&format!("path {:?} does not exist", local.path)))?;
         return match (found.is_block(), meta.file_type().is_block_device()) {
             (true, true) => Ok(place),
-            (true, false) => Err(wrong(&format!("{:?} is no block device", local.path))),
+            (true, false) => Err(wrong(&format!("{:?} is not a block device", local.path))),
             (false, true) => {
                 let wanted = file_system::Wanted {
                     kind: local.fs_type.as_deref(),

@@ -513,7 +513,7 @@ pub fn stop_signal(errs: &mut Errors, path: &FieldPath, l: &Value, os: &str) {
         _ => errs.push(FieldError::invalid_str(
             &path,
             name,
-            "is no signal of Linux",
+            "is not a signal of Linux",
         )),
     }
 }

@@ -330,7 +330,7 @@ impl Check for Devices<'_> {
             let name = far.claim.metadata.name.as_deref().unwrap_or_default();
             return Some(format!(
                 "the devices of resourceclaim {name} are elsewhere: nobody else may use it, and \
-                 then it is allocated anew"
+                 then it is allocated again"
             ));
         }
         let asked = self.claims.wanted.iter().flat_map(|claim| {

@@ -179,7 +179,7 @@ impl Supposed {
         self.moved.extend(moved);
         if !lost.is_empty() {
             self.notes.push(format!(
-                "nothing makes these pods anew, they would be lost: {}",
+                "nothing makes these pods again, they would be lost: {}",
                 lost.join(", ")
             ));
         }

@@ -49,7 +49,7 @@ pub fn explain(state: &State, from: &PersistentVolumeClaim) -> Answer {
     }
     if claim.lost {
         return Answer::of(about, format!("its volume {} is gone", claim.volume))
-            .change("restore the volume, or make the claim anew");
+            .change("restore the volume, or make the claim again");
     }
     if claim.is_bound() {
         return Answer::of(about, format!("it is bound to volume {}", claim.volume));

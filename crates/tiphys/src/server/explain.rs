@@ -208,7 +208,7 @@ mod tests {
             ("", 400, "name what is asked about"),
             ("of=web", 400, "ask pod/NAME"),
             ("of=pod/web", 404, "pod default/web not found"),
-            ("of=pod/web&depth=3", 400, "\"depth\" is no parameter"),
+            ("of=pod/web&depth=3", 400, "\"depth\" is not a parameter"),
             ("if=drain/", 400, "suppose node/NAME"),
             ("if=node/n+memory=2Gi", 404, "node n not found"),
         ] {

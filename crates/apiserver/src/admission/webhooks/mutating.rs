@@ -229,7 +229,7 @@ fn set_managed(managed: &mut Bytes, list: Option<Value>) {
 fn decoded(review: &Review<'_>, hit: &Hit, mut after: Value) -> Result<Value, String> {
     let kind = &hit.kind;
     if !after.is_object() {
-        return Err("the patched value is no object".into());
+        return Err("the patched value is not an object".into());
     }
     let ty = match *kind.kind == *review.row.kind {
         true => hit.row.version(&kind.version).map(|v| &v.ty),

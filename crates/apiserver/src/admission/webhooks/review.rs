@@ -128,7 +128,7 @@ fn bytes(value: Value) -> Result<Vec<u8>, String> {
             .map_err(|e| format!("illegal base64 data: {e}")),
         Value::Array(numbers) => {
             let byte = |n: &Value| n.as_u64().and_then(|n| u8::try_from(n).ok());
-            let wrong = |n: &Value| format!("{n} is no byte of response.patch");
+            let wrong = |n: &Value| format!("{n} is not a byte of response.patch");
             let each = |n: &Value| byte(n).ok_or_else(|| wrong(n));
             numbers.iter().map(each).collect()
         }
