@@ -1,5 +1,9 @@
 //! The endpoints of the Service `kube-dns`: every node's own DNS server. The Service's internal
 //! traffic policy is Local, so that each pod asks its node.
+//!
+//! So each endpoint is asked by its own node alone, and is ready whatever is said of that node: one
+//! that shuts down, whose heartbeats are late or whose runtime is silent still has pods that ask,
+//! and nobody else could answer them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,6 +30,14 @@ fn slice_name(family: IpFamily) -> &'static str {
 }
 /// The port of each node's server.
 const PORT: u16 = 10_053;
+/// By these the slices are found and known as ours.
+const LABELS: [(&str, &str); 2] = [
+    ("kubernetes.io/service-name", SERVICE),
+    (
+        "endpointslice.kubernetes.io/managed-by",
+        "cluster-dns-controller.tiphys",
+    ),
+];
 
 /// The controller; there is one key.
 pub struct ClusterDns {
@@ -109,14 +121,9 @@ fn endpoint(node: &Node, family: IpFamily) -> Option<Value> {
         .flatten()
         .filter(|a| a.type_ == "InternalIP")
         .find(|a| a.address.parse().is_ok_and(|ip| IpFamily::of(ip) == family))?;
-    let ready = status
-        .conditions
-        .iter()
-        .flatten()
-        .any(|c| c.type_ == "Ready" && c.status == "True");
     Some(json!({
         "addresses": [address.address],
-        "conditions": { "ready": ready, "serving": ready, "terminating": false },
+        "conditions": { "ready": true, "serving": true, "terminating": false },
         "nodeName": node.name_any(),
     }))
 }
@@ -149,14 +156,15 @@ fn slice(seen: &Observed, family: IpFamily, old: Option<&Arc<EndpointSlice>>) ->
         .collect();
     let port =
         |name: &str, protocol: &str| json!({ "name": name, "port": PORT, "protocol": protocol });
+    // What others have put there beside ours stays.
+    let mut labels = old.map_or_else(BTreeMap::new, |old| old.labels().clone());
+    for (key, value) in LABELS {
+        labels.insert(key.to_owned(), value.to_owned());
+    }
     let mut object = json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {
-            "name": name, "namespace": NAMESPACE,
-            "labels": {
-                "kubernetes.io/service-name": SERVICE,
-                "endpointslice.kubernetes.io/managed-by": "cluster-dns-controller.tiphys",
-            },
+            "name": name, "namespace": NAMESPACE, "labels": labels,
             "ownerReferences": [{
                 "apiVersion": "v1", "kind": "Service", "name": SERVICE, "uid": seen.service_uid,
                 "controller": true, "blockOwnerDeletion": true,
@@ -170,7 +178,12 @@ fn slice(seen: &Observed, family: IpFamily, old: Option<&Arc<EndpointSlice>>) ->
     let Some(old) = old else {
         return Some(Action::Create { target, object });
     };
-    if value_of(&old.endpoints) == object["endpoints"] {
+    let metadata = &object["metadata"];
+    let same = value_of(&old.endpoints) == object["endpoints"]
+        && value_of(&old.ports) == object["ports"]
+        && value_of(&old.metadata.labels) == metadata["labels"]
+        && value_of(&old.metadata.owner_references) == metadata["ownerReferences"];
+    if same {
         return None;
     }
     object["metadata"]["resourceVersion"] = json!(old.resource_version());
@@ -200,6 +213,38 @@ mod tests {
     }
 
     #[test]
+    fn what_others_change_of_a_slice_is_repaired() {
+        let observed = |slices| Observed {
+            nodes: vec![node("a", "True")],
+            service_uid: "u".into(),
+            families: vec![IpFamily::Four],
+            slices,
+        };
+        let made = plan(&observed(BTreeMap::new()));
+        let [Action::Create { object, .. }] = &made.actions[..] else {
+            panic!("{made:?}")
+        };
+        let label = "/metadata/labels/kubernetes.io~1service-name";
+        for (pointer, value) in [
+            ("/ports/0/port", json!(53)),
+            ("/endpoints/0/conditions/ready", json!(false)),
+            ("/metadata/ownerReferences/0/uid", json!("another")),
+            (label, json!("other")),
+        ] {
+            let mut changed = object.clone();
+            changed["metadata"]["labels"]["of-others"] = json!("kept");
+            *changed.pointer_mut(pointer).expect("it is there") = value;
+            let changed: EndpointSlice = serde_json::from_value(changed).expect("slice");
+            let again = plan(&observed([(IpFamily::Four, Arc::new(changed))].into()));
+            let [Action::Update { object: mended, .. }] = &again.actions[..] else {
+                panic!("{pointer}: {again:?}")
+            };
+            assert_eq!(mended.pointer(pointer), object.pointer(pointer));
+            assert_eq!(mended["metadata"]["labels"]["of-others"], "kept");
+        }
+    }
+
+    #[test]
     fn every_node_is_an_endpoint_and_an_unchanged_slice_is_left_alone() {
         let nodes = vec![node("b", "True"), node("a", "False")];
         let first = plan(&Observed {
@@ -215,8 +260,16 @@ mod tests {
         else {
             panic!("{first:?}")
         };
-        assert_eq!(object["endpoints"][0]["nodeName"], "a");
-        assert_eq!(object["endpoints"][1]["conditions"]["ready"], true);
+        // Also of the node that is not ready: its own pods have nobody else to ask.
+        for (index, name) in [(0, "a"), (1, "b")] {
+            let (endpoint, yes) = (&object["endpoints"][index], json!(true));
+            let conditions = &endpoint["conditions"];
+            assert_eq!(
+                (&endpoint["nodeName"], &conditions["ready"]),
+                (&json!(name), &yes)
+            );
+            assert_eq!(conditions["serving"], yes, "{name}");
+        }
         assert_eq!(object["endpoints"][0]["addresses"], json!(["10.0.0.9"]));
         assert_eq!(
             (&six["addressType"], &six["endpoints"][0]["addresses"]),
