@@ -34,6 +34,25 @@ pub struct Flow {
     original: Vec<u8>,
 }
 
+impl Flow {
+    /// One that was not read from the kernel, for those who decide about flows: deleting it
+    /// deletes nothing.
+    pub fn between(
+        protocol: u8,
+        source: SocketAddr,
+        destination: SocketAddr,
+        answers_from: SocketAddr,
+    ) -> Self {
+        Self {
+            protocol,
+            source,
+            destination,
+            answers_from,
+            original: Vec::new(),
+        }
+    }
+}
+
 /// How long connections without traffic are kept, by the parameter's name behind
 /// `net.netfilter.nf_conntrack_`, in seconds: the defaults of upstream's proxy
 /// (KubeProxyConfiguration, `conntrack`). The kernel's own five days for an open connection fill

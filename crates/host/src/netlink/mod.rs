@@ -6,13 +6,16 @@
 mod neighbours;
 mod routes;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
 use futures::TryStreamExt;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags};
-use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::link::{
+    InfoData, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
 use rtnetlink::{
     Handle, LinkBridge, LinkBridgePort, LinkDummy, LinkMessageBuilder, LinkUnspec, LinkVeth,
     LinkVxlan,
@@ -65,6 +68,8 @@ pub struct Link {
     pub controller: Option<u32>,
     /// Its group, by which rules know it; 0 unless set.
     pub group: u32,
+    /// The link that it lies over, if it is a tunnel that is bound to one.
+    pub lower: Option<u32>,
 }
 
 /// A VXLAN interface without learning: its forwarding entries are set by whoever knows the peers.
@@ -268,6 +273,16 @@ impl Netlink {
         )
     }
 
+    /// Sets the largest packet of a link in bytes.
+    pub async fn set_mtu(&self, index: u32, mtu: u32) -> Result<(), NetlinkError> {
+        let message = LinkUnspec::new_with_index(index).mtu(mtu).build();
+        done(
+            &format!("set MTU {mtu}"),
+            self.handle.link().set(message).execute().await,
+            &[],
+        )
+    }
+
     /// Gives a link a hardware address, which it keeps.
     pub async fn set_mac(&self, index: u32, mac: [u8; 6]) -> Result<(), NetlinkError> {
         let message = LinkUnspec::new_with_index(index).address(mac.to_vec());
@@ -308,7 +323,8 @@ impl Netlink {
         self.link(name).await
     }
 
-    /// Makes a VXLAN interface if there is none of this name.
+    /// Makes a VXLAN interface if there is none of this name. What there is already may differ from
+    /// what is asked for: the caller looks at what it gets.
     pub async fn ensure_vxlan(&self, vxlan: &Vxlan) -> Result<Link, NetlinkError> {
         let new = LinkVxlan::new(&vxlan.name, vxlan.id);
         let new = match vxlan.local {
@@ -380,6 +396,36 @@ impl Netlink {
             })
             .collect())
     }
+
+    /// The addresses that this namespace itself answers at, with those of loopback.
+    pub async fn own_addresses(&self) -> Result<BTreeSet<IpAddr>, NetlinkError> {
+        let stream = self.handle.address().get().execute();
+        let all: Vec<_> = stream
+            .try_collect()
+            .await
+            .map_err(|e| refused("list addresses", e))?;
+        let own = |attributes: Vec<AddressAttribute>| {
+            let (mut own, mut any) = (None, None);
+            for attribute in attributes {
+                match attribute {
+                    AddressAttribute::Local(address) => own = Some(address),
+                    // Where there are two ends, this is the other one's.
+                    AddressAttribute::Address(address) => any = Some(address),
+                    _ => {}
+                }
+            }
+            own.or(any)
+        };
+        Ok(all.into_iter().filter_map(|a| own(a.attributes)).collect())
+    }
+}
+
+/// The same as [`Netlink::own_addresses`] of the calling thread's namespace, for those who can wait
+/// and have no runtime.
+pub fn own_addresses() -> io::Result<BTreeSet<IpAddr>> {
+    let read = || async { Netlink::connect()?.own_addresses().await };
+    let read = crate::netns::NetNs::current()?.run_async(read)?;
+    read.map_err(io::Error::other)
 }
 
 fn link_of(message: LinkMessage) -> Link {
@@ -392,6 +438,7 @@ fn link_of(message: LinkMessage) -> Link {
         running: message.header.flags.contains(LinkFlags::Running),
         controller: None,
         group: 0,
+        lower: None,
     };
     for attribute in message.attributes {
         match attribute {
@@ -400,10 +447,21 @@ fn link_of(message: LinkMessage) -> Link {
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::Controller(index) => link.controller = Some(index),
             LinkAttribute::Group(group) => link.group = group,
+            LinkAttribute::LinkInfo(infos) => link.lower = infos.iter().find_map(lower_of),
             _ => {}
         }
     }
     link
+}
+
+fn lower_of(info: &LinkInfo) -> Option<u32> {
+    let LinkInfo::Data(InfoData::Vxlan(all)) = info else {
+        return None;
+    };
+    all.iter().find_map(|info| match info {
+        InfoVxlan::Link(index) => Some(*index),
+        _ => None,
+    })
 }
 
 fn errno(error: &rtnetlink::Error) -> i32 {
