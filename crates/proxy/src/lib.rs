@@ -332,7 +332,7 @@ impl Proxy {
             return;
         }
         for programmer in &mut self.programmers {
-            match programmer.repair() {
+            match programmer.repair(&self.state, &self.metrics) {
                 Ok(false) => {}
                 Ok(true) => tracing::warn!("rules had been changed by others, and are repaired"),
                 Err(error) => {

@@ -2,6 +2,7 @@
 //! How a table gets to be what is desired is [`host::nft::Mirror`]'s matter.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use clock::Instant;
 use host::conntrack::Conntrack;
@@ -11,7 +12,7 @@ use crate::merge::Desired;
 use crate::metrics::{Metrics, Policy};
 use crate::model::Name;
 use crate::rules::{Node, ORDER, away, service_rules};
-use crate::stale::{Frontends, PROTOCOLS};
+use crate::stale::{Frontends, PROTOCOLS, takes_node_ports};
 use crate::state::State;
 use crate::unallocated::unallocated;
 
@@ -25,6 +26,9 @@ pub struct Programmer {
     /// Services with ports of Local policies that have endpoints, but none here: how many, by
     /// internal and external policy.
     away: BTreeMap<Name, (usize, usize)>,
+    /// Services whose rules changed since flows were last looked through: not before the kernel has
+    /// the rules.
+    changed: BTreeSet<Name>,
 }
 
 impl Programmer {
@@ -41,6 +45,7 @@ impl Programmer {
             mirror: Mirror::ordered(table, ORDER)?,
             adopted: false,
             away: BTreeMap::new(),
+            changed: BTreeSet::new(),
         })
     }
 
@@ -67,7 +72,6 @@ impl Programmer {
         let (family, pods) = (self.node.family, self.node.cluster_cidr);
         self.desired
             .set_unallocated(unallocated(family, pods, &state.ranges()));
-        let mut changed = BTreeSet::new();
         for name in touched {
             let (mut fragment, mut away_now) = Default::default();
             if let Some(service) = state.service(name) {
@@ -81,7 +85,7 @@ impl Programmer {
                 self.away.insert(name.clone(), away_now);
             }
             if self.desired.set(name, fragment) {
-                changed.insert(name.clone());
+                self.changed.insert(name.clone());
             }
         }
         if first {
@@ -97,6 +101,7 @@ impl Programmer {
         let (internal, external) = counts.fold((0, 0), |(i, e), (a, b)| (i + a, e + b));
         metrics.no_local(family, Policy::Internal, internal);
         metrics.no_local(family, Policy::External, external);
+        let changed = std::mem::take(&mut self.changed);
         self.forget_stale_flows(state, &changed, metrics);
         Ok(())
     }
@@ -108,12 +113,21 @@ impl Programmer {
 
     /// Looks whether others changed the table since the last look, and repairs it; says whether
     /// there was something to repair. An error is as one of [`Programmer::sync`].
-    pub fn repair(&mut self) -> Result<bool, NftError> {
+    pub fn repair(&mut self, state: &State, metrics: &Metrics) -> Result<bool, NftError> {
         self.make_ready()?;
         let repaired = self.mirror.verify(self.desired.ruleset());
+        if matches!(repaired, Ok(false)) {
+            return repaired;
+        }
+        // What began meanwhile was led by nothing, or by what others had made of the rules.
+        let all = state.services().map(|(name, _)| name.clone());
+        self.changed.extend(all);
         if repaired.is_err() {
             self.mirror.distrust();
+            return repaired;
         }
+        let changed = std::mem::take(&mut self.changed);
+        self.forget_stale_flows(state, &changed, metrics);
         repaired
     }
 
@@ -142,7 +156,7 @@ impl Programmer {
         for protocol in protocols {
             let start = Instant::now();
             // The rules are right already; a flow that stays is an error of its own, not of the sync.
-            match forget(self.node.family, protocol, &frontends) {
+            match forget(&self.node, protocol, &frontends) {
                 Ok(count) => metrics.flows_forgotten(self.node.family, count, start.elapsed()),
                 Err(error) => tracing::warn!(%error, "stale flows could not be forgotten"),
             }
@@ -151,11 +165,16 @@ impl Programmer {
 }
 
 /// Gives how many.
-fn forget(family: Family, protocol: u8, frontends: &Frontends) -> std::io::Result<u64> {
+fn forget(node: &Node, protocol: u8, frontends: &Frontends) -> std::io::Result<u64> {
+    let own: BTreeSet<IpAddr> = match frontends.has_node_port(protocol) {
+        true => host::netlink::own_addresses()?,
+        false => BTreeSet::new(),
+    };
+    let here = |ip| takes_node_ports(node, &own, ip);
     let mut conntrack = Conntrack::open()?;
-    let flows = conntrack.list(family, protocol)?;
+    let flows = conntrack.list(node.family, protocol)?;
     let mut count = 0;
-    for flow in flows.iter().filter(|flow| frontends.is_stale(flow)) {
+    for flow in flows.iter().filter(|flow| frontends.is_stale(flow, here)) {
         conntrack.delete(flow)?;
         count += 1;
     }

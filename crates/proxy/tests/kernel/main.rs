@@ -5,6 +5,7 @@
     reason = "a real kernel, in real time"
 )]
 
+mod flows;
 mod lab;
 #[path = "../../../host/tests/listing/mod.rs"]
 mod listing;
@@ -116,9 +117,10 @@ impl<'a> Proxy<'a> {
 
     /// Whether others had changed something, which is as it should be now.
     fn repair(&mut self) -> bool {
-        let programmer = &mut self.programmer;
+        let (programmer, state) = (&mut self.programmer, &self.state);
+        let metrics = Metrics::new(clock::Clock::system());
         self.netns
-            .run(move || programmer.repair().expect("repaired"))
+            .run(move || programmer.repair(state, &metrics).expect("repaired"))
             .expect("enter the node")
     }
 
@@ -263,31 +265,6 @@ fn a_local_policy_keeps_to_the_node_and_keeps_the_source() {
     assert_eq!(
         count(lab.netns(pod(9)), cluster(), 6),
         [(pod(2).to_string(), 6)].into()
-    );
-}
-
-#[test]
-fn udp_flows_leave_an_endpoint_that_is_gone() {
-    let mut lab = Lab::new();
-    for last in [2, 3, 9] {
-        lab.pod(pod(last));
-        lab.serve_udp(pod(last), 8080);
-    }
-    let udp = json!({"ports": [{"name": "http", "port": 80, "protocol": "UDP"}]});
-    let mut proxy = Proxy::start(&lab.node);
-    proxy.apply(service(udp.clone()), slice("UDP", &[(pod(2), NODE)]));
-    let socket = lab
-        .netns(pod(9))
-        .run(|| UdpSocket::bind("0.0.0.0:0").expect("bind"))
-        .expect("enter the pod");
-    assert_eq!(
-        ask_udp(&socket, cluster()).expect("an answer"),
-        pod(2).to_string()
-    );
-    proxy.apply(service(udp), slice("UDP", &[(pod(3), NODE)]));
-    assert_eq!(
-        ask_udp(&socket, cluster()).expect("an answer"),
-        pod(3).to_string()
     );
 }
 
