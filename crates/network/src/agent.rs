@@ -3,6 +3,7 @@
 //!
 //! What it made stays when it ends: pods keep their network while the agent restarts.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
@@ -45,6 +46,13 @@ const LOOK_SECONDS: u64 = 5;
 const PARAMETERS: [(&str, &str); 2] = [
     ("net.ipv4.ip_forward", "1"),
     ("net.ipv4.conf.all.send_redirects", "0"),
+];
+/// Kernel parameters by which packets from pod to pod on one bridge, as plugins of others make it,
+/// come by the rules of Services and policies. Without them an answer of a pod to its neighbour would
+/// not be translated back.
+const BRIDGE_PARAMETERS: [&str; 2] = [
+    "net.bridge.bridge-nf-call-iptables",
+    "net.bridge.bridge-nf-call-ip6tables",
 ];
 /// The table for translation.
 const TABLE: &str = "tiphys-network";
@@ -164,11 +172,19 @@ pub async fn run_on(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), NetworkError> {
     prepare(&config)?;
+    if config.foreign_plugins && !bridges_are_filtered() {
+        tracing::warn!(
+            "other plugins may join pods by a bridge, and what a bridge carries does not come by the \
+             rules of Services and network policies as long as the kernel's module br_netfilter is \
+             not loaded"
+        );
+    }
     if let Err(error) = adopt(&config).await {
         tracing::warn!(%error, "pods of before may send under other addresses than their own");
     }
     let (mut peers, mut services) = (Peers::default(), Ranges::default());
     let mut ranges = ranges.fuse();
+    let mut lost = Lost::default();
     let mut shutdown = std::pin::pin!(shutdown);
     // What is in the kernel is not as it should be: nothing is known of it at first.
     let (mut due, mut retry) = (true, false);
@@ -193,7 +209,7 @@ pub async fn run_on(
         }
         // An incomplete list looks as if nodes were gone.
         if (due || retry) && peers.is_complete() {
-            let result = apply(&config, &peers, &services).await;
+            let result = apply(&config, &peers, &services, &mut lost).await;
             due = false;
             retry = result.is_err();
             if let Err(error) = result {
@@ -233,6 +249,12 @@ pub async fn clean_up(config: &Config) -> Result<(), NetworkError> {
     Ok(())
 }
 
+/// Whether the kernel is able to lead what a bridge carries by the rules.
+fn bridges_are_filtered() -> bool {
+    let mut all = BRIDGE_PARAMETERS.iter();
+    all.any(|name| host::sysctl::get(name).is_ok_and(|value| value == "1"))
+}
+
 /// What does not depend on other nodes.
 fn prepare(config: &Config) -> Result<(), NetworkError> {
     // The node is its pods' router; one that sends a pod's packets back to it need not send a
@@ -242,6 +264,17 @@ fn prepare(config: &Config) -> Result<(), NetworkError> {
     }
     if config.cluster_cidrs.iter().any(|c| c.address.is_ipv6()) {
         host::sysctl::forward_ipv6().map_err(system("let this node forward IPv6"))?;
+    }
+    if config.foreign_plugins {
+        for name in BRIDGE_PARAMETERS {
+            match host::sysctl::set(name, "1") {
+                // Where the module is not loaded there is none.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                set => {
+                    set.map_err(system(format!("set {name}")))?;
+                }
+            }
+        }
     }
     let mut socket = Socket::open()?;
     let mut program = |family, name: &str, desired| -> Result<(), NftError> {
@@ -327,7 +360,27 @@ impl Ranges {
     }
 }
 
-async fn apply(config: &Config, peers: &Peers, ranges: &Ranges) -> Result<(), NetworkError> {
+/// Ranges to which there is no way, and why not: each is said once.
+#[derive(Debug, Default)]
+struct Lost(BTreeMap<Prefix, &'static str>);
+
+impl Lost {
+    fn set(&mut self, now: BTreeMap<Prefix, &'static str>) {
+        for (cidr, why) in &now {
+            if self.0.get(cidr) != Some(why) {
+                tracing::warn!(%cidr, why, "no way to the pods of a node");
+            }
+        }
+        self.0 = now;
+    }
+}
+
+async fn apply(
+    config: &Config,
+    peers: &Peers,
+    ranges: &Ranges,
+    lost: &mut Lost,
+) -> Result<(), NetworkError> {
     // Without an own range there is nothing to route to.
     let Some(own) = peers.get(&config.node_name) else {
         return Ok(());
@@ -352,7 +405,7 @@ async fn apply(config: &Config, peers: &Peers, ranges: &Ranges) -> Result<(), Ne
         _ => None,
     };
 
-    let mut wanted = Vec::new();
+    let (mut wanted, mut lost_now) = (Vec::new(), BTreeMap::new());
     // Addresses of the range that no pod has: say so, instead of sending them to the default route.
     // Plugins of others may have one route to the whole range, as bridges do, which this one, being
     // there before, would hide.
@@ -368,8 +421,7 @@ async fn apply(config: &Config, peers: &Peers, ranges: &Ranges) -> Result<(), Ne
             (Way::Direct(address), _) => route.gateway = Some(*address),
             (Way::Tunnel, Some(link)) => {
                 let Some(far) = line.peer.address(outer) else {
-                    let cidr = line.cidr;
-                    tracing::warn!(%cidr, "the node of these pods has no address of this one's first family: no way to them");
+                    lost_now.insert(line.cidr, "it has no address of this node's first family");
                     continue;
                 };
                 let mac = line.peer.tunnel_mac();
@@ -380,10 +432,14 @@ async fn apply(config: &Config, peers: &Peers, ranges: &Ranges) -> Result<(), Ne
                 route.link = Some(link.index);
                 route.onlink = true;
             }
-            (Way::Tunnel, None) => continue,
+            (Way::Tunnel, None) => {
+                lost_now.insert(line.cidr, "no link has this node's address: no tunnel");
+                continue;
+            }
         }
         wanted.push(route);
     }
+    lost.set(lost_now);
     let present = netlink.routes().await?;
     for cidr in without_way(&ranges.with(&config.service_cidrs), &present) {
         let own = own.address(Family::of(cidr.address)).unwrap_or(address);
@@ -475,10 +531,15 @@ async fn ensure_tunnel(
             .saturating_sub(tunnel_overhead_bytes(Family::of(address))),
     };
     let mut link = netlink.ensure_vxlan(&vxlan).await?;
-    if link.mac != vxlan.mac {
-        // Left from when the node had another address.
+    if link.mac != vxlan.mac || link.lower.is_some_and(|lower| lower != vxlan.over) {
+        // Left from when the node had another address, or had it at another link.
         netlink.delete_link(TUNNEL).await?;
         link = netlink.ensure_vxlan(&vxlan).await?;
+    }
+    if link.mtu != vxlan.mtu {
+        // The link below has another one by now.
+        netlink.set_mtu(link.index, vxlan.mtu).await?;
+        link.mtu = vxlan.mtu;
     }
     // What this node itself sends through the tunnel comes from there.
     for cidr in &own.pod_cidrs {

@@ -18,6 +18,8 @@ pub struct MachineFacts {
     /// Programs that are on the PATH.
     pub programs: Vec<String>,
     pub nf_tables: bool,
+    /// What bridges carry can be led by rules.
+    pub br_netfilter: bool,
     pub etcd: bool,
     /// Bytes.
     pub memory: u64,
@@ -136,6 +138,15 @@ pub fn findings(seen: &MachineFacts) -> Vec<Finding> {
             );
         }
     }
+    if !seen.br_netfilter {
+        add(
+            Level::Weak,
+            "no br_netfilter: with network plugins of others that join pods by a bridge, Services \
+             and network policies miss what goes from pod to pod on one node"
+                .into(),
+            "modprobe br_netfilter; Tiphys' own network does without",
+        );
+    }
     if !seen.etcd {
         add(
             Level::Weak,
@@ -212,6 +223,7 @@ pub fn look(data: &Path) -> MachineFacts {
             .collect(),
         nf_tables: Path::new("/proc/sys/net/netfilter").exists()
             || Path::new("/sys/module/nf_tables").exists(),
+        br_netfilter: Path::new("/proc/sys/net/bridge").exists(),
         etcd: find_etcd().is_some(),
         memory: memory_bytes(),
         disk_free: disk_free(data),
@@ -250,6 +262,7 @@ mod tests {
             cgroup_hierarchies: 1,
             programs: PROGRAMS.iter().map(|(p, _)| (*p).to_owned()).collect(),
             nf_tables: true,
+            br_netfilter: true,
             etcd: true,
             memory: 8 << 30,
             disk_free: 8 << 30,

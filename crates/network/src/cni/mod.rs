@@ -232,22 +232,24 @@ fn status(conf: &NetConf) -> Result<(), CniError> {
         .map_err(|e| CniError::new(code::UNAVAILABLE, "open the state folder", e))
 }
 
-/// UDP flows to a host port would keep leading to the pod that is gone. A flow that cannot be
-/// forgotten ends by its own timeout.
+/// Flows to a host port would keep leading to the pod that is gone. A flow that cannot be forgotten
+/// ends by its own timeout.
 fn forget_flows(entry: &Entry) {
     let forget = || -> std::io::Result<()> {
         let mut conntrack = host::conntrack::Conntrack::open()?;
         for address in entry.addresses() {
-            let flows = conntrack.list(Family::of(address), 17)?;
-            let ours = flows.iter().filter(|f| f.answers_from.ip() == address);
-            for flow in ours {
-                conntrack.delete(flow)?;
+            for protocol in ports::FLOWING {
+                let flows = conntrack.list(Family::of(address), protocol)?;
+                let ours = flows.iter().filter(|f| f.answers_from.ip() == address);
+                for flow in ours {
+                    conntrack.delete(flow)?;
+                }
             }
         }
         Ok(())
     };
     if let Err(error) = forget() {
-        tracing::debug!(%error, "stale UDP flows");
+        tracing::debug!(%error, "stale flows");
     }
 }
 

@@ -14,9 +14,9 @@ use super::Entry;
 /// The table of host ports.
 pub const HOST_PORT_TABLE: &str = "tiphys-host-ports";
 
-/// The protocols whose flows keep for a long time what was decided about their first packet, and
-/// their numbers.
-const FLOWING: [u8; 2] = [17, 132];
+/// The protocols whose flows keep for a long time what was decided about their first packet: UDP and
+/// SCTP.
+pub const FLOWING: [u8; 2] = [17, 132];
 
 const EVERYWHERE: &str = "everywhere";
 const AT_ADDRESS: &str = "at-address";

@@ -44,6 +44,48 @@ fn run_agent(node: &TestNode, name: &str, nodes: &[Node], more: impl FnOnce(&mut
         .expect("enter the node");
 }
 
+/// What the runtime reads of the MTU of pods.
+fn conflist_mtu(conf: &Path) -> Value {
+    let text = std::fs::read_to_string(conf.join("10-tiphys.conflist")).expect("written");
+    let list: Value = serde_json::from_str(&text).expect("JSON");
+    list["plugins"][0]["mtu"].clone()
+}
+
+/// Sets the MTU of one of the node's links; none to leave it. Gives what it is.
+fn link_mtu(node: &TestNode, name: &str, mtu: Option<u32>) -> u32 {
+    node.netns
+        .run_async(|| async {
+            let netlink = Netlink::connect().expect("rtnetlink");
+            let link = netlink.link(name).await.expect("link");
+            if let Some(mtu) = mtu {
+                netlink.set_mtu(link.index, mtu).await.expect("set");
+            }
+            netlink.link(name).await.expect("link").mtu
+        })
+        .expect("enter the node")
+}
+
+#[test]
+fn the_mtu_is_that_of_the_link_below_and_follows_it() {
+    let switch = switch();
+    let node = TestNode::new(machine(&switch, 1, "192.0.2.1/24"), "10.244.1.0/24");
+    let nodes = [
+        node_object("a", "192.0.2.1", node.cidr),
+        node_object("b", "192.0.2.2", "10.244.2.0/24"),
+    ];
+    let conf = tempfile::tempdir().expect("a folder");
+    let conf = conf.path();
+    // A tunnel takes 50 bytes of each packet. Shorter, and longer again, as when links are changed.
+    for (below, tunnelled) in [(9000, 8950), (1400, 1350), (9000, 8950)] {
+        assert_eq!(link_mtu(&node, "eth0", Some(below)), below);
+        agent(&node, "a", &nodes, conf, false);
+        assert_eq!(conflist_mtu(conf), below);
+        agent(&node, "a", &nodes, conf, true);
+        assert_eq!(conflist_mtu(conf), tunnelled);
+        assert_eq!(link_mtu(&node, "tiphys-vx", None), tunnelled);
+    }
+}
+
 /// A bridge has one route to the node's whole range, which the agent must not hide.
 #[test]
 fn where_others_connect_pods_their_routes_lead() {
@@ -61,11 +103,28 @@ fn where_others_connect_pods_their_routes_lead() {
     };
     agent(&node, "a", &nodes, &conf.path().join("a"), false);
     assert!(unreachable(), "addresses that no pod has");
+    let bridged = |name: &str, value: Option<&str>| {
+        let name = format!("net.bridge.bridge-nf-call-{name}");
+        let change = || match value {
+            Some(value) => host::sysctl::set(&name, value).map(|_| value.to_owned()),
+            None => host::sysctl::get(&name),
+        };
+        node.netns
+            .run(change)
+            .expect("enter the node")
+            .expect("the kernel's module br_netfilter is loaded")
+    };
+    for name in ["iptables", "ip6tables"] {
+        bridged(name, Some("0"));
+    }
     run_agent(&node, "a", &nodes, |config| {
         config.conf_dir = conf.path().join("b");
         config.foreign_plugins = true;
     });
     assert!(!unreachable(), "also what an earlier run left is gone");
+    for name in ["iptables", "ip6tables"] {
+        assert_eq!(bridged(name, None), "1", "rules see what a bridge carries");
+    }
     assert!(!conf.path().join("b").exists());
 }
 
