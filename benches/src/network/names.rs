@@ -364,7 +364,7 @@ pub async fn serve(listen: SocketAddr, upstream: SocketAddr, services: u32) -> R
         Heard::Namespace(Event::InitDone),
     ]);
     let config = Config {
-        upstreams: vec![upstream],
+        upstreams: dns::Resolvers::These(vec![upstream]),
         ..Config::new(vec![listen])
     };
     let events = futures::stream::iter(events).boxed();

@@ -18,9 +18,12 @@ use crate::metrics::METRICS;
 use crate::packet::{is_cut, question_of};
 use crate::settings::Route;
 
-/// A server that does not answer within this time is given up for the next. Clients wait five
-/// seconds before they repeat a question.
-const ANSWER_MILLISECONDS: u64 = 1800;
+/// A server that does not answer within this time is given up for the next one; those that were silent
+/// are asked again in a next round, and waited for longer. So a datagram that is lost costs a moment,
+/// also where there is one server alone, and one that is slow has its time in the end.
+const ROUNDS_MILLISECONDS: [u64; 3] = [800, 1500, 2200];
+/// For all rounds together: clients wait five seconds before they repeat a question.
+const ALL_MILLISECONDS: u64 = 4500;
 /// No datagram is longer.
 const DATAGRAM_BYTES: usize = 65_535;
 /// A server that did not answer is asked last for so long.
@@ -39,18 +42,27 @@ pub enum ForwardError {
     Failed(std::io::Error),
 }
 
-/// The servers of a resolv.conf, at most as many as the C library asks.
+/// The servers of a resolv.conf, at most as many as the C library asks. A port may be named as OpenBSD
+/// has it: `[192.0.2.1]:5353`.
 pub fn upstreams_of(resolv_conf: &str) -> Vec<SocketAddr> {
     resolv_conf
         .lines()
         .filter_map(|line| line.trim().strip_prefix("nameserver"))
         .filter(|rest| rest.starts_with([' ', '\t']))
         .filter_map(|rest| rest.split_whitespace().next())
-        // An address may name the link that it is valid on.
-        .filter_map(|text| text.split('%').next()?.parse::<IpAddr>().ok())
-        .map(|ip| SocketAddr::new(ip, 53))
+        .filter_map(server_of)
         .take(3)
         .collect()
+}
+
+fn server_of(text: &str) -> Option<SocketAddr> {
+    let (ip, port) = match text.strip_prefix('[') {
+        Some(text) => text.split_once("]:")?,
+        None => (text, "53"),
+    };
+    // An address may name the link that it is valid on.
+    let ip: IpAddr = ip.split('%').next()?.parse().ok()?;
+    Some(SocketAddr::new(ip, port.parse().ok()?))
 }
 
 /// The servers in the order in which they are asked: by the order that is wished, those that lately
@@ -122,7 +134,8 @@ fn question(key: &Key) -> Vec<u8> {
     bytes
 }
 
-/// Asks a route's servers one after another; gives the first answer.
+/// Asks a route's servers one after another, those that are silent several times; gives the first
+/// answer.
 pub async fn forward(
     key: &Key,
     route: &Route,
@@ -130,39 +143,67 @@ pub async fn forward(
 ) -> Result<Vec<u8>, ForwardError> {
     let question = question(key);
     let now = Instant::now();
+    let end = now + Duration::from_millis(ALL_MILLISECONDS);
     let lot = (turn, random.number());
+    let mut asked = ordered(&route.servers, route.order, lot, |s| failing.has(s, now));
     let mut last = None;
-    for server in ordered(&route.servers, route.order, lot, |s| failing.has(s, now)) {
-        METRICS.passed_on();
-        let start = Instant::now();
-        let limit = Duration::from_millis(ANSWER_MILLISECONDS);
-        let answer = match timeout(limit, ask(&question, server, route.by_tcp)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
-        };
-        failing.note(server, answer.is_ok(), Instant::now());
-        METRICS.upstream(server, start.elapsed(), answer.is_ok());
-        match answer {
-            Ok(answer) => return Ok(answer),
-            Err(error) => last = Some(error),
+    for milliseconds in ROUNDS_MILLISECONDS {
+        let mut silent = Vec::new();
+        for server in asked {
+            let start = Instant::now();
+            let rest = end.saturating_duration_since(start);
+            if rest.is_zero() {
+                break;
+            }
+            METRICS.passed_on();
+            let limit = Duration::from_millis(milliseconds).min(rest);
+            let answer = ask(&question, server, route.by_tcp, limit).await;
+            failing.note(server, answer.is_ok(), Instant::now());
+            METRICS.upstream(server, start.elapsed(), answer.is_ok());
+            match answer {
+                Ok(answer) => return Ok(answer),
+                // Who says no would say it again.
+                Err(error) => {
+                    if error.kind() == std::io::ErrorKind::TimedOut {
+                        silent.push(server);
+                    }
+                    last = Some(error);
+                }
+            }
         }
+        asked = silent;
     }
     Err(last.map_or(ForwardError::NoUpstream, ForwardError::Failed))
 }
 
-async fn ask(question: &[u8], server: SocketAddr, by_tcp: bool) -> std::io::Result<Vec<u8>> {
-    if by_tcp {
-        return ask_tcp(question, server).await;
+/// What is not there in time is an error of its own kind.
+async fn within(
+    limit: Duration,
+    answer: impl Future<Output = std::io::Result<Vec<u8>>>,
+) -> std::io::Result<Vec<u8>> {
+    match timeout(limit, answer).await {
+        Ok(answer) => answer,
+        Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
     }
-    let answer = ask_udp(question, server).await?;
+}
+
+async fn ask(
+    question: &[u8],
+    server: SocketAddr,
+    by_tcp: bool,
+    limit: Duration,
+) -> std::io::Result<Vec<u8>> {
+    if by_tcp {
+        return within(limit, ask_tcp(question, server)).await;
+    }
+    let answer = within(limit, ask_udp(question, server)).await?;
     if !is_cut(&answer) {
         return Ok(answer);
     }
     // All of it is kept, for who comes by TCP too; a part is better than nothing.
-    let half = Duration::from_millis(ANSWER_MILLISECONDS / 2);
-    match timeout(half, ask_tcp(question, server)).await {
-        Ok(Ok(whole)) => Ok(whole),
-        _ => Ok(answer),
+    match within(limit, ask_tcp(question, server)).await {
+        Ok(whole) => Ok(whole),
+        Err(_) => Ok(answer),
     }
 }
 
@@ -260,6 +301,19 @@ mod tests {
             );
         }
         assert!(ordered(&[], Order::Random, (3, 3), |_| false).is_empty());
+    }
+
+    #[test]
+    fn servers_are_read_with_links_and_ports() {
+        let text = "search example.com\nnameserver 192.0.2.1\n  nameserver\tfe80::1%eth0\n\
+                    nameservers 192.0.2.9\n# nameserver 192.0.2.9\nnameserver [192.0.2.2]:5353\n\
+                    nameserver [::1]:\nnameserver nobody\nnameserver 192.0.2.3\n";
+        let expected = ["192.0.2.1:53", "[fe80::1]:53", "192.0.2.2:5353"];
+        assert_eq!(
+            upstreams_of(text),
+            expected.map(|s| s.parse::<SocketAddr>().unwrap())
+        );
+        assert_eq!(server_of("[::1]:54"), "[::1]:54".parse().ok());
     }
 
     #[test]

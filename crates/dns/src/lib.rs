@@ -3,7 +3,8 @@
 //!
 //! `index` is what names stand for, `answer` the specification as a pure function of it, `message`
 //! the form on the wire. `settings` is what a Corefile says about whose question is whose, `cache`
-//! keeps what others answered, as bytes that `packet` knows; `forward` and `server` are the sockets.
+//! keeps what others answered, as bytes that `packet` knows; `resolv_conf` follows the node's own
+//! resolvers; `forward` and `server` are the sockets.
 //! It runs on every node, so that a question never leaves the node for a name of the cluster.
 #![forbid(unsafe_code)]
 
@@ -15,11 +16,13 @@ pub mod message;
 mod metrics;
 pub mod packet;
 mod recent;
+mod resolv_conf;
 mod server;
 mod settings;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
@@ -46,9 +49,9 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// The cluster's domain.
     pub cluster_domain: String,
-    /// The node's resolvers, which are asked about all other names where no Corefile says something
-    /// else; without any, such questions are refused.
-    pub upstreams: Vec<SocketAddr>,
+    /// Who is asked about all other names where no Corefile says something else; without any, such
+    /// questions are refused.
+    pub upstreams: Resolvers,
     /// How long answers may be believed.
     pub ttl_seconds: u32,
     /// How long the absence of a name may be believed.
@@ -57,18 +60,23 @@ pub struct Config {
     pub trusted: Vec<(IpAddr, u8)>,
 }
 
+/// The node's resolvers.
+#[derive(Debug, Clone)]
+pub enum Resolvers {
+    /// These.
+    These(Vec<SocketAddr>),
+    /// Those that a file names, written as resolv.conf(5) says, whenever it names others.
+    File(PathBuf),
+}
+
 impl Config {
     /// The defaults: `cluster.local`, answers for 30 seconds, absence for 5, the resolvers of
     /// /etc/resolv.conf.
     pub fn new(listen: Vec<SocketAddr>) -> Self {
-        let resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-        let mut upstreams = forward::upstreams_of(&resolv_conf);
-        // Nobody is asked in a circle.
-        upstreams.retain(|upstream| !listen.contains(upstream));
         Self {
             listen,
             cluster_domain: "cluster.local".into(),
-            upstreams,
+            upstreams: Resolvers::File("/etc/resolv.conf".into()),
             ttl_seconds: 30,
             negative_ttl_seconds: 5,
             trusted: Vec::new(),
@@ -110,6 +118,9 @@ struct Corefiles {
     held: BTreeMap<&'static str, BTreeMap<String, String>>,
     /// A list is being read: what is missing in it is gone.
     listed: BTreeMap<&'static str, BTreeMap<String, String>>,
+    /// What they said together when they could be read last, and whether there was a Corefile and not
+    /// only additions.
+    said: (Corefile, bool),
 }
 
 impl Corefiles {
@@ -137,9 +148,9 @@ impl Corefiles {
         old != new
     }
 
-    /// What they say together; `None`, and a word of it in the log, when they cannot be read: then
+    /// Reads what they say together. False, and a word of it in the log, when they cannot be read: then
     /// what was said before goes on.
-    fn settings(&self, zone: &Zone, upstreams: &[SocketAddr]) -> Option<Settings> {
+    fn read(&mut self) -> bool {
         let keys = |name| {
             let all = self.held.get(name).into_iter().flatten();
             all.map(|(key, text)| (key.as_str(), text.as_str()))
@@ -150,16 +161,26 @@ impl Corefiles {
             Ok(file) => file,
             Err((key, error)) => {
                 tracing::warn!(key, %error, "the Corefile cannot be read; questions are led as before");
-                return None;
+                return false;
             }
         };
         let main = self.held.get(corefile::CONFIG_MAP);
         let has_main = main.is_some_and(|keys| keys.contains_key(corefile::KEY));
-        let (settings, warnings) = Settings::of(&file, has_main, zone, upstreams);
-        for what in file.warnings.iter().chain(&warnings) {
+        for what in &file.warnings {
             tracing::warn!(what, "part of the Corefile");
         }
-        Some(settings)
+        self.said = (file, has_main);
+        true
+    }
+
+    /// How questions are led then, where the node has these resolvers.
+    fn settings(&self, zone: &Zone, upstreams: &[SocketAddr]) -> Settings {
+        let (file, has_main) = &self.said;
+        let (settings, warnings) = Settings::of(file, *has_main, zone, upstreams);
+        for what in warnings {
+            tracing::warn!(what, "part of the Corefile");
+        }
+        settings
     }
 }
 
@@ -194,40 +215,65 @@ pub async fn run(
     run_on(events, config, random, shutdown).await
 }
 
+/// The node's resolvers as they are now, and as they will be.
+fn follow(
+    resolvers: Resolvers,
+    listen: &[SocketAddr],
+    tasks: &mut JoinSet<()>,
+) -> clock::watch::Receiver<Vec<SocketAddr>> {
+    match resolvers {
+        Resolvers::These(all) => clock::watch::Sender::new(all).subscribe(),
+        Resolvers::File(path) => {
+            // Whoever follows it says why, where it cannot be read.
+            let first = resolv_conf::read(&path, listen).unwrap_or_default();
+            let servers = clock::watch::Sender::new(first);
+            let receiver = servers.subscribe();
+            tasks.spawn(resolv_conf::follow(path, listen.to_vec(), servers));
+            receiver
+        }
+    }
+}
+
 /// Like [`run`], with events from anywhere; keeps answering after their end.
 pub async fn run_on(
-    mut events: impl Stream<Item = Heard> + Unpin,
+    events: impl Stream<Item = Heard> + Unpin,
     config: Config,
     random: Random,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), DnsError> {
+    let mut events = events.fuse();
     let (ttl, negative) = (config.ttl_seconds, config.negative_ttl_seconds);
     let zone = Zone::new(&config.cluster_domain, ttl, negative);
     let mut trusted = config.trusted.clone();
     trusted.extend(config.listen.iter().map(|a| (a.ip(), 128)));
     let mut corefiles = Corefiles::default();
-    let (settings, _) = Settings::of(&Corefile::default(), false, &zone, &config.upstreams);
+    let mut tasks = JoinSet::new();
+    let mut upstreams = follow(config.upstreams, &config.listen, &mut tasks);
+    let settings = corefiles.settings(&zone, &upstreams.borrow_and_update());
     let answerer = Arc::new(Answerer::new(&zone, settings, trusted, random));
-    let mut sockets = JoinSet::new();
     for address in config.listen {
         let failed = |cause| DnsError { address, cause };
         let udp = UdpSocket::bind(address).await.map_err(failed)?;
         let tcp = TcpListener::bind(address).await.map_err(failed)?;
-        sockets.spawn(serve_udp(udp, Arc::clone(&answerer)));
-        sockets.spawn(serve_tcp(tcp, Arc::clone(&answerer)));
+        tasks.spawn(serve_udp(udp, Arc::clone(&answerer)));
+        tasks.spawn(serve_tcp(tcp, Arc::clone(&answerer)));
     }
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         tokio::select! {
             biased;
             () = &mut shutdown => return Ok(()),
+            // Whose sender is gone never changes again.
+            Ok(()) = upstreams.changed() => {
+                answerer.set(corefiles.settings(&zone, &upstreams.borrow()));
+            }
             Some(event) = events.next() => {
                 let event = match event {
                     Heard::Configuration(name, event) => {
                         if corefiles.take(name, *event) {
-                            match corefiles.settings(&zone, &config.upstreams) {
-                                Some(settings) => answerer.set(settings),
-                                None => METRICS.reload_failed(),
+                            match corefiles.read() {
+                                true => answerer.set(corefiles.settings(&zone, &upstreams.borrow())),
+                                false => METRICS.reload_failed(),
                             }
                         }
                         continue;

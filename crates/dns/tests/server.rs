@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use clock::Random;
-use dns::{Config, Heard, run_on};
+use dns::{Config, Heard, Resolvers, run_on};
 use futures::StreamExt;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::A;
@@ -37,6 +37,15 @@ async fn start(endpoints: u8, upstreams: Vec<SocketAddr>) -> SocketAddr {
 async fn start_with(
     endpoints: u8,
     upstreams: Vec<SocketAddr>,
+    maps: Vec<(&'static str, &str, String)>,
+) -> SocketAddr {
+    start_from(endpoints, Resolvers::These(upstreams), maps).await
+}
+
+/// The same with resolvers from anywhere.
+async fn start_from(
+    endpoints: u8,
+    upstreams: Resolvers,
     maps: Vec<(&'static str, &str, String)>,
 ) -> SocketAddr {
     let address = free_address().await;
@@ -178,7 +187,7 @@ async fn the_rest_of_the_world_is_asked_upstream() {
     let address = free_address().await;
     let config = Config {
         cluster_domain: "other.example".into(),
-        upstreams: vec![upstream],
+        upstreams: Resolvers::These(vec![upstream]),
         ..Config::new(vec![address])
     };
     let mut running = std::pin::pin!(run_on(
@@ -229,6 +238,79 @@ async fn without_upstream_or_index_the_answer_comes_at_once() {
         code(ask_udp(server, &question("example.com.")).await),
         ResponseCode::ServFail
     );
+}
+
+/// The file that names this resolver takes the place of another, as whoever writes it has it.
+fn name_resolver(path: &std::path::Path, server: SocketAddr) {
+    let new = path.with_extension("new");
+    let (ip, port) = (server.ip(), server.port());
+    std::fs::write(&new, format!("nameserver [{ip}]:{port}\n")).expect("write");
+    std::fs::rename(&new, path).expect("rename");
+}
+
+/// Asks until there are so many answers; of a code alone where there are none.
+async fn ask_until(server: SocketAddr, name: &str, code: ResponseCode, count: usize) {
+    loop {
+        let answer = ask_udp(server, &question(name)).await;
+        if (answer.metadata.response_code, answer.answers.len()) == (code, count) {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn resolvers_are_those_that_the_file_names_now() {
+    let (one, _, _one) = upstream(1, 300).await;
+    let (two, _, _two) = upstream(2, 300).await;
+    let (three, _, _three) = upstream(3, 300).await;
+    // A link, as systemd-resolved has it, to a file that is still to come.
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("run/resolv.conf");
+    let link = folder.path().join("resolv.conf");
+    std::fs::create_dir(folder.path().join("run")).expect("a folder");
+    std::os::unix::fs::symlink(&file, &link).expect("a link");
+    let server = start_from(1, Resolvers::File(link.clone()), Vec::new()).await;
+    let name = "www.example.com.";
+    ask_until(server, name, ResponseCode::Refused, 0).await;
+    name_resolver(&file, one);
+    ask_until(server, name, ResponseCode::NoError, 1).await;
+    name_resolver(&file, two);
+    ask_until(server, name, ResponseCode::NoError, 2).await;
+    // A file in its place, and one that names nobody.
+    name_resolver(&link, three);
+    ask_until(server, name, ResponseCode::NoError, 3).await;
+    std::fs::write(&link, "").expect("write");
+    ask_until(server, "other.example.com.", ResponseCode::NoError, 3).await;
+    name_resolver(&link, one);
+    ask_until(server, name, ResponseCode::NoError, 1).await;
+}
+
+#[tokio::test]
+async fn a_lost_datagram_to_the_only_resolver_is_repeated() {
+    let (other, count, _serve) = upstream(1, 300).await;
+    let address = free_address().await;
+    let lossy = UdpSocket::bind(address).await.expect("bind");
+    tokio::spawn(async move {
+        let mut buffer = [0; 4096];
+        // The first is lost.
+        lossy.recv_from(&mut buffer).await.expect("receive");
+        let (length, from) = lossy.recv_from(&mut buffer).await.expect("receive");
+        let behind = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))
+            .await
+            .expect("bind");
+        behind
+            .send_to(&buffer[..length], other)
+            .await
+            .expect("send");
+        let (length, _) = behind.recv_from(&mut buffer).await.expect("receive");
+        lossy.send_to(&buffer[..length], from).await.expect("send");
+    });
+    let server = start(1, vec![address]).await;
+    let answer = ask_udp(server, &question("www.example.com.")).await;
+    assert_eq!(answer.metadata.response_code, ResponseCode::NoError);
+    assert_eq!(answer.answers.len(), 1);
+    assert_eq!(count.load(Ordering::Relaxed), 1);
 }
 
 /// A server of others, which answers each question with this many addresses after a moment, and

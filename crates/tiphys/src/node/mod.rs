@@ -367,6 +367,7 @@ fn start_parts(
 ) -> Result<()> {
     let (node_client, proxy_client) = (uses.node.client(), uses.proxy.client());
     let mut kubelet = kubelet_config(args, containerd, name, ips)?;
+    let dns = dns_config(args, ips, &kubelet.resolv_conf);
     kubelet.tls = kubelet::config::ServingTls {
         identity: Some(uses.serving.clone()),
         client_ca_pem: ca_pem.to_owned(),
@@ -386,7 +387,6 @@ fn start_parts(
         Ok(network::run(network_client, network, own, end.cancelled_owned()).await?)
     });
     let (proxy, end) = (proxy_config(args, name, ips)?, shutdown.clone());
-    let dns = dns_config(args, ips);
     let (service_client, own) = (proxy_client.clone(), random.clone());
     parts.spawn(async move {
         Ok(proxy::run(service_client, proxy, (clock, own), end.cancelled_owned()).await?)
@@ -472,9 +472,11 @@ fn proxy_config(args: &AgentArgs, name: &str, ips: &[IpAddr]) -> Result<proxy::C
     Ok(config)
 }
 
-fn dns_config(args: &AgentArgs, ips: &[IpAddr]) -> dns::Config {
+/// `resolv_conf` is the file from which pods that ask for the node's names have theirs.
+fn dns_config(args: &AgentArgs, ips: &[IpAddr], resolv_conf: &Path) -> dns::Config {
     let at = |ip: &IpAddr| SocketAddr::new(*ip, DNS_PORT);
     let mut config = dns::Config::new(ips.iter().map(at).collect());
+    config.upstreams = dns::Resolvers::File(resolv_conf.to_path_buf());
     config.cluster_domain = args.ranges.cluster_domain.clone();
     let pods = args.ranges.pods();
     config.trusted = pods.iter().map(|p| (p.address, p.length)).collect();
