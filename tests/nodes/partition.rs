@@ -141,6 +141,26 @@ pub fn a_partitioned_node_goes_on(cx: &Context) -> Result<()> {
     Ok(())
 }
 
+/// A pod of the node that is cut off still gets an answer to the name of a Service: by a command in its
+/// namespaces, since nobody gets there by the API.
+fn names_resolve(cx: &Context, uid: &str) -> Result<()> {
+    let address = cx
+        .cluster
+        .kubectl("get service kubernetes -n default -o 'jsonpath={.spec.clusterIP}'")?
+        .ok()?;
+    // Of its processes the one that holds its place has no commands.
+    let line = format!(
+        "for p in $(find /sys/fs/cgroup -path '*pod{uid}*' -name cgroup.procs -exec cat {{}} + 2>/dev/null | sort -u); do \
+             nsenter --target $p --mount --net nslookup -type=a kubernetes.default.svc.cluster.local. && break; \
+         done 2>&1; true"
+    );
+    eventually("a name resolves in a pod of the node", || {
+        let said = cx.cluster.in_node(NODE, &line)?.ok()?;
+        ensure!(said.contains(&address), "{said}");
+        Ok(())
+    })
+}
+
 /// Renewals of its Lease that a node misses in a short partition: fewer than make it fail.
 const MISSED: usize = 2;
 
@@ -194,6 +214,7 @@ fn while_it_is_lost(cx: &Context, uid: &str) -> Result<BTreeSet<String>> {
         ensure!(cx.field(&format!("pod {new}"), ready)? == "True");
         Ok(())
     })?;
+    names_resolve(cx, uid)?;
     let begin = Instant::now();
     while begin.elapsed() < long() {
         let all = cx.json("get pods -l app=one")?;
