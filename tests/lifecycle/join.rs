@@ -47,6 +47,71 @@ pub fn a_machine_joins_with_a_token(cx: &Context) -> Result<()> {
     cx.kubectl("delete node other").map(drop)
 }
 
+const LEAVING: &str = "leaving";
+
+/// An agent that ends leaves the network to its pods; a machine that is to be something else is rid of
+/// it by a command, which an agent that runs would undo.
+pub fn a_machine_that_left_is_rid_of_the_network(cx: &Context) -> Result<()> {
+    let dir = tempfile::Builder::new().prefix("tiphys-other-").tempdir()?;
+    let line = agent(cx.cluster, &token(cx.cluster)?, dir.path())?;
+    // The machine goes on without it.
+    let script = dir.path().join("boot.sh");
+    std::fs::write(&script, format!("{line} &\nexec sleep 1000000\n"))?;
+    let line = format!("sh {}", script.display());
+    let machine = Machine::start(cx.cluster, LEAVING, dir.path(), &line)?;
+    left_behind(cx, &machine, dir.path()).with_context(|| machine.init.text())?;
+    drop(machine);
+    cx.kubectl("delete pods --all --force --grace-period=0")?;
+    cx.kubectl(&format!("delete node {LEAVING}")).map(drop)
+}
+
+fn left_behind(cx: &Context, machine: &Machine, dir: &Path) -> Result<()> {
+    registered(cx, machine, LEAVING)?;
+    pods_meet(cx, LEAVING)?;
+    let seen = || -> Result<String> {
+        let all = "nft list tables; ip -o link; ip route; ip -6 route; ls /etc/cni/net.d 2>/dev/null; true";
+        machine.run(all)?.ok()
+    };
+    let ours = |seen: &str| -> Vec<String> {
+        let is_ours =
+            |l: &&str| l.contains("tiphys") || l.contains("veth") || l.contains("proto 85");
+        seen.lines().filter(is_ours).map(str::to_owned).collect()
+    };
+    let clean_up = || {
+        machine.run(&format!(
+            "{} node clean-up --data-dir {}",
+            cx.cluster.binary().display(),
+            dir.join("node").display()
+        ))
+    };
+    let refused = clean_up()?;
+    ensure!(
+        refused.code != 0 && refused.err.contains("end it first"),
+        "{}",
+        refused.err
+    );
+    let agent = "pgrep -f '^[^ ]*tiphys node --server'";
+    machine.run(&format!("kill -TERM $({agent})"))?.ok()?;
+    eventually("the agent has ended", || {
+        ensure!(machine.run(agent)?.code != 0);
+        Ok(())
+    })?;
+    let left = ours(&seen()?);
+    for what in ["tiphys-proxy", "tiphys-network", "veth", "proto 85"] {
+        ensure!(left.iter().any(|l| l.contains(what)), "{what}: {left:?}");
+    }
+    for pods in [1, 0] {
+        let said = clean_up()?.ok()?;
+        ensure!(
+            said.contains(&format!("{pods} pods were connected")),
+            "{said}"
+        );
+        let left = ours(&seen()?);
+        ensure!(left.is_empty(), "{left:?}");
+    }
+    Ok(())
+}
+
 fn registered(cx: &Context, machine: &Machine, node: &str) -> Result<()> {
     eventually("the node registers or ends", || {
         if !machine.init.is_running() {

@@ -219,9 +219,16 @@ pub async fn run_on(
     }
 }
 
-/// Removes all that the agent and the plugin made on this node, except pods' own lines.
-pub async fn clean_up(config: &Config) -> Result<(), NetworkError> {
+/// Removes all that the agent and the plugin made on this node, with the lines of pods, which are cut
+/// off. Gives how many those were.
+pub async fn clean_up(config: &Config) -> Result<usize, NetworkError> {
     let _ = std::fs::remove_file(config.conf_path());
+    // The plugin's functions block: they get a thread of their own.
+    let here = NetNs::current().map_err(system("open the network namespace"))?;
+    let removed = here.run(|| cni::remove_all(&config.state_dir, &config.network));
+    let pods = removed
+        .and_then(|removed| removed.map_err(std::io::Error::other))
+        .map_err(system("remove the lines of pods"))?;
     let mut socket = Socket::open()?;
     for name in [TABLE, GUARD, cni::HOST_PORT_TABLE] {
         socket.delete_table(&Table {
@@ -246,7 +253,7 @@ pub async fn clean_up(config: &Config) -> Result<(), NetworkError> {
         netlink.delete_route(route).await?;
     }
     netlink.delete_link(TUNNEL).await?;
-    Ok(())
+    Ok(pods)
 }
 
 /// Whether the kernel is able to lead what a bridge carries by the rules.

@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use supervisor::control::MachineKind;
 
 use crate::flags::DataDir;
+use crate::node::NodeAction;
 use crate::say::say;
 use crate::show::{docs, logs, status, top};
 use crate::{
@@ -64,7 +65,8 @@ pub enum Command {
     /// Run the control plane: API server, controllers and scheduler; or switch a server of
     /// `up --servers` off and on (`kill`, `start`).
     Server(Box<server::ServerCommand>),
-    /// Run a node (`--server`, `--token`), or switch a node of `up` off and on (`kill`, `start`).
+    /// Run a node (`--server`, `--token`), or switch a node of `up` off and on (`kill`, `start`), or
+    /// clear up after one that has left (`clean-up`).
     Node(Box<node::NodeCommand>),
     /// Tokens with which nodes join.
     Token(token::TokenArgs),
@@ -224,8 +226,11 @@ fn server_command(command: server::ServerCommand) -> Result<ExitCode> {
 }
 
 fn node_command(command: node::NodeCommand) -> Result<ExitCode> {
-    match command.switch {
-        Some(switch) => done(block_on_small(up::switch(MachineKind::Node, switch))),
+    match command.action {
+        Some(NodeAction::Switch(switch)) => {
+            done(block_on_small(up::switch(MachineKind::Node, switch)))
+        }
+        Some(NodeAction::CleanUp(args)) => done(block_on_small(node::clean_up::run(args))),
         None => done(block_on(node::run(command.agent))),
     }
 }

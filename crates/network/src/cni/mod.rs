@@ -301,6 +301,18 @@ pub fn sweep(state_dir: &Path, network: &str) -> Result<usize, CniError> {
     Ok(freed)
 }
 
+/// Removes all pods that are on record, as far as it can: for a machine that is no node any more.
+pub fn remove_all(state_dir: &Path, network: &str) -> Result<usize, CniError> {
+    let store = Store::open(state_dir, network)?;
+    let (mut count, mut result) = (0, Ok(()));
+    for (key, entry) in store.entries()? {
+        let removed = remove(&store, &key, &entry.interface);
+        count += usize::from(removed.is_ok());
+        result = result.and(removed);
+    }
+    result.map(|()| count)
+}
+
 /// Brings the mappings of host ports to what is on record, where there are any.
 pub fn refresh_ports(state_dir: &Path, network: &str) -> Result<(), CniError> {
     let store = Store::open(state_dir, network)?;

@@ -189,3 +189,56 @@ fn pods_of_neighbouring_nodes_talk_directly() {
 fn pods_of_distant_nodes_talk_by_tunnel() {
     pods_of_two_nodes_talk(true);
 }
+
+#[test]
+fn a_machine_that_leaves_keeps_nothing() {
+    let switch = switch();
+    let node = TestNode::new(machine(&switch, 1, "192.0.2.1/24"), "10.244.1.0/24");
+    let nodes = [
+        node_object("a", "192.0.2.1", node.cidr),
+        node_object("b", "192.0.2.2", "10.244.2.0/24"),
+    ];
+    let (before, conf) = (node.links(), tempfile::tempdir().expect("a folder"));
+    agent(&node, "a", &nodes, conf.path(), true);
+    let ports = json!([{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]);
+    let pods = [node.pod("one", ports), node.pod("two", json!([]))];
+    assert_eq!(
+        node.links().len(),
+        before.len() + 3,
+        "two pods and a tunnel"
+    );
+    let state = node.state.path().to_owned();
+    let mut config = network::Config::new("a", vec![prefix("10.244.0.0/16")], state);
+    config.conf_dir = conf.path().to_owned();
+    for removed in [pods.len(), 0] {
+        let (count, routes) = node
+            .netns
+            .run_async(|| async {
+                let count = network::clean_up(&config).await.expect("clean up");
+                let netlink = Netlink::connect().expect("rtnetlink");
+                (count, netlink.routes().await.expect("routes"))
+            })
+            .expect("enter the node");
+        assert_eq!(count, removed);
+        assert_eq!(node.links(), before);
+        let left = |r: &&Route| {
+            prefix("10.244.0.0/16").contains(r.destination.address) && r.destination.length > 0
+        };
+        assert_eq!(
+            routes.iter().filter(left).collect::<Vec<_>>(),
+            Vec::<&Route>::new()
+        );
+        assert_eq!(std::fs::read_dir(conf.path()).expect("list").count(), 0);
+    }
+    let table = |name: &str| host::nft::Table {
+        family: host::nft::Family::Ip4,
+        name: name.into(),
+    };
+    for name in ["tiphys-network", "tiphys-pods", "tiphys-host-ports"] {
+        let read = || host::nft::Socket::open().and_then(|mut s| s.read(&table(name)));
+        let left = node.netns.run(read).expect("enter the node");
+        assert_eq!(left.expect("read back"), Default::default(), "{name}");
+    }
+    let kept = network::cni::interfaces(node.state.path(), "tiphys").expect("read");
+    assert!(kept.is_empty(), "addresses are free again: {kept:?}");
+}

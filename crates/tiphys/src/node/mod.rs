@@ -1,6 +1,7 @@
 //! A node's agent: joins, runs containerd, and in one process kubelet, service proxy, routes and
 //! cluster DNS.
 
+pub mod clean_up;
 mod containerd;
 mod join;
 mod renew;
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
+use clap::{Args, Subcommand};
 use clock::{Clock, Random};
 use host::nft::Family;
 use tokio::task::JoinSet;
@@ -24,14 +25,23 @@ use crate::image;
 use crate::machine::host_name;
 use crate::up::Switch;
 
-/// `tiphys node`: the agent by its flags, or the switches of a node that `up` made.
+/// `tiphys node`: the agent by its flags, or what is done to a node.
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct NodeCommand {
     #[command(subcommand)]
-    pub switch: Option<Switch>,
+    pub action: Option<NodeAction>,
     #[command(flatten)]
     pub agent: AgentArgs,
+}
+
+#[derive(Subcommand)]
+pub enum NodeAction {
+    #[command(flatten)]
+    Switch(Switch),
+    /// Remove what an agent left of the network in the kernel of this machine, which is no node any
+    /// more: rules, routes, the tunnel, and the cables of pods.
+    CleanUp(clean_up::CleanUpArgs),
 }
 
 #[derive(Args, Clone)]
@@ -441,12 +451,17 @@ fn kubelet_config(
     Ok(config)
 }
 
+/// Where the CNI plugin records addresses.
+fn cni_state(data_dir: &Path) -> PathBuf {
+    data_dir.join("cni-state")
+}
+
 fn network_config(
     args: &AgentArgs,
     containerd: &containerd::Containerd,
     name: &str,
 ) -> network::Config {
-    let state = args.data_dir.join("cni-state");
+    let state = cni_state(&args.data_dir);
     let mut config = network::Config::new(name, args.ranges.pods(), state);
     config.service_cidrs = args.ranges.services();
     config.exceptions.clone_from(&args.non_masquerade_cidrs);

@@ -1,0 +1,54 @@
+//! `tiphys node clean-up`: what is left of the network in the kernel of a machine that is no node any
+//! more. An agent that ends leaves it on purpose, so that pods keep their network meanwhile.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use host::nft::Family;
+
+use super::containerd;
+use crate::image;
+use crate::say::say;
+
+/// On loopback a connection is there at once, or refused.
+const CONNECTS: Duration = Duration::from_secs(1);
+
+#[derive(Args, Clone)]
+pub struct CleanUpArgs {
+    /// Folder of all the node's state.
+    #[arg(long, default_value = "/var/lib/tiphys/node")]
+    data_dir: PathBuf,
+}
+
+/// Removes tables, routes, the tunnel, and the lines of pods.
+pub async fn run(args: CleanUpArgs) -> Result<()> {
+    let mut proxy = proxy::Config::new("");
+    let port = proxy.health_address.map_or(0, |address| address.port());
+    let here = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
+    // It would make all of it again.
+    ensure!(
+        TcpStream::connect_timeout(&here, CONNECTS).is_err(),
+        "the agent of a node runs on this machine (port {port} answers): end it first"
+    );
+    let families = [Family::Ip4, Family::Ip6];
+    let has = |family: &Family| *family == Family::Ip4 || host::sysctl::has_ipv6();
+    proxy.serve(families.into_iter().filter(has).collect());
+    proxy::clean_up(&proxy).context("removing the rules of Services")?;
+    network::policy::clean_up().context("removing the rules of network policies")?;
+    let pods = network::clean_up(&network_of(&args.data_dir))
+        .await
+        .context("removing the network of pods")?;
+    say!("nothing is left of the network; {pods} pods were connected");
+    Ok(())
+}
+
+fn network_of(data_dir: &Path) -> network::Config {
+    let bin = data_dir.join("bin");
+    let containerd = containerd::of_node(data_dir, Path::new("/run/tiphys"), &bin, image::PAUSE);
+    let mut config = network::Config::new("", Vec::new(), super::cni_state(data_dir));
+    config.conf_dir = containerd.cni_conf;
+    config
+}
