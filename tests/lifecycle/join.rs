@@ -69,8 +69,12 @@ fn left_behind(cx: &Context, machine: &Machine, dir: &Path) -> Result<()> {
     registered(cx, machine, LEAVING)?;
     pods_meet(cx, LEAVING)?;
     let seen = || -> Result<String> {
-        let all = "nft list tables; ip -o link; ip route; ip -6 route; ls /etc/cni/net.d 2>/dev/null; true";
-        machine.run(all)?.ok()
+        let conf = dir.join("node/cni");
+        let all = format!(
+            "nft list tables; ip -o link; ip route; ip -6 route; ls {}",
+            conf.display()
+        );
+        machine.run(&all)?.ok()
     };
     let ours = |seen: &str| -> Vec<String> {
         let is_ours =
@@ -108,6 +112,73 @@ fn left_behind(cx: &Context, machine: &Machine, dir: &Path) -> Result<()> {
         );
         let left = ours(&seen()?);
         ensure!(left.is_empty(), "{left:?}");
+    }
+    Ok(())
+}
+
+const PARTED: &str = "parted";
+/// The port of a node's DNS server, as /proc writes it.
+const DNS_PORT: &str = ":2745 ";
+
+/// Whoever brings a part of the network along finds none of ours in its way, also where it was before.
+pub fn parts_of_the_network_can_be_replaced(cx: &Context) -> Result<()> {
+    let dir = tempfile::Builder::new().prefix("tiphys-other-").tempdir()?;
+    let line = agent(cx.cluster, &token(cx.cluster)?, dir.path())?;
+    // The agent begins again with other flags.
+    let (script, flags) = (dir.path().join("boot.sh"), dir.path().join("flags"));
+    std::fs::write(&flags, "")?;
+    let text = format!(
+        "while :; do {line} $(cat {}); sleep 1; done\n",
+        flags.display()
+    );
+    std::fs::write(&script, text)?;
+    let line = format!("sh {}", script.display());
+    let machine = Machine::start(cx.cluster, PARTED, dir.path(), &line)?;
+    replaced(cx, &machine, &flags).with_context(|| machine.init.text())?;
+    drop(machine);
+    cx.kubectl("delete networkpolicies --all")?;
+    cx.kubectl("delete pods --all --force --grace-period=0")?;
+    cx.kubectl(&format!("delete node {PARTED}")).map(drop)
+}
+
+fn replaced(cx: &Context, machine: &Machine, flags: &Path) -> Result<()> {
+    registered(cx, machine, PARTED)?;
+    pods_meet(cx, PARTED)?;
+    cx.apply_json(&json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": { "name": "none" }, "spec": { "podSelector": {}, "policyTypes": ["Ingress"] },
+    }))?;
+    let parts = || -> Result<[bool; 4]> {
+        let seen = |line: &str| -> Result<String> { machine.run(line)?.ok() };
+        let (tables, routes) = (seen("nft list tables")?, seen("ip route show proto 85")?);
+        let ways = routes.lines().any(|l| !l.starts_with("unreachable"));
+        let sockets = seen("cat /proc/net/udp")?;
+        let policies = tables.contains("tiphys-policy");
+        Ok([
+            tables.contains("tiphys-proxy"),
+            policies,
+            ways,
+            sockets.contains(DNS_PORT),
+        ])
+    };
+    eventually("all parts are there", || {
+        let there = parts()?;
+        ensure!(there == [true; 4], "{there:?}");
+        Ok(())
+    })?;
+    let names = ["proxy", "network-policy", "pod-routes", "cluster-dns"];
+    for (index, name) in names.into_iter().enumerate() {
+        std::fs::write(flags, format!("--{name}=none"))?;
+        machine
+            .run("kill -TERM $(pgrep -f '^[^ ]*tiphys node --server')")?
+            .ok()?;
+        let mut wanted = [true; 4];
+        wanted[index] = false;
+        eventually(&format!("all parts but {name} are there"), || {
+            let there = parts()?;
+            ensure!(there == wanted, "{there:?}");
+            Ok(())
+        })?;
     }
     Ok(())
 }

@@ -43,6 +43,8 @@ const CHECKS: &[Check] = checks![
     join::a_machine_joins_with_a_token,
     join::a_wrong_token_is_refused,
     join::plugins_of_others_connect_pods,
+    join::a_machine_that_left_is_rid_of_the_network,
+    join::parts_of_the_network_can_be_replaced,
     closed_pipe::a_reader_that_is_gone_stops_nothing,
     a_server_needs_no_root,
     after_down_nothing_is_left_and_up_continues,

@@ -91,6 +91,8 @@ pub struct Config {
     pub mtu: u32,
     /// Tunnel to neighbours too.
     pub always_tunnel: bool,
+    /// Ways to other nodes' pods are made here; otherwise they are somebody else's matter.
+    pub routes: bool,
     /// Where the plugin waits for the rules of a pod's network policies; none not to wait.
     pub policy_socket: Option<PathBuf>,
     /// Pods are connected by other plugins, as somebody else configures them: nothing is written
@@ -116,6 +118,7 @@ impl Config {
             plugin: "tiphys-cni".into(),
             mtu: 0,
             always_tunnel: false,
+            routes: true,
             policy_socket: None,
             foreign_plugins: false,
         }
@@ -394,12 +397,14 @@ async fn apply(
     };
     let netlink = Netlink::connect()?;
     let networks = netlink.addresses(None).await?;
-    let lines = ways(
-        &config.node_name,
-        peers.iter(),
-        &networks,
-        config.always_tunnel,
-    );
+    let lines = if config.routes {
+        let (name, tunnel) = (&config.node_name, config.always_tunnel);
+        ways(name, peers.iter(), &networks, tunnel)
+    } else {
+        // What was made before would lead past those of others.
+        netlink.delete_link(TUNNEL).await?;
+        Vec::new()
+    };
     let Some(address) = own.addresses.first().copied() else {
         return Ok(());
     };

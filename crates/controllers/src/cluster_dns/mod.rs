@@ -12,7 +12,7 @@ use api::cidr::IpFamily;
 use client::{Informer, Informers};
 use control::action::Target;
 use control::{Action, Controller, Plan, Watches};
-use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::core::v1::{Node, Service, ServiceSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 use serde_json::{Value, json};
@@ -59,7 +59,7 @@ impl ClusterDns {
 pub struct Observed {
     nodes: Vec<Arc<Node>>,
     service_uid: String,
-    /// The families of the Service.
+    /// The families in which nodes serve.
     families: Vec<IpFamily>,
     /// What there is, by its family.
     slices: BTreeMap<IpFamily, Arc<EndpointSlice>>,
@@ -91,15 +91,10 @@ impl Controller for ClusterDns {
     fn observe(&self, (): &()) -> Option<Observed> {
         let service = self.services.get(NAMESPACE, SERVICE)?;
         let of = |family| Some((family, self.slices.get(NAMESPACE, slice_name(family))?));
-        let spec = service.spec.clone().unwrap_or_default();
-        let families = crate::endpoints::plan::families(&spec);
         Some(Observed {
             nodes: self.nodes.list(),
             service_uid: uid_of(&*service),
-            families: families
-                .iter()
-                .filter_map(|word| IpFamily::of_word(word))
-                .collect(),
+            families: served(&service.spec.clone().unwrap_or_default()),
             slices: IpFamily::ALL.into_iter().filter_map(of).collect(),
         })
     }
@@ -111,6 +106,19 @@ impl Controller for ClusterDns {
     fn workers(&self) -> usize {
         1
     }
+}
+
+/// The families in which the nodes serve the Service: none where it selects pods, with which somebody
+/// has replaced the nodes' servers.
+fn served(spec: &ServiceSpec) -> Vec<IpFamily> {
+    if spec.selector.as_ref().is_some_and(|s| !s.is_empty()) {
+        return Vec::new();
+    }
+    let families = crate::endpoints::plan::families(spec);
+    let families = families.iter();
+    families
+        .filter_map(|word| IpFamily::of_word(word))
+        .collect()
 }
 
 fn endpoint(node: &Node, family: IpFamily) -> Option<Value> {
@@ -288,5 +296,15 @@ mod tests {
         // The Service has one family again.
         again.families.pop();
         assert!(matches!(&plan(&again).actions[..], [Action::Delete { .. }]));
+    }
+
+    #[test]
+    fn who_brings_dns_pods_along_replaces_the_nodes() {
+        let spec = |selector: Value| -> ServiceSpec {
+            let spec = json!({ "ipFamilies": ["IPv4", "IPv6"], "clusterIP": "10.96.0.10", "selector": selector });
+            serde_json::from_value(spec).expect("spec")
+        };
+        assert_eq!(served(&spec(json!({}))), IpFamily::ALL);
+        assert_eq!(served(&spec(json!({ "k8s-app": "kube-dns" }))), []);
     }
 }

@@ -128,6 +128,36 @@ fn where_others_connect_pods_their_routes_lead() {
     assert!(!conf.path().join("b").exists());
 }
 
+#[test]
+fn ways_to_other_nodes_can_be_others_matter() {
+    let switch = switch();
+    let node = TestNode::new(machine(&switch, 1, "192.0.2.1/24"), "10.244.1.0/24");
+    let nodes = [
+        node_object("a", "192.0.2.1", node.cidr),
+        node_object("b", "192.0.2.2", "10.244.2.0/24"),
+    ];
+    let conf = tempfile::tempdir().expect("a folder");
+    let to = |cidr: &str| {
+        let routes = || async {
+            let netlink = Netlink::connect().expect("rtnetlink");
+            netlink.routes().await.expect("routes")
+        };
+        let routes = node.netns.run_async(routes).expect("enter the node");
+        routes.iter().any(|r| r.destination == prefix(cidr))
+    };
+    agent(&node, "a", &nodes, conf.path(), true);
+    assert!(to("10.244.2.0/24") && node.links().contains(&"tiphys-vx".to_owned()));
+    run_agent(&node, "a", &nodes, |config| {
+        config.conf_dir = conf.path().to_owned();
+        config.routes = false;
+    });
+    assert!(!to("10.244.2.0/24") && !node.links().contains(&"tiphys-vx".to_owned()));
+    // Pods of this node are connected all the same, without room for a tunnel.
+    assert!(to(node.cidr));
+    assert_eq!(conflist_mtu(conf.path()), 1500);
+    node.pod("one", json!([]));
+}
+
 fn pods_of_two_nodes_talk(always_tunnel: bool) {
     let switch = switch();
     let (a, b) = (

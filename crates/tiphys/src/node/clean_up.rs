@@ -21,28 +21,36 @@ pub struct CleanUpArgs {
     /// Folder of all the node's state.
     #[arg(long, default_value = "/var/lib/tiphys/node")]
     data_dir: PathBuf,
+    /// The agent's port on loopback, by which it is seen whether one runs.
+    #[arg(long, default_value_t = super::SERVERS_PORT)]
+    lb_server_port: u16,
 }
 
 /// Removes tables, routes, the tunnel, and the lines of pods.
 pub async fn run(args: CleanUpArgs) -> Result<()> {
-    let mut proxy = proxy::Config::new("");
-    let port = proxy.health_address.map_or(0, |address| address.port());
+    let port = args.lb_server_port;
     let here = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
     // It would make all of it again.
     ensure!(
         TcpStream::connect_timeout(&here, CONNECTS).is_err(),
         "the agent of a node runs on this machine (port {port} answers): end it first"
     );
-    let families = [Family::Ip4, Family::Ip6];
-    let has = |family: &Family| *family == Family::Ip4 || host::sysctl::has_ipv6();
-    proxy.serve(families.into_iter().filter(has).collect());
-    proxy::clean_up(&proxy).context("removing the rules of Services")?;
+    rules_of_services()?;
     network::policy::clean_up().context("removing the rules of network policies")?;
     let pods = network::clean_up(&network_of(&args.data_dir))
         .await
         .context("removing the network of pods")?;
     say!("nothing is left of the network; {pods} pods were connected");
     Ok(())
+}
+
+/// Removes the tables of the proxy, in whichever families there may be one.
+pub fn rules_of_services() -> Result<()> {
+    let mut proxy = proxy::Config::new("");
+    let families = [Family::Ip4, Family::Ip6];
+    let has = |family: &Family| *family == Family::Ip4 || host::sysctl::has_ipv6();
+    proxy.serve(families.into_iter().filter(has).collect());
+    proxy::clean_up(&proxy).context("removing the rules of Services")
 }
 
 fn network_of(data_dir: &Path) -> network::Config {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use clock::{Clock, Random};
 use host::nft::Family;
 use tokio::task::JoinSet;
@@ -49,7 +49,7 @@ pub struct AgentArgs {
     #[command(flatten)]
     servers: ServersFlag,
     /// Port on loopback through which the node's parts reach a server that lives.
-    #[arg(long, default_value_t = 6444)]
+    #[arg(long, default_value_t = SERVERS_PORT)]
     lb_server_port: u16,
     /// Join token (`tiphys token create`); better in a file, since arguments are seen by all.
     #[arg(long, env = "TIPHYS_TOKEN", hide_env_values = true)]
@@ -96,6 +96,8 @@ pub struct AgentArgs {
     #[command(flatten)]
     plugins: ForeignPlugins,
     #[command(flatten)]
+    parts: Parts,
+    #[command(flatten)]
     kubelet: KubeletFlags,
     #[command(flatten)]
     proxy: ProxyFlags,
@@ -116,6 +118,36 @@ struct ForeignPlugins {
     cni_bin_dir: PathBuf,
 }
 
+/// Parts of the node's network that others can be brought along for. What the own one left is removed when
+/// the agent starts without it.
+#[derive(Args, Clone)]
+struct Parts {
+    /// Who leads packets to the endpoints of Services.
+    #[arg(long, value_enum, default_value_t = Part::Builtin)]
+    proxy: Part,
+    /// Who keeps packets to what NetworkPolicies allow.
+    #[arg(long, value_enum, default_value_t = Part::Builtin)]
+    network_policy: Part,
+    /// Who makes ways to the pods of other nodes: routes, and a tunnel where there is no neighbour.
+    #[arg(long, value_enum, default_value_t = Part::Builtin)]
+    pod_routes: Part,
+    /// Who answers pods' questions about names at this node. With others, the Service kube-dns gets a
+    /// selector of their pods.
+    #[arg(long, value_enum, default_value_t = Part::Builtin)]
+    cluster_dns: Part,
+}
+
+/// Who does the work of a part.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+enum Part {
+    /// This agent.
+    Builtin,
+    /// Somebody who is brought along; nothing is done here.
+    None,
+}
+
+/// The port on loopback through which the node's parts reach a server.
+const SERVERS_PORT: u16 = 6444;
 /// The kubelet's port.
 const KUBELET_PORT: u16 = 10_250;
 /// Where the CNI plugin waits for the rules of a pod's network policies.
@@ -386,25 +418,35 @@ fn start_parts(
     let ground = kubelet::Ground::machine(&kubelet, clock, random.clone());
     parts.spawn(async move { Ok(kubelet::run(ground, kubelet, node_client, end).await?) });
     let (network, end) = (network_config(args, containerd, name), shutdown.clone());
-    let policy = policy_config(&network)?;
-    let (policy_client, own, until) = (proxy_client.clone(), random.clone(), shutdown.clone());
-    parts.spawn(async move {
-        let end = until.cancelled_owned();
-        Ok(network::policy::run(policy_client, policy, own, end).await?)
-    });
+    if args.parts.network_policy == Part::Builtin {
+        let policy = policy_config(&network)?;
+        let (policy_client, own, until) = (proxy_client.clone(), random.clone(), shutdown.clone());
+        parts.spawn(async move {
+            let end = until.cancelled_owned();
+            Ok(network::policy::run(policy_client, policy, own, end).await?)
+        });
+    } else {
+        network::policy::clean_up().context("removing the rules of network policies")?;
+    }
     let (network_client, own) = (proxy_client.clone(), random.clone());
     parts.spawn(async move {
         Ok(network::run(network_client, network, own, end.cancelled_owned()).await?)
     });
-    let (proxy, end) = (proxy_config(args, name, ips)?, shutdown.clone());
-    let (service_client, own) = (proxy_client.clone(), random.clone());
-    parts.spawn(async move {
-        Ok(proxy::run(service_client, proxy, (clock, own), end.cancelled_owned()).await?)
-    });
-    let end = shutdown.clone();
-    parts.spawn(
-        async move { Ok(dns::run(proxy_client, dns, random, end.cancelled_owned()).await?) },
-    );
+    if args.parts.proxy == Part::Builtin {
+        let (proxy, end) = (proxy_config(args, name, ips)?, shutdown.clone());
+        let (service_client, own) = (proxy_client.clone(), random.clone());
+        parts.spawn(async move {
+            Ok(proxy::run(service_client, proxy, (clock, own), end.cancelled_owned()).await?)
+        });
+    } else {
+        clean_up::rules_of_services()?;
+    }
+    if args.parts.cluster_dns == Part::Builtin {
+        let end = shutdown.clone();
+        parts.spawn(async move {
+            Ok(dns::run(proxy_client, dns, random, end.cancelled_owned()).await?)
+        });
+    }
     Ok(())
 }
 
@@ -467,8 +509,10 @@ fn network_config(
     config.exceptions.clone_from(&args.non_masquerade_cidrs);
     config.conf_dir = containerd.cni_conf.clone();
     config.foreign_plugins = args.plugins.cni_conf_dir.is_some();
+    config.routes = args.parts.pod_routes == Part::Builtin;
     // Others' plugins do not wait there.
-    config.policy_socket = (!config.foreign_plugins).then(|| POLICY_SOCKET.into());
+    let waits = !config.foreign_plugins && args.parts.network_policy == Part::Builtin;
+    config.policy_socket = waits.then(|| POLICY_SOCKET.into());
     config
 }
 
