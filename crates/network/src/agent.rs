@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use api::cidr::Cidr;
 use client::reflector;
 use clock::Random;
 use futures::{Stream, StreamExt};
-use host::netlink::{Link, Netlink, NetlinkError, Route, Vxlan};
+use host::netlink::{Link, Netlink, NetlinkError, Route};
 use host::netns::NetNs;
 use host::nft::{Family, NftError, Prefix, Socket, Table, diff};
 use host::podlink::LINK_GROUP;
@@ -25,17 +25,10 @@ use thiserror::Error;
 
 use crate::cni;
 use crate::plan::{Peer, Way, conflist, guard, masquerade, ways};
+use crate::tunnel;
 
 /// The number that routes to other nodes carry, so that own ones are found again.
 const ROUTE_PROTOCOL: u8 = 85;
-/// Room for the outer headers of a tunnelled packet: Ethernet, VXLAN and UDP, with the header of IPv4
-/// or IPv6.
-fn tunnel_overhead_bytes(outer: Family) -> u32 {
-    match outer {
-        Family::Ip4 => 50,
-        Family::Ip6 => 70,
-    }
-}
 /// What is assumed where a link does not say.
 const COMMON_MTU: u32 = 1500;
 /// Wait after something could not be set.
@@ -58,14 +51,6 @@ const BRIDGE_PARAMETERS: [&str; 2] = [
 const TABLE: &str = "tiphys-network";
 /// The tables that keep pods to their own addresses.
 const GUARD: &str = "tiphys-pods";
-/// The name of the tunnel's interface.
-const TUNNEL: &str = "tiphys-vx";
-/// The tunnel's UDP port: the one that Linux used for VXLAN before there was a standard, out of
-/// the way of the underlay's own VXLAN at 4789.
-const TUNNEL_PORT: u16 = 8472;
-/// The network's number in the tunnel.
-const TUNNEL_ID: u32 = 1;
-
 /// How the agent runs.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -255,7 +240,7 @@ pub async fn clean_up(config: &Config) -> Result<usize, NetworkError> {
     {
         netlink.delete_route(route).await?;
     }
-    netlink.delete_link(TUNNEL).await?;
+    netlink.delete_link(tunnel::NAME).await?;
     Ok(pods)
 }
 
@@ -402,7 +387,7 @@ async fn apply(
         ways(name, peers.iter(), &networks, tunnel)
     } else {
         // What was made before would lead past those of others.
-        netlink.delete_link(TUNNEL).await?;
+        netlink.delete_link(tunnel::NAME).await?;
         Vec::new()
     };
     let Some(address) = own.addresses.first().copied() else {
@@ -413,7 +398,7 @@ async fn apply(
     let underlay_mtu = underlay.as_ref().map_or(COMMON_MTU, |link| link.mtu);
     let tunnels = lines.iter().any(|line| line.way == Way::Tunnel);
     let tunnel = match (tunnels, &underlay) {
-        (true, Some(link)) => Some(ensure_tunnel(&netlink, own, address, link).await?),
+        (true, Some(link)) => Some(tunnel::ensure(&netlink, own, address, link).await?),
         _ => None,
     };
 
@@ -421,8 +406,8 @@ async fn apply(
     // Addresses of the range that no pod has: say so, instead of sending them to the default route.
     // Plugins of others may have one route to the whole range, as bridges do, which this one, being
     // there before, would hide.
-    let ranges = own.pod_cidrs.iter().filter(|_| !config.foreign_plugins);
-    for cidr in ranges {
+    let pods = own.pod_cidrs.iter().filter(|_| !config.foreign_plugins);
+    for cidr in pods {
         let mut unused = Route::to(*cidr, ROUTE_PROTOCOL);
         unused.unreachable = true;
         wanted.push(unused);
@@ -436,13 +421,7 @@ async fn apply(
                     lost_now.insert(line.cidr, "it has no address of this node's first family");
                     continue;
                 };
-                let mac = line.peer.tunnel_mac();
-                let end = tunnel_end(line.cidr, mac);
-                netlink.set_neighbour(link.index, end, &mac).await?;
-                netlink.set_vxlan_peer(link.index, &mac, far).await?;
-                route.gateway = Some(end);
-                route.link = Some(link.index);
-                route.onlink = true;
+                tunnel::lead(&netlink, link, line, far, &mut route).await?;
             }
             (Way::Tunnel, None) => {
                 lost_now.insert(line.cidr, "no link has this node's address: no tunnel");
@@ -471,7 +450,7 @@ async fn apply(
     }
     set_routes(&netlink, &present, &wanted).await?;
     let overhead = if tunnels {
-        tunnel_overhead_bytes(outer)
+        tunnel::overhead_bytes(outer)
     } else {
         0
     };
@@ -501,19 +480,6 @@ fn without_way(ranges: &[Prefix], routes: &[Route]) -> Vec<Prefix> {
     ranges.iter().copied().filter(|to| !leads(to)).collect()
 }
 
-/// The router for a range behind the tunnel: the range's first address, or in IPv6, where a router
-/// is better known by what every link has, that of the far end's hardware address.
-fn tunnel_end(cidr: Prefix, mac: [u8; 6]) -> IpAddr {
-    match cidr.address {
-        IpAddr::V4(_) => cidr.address,
-        IpAddr::V6(_) => {
-            let [a, b, c, d, e, f] = mac.map(u16::from);
-            let [high, middle, low] = [a << 8 | b, c << 8 | d, e << 8 | f];
-            Ipv6Addr::new(0xfe80, 0, 0, 0, 0, high, middle, low).into()
-        }
-    }
-}
-
 /// The link that has the node's address.
 async fn underlay(netlink: &Netlink, address: IpAddr) -> Result<Option<Link>, NetlinkError> {
     for link in netlink.links().await? {
@@ -523,42 +489,6 @@ async fn underlay(netlink: &Netlink, address: IpAddr) -> Result<Option<Link>, Ne
         }
     }
     Ok(None)
-}
-
-async fn ensure_tunnel(
-    netlink: &Netlink,
-    own: &Peer,
-    address: IpAddr,
-    underlay: &Link,
-) -> Result<Link, NetlinkError> {
-    let vxlan = Vxlan {
-        name: TUNNEL.into(),
-        id: TUNNEL_ID,
-        port: TUNNEL_PORT,
-        local: address,
-        over: underlay.index,
-        mac: own.tunnel_mac(),
-        mtu: underlay
-            .mtu
-            .saturating_sub(tunnel_overhead_bytes(Family::of(address))),
-    };
-    let mut link = netlink.ensure_vxlan(&vxlan).await?;
-    if link.mac != vxlan.mac || link.lower.is_some_and(|lower| lower != vxlan.over) {
-        // Left from when the node had another address, or had it at another link.
-        netlink.delete_link(TUNNEL).await?;
-        link = netlink.ensure_vxlan(&vxlan).await?;
-    }
-    if link.mtu != vxlan.mtu {
-        // The link below has another one by now.
-        netlink.set_mtu(link.index, vxlan.mtu).await?;
-        link.mtu = vxlan.mtu;
-    }
-    // What this node itself sends through the tunnel comes from there.
-    for cidr in &own.pod_cidrs {
-        let end = Prefix::of_one(cidr.address);
-        netlink.add_address(link.index, end).await?;
-    }
-    Ok(link)
 }
 
 /// Sets the wanted routes and deletes own ones that are not wanted any more. One that cannot be

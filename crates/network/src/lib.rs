@@ -3,7 +3,7 @@
 //!
 //! `cni` runs once per pod as a subcommand of the binary, started by the container runtime; `agent`
 //! runs as long as the node and writes the plugin's configuration, the routes to other nodes and
-//! the rule that translates what leaves the cluster. `policy` is a part of its own, with a table of
+//! the rule that translates what leaves the cluster, and keeps the `tunnel`. `policy` is a part of its own, with a table of
 //! its own. Services are `proxy`'s.
 #![forbid(unsafe_code)]
 
@@ -11,5 +11,6 @@ mod agent;
 pub mod cni;
 pub mod plan;
 pub mod policy;
+mod tunnel;
 
 pub use agent::{Config, NetworkError, clean_up, run, run_on};
