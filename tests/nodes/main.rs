@@ -70,6 +70,7 @@ const CHECKS: &[Check] = checks![
     services::an_unready_pod_gets_no_traffic,
     services::pods_meet_without_translation,
     services::a_client_keeps_its_pod_where_that_is_asked_for,
+    services::annotations_limit_what_a_pod_receives_and_sends,
     services::a_further_range_serves_until_it_is_empty,
     traffic::a_rolling_update_loses_no_request,
     traffic::datagrams_go_to_the_pods_in_turn,

@@ -295,3 +295,32 @@ pub fn a_further_range_serves_until_it_is_empty(cx: &Context) -> Result<()> {
     cx.kubectl("delete service web")?;
     cx.wait("servicecidr/further", "delete")
 }
+
+/// A line's kind of queue and its rate, as tc(8) shows it.
+fn limited(shown: &str, rate: &str) -> bool {
+    let rate = format!("rate {rate} ");
+    shown
+        .lines()
+        .any(|l| l.contains("tbf") && l.contains(&rate))
+}
+
+pub fn annotations_limit_what_a_pod_receives_and_sends(cx: &Context) -> Result<()> {
+    let node = cx.cluster.node_names()[0].clone();
+    let mut slow = pod("slow", STAY);
+    slow["spec"]["nodeName"] = node.clone().into();
+    slow["metadata"]["annotations"] = json!({
+        "kubernetes.io/ingress-bandwidth": "3M", "kubernetes.io/egress-bandwidth": "2M",
+    });
+    cx.apply_json(&slow)?;
+    cx.wait_ready("slow")?;
+    let at_node = cx.cluster.in_node(&node, "tc qdisc show")?.ok()?;
+    ensure!(limited(&at_node, "3Mbit"), "{at_node}");
+    let uid = cx.field("pod slow", ".metadata.uid")?;
+    let line = format!(
+        "nsenter --net --target $(find /sys/fs/cgroup -path '*pod{uid}*' -name cgroup.procs -exec cat {{}} + | head -n 1) \
+         tc qdisc show"
+    );
+    let at_pod = cx.cluster.in_node(&node, &line)?.ok()?;
+    ensure!(limited(&at_pod, "2Mbit"), "{at_pod}");
+    Ok(())
+}

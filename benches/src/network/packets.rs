@@ -92,6 +92,7 @@ impl Lab {
                     mtu: 1500,
                     node_addresses: Vec::new(),
                     from_loopback: false,
+                    limits: Default::default(),
                 };
                 connect(&spec, pod).await?;
             }

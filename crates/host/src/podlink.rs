@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use thiserror::Error;
 
-use crate::netlink::{Netlink, NetlinkError, Route, Veth};
+use crate::netlink::{Netlink, NetlinkError, Rate, Route, Veth};
 use crate::netns::NetNs;
 use crate::nft::Prefix;
 
@@ -54,6 +54,17 @@ pub struct PodLink {
     /// The node reaches the pod from its IPv4 loopback addresses too, which its host ports need.
     /// What pods send to those is to be dropped then (`network` does).
     pub from_loopback: bool,
+    /// How fast the pod receives and sends at most.
+    pub limits: Limits,
+}
+
+/// How fast packets flow at most; none for no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// To the pod: at the node's end.
+    pub to_pod: Option<Rate>,
+    /// From the pod: at its own end, which only a pod with the capability `NET_ADMIN` could change.
+    pub from_pod: Option<Rate>,
 }
 
 /// The hardware addresses of both ends.
@@ -114,6 +125,9 @@ async fn join(spec: &PodLink, pod: &NetNs, node: &Netlink) -> Result<Ends, PodLi
         )?;
     }
     heed_no_router(&spec.host_name)?;
+    if let Some(rate) = spec.limits.to_pod {
+        node.set_rate(host.index, rate).await?;
+    }
     node.set_up(host.index).await?;
     // An address that the node is known by need not be one that it has.
     let own = node.addresses(None).await?;
@@ -190,6 +204,9 @@ async fn inside(spec: &PodLink, host_mac: &[u8]) -> Result<Vec<u8>, PodLinkError
         }
     }
     netlink.set_up(loopback.index).await?;
+    if let Some(rate) = spec.limits.from_pod {
+        netlink.set_rate(link.index, rate).await?;
+    }
     for address in &spec.addresses {
         netlink
             .add_address(link.index, Prefix::of_one(*address))

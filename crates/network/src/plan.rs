@@ -237,7 +237,7 @@ pub fn conflist(network: &str, plugin: &str, state_dir: &str, own: &Peer, mtu: u
             "nodeAddresses": texts(&own.addresses),
             "stateDir": state_dir,
             "mtu": mtu,
-            "capabilities": {"portMappings": true},
+            "capabilities": {"portMappings": true, "bandwidth": true},
         }],
     })
 }

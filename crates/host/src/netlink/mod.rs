@@ -4,6 +4,7 @@
 //! either: callers say how it shall be.
 
 mod neighbours;
+mod rates;
 mod routes;
 
 use std::collections::BTreeSet;
@@ -23,6 +24,7 @@ use rtnetlink::{
 use thiserror::Error;
 
 use crate::nft::Prefix;
+pub use rates::Rate;
 pub use routes::Route;
 
 const EEXIST: i32 = 17;

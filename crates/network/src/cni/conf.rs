@@ -8,7 +8,9 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use host::netlink::Rate;
 use host::nft::Prefix;
+use host::podlink::Limits;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -62,6 +64,8 @@ pub struct AddConf {
     pub node_addresses: Vec<IpAddr>,
     /// The pod's host ports.
     pub port_mappings: Vec<PortMapping>,
+    /// How fast the pod receives and sends at most.
+    pub limits: Limits,
 }
 
 fn wrong(what: impl Into<String>) -> CniError {
@@ -147,6 +151,7 @@ impl NetConf {
             mtu: number(&self.rest, "mtu")?.unwrap_or(0),
             node_addresses: node_addresses.collect::<Result<_, _>>()?,
             port_mappings: self.port_mappings()?,
+            limits: self.limits()?,
         })
     }
 
@@ -166,9 +171,33 @@ impl NetConf {
         list.iter().map(one).collect()
     }
 
+    /// What the runtime says of this pod alone.
+    fn of_pod(&self, name: &str) -> Option<&Value> {
+        let runtime = field(&self.rest, "runtimeConfig")?.as_object()?;
+        field(runtime, name)
+    }
+
+    /// The limits of a pod's annotations, in bits and bits per second; zero is no limit.
+    fn limits(&self) -> Result<Limits, CniError> {
+        let Some(bandwidth) = self.of_pod("bandwidth") else {
+            return Ok(Limits::default());
+        };
+        let bandwidth = bandwidth
+            .as_object()
+            .ok_or_else(|| wrong("bandwidth is not an object"))?;
+        let rate = |rate: &str, burst: &str| -> Result<Option<Rate>, CniError> {
+            let per_second = number::<u64>(bandwidth, rate)?.filter(|bits| *bits > 0);
+            let burst = number::<u64>(bandwidth, burst)?.unwrap_or(0);
+            Ok(per_second.map(|bits| Rate::of_bits(bits, burst)))
+        };
+        Ok(Limits {
+            to_pod: rate("ingressRate", "ingressBurst")?,
+            from_pod: rate("egressRate", "egressBurst")?,
+        })
+    }
+
     fn port_mappings(&self) -> Result<Vec<PortMapping>, CniError> {
-        let runtime = field(&self.rest, "runtimeConfig").and_then(Value::as_object);
-        let Some(list) = runtime.and_then(|r| field(r, "portMappings")) else {
+        let Some(list) = self.of_pod("portMappings") else {
             return Ok(Vec::new());
         };
         let list = list
@@ -289,6 +318,34 @@ mod tests {
                 "{bad}"
             );
         }
+    }
+
+    #[test]
+    fn limits_are_read_as_runtimes_write_them() {
+        let read = |bandwidth: Value| conf(json!({ "bandwidth": bandwidth })).to_add();
+        let limits = read(json!({
+            "ingressRate": 8_000_000, "ingressBurst": 4_294_967_295_u64, "egressRate": 0, "egressBurst": 0,
+        }));
+        let expected = Limits {
+            to_pod: Some(Rate::of_bits(8_000_000, 4_294_967_295)),
+            from_pod: None,
+        };
+        assert_eq!(limits.expect("read").limits, expected);
+        // containerd's own names.
+        let limits = read(json!({ "EgressRate": 1_000_000, "EgressBurst": 1_000_000 }));
+        let expected = Limits {
+            to_pod: None,
+            from_pod: Some(Rate::of_bits(1_000_000, 1_000_000)),
+        };
+        assert_eq!(limits.expect("read").limits, expected);
+        for bad in [
+            json!("fast"),
+            json!({ "egressRate": -1 }),
+            json!({ "egressRate": "1M" }),
+        ] {
+            assert!(read(bad.clone()).is_err(), "{bad}");
+        }
+        assert_eq!(read(json!(null)).expect("read").limits, Limits::default());
     }
 
     #[test]

@@ -133,6 +133,7 @@ fn attach(
         mtu: conf.mtu,
         node_addresses: conf.node_addresses.clone(),
         from_loopback: conf.port_mappings.iter().any(at_loopback),
+        limits: conf.limits,
     };
     forward(addresses)?;
     runtime()?

@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 
 mod agents;
 mod flows;
+mod limits;
 
 use agents::{agent, node_object};
 
@@ -105,8 +106,19 @@ impl TestNode {
         pod: Option<&NetNs>,
         ports: Value,
     ) -> Result<Option<Value>, CniError> {
+        self.call_with(command, id, pod, json!({"portMappings": ports}))
+    }
+
+    /// A call with all that a runtime says of one pod.
+    fn call_with(
+        &self,
+        command: &str,
+        id: &str,
+        pod: Option<&NetNs>,
+        runtime: Value,
+    ) -> Result<Option<Value>, CniError> {
         let mut conf = self.conf();
-        conf["runtimeConfig"] = json!({"portMappings": ports});
+        conf["runtimeConfig"] = runtime;
         let netns = pod.map(|pod| format!("/proc/self/fd/{}", pod.as_fd().as_raw_fd()));
         let variable = |name: &str| match name {
             "CNI_COMMAND" => Some(command.to_owned()),

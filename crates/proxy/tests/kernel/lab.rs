@@ -94,6 +94,7 @@ impl Lab {
             mtu: 1500,
             node_addresses: vec![NODE_IP.into()],
             from_loopback: false,
+            limits: Default::default(),
         };
         self.node
             .run_async(|| async { connect(&spec, &pod).await.expect("connect the pod") })
