@@ -33,6 +33,8 @@ pub struct ObservedNode {
     pub eviction: Eviction,
     /// When taints that do not say it were first seen.
     pub since: Since,
+    /// It is seen for the first time.
+    pub is_new: bool,
 }
 
 pub(super) const NOT_READY: &str = "node.kubernetes.io/not-ready";
@@ -72,6 +74,15 @@ fn target(node: &Node) -> Target {
 
 pub fn plan(seen: &ObservedNode, now_millis: i64) -> Plan {
     let mut plan = Plan::default();
+    if seen.is_new {
+        let name = seen.node.name_any();
+        plan.actions.push(Action::Event {
+            about: reference(&*seen.node),
+            warning: false,
+            reason: "RegisteredNode",
+            message: format!("Node {name} event: Registered Node {name} in Controller"),
+        });
+    }
     let silent = seen.silence_millis >= seen.grace_millis;
     if silent && !condition_is(&seen.node, "Ready", "Unknown") {
         plan = plan.because(format!("silent for {} ms", seen.silence_millis));
@@ -284,6 +295,7 @@ mod tests {
                 false => Eviction::Now,
             },
             since: Since::default(),
+            is_new: false,
         }
     }
 
@@ -329,6 +341,15 @@ mod tests {
         );
         assert!(plan.is_empty());
         assert_eq!(plan.wake_after_millis, Some(9_010));
+    }
+
+    #[test]
+    fn a_new_node_is_told_of() {
+        let new = ObservedNode {
+            is_new: true,
+            ..seen(node("True", Value::Null), 0, false, vec![])
+        };
+        assert_eq!(words(&plan(&new, NOW)), ["event RegisteredNode"]);
     }
 
     #[test]

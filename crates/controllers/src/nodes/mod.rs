@@ -16,12 +16,14 @@ use std::time::Duration;
 
 use client::{Informer, Informers};
 use clock::{Clock, Instant};
-use control::{Controller, Count, Plan, Watches};
+use control::action::reference;
+use control::{Action, Controller, Count, Plan, Watches};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod};
 use kube::ResourceExt;
 use parking_lot::Mutex;
 
+use crate::common::{millis_of, uid_of};
 use crate::metrics::{self, Alive};
 use lifecycle::{ObservedNode, plan};
 use zones::{Eviction, Rates, Zones};
@@ -66,6 +68,52 @@ impl Heard {
     }
 }
 
+/// Which nodes were told of.
+#[derive(Default)]
+struct Registered {
+    /// UIDs by name.
+    known: HashMap<String, String>,
+    gone: HashMap<String, ObjectReference>,
+}
+
+/// A node that was made so long before it is first seen is known to everybody: a new leader does not
+/// tell of all nodes there are.
+const NEW_MILLIS: i64 = 300_000;
+
+impl Registered {
+    /// Whether a node is to be told of.
+    fn note(&mut self, node: &Node, now_millis: i64) -> bool {
+        let uid = uid_of(node);
+        let before = self.known.insert(node.name_any(), uid.clone());
+        let made = millis_of(node.metadata.creation_timestamp.as_ref()).unwrap_or(0);
+        before != Some(uid) && now_millis.saturating_sub(made) < NEW_MILLIS
+    }
+
+    fn remove(&mut self, node: &Node) {
+        let name = node.name_any();
+        self.known.remove(&name);
+        self.gone.insert(name, reference(node));
+    }
+}
+
+/// What is known under a name.
+pub enum Observed {
+    Node(ObservedNode),
+    /// It is no more.
+    Gone(ObjectReference),
+}
+
+fn removed(node: &ObjectReference) -> Plan {
+    let name = node.name.as_deref().unwrap_or_default();
+    let message = format!("Node {name} event: Removing Node {name} from Controller");
+    Plan::from(Action::Event {
+        about: node.clone(),
+        warning: false,
+        reason: "RemovingNode",
+        message,
+    })
+}
+
 /// The node lifecycle controller.
 pub struct Nodes {
     nodes: Informer<Node>,
@@ -73,6 +121,8 @@ pub struct Nodes {
     pods: Informer<Pod>,
     heard: Arc<Heard>,
     first_seen: taint_eviction::FirstSeen,
+    /// UIDs of nodes by name, and nodes that are no more and of which nobody was told.
+    registered: Arc<Mutex<Registered>>,
     zones: Arc<Mutex<Zones>>,
     /// Whether zones have all nodes that there were at the beginning.
     has_begun: AtomicBool,
@@ -95,6 +145,7 @@ impl Nodes {
             pods,
             heard: Arc::default(),
             first_seen: taint_eviction::FirstSeen::default(),
+            registered: Arc::default(),
             zones: Arc::new(Mutex::new(Zones::new(rates))),
             has_begun: AtomicBool::new(false),
             began: Instant::now(),
@@ -138,13 +189,14 @@ impl Controller for Nodes {
     const QUEUE: &'static str = "node_lifecycle_controller";
     const ACCOUNT: &'static str = "node-controller";
     type Key = String;
-    type Observed = ObservedNode;
+    type Observed = Observed;
 
     fn watches(&self, watches: &mut Watches<String>) {
         metrics::show_nodes(&self.nodes, &self.alive);
-        let (heard, zones, seen_beats) = (
+        let (heard, zones, registered, seen_beats) = (
             self.heard.clone(),
             Arc::clone(&self.zones),
+            Arc::clone(&self.registered),
             Mutex::new(HashMap::<String, i64>::new()),
         );
         watches.on_change(&self.nodes, move |change| {
@@ -152,9 +204,11 @@ impl Controller for Nodes {
                 return Vec::new();
             };
             let name = node.name_any();
-            match &change.new {
-                Some(node) => zones.lock().set(node),
-                None => zones.lock().remove(&name),
+            if change.new.is_some() {
+                zones.lock().set(node);
+            } else {
+                zones.lock().remove(&name);
+                registered.lock().remove(node);
             }
             let beat = status_beat(node).unwrap_or(0);
             let mut beats = seen_beats.lock();
@@ -190,11 +244,12 @@ impl Controller for Nodes {
         watches.on(&self.pods, node_of);
     }
 
-    fn observe(&self, name: &String) -> Option<ObservedNode> {
+    fn observe(&self, name: &String) -> Option<Observed> {
+        let gone = self.registered.lock().gone.remove(name);
         let Some(node) = self.nodes.get("", name) else {
             self.heard.forget(name);
             self.first_seen.forget(name);
-            return None;
+            return gone.map(Observed::Gone);
         };
         let is_silent = self.heard.silence(name) >= self.grace;
         let asks = lifecycle::asks_for_eviction(&node, is_silent);
@@ -202,7 +257,8 @@ impl Controller for Nodes {
         let silence = u64::try_from(self.heard.silence(name).as_millis()).unwrap_or(u64::MAX);
         let grace = u64::try_from(self.grace.as_millis()).unwrap_or(u64::MAX);
         let now_millis = self.clock.millis();
-        Some(ObservedNode {
+        Some(Observed::Node(ObservedNode {
+            is_new: self.registered.lock().note(&node, now_millis),
             since: self.first_seen.note(&node, now_millis),
             pods: self.pods.by_index(BY_NODE, name),
             node,
@@ -210,14 +266,57 @@ impl Controller for Nodes {
             grace_millis: grace,
             is_disrupted,
             eviction,
-        })
+        }))
     }
 
-    fn plan(&self, seen: &ObservedNode, now_millis: i64) -> Plan {
-        plan(seen, now_millis)
+    fn plan(&self, seen: &Observed, now_millis: i64) -> Plan {
+        match seen {
+            Observed::Node(seen) => plan(seen, now_millis),
+            Observed::Gone(node) => removed(node),
+        }
     }
 
-    fn metrics(&self, seen: &ObservedNode, plan: &Plan) -> Option<Count> {
-        metrics::nodes(&seen.node, plan)
+    fn metrics(&self, seen: &Observed, plan: &Plan) -> Option<Count> {
+        match seen {
+            Observed::Node(seen) => metrics::nodes(&seen.node, plan),
+            Observed::Gone(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn node(uid: &str, made: i64) -> Node {
+        let made = crate::common::time_text(made);
+        serde_json::from_value(json!({
+            "metadata": { "name": "n", "uid": uid, "creationTimestamp": made },
+        }))
+        .expect("a node")
+    }
+
+    #[test]
+    fn a_node_is_told_of_once_when_it_is_new_and_when_it_goes() {
+        let now = 1_000_000_000;
+        let mut all = Registered::default();
+        assert!(!all.note(&node("old", now - NEW_MILLIS), now));
+        assert!(all.note(&node("new", now - 5_000), now));
+        assert!(!all.note(&node("new", now - 5_000), now), "once");
+        all.remove(&node("new", now));
+        let gone = all.gone.remove("n").expect("a reference");
+        let [
+            Action::Event {
+                reason, message, ..
+            },
+        ] = &removed(&gone).actions[..]
+        else {
+            panic!("{gone:?}");
+        };
+        assert_eq!(*reason, "RemovingNode");
+        assert_eq!(message, "Node n event: Removing Node n from Controller");
+        assert!(all.note(&node("again", now), now));
     }
 }
