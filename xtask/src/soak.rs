@@ -50,11 +50,13 @@ fn asked(args: &[String]) -> Result<Asked> {
 }
 
 /// Builds the test, with optimisation and all that a debug build checks, and gives its path. What
-/// others wrote is taken as the tests have it: to build that once more would take longer than
-/// thousands of seeds.
+/// others wrote is taken as the tests have it: to build that once more, as a profile of its own
+/// would, takes longer than thousands of seeds. Nothing that the tests are built of is replaced.
 fn binary() -> Result<String> {
     let output = build::cargo()
         .env("CARGO_PROFILE_DEV_OPT_LEVEL", "2")
+        // Else each crate is cut into hundreds of parts, which are not optimised together.
+        .env("CARGO_INCREMENTAL", "0")
         .args(["test", "--locked", "--workspace", "--test=storms"])
         .args(["--no-run", "--message-format=json"])
         .stderr(Stdio::inherit())
