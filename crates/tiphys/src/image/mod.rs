@@ -46,9 +46,12 @@ pub fn write_all(dir: &Path, binary: &Path) -> Result<usize> {
         write(dir, file, image)?;
     }
     oci::remove(&layers);
-    let names: Vec<&str> = images.iter().map(|(file, _)| *file).collect();
-    fs::write(&mark, format!("{sources}\n{}", names.join("\n")))?;
-    Ok(names.len())
+    let line = |(file, _): &(&str, Image)| -> Result<String> {
+        Ok(format!("{} {file}", fs::metadata(dir.join(file))?.len()))
+    };
+    let lines: Result<Vec<String>> = images.iter().map(line).collect();
+    fs::write(&mark, format!("{sources}\n{}", lines?.join("\n")))?;
+    Ok(images.len())
 }
 
 fn images(tiphys: Layer, tools: Option<Layer>) -> Vec<(&'static str, Image)> {
@@ -101,14 +104,18 @@ fn sources(binary: &Path) -> Result<String> {
     Ok(stamps?.join(" "))
 }
 
-/// How many images an earlier run made of the same programs, if all of them are there.
+/// How many images an earlier run made of the same programs, if all of them are there, and as long
+/// as they were: a power cut may leave less of what was written.
 fn made_before(dir: &Path, mark: &Path, sources: &str) -> Option<usize> {
     let text = fs::read_to_string(mark).ok()?;
     let names = text.strip_prefix(sources)?.strip_prefix('\n')?;
-    let mut files = names.lines().map(|name| dir.join(name));
-    files
-        .all(|file| file.is_file())
-        .then(|| names.lines().count())
+    let is_whole = |line: &str| {
+        let (size, name) = line.split_once(' ')?;
+        let found = fs::metadata(dir.join(name)).ok()?;
+        Some(found.is_file() && size.parse() == Ok(found.len()))
+    };
+    let all = names.lines().all(|line| is_whole(line) == Some(true));
+    all.then(|| names.lines().count())
 }
 
 fn write(dir: &Path, file: &str, image: &Image) -> Result<()> {
@@ -140,6 +147,10 @@ mod tests {
         write_all(&images, &binary).expect("repaired");
         assert!(images.join("pause.tar").is_file());
         assert_ne!(second, 0);
+        fs::write(images.join("pause.tar"), b"").expect("cut short");
+        write_all(&images, &binary).expect("repaired");
+        let whole = fs::metadata(images.join("pause.tar")).expect("archive");
+        assert_ne!(whole.len(), 0);
         let left = fs::read_dir(&images).expect("list").filter_map(Result::ok);
         let layers = left.filter(|e| e.path().extension().is_some_and(|e| e == "layer"));
         assert_eq!(layers.count(), 0);
