@@ -119,6 +119,9 @@ pub fn known_loads_appear(cx: &Context) -> Result<()> {
     let resource = ask(cx, "metrics/resource")?;
     metric(&resource, "node_cpu_usage_seconds_total", &[])?;
     metric(&resource, "container_cpu_usage_seconds_total", &container)?;
+    metric(&resource, "container_swap_usage_bytes", &container)?;
+    metric(&resource, "node_swap_usage_bytes", &[])?;
+    ensure!(metric(&resource, "resource_scrape_error", &[])? == 0.0);
     cx.kubectl("delete pod p sink").map(drop)
 }
 

@@ -19,13 +19,18 @@ const ROOT: &str = "/var/lib/kubelet";
 /// A plugin that runs within the node; killed when dropped.
 struct Plugin(Running);
 
+impl Plugin {
+    /// To the plugin itself: nsenter alone would leave it.
+    fn send(&self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.0.child_pid()?)?;
+        let pid = Pid::from_raw(pid).context("no process")?;
+        Ok(kill_process(pid, signal)?)
+    }
+}
+
 impl Drop for Plugin {
     fn drop(&mut self) {
-        // nsenter alone would leave it.
-        let pid = self.0.child_pid().ok().and_then(|p| i32::try_from(p).ok());
-        if let Some(pid) = pid.and_then(Pid::from_raw) {
-            let _ = kill_process(pid, Signal::KILL);
-        }
+        let _ = self.send(Signal::KILL);
     }
 }
 
@@ -122,12 +127,23 @@ pub fn a_drivers_volumes_outlive_driver_and_kubelet(cx: &Context) -> Result<()> 
     let told = cx.sh("first", "cat /own/told")?;
     ensure!(told.contains("csi.storage.k8s.io/pod.name=first"), "{told}");
     ensure!(told.contains("csi.storage.k8s.io/ephemeral=true"), "{told}");
-    let used = usage(cx, "first", "data")?;
-    ensure!(
-        used["capacityBytes"] == folders::TOTAL && used["usedBytes"] == folders::USED,
-        "{used}"
-    );
-    ensure!(used["pvcRef"]["name"] == "c", "{used}");
+    let is_shown = || {
+        let used = usage(cx, "first", "data")?;
+        ensure!(
+            used["capacityBytes"] == folders::TOTAL && used["usedBytes"] == folders::USED,
+            "{used}"
+        );
+        ensure!(used["pvcRef"]["name"] == "c", "{used}");
+        Ok(())
+    };
+    eventually("what the driver says is shown", is_shown)?;
+    // A driver that hangs hides nothing: what it said last is shown, and the node's CPU and memory are
+    // not its business.
+    running.send(Signal::STOP)?;
+    is_shown()?;
+    let resource = format!("get --raw /api/v1/nodes/{NODE}/proxy/metrics/resource");
+    let figures = cx.kubectl(&resource)?;
+    ensure!(figures.contains("resource_scrape_error 0"), "{figures}");
 
     // The kubelet starts again while the driver is away: what is mounted stays.
     drop(running);

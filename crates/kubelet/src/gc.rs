@@ -2,6 +2,7 @@
 
 use crate::images::gc;
 use crate::logs;
+use crate::metrics::METRICS;
 use crate::pod::deps::Deps;
 use crate::pod::manager::Pods;
 use crate::pod::runtime_state::Run;
@@ -73,8 +74,13 @@ async fn collect_images(deps: &Deps) {
 }
 
 /// Bytes in use and in all of the file system that holds images.
-pub async fn fill(deps: &Deps) -> Option<(u64, u64)> {
-    let all = deps.runtime.image_fs().await.ok()?;
+async fn fill(deps: &Deps) -> Option<(u64, u64)> {
+    let all = deps.runtime.image_fs().await;
+    let failed = |error: &host::runtime::Error| {
+        METRICS.statistics_failed("imagefs");
+        tracing::warn!(%error, "no image is removed: it is not known how full their file system is");
+    };
+    let all = all.inspect_err(failed).ok()?;
     let place = &all.first().filter(|f| !f.mountpoint.is_empty())?.mountpoint;
     let fs = host::mounts::fs_usage(Path::new(place)).ok()?;
     Some((

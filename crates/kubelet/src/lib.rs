@@ -163,9 +163,10 @@ pub async fn run(
             // Before anything is taken for a pod that nobody wants.
             static_pods::read(&deps, &pods, source);
         }
+        let statistics = stats::Statistics::new(deps.clone(), pods.clone());
         let serving = async {
             if let Some((listener, tls)) = listener {
-                let server = server::Server::new(deps.clone(), pods.clone());
+                let server = server::Server::new(deps.clone(), pods.clone(), statistics.clone());
                 server.serve(listener, tls, shutdown.clone()).await;
             }
         };
@@ -175,7 +176,12 @@ pub async fn run(
             keeper.keep_lease(),
             pods.clone().run(shutdown.clone()),
             serving,
-            eviction::run(deps.clone(), pods.clone(), keeper.clone()),
+            eviction::run(
+                deps.clone(),
+                pods.clone(),
+                keeper.clone(),
+                statistics.clone()
+            ),
             gc::run(deps.clone(), pods.clone()),
             volumes::keeper::run(deps.clone()),
             run_plugins(deps.clone(), pods.clone()),

@@ -9,7 +9,7 @@ mod stats;
 
 pub use oom::OomScores;
 pub use stats::{
-    Descriptors, DeviceUse, HugePages, Pressure, Pressures, Stats, descriptors,
+    Descriptors, DeviceUse, HugePages, Lost, Pressure, Pressures, Stats, descriptors,
     of_machine as machine_pressure,
 };
 
@@ -19,6 +19,8 @@ use std::path::{Path, PathBuf};
 
 /// Where the kernel's control groups are mounted.
 const ROOT: &str = "/sys/fs/cgroup";
+/// Version 1 writes "no limit" as a number close to `i64::MAX`, rounded to pages.
+const NO_LIMIT: u64 = 1 << 62;
 /// The controllers of version 1 in which a pod gets a group. The others are the runtime's.
 const V1_CONTROLLERS: [&str; 4] = ["cpu", "memory", "pids", "cpuset"];
 
@@ -238,8 +240,23 @@ impl Hierarchy {
             Self::V2 { .. } => "memory.max",
         };
         let text = fs::read_to_string(self.folder("memory", group).join(file)).ok()?;
-        // Version 1 writes "no limit" as a number close to i64::MAX, rounded to pages.
-        text.trim().parse::<u64>().ok().filter(|v| *v < (1 << 62))
+        text.trim().parse::<u64>().ok().filter(|v| *v < NO_LIMIT)
+    }
+
+    /// How much swap a group may use, if there is a limit of it that the kernel keeps.
+    #[must_use]
+    pub fn swap_limit(&self, group: &str) -> Option<u64> {
+        match self {
+            // Version 1 limits memory and swap together.
+            Self::V1 { .. } => {
+                let file = self
+                    .folder("memory", group)
+                    .join("memory.memsw.limit_in_bytes");
+                let both = number(&file).filter(|v| *v < NO_LIMIT)?;
+                Some(both.saturating_sub(self.memory_limit(group)?))
+            }
+            Self::V2 { .. } => number(&self.folder("memory", group).join("memory.swap.max")),
+        }
     }
 
     /// The limits that the kernel has for a group; what it does not say, or says in other words
@@ -303,6 +320,11 @@ impl Hierarchy {
             Self::V2 { .. } => stats::v2::read(&self.folder("", group)),
         }
     }
+}
+
+/// The number in a file; none where there is no such file, or another word.
+fn number(file: &Path) -> Option<u64> {
+    fs::read_to_string(file).ok()?.trim().parse().ok()
 }
 
 fn or_max(value: i64) -> String {
@@ -467,6 +489,35 @@ mod tests {
         tree.set("/kubepods/podu", &large).unwrap();
         assert_eq!(file("cpu.weight"), "79");
         assert_eq!(has(&tree), (Some(200_000), Some(100_000), Some(64 << 20)));
+    }
+
+    #[test]
+    fn the_limit_of_swap_is_read_of_either_version() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |name: &str, text: &str| {
+            let file = dir.path().join(name);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, text).unwrap();
+        };
+        let v1 = Hierarchy::V1 {
+            root: dir.path().into(),
+        };
+        put("memory/g/memory.limit_in_bytes", "100\n");
+        assert_eq!(v1.swap_limit("/g"), None);
+        put("memory/g/memory.memsw.limit_in_bytes", "130\n");
+        assert_eq!(v1.swap_limit("/g"), Some(30));
+        put(
+            "memory/g/memory.memsw.limit_in_bytes",
+            "9223372036854771712\n",
+        );
+        assert_eq!(v1.swap_limit("/g"), None);
+        let v2 = Hierarchy::V2 {
+            root: dir.path().into(),
+        };
+        put("g/memory.swap.max", "0\n");
+        assert_eq!(v2.swap_limit("/g"), Some(0));
+        put("g/memory.swap.max", "max\n");
+        assert_eq!(v2.swap_limit("/g"), None);
     }
 
     #[test]

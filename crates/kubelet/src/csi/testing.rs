@@ -35,6 +35,8 @@ pub struct Fake {
     pub published: Arc<Mutex<Option<NodePublishVolumeRequest>>>,
     /// Publishing and unpublishing fail like this.
     pub fails: Arc<Mutex<Option<Status>>>,
+    /// It never says how full a volume is.
+    pub hangs: bool,
 }
 
 impl Fake {
@@ -105,8 +107,12 @@ impl Node for Fake {
 
     async fn node_get_volume_stats(
         &self,
-        _: Call<NodeGetVolumeStatsRequest>,
+        call: Call<NodeGetVolumeStatsRequest>,
     ) -> Result<Response<NodeGetVolumeStatsResponse>, Status> {
+        self.heard("stats", &call.get_ref().volume_id)?;
+        if self.hangs {
+            std::future::pending::<()>().await;
+        }
         let usage = VolumeUsage {
             available: 7,
             total: 10,

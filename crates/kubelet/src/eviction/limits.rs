@@ -2,25 +2,21 @@
 
 use crate::pod::spec;
 use crate::quantity;
+use crate::stats::{OfContainer, OfPod};
 use k8s_openapi::api::core::v1::Pod;
-
-/// Bytes that something uses, by its name.
-pub type Used<'a> = (&'a str, u64);
 
 /// Whether a pod may use only so much local storage.
 #[must_use]
 pub fn has_any(pod: &Pod) -> bool {
-    volumes(pod).any(|(_, limit, _)| limit.is_some()) || total(pod).is_some()
+    volumes(pod).any(|(_, limit)| limit.is_some()) || total(pod).is_some()
 }
 
-/// Names, limits as written and media of the volumes that are empty at first.
-fn volumes(pod: &Pod) -> impl Iterator<Item = (&str, Option<&str>, &str)> {
+/// Names of the volumes that are empty at first, and limits as written.
+fn volumes(pod: &Pod) -> impl Iterator<Item = (&str, Option<&str>)> {
     let all = spec::of(pod).volumes.iter().flatten();
     all.filter_map(|v| {
-        let dir = v.empty_dir.as_ref()?;
-        let limit = dir.size_limit.as_ref().map(|q| q.0.as_str());
-        let medium = dir.medium.as_deref().unwrap_or_default();
-        Some((v.name.as_str(), limit, medium))
+        let limit = v.empty_dir.as_ref()?.size_limit.as_ref();
+        Some((v.name.as_str(), limit.map(|q| q.0.as_str())))
     })
 }
 
@@ -44,12 +40,13 @@ fn is_over(used: u64, limit: i64) -> bool {
 
 /// Why a pod must go: what its containers (layers and logs) and its volumes use on disk.
 #[must_use]
-pub fn over(pod: &Pod, containers: &[Used<'_>], on_disk: &[Used<'_>]) -> Option<String> {
+pub fn over(of_pod: &OfPod) -> Option<String> {
+    let pod = &*of_pod.pod;
     let used = |name: &str| {
-        let found = on_disk.iter().find(|(n, _)| *n == name);
-        found.map_or(0, |(_, bytes)| *bytes)
+        let found = of_pod.volumes.iter().find(|v| v.name == name);
+        found.map_or(0, |v| v.taken.bytes)
     };
-    for (name, limit, _) in volumes(pod) {
+    for (name, limit) in volumes(pod) {
         let Some(limit) = limit else { continue };
         if quantity::units(limit).is_some_and(|most| is_over(used(name), most)) {
             return Some(format!(
@@ -57,28 +54,53 @@ pub fn over(pod: &Pod, containers: &[Used<'_>], on_disk: &[Used<'_>]) -> Option<
             ));
         }
     }
-    if let Some(most) = total(pod) {
-        let of_volumes = volumes(pod).filter(|(_, _, medium)| medium.is_empty());
-        let all = of_volumes.map(|(name, ..)| used(name)).sum::<u64>()
-            + containers.iter().map(|(_, bytes)| bytes).sum::<u64>();
-        if is_over(all, most) {
-            return Some(format!(
-                "Pod ephemeral local storage usage exceeds the total limit of containers {most}. "
-            ));
-        }
+    if let Some(most) = total(pod)
+        && is_over(of_pod.on_disk().sum().bytes, most)
+    {
+        return Some(format!(
+            "Pod ephemeral local storage usage exceeds the total limit of containers {most}. "
+        ));
     }
-    containers.iter().find_map(|(name, bytes)| {
-        let (most, limit) = limit_of(pod, name)?;
-        is_over(*bytes, most).then(|| {
+    of_pod.containers.iter().find_map(|c| {
+        let (most, limit) = limit_of(pod, &c.name)?;
+        let name = &c.name;
+        is_over(of_container(c), most).then(|| {
             format!("Container {name} exceeded its local ephemeral storage limit {limit:?}. ")
         })
     })
 }
 
+fn of_container(c: &OfContainer) -> u64 {
+    let layer = c.layer.map_or(0, |l| l.bytes);
+    layer.saturating_add(c.log_bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stats::{OfVolume, Taken};
     use serde_json::json;
+    use std::sync::Arc;
+
+    fn of(pod: &Pod, containers: &[(&str, u64)], volumes: &[(&str, u64)]) -> Option<String> {
+        let taken = |bytes: u64| Taken { bytes, inodes: 1 };
+        let containers = containers.iter().map(|(name, bytes)| OfContainer {
+            name: (*name).into(),
+            layer: Some(taken(*bytes)),
+            ..OfContainer::default()
+        });
+        let volumes = volumes.iter().map(|(name, bytes)| OfVolume {
+            name: (*name).into(),
+            taken: taken(*bytes),
+            ..OfVolume::default()
+        });
+        over(&OfPod {
+            pod: Arc::new(pod.clone()),
+            containers: containers.collect(),
+            volumes: volumes.collect(),
+            ..OfPod::default()
+        })
+    }
 
     #[test]
     fn volumes_containers_and_their_sum_have_limits() {
@@ -87,26 +109,31 @@ mod tests {
             "volumes": [
                 {"name": "v", "emptyDir": {"sizeLimit": "1Ki"}},
                 {"name": "m", "emptyDir": {"medium": "Memory"}},
-                {"name": "w", "emptyDir": {}}],
+                {"name": "w", "emptyDir": {}},
+                {"name": "s", "secret": {"secretName": "s"}}],
             "containers": [
                 {"name": "a", "resources": limit("2Ki")},
                 {"name": "b", "resources": limit("3Ki")}]
         }}))
         .expect("a pod");
         assert!(has_any(&pod));
-        let of = |a, b, v, m, w| over(&pod, &[("a", a), ("b", b)], &[("v", v), ("m", m), ("w", w)]);
-        assert_eq!(of(2048, 3072, 0, 9999, 0), None);
+        let found = |a, b, v, w| {
+            let not_on_disk = [("m", 9999), ("s", 9999)];
+            let volumes = [("v", v), ("w", w), not_on_disk[0], not_on_disk[1]];
+            of(&pod, &[("a", a), ("b", b)], &volumes)
+        };
+        assert_eq!(found(2048, 3072, 0, 0), None);
         for (found, begin) in [
             (
-                of(0, 0, 1025, 0, 0),
+                found(0, 0, 1025, 0),
                 "Usage of EmptyDir volume \"v\" exceeds the limit \"1Ki\"",
             ),
             (
-                of(0, 0, 0, 0, 5121),
+                found(0, 0, 0, 5121),
                 "Pod ephemeral local storage usage exceeds the total limit of containers 5120",
             ),
             (
-                of(2049, 0, 0, 0, 0),
+                found(2049, 0, 0, 0),
                 "Container a exceeded its local ephemeral storage limit \"2Ki\"",
             ),
         ] {
@@ -118,6 +145,6 @@ mod tests {
         let free: Pod = serde_json::from_value(json!({"spec": {"containers": [{"name": "a"}]}}))
             .expect("a pod");
         assert!(!has_any(&free));
-        assert_eq!(over(&free, &[("a", u64::MAX)], &[]), None);
+        assert_eq!(of(&free, &[("a", u64::MAX)], &[]), None);
     }
 }

@@ -18,8 +18,9 @@ use crate::pod::handle::End;
 use crate::pod::manager::Pods;
 use crate::pod::spec;
 use crate::quantity;
-use crate::stats::{self, OfPod};
+use crate::stats::{Detail, OfPod, Statistics};
 use clock::Instant;
+use futures::future::{BoxFuture, FutureExt};
 use observed::Observed;
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,53 +49,180 @@ struct Since {
     pid: Option<Instant>,
 }
 
-/// Looks at the signals for ever.
-pub async fn run(deps: Arc<Deps>, pods: Arc<Pods>, keeper: Arc<NodeKeeper>) {
-    let (mut since, mut observed) = (Since::default(), Observed::default());
+/// Looks at the signals for ever, and beside that at what pods take of the disk: whoever has to be
+/// asked for the latter may not answer, and memory cannot wait.
+pub async fn run(
+    deps: Arc<Deps>,
+    pods: Arc<Pods>,
+    keeper: Arc<NodeKeeper>,
+    statistics: Arc<Statistics>,
+) {
+    let around = Around {
+        deps: &deps,
+        pods: &pods,
+        statistics: &statistics,
+    };
+    tokio::join!(around.watch_signals(&keeper), around.watch_limits());
+}
+
+/// What an eviction needs.
+#[derive(Clone, Copy)]
+struct Around<'a> {
+    deps: &'a Deps,
+    pods: &'a Pods,
+    statistics: &'a Statistics,
+}
+
+fn ticks(deps: &Deps) -> tokio::time::Interval {
     let mut ticks = tokio::time::interval(deps.config.eviction.period);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        let (wanted, left) = (&deps.config.eviction, left(&deps).await);
-        let now = Instant::now();
-        let looked = observed.look(wanted, &left, now);
-        let pressure = note(&mut since, &looked.short, now, wanted.transition_period);
-        let changed = {
-            let mut shared = deps.pressure.lock();
-            let changed = *shared != pressure;
-            *shared = pressure;
-            changed
-        };
-        if changed {
-            keeper.changed.notify_one();
+    ticks
+}
+
+impl<'a> Around<'a> {
+    async fn watch_signals(self, keeper: &NodeKeeper) {
+        let deps = self.deps;
+        let (mut since, mut observed) = (Since::default(), Observed::default());
+        let mut ticks = ticks(deps);
+        // Of the disk one relief at a time; it asks the runtime.
+        let mut of_disk: Option<BoxFuture<'a, ()>> = None;
+        loop {
+            tokio::select! {
+                biased;
+                () = ended(&mut of_disk) => {
+                    of_disk = None;
+                    continue;
+                }
+                _ = ticks.tick() => {}
+            }
+            let (wanted, left) = (&deps.config.eviction, self.left());
+            let now = Instant::now();
+            let looked = observed.look(wanted, &left, now);
+            let pressure = note(&mut since, &looked.short, now, wanted.transition_period);
+            let changed = {
+                let mut shared = deps.pressure.lock();
+                let changed = *shared != pressure;
+                *shared = pressure;
+                changed
+            };
+            if changed {
+                keeper.changed.notify_one();
+            }
+            match looked.due.first() {
+                None => {}
+                Some(short) if short.resource.signal() == Signal::Disk => {
+                    let short = *short;
+                    of_disk.get_or_insert_with(|| self.relieve_disk(short).boxed());
+                }
+                Some(short) => self.relieve(short, Detail::Groups).await,
+            }
         }
-        over_their_own_limits(&deps, &pods).await;
-        if let Some(most_urgent) = looked.due.first() {
-            relieve(&deps, &pods, most_urgent).await;
+    }
+
+    fn left(self) -> Left {
+        let deps = self.deps;
+        // Of what is unknown nothing is said.
+        let fs = self.statistics.root_fs().unwrap_or_default();
+        let images = self.statistics.image_fs().unwrap_or_default();
+        let (pids, most) = machine::pids();
+        let machine = machine::memory();
+        let memory = memory_left(deps.config.capacity.memory_bytes, &machine, || {
+            let stats = deps.cgroups.stats(&deps.config.kubepods());
+            stats.map_or(0, |s| s.working_set_bytes)
+        });
+        Resource::ALL.map(|resource| {
+            let (free, whole) = match resource {
+                Resource::Memory => (memory.free, memory.whole),
+                Resource::NodeFs => (fs.available_bytes, fs.capacity_bytes),
+                Resource::NodeFsInodes => (fs.inodes_free, fs.inodes),
+                Resource::ImageFs => (images.available_bytes, images.capacity_bytes),
+                Resource::Pid => (most.saturating_sub(pids), most),
+            };
+            (resource, Share { free, whole })
+        })
+    }
+
+    async fn relieve_disk(self, short: Short) {
+        if crate::gc::remove_unused_images(self.deps, u64::MAX).await == 0 {
+            self.relieve(&short, Detail::Disks).await;
+        }
+    }
+
+    async fn relieve(self, short: &Short, detail: Detail) {
+        // A failure is said by who read.
+        let Ok(all) = self.statistics.collect(detail).await else {
+            return;
+        };
+        let image_disk = self.statistics.has_image_disk();
+        let candidates: Vec<Candidate> = all
+            .pods
+            .iter()
+            .map(|p| rank::candidate(p, short.resource, image_disk))
+            .collect();
+        let Some(victim) = choose(&candidates).and_then(|i| all.pods.get(i)) else {
+            tracing::warn!(?short, "the node runs short, and there is no pod to end");
+            return;
+        };
+        crate::metrics::METRICS.evicted(short.resource.name());
+        // No more than the pod itself wants.
+        let own = spec::grace_seconds(&victim.pod).max(GRACE_SECONDS);
+        let grace = short.grace_seconds.min(own);
+        self.evict(victim, message(victim, short), grace);
+    }
+
+    fn evict(self, victim: &OfPod, message: String, grace_seconds: i64) {
+        tracing::warn!(
+            pod = spec::full_name(&victim.pod),
+            message,
+            "evicting a pod"
+        );
+        self.deps.recorder.pod(
+            &victim.pod,
+            None,
+            Severity::Warning,
+            "Evicted",
+            message.clone(),
+        );
+        let end = End {
+            reason: "Evicted".into(),
+            message,
+            grace_seconds,
+        };
+        self.pods.end(spec::uid(&victim.pod), end);
+    }
+
+    /// Ends pods that use more local storage than they may, for ever.
+    async fn watch_limits(self) {
+        let mut ticks = ticks(self.deps);
+        loop {
+            ticks.tick().await;
+            let mut limited = self.pods.snapshots();
+            limited.retain(|s| !s.over && limits::has_any(&s.pod));
+            if limited.is_empty() {
+                continue;
+            }
+            // What is begun now is known at the next tick.
+            let age = self.deps.config.eviction.period;
+            self.statistics.look_at(&limited, age);
+            let Ok(all) = self.statistics.collect(Detail::Disks).await else {
+                continue;
+            };
+            for pod in &all.pods {
+                if let Some(why) = limits::over(pod) {
+                    crate::metrics::METRICS.evicted("ephemeralcontainerfs.limit");
+                    self.evict(pod, why, GRACE_SECONDS);
+                }
+            }
         }
     }
 }
 
-async fn left(deps: &Deps) -> Left {
-    let fs = host::mounts::fs_usage(&deps.config.root_dir).unwrap_or_default();
-    // Unknown where the runtime does not answer: then nothing is said of it.
-    let (images_used, images_whole) = crate::gc::fill(deps).await.unwrap_or_default();
-    let (pids, most) = machine::pids();
-    let machine = machine::memory();
-    let memory = memory_left(deps.config.capacity.memory_bytes, &machine, || {
-        let stats = deps.cgroups.stats(&deps.config.kubepods());
-        stats.map_or(0, |s| s.working_set_bytes)
-    });
-    Resource::ALL.map(|resource| {
-        let (free, whole) = match resource {
-            Resource::Memory => (memory.free, memory.whole),
-            Resource::NodeFs => (fs.available_bytes, fs.capacity_bytes),
-            Resource::NodeFsInodes => (fs.inodes_free, fs.inodes),
-            Resource::ImageFs => (images_whole.saturating_sub(images_used), images_whole),
-            Resource::Pid => (most.saturating_sub(pids), most),
-        };
-        (resource, Share { free, whole })
-    })
+/// The end of what is under way, if something is.
+async fn ended(work: &mut Option<BoxFuture<'_, ()>>) {
+    match work {
+        Some(work) => work.await,
+        None => std::future::pending().await,
+    }
 }
 
 /// What is left of memory. `used`: what all pods have.
@@ -132,49 +260,6 @@ fn note(since: &mut Since, short: &[Short], now: Instant, stays: Duration) -> Pr
     }
 }
 
-async fn relieve(deps: &Arc<Deps>, pods: &Arc<Pods>, short: &Short) {
-    let signal = short.resource.signal();
-    if signal == Signal::Disk && crate::gc::remove_unused_images(deps, u64::MAX).await > 0 {
-        return;
-    }
-    let all = stats::collect(deps, pods, stats::Detail::Usual).await;
-    let candidates: Vec<Candidate> = all
-        .pods
-        .iter()
-        .map(|p| rank::candidate(p, signal))
-        .collect();
-    let Some(victim) = choose(&candidates).and_then(|i| all.pods.get(i)) else {
-        tracing::warn!(?short, "the node runs short, and there is no pod to end");
-        return;
-    };
-    crate::metrics::METRICS.evicted(short.resource.name());
-    // No more than the pod itself wants.
-    let own = spec::grace_seconds(&victim.pod).max(GRACE_SECONDS);
-    let grace = short.grace_seconds.min(own);
-    evict(deps, pods, victim, message(victim, short), grace);
-}
-
-fn evict(deps: &Deps, pods: &Pods, victim: &OfPod, message: String, grace_seconds: i64) {
-    tracing::warn!(
-        pod = spec::full_name(&victim.pod),
-        message,
-        "evicting a pod"
-    );
-    deps.recorder.pod(
-        &victim.pod,
-        None,
-        Severity::Warning,
-        "Evicted",
-        message.clone(),
-    );
-    let end = End {
-        reason: "Evicted".into(),
-        message,
-        grace_seconds,
-    };
-    pods.end(spec::uid(&victim.pod), end);
-}
-
 fn message(victim: &OfPod, short: &Short) -> String {
     let signal = short.resource.signal();
     let (resource, available) = match short.resource {
@@ -192,6 +277,10 @@ fn message(victim: &OfPod, short: &Short) -> String {
     let mut text = format!(
         "The node was low on resource: {resource}. Threshold quantity: {threshold}, available: {available}. "
     );
+    if short.resource == Resource::NodeFsInodes {
+        // Nobody asks for inodes: there is nothing to compare with.
+        return text;
+    }
     for c in &victim.containers {
         let asked = spec::container(&victim.pod, &c.name)
             .and_then(|c| c.resources.as_ref())
@@ -199,7 +288,7 @@ fn message(victim: &OfPod, short: &Short) -> String {
         let (used, asked) = match signal {
             Signal::Memory => (c.stats.working_set_bytes, quantity::amount(asked, "memory")),
             Signal::Disk => (
-                c.layer_bytes + c.log_bytes,
+                c.layer.map_or(0, |l| l.bytes) + c.log_bytes,
                 quantity::amount(asked, "ephemeral-storage"),
             ),
             Signal::Pid => continue,
@@ -219,34 +308,6 @@ fn message(victim: &OfPod, short: &Short) -> String {
         }
     }
     text
-}
-
-/// Ends pods that use more local storage than they may.
-async fn over_their_own_limits(deps: &Arc<Deps>, pods: &Arc<Pods>) {
-    if !pods
-        .snapshots()
-        .iter()
-        .any(|s| !s.over && limits::has_any(&s.pod))
-    {
-        return;
-    }
-    let all = stats::collect(deps, pods, stats::Detail::Usual).await;
-    for pod in &all.pods {
-        let containers: Vec<limits::Used> = pod
-            .containers
-            .iter()
-            .map(|c| (c.name.as_str(), c.layer_bytes + c.log_bytes))
-            .collect();
-        let volumes: Vec<limits::Used> = pod
-            .volumes
-            .iter()
-            .map(|(name, bytes, _)| (name.as_str(), *bytes))
-            .collect();
-        if let Some(why) = limits::over(&pod.pod, &containers, &volumes) {
-            crate::metrics::METRICS.evicted("ephemeralcontainerfs.limit");
-            evict(deps, pods, pod, why, GRACE_SECONDS);
-        }
-    }
 }
 
 #[cfg(test)]
@@ -273,7 +334,7 @@ mod tests {
         let machine = |total: u64, available: u64| machine::Memory {
             total,
             available,
-            swap: 0,
+            ..machine::Memory::default()
         };
         let left = |declared, machine| {
             let share = memory_left(declared, &machine, || 30);

@@ -1,6 +1,6 @@
 //! Which pod goes first. Pure.
 
-use super::thresholds::Signal;
+use super::thresholds::Resource;
 use crate::pod::spec;
 use crate::quantity;
 use crate::stats::OfPod;
@@ -19,7 +19,8 @@ pub struct Candidate {
 /// Pods of this priority and above are never evicted: the node needs them.
 const CRITICAL: i32 = 2_000_000_000;
 
-pub(super) fn candidate(pod: &OfPod, signal: Signal) -> Candidate {
+/// `image_disk`: images and layers have a file system of their own.
+pub(super) fn candidate(pod: &OfPod, short: Resource, image_disk: bool) -> Candidate {
     let asked = |name: &str| -> u64 {
         let sum: i64 = spec::containers(&pod.pod)
             .iter()
@@ -27,20 +28,20 @@ pub(super) fn candidate(pod: &OfPod, signal: Signal) -> Candidate {
             .sum();
         u64::try_from(sum).unwrap_or(0)
     };
-    let (used, asked) = match signal {
-        Signal::Memory => (pod.stats.working_set_bytes, asked("memory")),
-        Signal::Disk => {
-            let own: u64 = pod
-                .containers
-                .iter()
-                .map(|c| c.layer_bytes + c.log_bytes)
-                .sum();
-            (
-                own + pod.volumes.iter().map(|v| v.1).sum::<u64>(),
-                asked("ephemeral-storage"),
-            )
+    let on_disk = || {
+        let d = pod.on_disk();
+        match (image_disk, short) {
+            (false, _) => d.sum(),
+            (true, Resource::ImageFs) => d.layers,
+            (true, _) => [d.logs, d.volumes].into_iter().sum(),
         }
-        Signal::Pid => (pod.stats.tasks, 0),
+    };
+    let (used, asked) = match short {
+        Resource::Memory => (pod.stats.working_set_bytes, asked("memory")),
+        Resource::NodeFs | Resource::ImageFs => (on_disk().bytes, asked("ephemeral-storage")),
+        // Nobody asks for inodes, or for process ids.
+        Resource::NodeFsInodes => (on_disk().inodes, 0),
+        Resource::Pid => (pod.stats.tasks, 0),
     };
     Candidate {
         priority: spec::of(&pod.pod).priority.unwrap_or(0),
@@ -64,6 +65,9 @@ pub fn choose(all: &[Candidate]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stats::{OfContainer, OfVolume, Taken};
+    use serde_json::{Value, json};
+    use std::sync::Arc;
 
     #[test]
     fn who_uses_more_than_asked_goes_first_then_the_least_important() {
@@ -77,5 +81,63 @@ mod tests {
         assert_eq!(choose(&[c(0, 30, 20), c(0, 35, 20)]), Some(1));
         assert_eq!(choose(&[c(CRITICAL, 99, 0)]), None);
         assert_eq!(choose(&[]), None);
+    }
+
+    /// A pod with a layer, a log and volumes of these bytes and inodes.
+    fn pod(layer: Taken, log_bytes: u64, volumes: &[(&str, Value, Taken)]) -> OfPod {
+        let specs = volumes.iter().map(|(name, source, _)| {
+            let mut spec = source.clone();
+            spec["name"] = json!(name);
+            spec
+        });
+        let requests = json!({ "ephemeral-storage": "100" });
+        let pod = json!({ "spec": {
+            "containers": [{ "name": "c", "resources": { "requests": requests } }],
+            "volumes": specs.collect::<Vec<_>>() } });
+        OfPod {
+            pod: Arc::new(serde_json::from_value(pod).unwrap()),
+            containers: vec![OfContainer {
+                layer: Some(layer),
+                log_bytes,
+                ..OfContainer::default()
+            }],
+            volumes: volumes
+                .iter()
+                .map(|(name, _, taken)| OfVolume {
+                    name: (*name).into(),
+                    taken: *taken,
+                    ..OfVolume::default()
+                })
+                .collect(),
+            ..OfPod::default()
+        }
+    }
+
+    #[test]
+    fn what_is_short_decides_who_goes() {
+        let taken = |bytes, inodes| Taken { bytes, inodes };
+        let scratch = json!({ "emptyDir": {} });
+        let memory = json!({ "emptyDir": { "medium": "Memory" } });
+        let all = [
+            // Many small files, few bytes.
+            pod(taken(10, 5_000), 1, &[]),
+            // A large file on disk.
+            pod(taken(20, 3), 1, &[("v", scratch, taken(9_000, 2))]),
+            // A larger one in memory, which is not the disk's.
+            pod(taken(30, 3), 1, &[("v", memory, taken(90_000, 9_000))]),
+            // A large layer.
+            pod(taken(8_000, 3), 1, &[]),
+        ];
+        let goes = |short, image_disk| {
+            let all = all.iter().map(|p| candidate(p, short, image_disk));
+            choose(&all.collect::<Vec<_>>())
+        };
+        assert_eq!(goes(Resource::NodeFsInodes, false), Some(0));
+        assert_eq!(goes(Resource::NodeFs, false), Some(1));
+        assert_eq!(goes(Resource::ImageFs, false), Some(1));
+        assert_eq!(goes(Resource::ImageFs, true), Some(3));
+        assert_eq!(goes(Resource::NodeFs, true), Some(1));
+        let first = candidate(&all[0], Resource::NodeFs, false);
+        assert_eq!((first.used, first.asked), (11, 100));
     }
 }

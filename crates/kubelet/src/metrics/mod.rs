@@ -50,6 +50,7 @@ pub struct KubeletMetrics {
     looks: Histograms<0>,
     work: Histograms<1>,
     evictions: Counters<1>,
+    statistics_errors: Counters<1>,
     preemptions: Counters<1>,
     requests: Counters<4>,
     request_seconds: Histograms<4>,
@@ -94,6 +95,11 @@ pub static METRICS: LazyLock<KubeletMetrics> = LazyLock::new(|| KubeletMetrics {
         "Cumulative number of pod evictions by eviction signal",
         ["eviction_signal"],
     ),
+    statistics_errors: Counters::new(
+        "tiphys_kubelet_statistics_errors_total",
+        "Number of times that something of statistics could not be read, by what.",
+        ["what"],
+    ),
     preemptions: Counters::new(
         "kubelet_preemptions",
         "Cumulative number of pod preemptions by preemption resource",
@@ -133,19 +139,20 @@ impl KubeletMetrics {
         self.evictions.add([signal]);
     }
 
+    /// Something of statistics could not be read.
+    pub fn statistics_failed(&self, what: &str) {
+        self.statistics_errors.add([what]);
+    }
+
     /// A pod ends to make room for one that the cluster needs; `resource`: what was short.
     pub fn preempted(&self, resource: &str) {
         self.preemptions.add([resource]);
     }
 
-    /// A request was answered; `page`: the first part of its path.
-    pub fn answered(&self, method: &http::Method, page: &str, took: Duration) {
-        let page = known_page(page);
-        let method = match *method {
-            http::Method::GET => "GET",
-            http::Method::POST => "POST",
-            _ => "other",
-        };
+    /// A request was answered; `page` by [`page`].
+    pub fn answered(&self, method: &http::Method, page: &'static str, took: Duration) {
+        let method = METHODS.iter().find(|m| **m == method.as_str());
+        let method = method.copied().unwrap_or("other");
         let is_long = matches!(
             page,
             "exec" | "attach" | "portForward" | "containerLogs" | "run"
@@ -170,22 +177,33 @@ impl KubeletMetrics {
     }
 }
 
-/// A page under a name that no client chooses.
-pub fn known_page(page: &str) -> &'static str {
-    PAGES
-        .iter()
-        .find(|p| **p == page)
-        .copied()
-        .unwrap_or("other")
+/// The page of a path, under a name that no client chooses: its first part, and of metrics which.
+pub fn page(path: &str) -> &'static str {
+    let mut parts = path.trim_start_matches('/').splitn(3, '/');
+    let known = |name: &str| PAGES.iter().find(|p| **p == name).copied();
+    let found = match (parts.next(), parts.next()) {
+        (Some("metrics"), Some(which)) => known(&format!("metrics/{which}")),
+        (first, _) => known(first.unwrap_or_default()),
+    };
+    found.unwrap_or("other")
 }
 
-const PAGES: [&str; 15] = [
+/// Upstream's.
+const METHODS: [&str; 8] = [
+    "OPTIONS", "GET", "HEAD", "POST", "PUT", "DELETE", "TRACE", "CONNECT",
+];
+
+const PAGES: [&str; 19] = [
     "api",
     "attach",
     "containerLogs",
     "exec",
     "healthz",
+    "logs",
     "metrics",
+    "metrics/cadvisor",
+    "metrics/probes",
+    "metrics/resource",
     "pods",
     "portForward",
     "run",
@@ -337,12 +355,9 @@ mod tests {
         METRICS.evicted("memory.available");
         METRICS.worked(Duration::from_secs(1));
         METRICS.looked(Duration::from_secs(1));
-        METRICS.answered(&http::Method::GET, "metrics", Duration::from_secs(1));
-        METRICS.answered(
-            &http::Method::GET,
-            "what a client made up",
-            Duration::from_secs(1),
-        );
+        for path in ["/metrics", "/metrics/resource", "/what a client made up"] {
+            METRICS.answered(&http::Method::GET, page(path), Duration::from_secs(1));
+        }
         let text = metrics::prometheus(&metrics::lines());
         for line in [
             "kubelet_runtime_operations_total{operation_type=\"start_container\"}",
@@ -352,11 +367,26 @@ mod tests {
             "kubelet_pod_worker_duration_seconds_count{operation_type=\"sync\"}",
             "# TYPE kubelet_pleg_relist_duration_seconds histogram",
             "kubelet_http_requests_total{method=\"GET\",path=\"metrics\",server_type=\"readwrite\",long_running=\"false\"} 1",
+            "kubelet_http_requests_total{method=\"GET\",path=\"metrics/resource\",server_type=\"readwrite\",long_running=\"false\"} 1",
             "kubelet_http_requests_total{method=\"GET\",path=\"other\",server_type=\"readwrite\",long_running=\"false\"} 1",
         ] {
             assert!(text.contains(line), "{line} in {text}");
         }
         let failed = "kubelet_runtime_operations_errors_total{operation_type=\"start_container\"}";
         assert_eq!(text.contains(failed), called.is_err());
+    }
+
+    #[test]
+    fn pages_have_names_that_no_client_chooses() {
+        for (path, name) in [
+            ("/stats/summary", "stats"),
+            ("/metrics/cadvisor", "metrics/cadvisor"),
+            ("/metrics/none", "other"),
+            ("/metrics", "metrics"),
+            ("/containerLogs/a/b/c", "containerLogs"),
+            ("/", "other"),
+        ] {
+            assert_eq!(page(path), name, "{path}");
+        }
     }
 }

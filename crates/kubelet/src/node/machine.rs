@@ -165,6 +165,8 @@ pub struct Memory {
     pub available: u64,
     /// Swap in all.
     pub swap: u64,
+    /// Swap that is not in use.
+    pub swap_free: u64,
 }
 
 /// Reads the kernel's table.
@@ -182,6 +184,7 @@ pub fn memory() -> Memory {
         total: field("MemTotal"),
         available: field("MemAvailable"),
         swap: field("SwapTotal"),
+        swap_free: field("SwapFree"),
     }
 }
 

@@ -11,7 +11,7 @@ mod tunnel;
 use crate::metrics::{self as counted, METRICS};
 use crate::pod::deps::Deps;
 use crate::pod::manager::Pods;
-use crate::stats::{self, Detail};
+use crate::stats::{self, Detail, Statistics};
 use clock::Instant;
 use common::{Answer, Query, Shared, json, metrics, query, text};
 use http::{Method, Request, StatusCode};
@@ -51,6 +51,7 @@ async fn looked_into(request: Request<wire::serve::RequestBody>) -> Answer {
 pub struct Server {
     shared: Shared,
     auth: auth::Gate,
+    statistics: Arc<Statistics>,
     rates: stats::Rates,
     history: Arc<stats::history::History>,
 }
@@ -58,7 +59,7 @@ pub struct Server {
 impl Server {
     /// A server over the pods of this node.
     #[must_use]
-    pub fn new(deps: Arc<Deps>, pods: Arc<Pods>) -> Arc<Self> {
+    pub fn new(deps: Arc<Deps>, pods: Arc<Pods>, statistics: Arc<Statistics>) -> Arc<Self> {
         let auth = auth::Gate::new(deps.client.clone(), &deps.config.node_name);
         Arc::new(Self {
             shared: Shared {
@@ -67,6 +68,7 @@ impl Server {
                 tunnels: Arc::new(Semaphore::new(pod_tunnel::TUNNELS)),
             },
             auth,
+            statistics,
             rates: stats::Rates::default(),
             history: Arc::default(),
         })
@@ -83,10 +85,9 @@ impl Server {
             let server = self.clone();
             async move {
                 let (method, began) = (request.method().clone(), Instant::now());
-                let path = request.uri().path().trim_start_matches('/');
-                let page = path.split('/').next().unwrap_or_default().to_owned();
-                let answer = server.traced(request, &page).await;
-                METRICS.answered(&method, &page, began.elapsed());
+                let page = counted::page(request.uri().path());
+                let answer = server.traced(request, page).await;
+                METRICS.answered(&method, page, began.elapsed());
                 answer
             }
         };
@@ -94,9 +95,13 @@ impl Server {
     }
 
     /// Answers, under a span where that is wanted. Who asks is not known yet: his trace is linked.
-    async fn traced(&self, request: Request<wire::serve::RequestBody>, page: &str) -> Answer {
+    async fn traced(
+        &self,
+        request: Request<wire::serve::RequestBody>,
+        page: &'static str,
+    ) -> Answer {
         let deps = &self.shared.deps;
-        let name = || format!("{} /{}", request.method(), counted::known_page(page));
+        let name = || format!("{} /{page}", request.method());
         let headers = request.headers();
         let since = deps.clock.now();
         match deps.tracer.received(name, headers, Caller::Stranger, since) {
@@ -157,16 +162,18 @@ impl Server {
             (&Method::GET, ["stats", "summary"]) => self.summary(&query).await,
             (&Method::GET, ["metrics"]) => {
                 let Shared { deps, pods, .. } = &self.shared;
-                let claims = stats::of_claims(deps, pods).await;
+                let claims = self.statistics.of_claims().await;
                 let own = stats::metrics::own(deps, pods, &claims);
                 figures_page(&(own + &::metrics::lines() + &client::refusals::metrics()))
             }
             (&Method::GET, ["metrics", "slis"]) => figures_page(&::metrics::slis::lines()),
             (&Method::GET, ["metrics", "cadvisor"]) => {
-                metrics(stats::cadvisor::page(&self.used(Detail::Whole).await))
+                let all = self.statistics.collect(Detail::Whole).await;
+                all.map_or_else(|e| unread(&e), |all| metrics(stats::cadvisor::page(&all)))
             }
             (&Method::GET, ["metrics", "resource"]) => {
-                metrics(stats::metrics::resource(&self.used(Detail::Usual).await))
+                let all = self.statistics.collect(Detail::Groups).await;
+                metrics(stats::metrics::resource(all.as_ref().ok()))
             }
             (&Method::GET | &Method::POST, ["api", parts @ ..]) => {
                 self.cadvisor_api(parts, &query).await
@@ -190,16 +197,15 @@ impl Server {
         )
     }
 
-    async fn used(&self, detail: Detail) -> stats::All {
-        stats::collect(&self.shared.deps, &self.shared.pods, detail).await
-    }
-
     /// cAdvisor's REST API. The first question begins samples, which end some time after the last.
     async fn cadvisor_api(&self, parts: &[&str], query: &Query) -> Answer {
         if self.history.ask() {
             self.sample();
         }
-        let now = Arc::new(self.used(Detail::Whole).await);
+        let now = match self.statistics.collect(Detail::Whole).await {
+            Ok(all) => Arc::new(all),
+            Err(e) => return unread(&e),
+        };
         let mut samples = self.history.last(usize::MAX);
         samples.push(now);
         let asked = stats::rest::Asked {
@@ -219,22 +225,31 @@ impl Server {
 
     /// Takes samples until nobody asks any more.
     fn sample(&self) {
-        let (deps, pods) = (self.shared.deps.clone(), self.shared.pods.clone());
-        let history = self.history.clone();
+        let (statistics, history) = (self.statistics.clone(), self.history.clone());
         tokio::spawn(async move {
             while history.goes_on() {
-                let all = stats::collect(&deps, &pods, Detail::Whole).await;
-                history.keep(Arc::new(all));
+                // What could not be read is no sample.
+                if let Ok(all) = statistics.collect(Detail::Whole).await {
+                    history.keep(Arc::new(all));
+                }
                 tokio::time::sleep(stats::history::EVERY).await;
             }
         });
     }
 
     async fn summary(&self, query: &Query) -> Answer {
-        let all = self.used(Detail::Usual).await;
         let only = query
             .get("only_cpu_and_memory")
             .is_some_and(|v| v == "true" || v == "1");
-        json(&stats::summary::of(&all, &self.rates, only))
+        let detail = if only { Detail::Groups } else { Detail::Usual };
+        match self.statistics.collect(detail).await {
+            Ok(all) => json(&stats::summary::of(&all, &self.rates, only)),
+            Err(e) => unread(&e),
+        }
     }
+}
+
+/// The answer where something could not be read: zeros would be taken for figures.
+fn unread(error: &stats::Error) -> Answer {
+    text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n"))
 }

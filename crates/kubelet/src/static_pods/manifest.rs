@@ -29,6 +29,15 @@ pub struct Source {
     pub read: Read,
 }
 
+/// Whether a pod is from elsewhere than the API.
+#[must_use]
+pub fn is_static(pod: &Pod) -> bool {
+    let annotations = pod.metadata.annotations.as_ref();
+    annotations
+        .and_then(|a| a.get(SOURCE))
+        .is_some_and(|s| s != "api")
+}
+
 /// The pod as the node's own: its name ends with the node's, its UID is that of what the file says, no
 /// taint of the node ends it, and the node takes it whatever it is short of.
 #[must_use]

@@ -92,17 +92,17 @@ const ROWS: &[Row] = &[
     ("container_threads_max", GAUGE, "Maximum number of threads allowed inside the container, infinity if value is zero",
         |s| Some(s.stats.tasks_max as f64)),
     ("container_pressure_cpu_waiting_seconds_total", COUNTER, "Total time duration tasks in the container have waited due to CPU congestion.",
-        |s| pressure(s, |p| p.cpu.waiting_micros)),
+        |s| pressure(s, |p| p.cpu.some.total_micros)),
     ("container_pressure_cpu_stalled_seconds_total", COUNTER, "Total time duration no tasks in the container could make progress due to CPU congestion.",
-        |s| pressure(s, |p| p.cpu.stalled_micros)),
+        |s| pressure(s, |p| p.cpu.full.total_micros)),
     ("container_pressure_memory_waiting_seconds_total", COUNTER, "Total time duration tasks in the container have waited due to memory congestion.",
-        |s| pressure(s, |p| p.memory.waiting_micros)),
+        |s| pressure(s, |p| p.memory.some.total_micros)),
     ("container_pressure_memory_stalled_seconds_total", COUNTER, "Total time duration no tasks in the container could make progress due to memory congestion.",
-        |s| pressure(s, |p| p.memory.stalled_micros)),
+        |s| pressure(s, |p| p.memory.full.total_micros)),
     ("container_pressure_io_waiting_seconds_total", COUNTER, "Total time duration tasks in the container have waited due to IO congestion.",
-        |s| pressure(s, |p| p.io.waiting_micros)),
+        |s| pressure(s, |p| p.io.some.total_micros)),
     ("container_pressure_io_stalled_seconds_total", COUNTER, "Total time duration no tasks in the container could make progress due to IO congestion.",
-        |s| pressure(s, |p| p.io.stalled_micros)),
+        |s| pressure(s, |p| p.io.full.total_micros)),
     ("container_start_time_seconds", GAUGE, "Start time of the container since unix epoch in seconds.",
         |s| s.started.map(|t| t.as_second() as f64)),
     ("container_spec_cpu_period", GAUGE, "CPU period of the container.",
@@ -222,8 +222,8 @@ pub(super) fn subjects(all: &All) -> Vec<Subject<'_>> {
             limits: c.limits,
             started: c.started_at,
             held: Some(&c.held),
-            disk: Some(OfDisk {
-                used_bytes: c.layer_bytes,
+            disk: c.layer.map(|layer| OfDisk {
+                used_bytes: layer.bytes,
                 ..all.disk()
             }),
             ..of_pod(&c.stats, &c.group)
@@ -499,7 +499,7 @@ fn machine(t: &mut Text, all: &All) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stats::{OfContainer, OfPod};
+    use crate::stats::{OfContainer, OfPod, Taken};
     use k8s_openapi::api::core::v1::Pod;
     use std::sync::Arc;
 
@@ -533,7 +533,10 @@ mod tests {
                 cpu_period: Some(100_000),
                 ..Limits::default()
             },
-            layer_bytes: 11,
+            layer: Some(Taken {
+                bytes: 11,
+                inodes: 1,
+            }),
             held: host::cgroup::Descriptors {
                 processes: 1,
                 open: 4,

@@ -1,11 +1,13 @@
 //! The kubelet's metrics in Prometheus' text form: about itself, for autoscaling, and of its probes.
 
 use super::text::{Text, seconds};
-use super::{All, OfClaim, OfContainer, OfPod};
+use super::{All, OfClaim, OfContainer};
 use crate::pod::deps::Deps;
 use crate::pod::handle::Snapshot;
 use crate::pod::manager::Pods;
 use crate::pod::spec;
+use crate::static_pods::manifest::is_static;
+use host::cgroup::Stats;
 use host::mounts::FsUsage;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -48,20 +50,7 @@ pub fn own(deps: &Deps, pods: &Pods, of_claims: &[OfClaim]) -> String {
             None,
         );
     }
-    t.family(
-        "kubelet_desired_pods",
-        "gauge",
-        "Number of pods bound to this node",
-    );
-    let none = [("static", "")];
-    t.sample("kubelet_desired_pods", &none, all.len() as f64, None);
-    t.family(
-        "kubelet_active_pods",
-        "gauge",
-        "The number of pods the kubelet considers active and which are being considered when admitting new pods.",
-    );
-    let active = all.iter().filter(|s| !s.over).count();
-    t.sample("kubelet_active_pods", &none, active as f64, None);
+    pods_by_origin(&mut t, &all);
     let version = f64::from(deps.cgroups.version());
     t.one(
         (
@@ -73,6 +62,33 @@ pub fn own(deps: &Deps, pods: &Pods, of_claims: &[OfClaim]) -> String {
     );
     volumes(&mut t, deps, &all, of_claims);
     t.done()
+}
+
+/// A family of pods: name, help, and which it counts.
+type PodCount = (&'static str, &'static str, fn(&Snapshot) -> bool);
+
+#[rustfmt::skip]
+const POD_COUNTS: [PodCount; 2] = [
+    ("kubelet_desired_pods", "The number of pods the kubelet is being instructed to run. static is true if the pod is not from the apiserver.",
+        |_| true),
+    ("kubelet_active_pods", "The number of pods the kubelet considers active and which are being considered when admitting new pods. static is true if the pod is not from the apiserver.",
+        |s| !s.over),
+];
+
+/// How many pods there are of the API and of files.
+fn pods_by_origin(t: &mut Text, all: &[Arc<Snapshot>]) {
+    for (name, help, counts) in POD_COUNTS {
+        t.family(name, "gauge", help);
+        for (of_files, word) in [(false, ""), (true, "true")] {
+            let own = all.iter().filter(|s| is_static(&s.pod) == of_files);
+            let count = own.filter(|s| counts(s)).count();
+            t.sample(name, &[("static", word)], count as f64, None);
+        }
+    }
+    let mirrors = all.iter().filter(|s| s.mirror_uid.is_some()).count();
+    let help =
+        "The number of mirror pods the kubelet will try to create (one per admitted static pod)";
+    t.one(("kubelet_mirror_pods", "gauge", help), mirrors as f64);
 }
 
 /// How full claims are, and how many volumes of which kind there are.
@@ -123,136 +139,109 @@ const VOLUME_ROWS: [VolumeRow; 6] = [
     ("kubelet_volume_stats_inodes_used", "Number of used inodes in the volume", |f| f.inodes.saturating_sub(f.inodes_free)),
 ];
 
-/// `/metrics/resource`: what autoscaling needs, and nothing else.
+/// `/metrics/resource`: what autoscaling needs, and nothing else. Of what could not be read there is
+/// no series but the one that says so: a zero would be a counter that begins again.
 #[must_use]
-pub fn resource(all: &All) -> String {
+pub fn resource(all: Option<&All>) -> String {
     let mut t = Text::default();
-    let at = Some(all.at);
-    let (c_cpu, c_mem) = (
-        "container_cpu_usage_seconds_total",
-        "container_memory_working_set_bytes",
-    );
-    t.family(
-        c_cpu,
-        "counter",
-        "[STABLE] Cumulative cpu time consumed by the container in core-seconds",
-    );
-    each(all, |p, c| {
-        t.sample(
-            c_cpu,
-            &resource_labels(p, c),
-            seconds(c.stats.cpu_nanos),
-            at,
-        );
-    });
-    t.family(
-        c_mem,
-        "gauge",
-        "[STABLE] Current working set of the container in bytes",
-    );
-    each(all, |p, c| {
-        t.sample(
-            c_mem,
-            &resource_labels(p, c),
-            c.stats.working_set_bytes as f64,
-            at,
-        );
-    });
-    t.family(
-        "container_start_time_seconds",
-        "gauge",
-        "[STABLE] Start time of the container since unix epoch in seconds",
-    );
-    each(all, |p, c| {
-        let start = c
-            .started_at
-            .map_or(0.0, |t| t.as_millisecond() as f64 / 1e3);
-        t.sample(
-            "container_start_time_seconds",
-            &resource_labels(p, c),
-            start,
-            None,
-        );
-    });
-    t.family(
-        "node_cpu_usage_seconds_total",
-        "counter",
-        "[STABLE] Cumulative cpu time consumed by the node in core-seconds",
-    );
-    t.sample(
-        "node_cpu_usage_seconds_total",
-        &[],
-        seconds(all.node.cpu_nanos),
-        at,
-    );
-    t.family(
-        "node_memory_working_set_bytes",
-        "gauge",
-        "[STABLE] Current working set of the node in bytes",
-    );
-    t.sample(
-        "node_memory_working_set_bytes",
-        &[],
-        all.node.working_set_bytes as f64,
-        at,
-    );
-    t.family(
-        "pod_cpu_usage_seconds_total",
-        "counter",
-        "[STABLE] Cumulative cpu time consumed by the pod in core-seconds",
-    );
-    for p in &all.pods {
-        let labels = [
-            ("namespace", spec::namespace(&p.pod)),
-            ("pod", spec::name(&p.pod)),
-        ];
-        t.sample(
-            "pod_cpu_usage_seconds_total",
-            &labels,
-            seconds(p.stats.cpu_nanos),
-            at,
-        );
+    if let Some(all) = all {
+        used(&mut t, all);
     }
-    t.family(
-        "pod_memory_working_set_bytes",
-        "gauge",
-        "[STABLE] Current working set of the pod in bytes",
+    t.one(
+        (
+            "resource_scrape_error",
+            "gauge",
+            "[STABLE] 1 if there was an error while getting container metrics, 0 otherwise",
+        ),
+        if all.is_some() { 0.0 } else { 1.0 },
     );
-    for p in &all.pods {
-        let labels = [
-            ("namespace", spec::namespace(&p.pod)),
-            ("pod", spec::name(&p.pod)),
-        ];
-        t.sample(
-            "pod_memory_working_set_bytes",
-            &labels,
-            p.stats.working_set_bytes as f64,
-            at,
-        );
-    }
-    t.family(
-        "resource_scrape_error",
-        "gauge",
-        "[STABLE] 1 if there was an error while getting container metrics, 0 otherwise",
-    );
-    t.sample("resource_scrape_error", &[], 0.0, None);
     t.done()
 }
 
-fn each<'a>(all: &'a All, mut f: impl FnMut(&'a OfPod, &'a OfContainer)) {
-    for p in &all.pods {
-        for c in &p.containers {
-            f(p, c);
+/// A family of containers; no sample where nothing is known.
+type ContainerRow = (
+    &'static str,
+    &'static str,
+    &'static str,
+    fn(&OfContainer) -> Option<f64>,
+);
+
+#[rustfmt::skip]
+const CONTAINER_ROWS: [ContainerRow; 5] = [
+    ("container_cpu_usage_seconds_total", "counter", "[STABLE] Cumulative cpu time consumed by the container in core-seconds",
+        |c| Some(seconds(c.stats.cpu_nanos))),
+    ("container_memory_working_set_bytes", "gauge", "[STABLE] Current working set of the container in bytes",
+        |c| Some(c.stats.working_set_bytes as f64)),
+    ("container_swap_usage_bytes", "gauge", "[ALPHA] Current amount of the container swap usage in bytes. Reported only on non-windows systems",
+        |c| Some(c.stats.swap_bytes as f64)),
+    ("container_swap_limit_bytes", "gauge", "[ALPHA] Current amount of the container swap limit in bytes. Reported only on non-windows systems",
+        |c| c.swap_limit.map(|v| v as f64)),
+    ("container_start_time_seconds", "gauge", "[STABLE] Start time of the container since unix epoch in seconds",
+        |c| c.started_at.map(|t| t.as_millisecond() as f64 / 1e3)),
+];
+
+/// A family of groups: of the node or of pods.
+type GroupRow = (&'static str, &'static str, &'static str, fn(&Stats) -> f64);
+
+#[rustfmt::skip]
+const NODE_ROWS: [GroupRow; 3] = [
+    ("node_cpu_usage_seconds_total", "counter", "[STABLE] Cumulative cpu time consumed by the node in core-seconds",
+        |s| seconds(s.cpu_nanos)),
+    ("node_memory_working_set_bytes", "gauge", "[STABLE] Current working set of the node in bytes",
+        |s| s.working_set_bytes as f64),
+    ("node_swap_usage_bytes", "gauge", "[ALPHA] Current swap usage of the node in bytes. Reported only on non-windows systems",
+        |s| s.swap_bytes as f64),
+];
+
+#[rustfmt::skip]
+const POD_ROWS: [GroupRow; 3] = [
+    ("pod_cpu_usage_seconds_total", "counter", "[STABLE] Cumulative cpu time consumed by the pod in core-seconds",
+        |s| seconds(s.cpu_nanos)),
+    ("pod_memory_working_set_bytes", "gauge", "[STABLE] Current working set of the pod in bytes",
+        |s| s.working_set_bytes as f64),
+    ("pod_swap_usage_bytes", "gauge", "[ALPHA] Current amount of the pod swap usage in bytes. Reported only on non-windows systems",
+        |s| s.swap_bytes as f64),
+];
+
+fn used(t: &mut Text, all: &All) {
+    let at = Some(all.at);
+    for (name, kind, help, value) in CONTAINER_ROWS {
+        let each = all.pods.iter().flat_map(|p| {
+            let own = p.containers.iter();
+            own.filter_map(move |c| Some((p, c, value(c)?)))
+        });
+        let mut each = each.peekable();
+        // A family without samples is no family.
+        if each.peek().is_some() {
+            t.family(name, kind, help);
+        }
+        for (p, c, value) in each {
+            let labels = [
+                ("container", c.name.as_str()),
+                ("namespace", spec::namespace(&p.pod)),
+                ("pod", spec::name(&p.pod)),
+            ];
+            // When it started does not change.
+            let at = at.filter(|_| name != "container_start_time_seconds");
+            t.sample(name, &labels, value, at);
         }
     }
-}
-
-fn resource_labels<'a>(p: &'a OfPod, c: &'a OfContainer) -> [(&'a str, &'a str); 3] {
-    [
-        ("container", &c.name),
-        ("namespace", spec::namespace(&p.pod)),
-        ("pod", spec::name(&p.pod)),
-    ]
+    for (name, kind, help, value) in NODE_ROWS {
+        t.family(name, kind, help);
+        t.sample(name, &[], value(&all.node), at);
+    }
+    for (name, kind, help, value) in POD_ROWS {
+        if !all.pods.is_empty() {
+            t.family(name, kind, help);
+        }
+        for p in &all.pods {
+            let labels = [
+                ("namespace", spec::namespace(&p.pod)),
+                ("pod", spec::name(&p.pod)),
+            ];
+            t.sample(name, &labels, value(&p.stats), at);
+        }
+    }
 }
 
 /// `/metrics/probes`: how often probes had which result.
@@ -272,4 +261,100 @@ pub fn probes() -> String {
         t.sample("prober_probe_total", &l, count as f64, None);
     }
     t.done()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stats::OfPod;
+    use k8s_openapi::api::core::v1::Pod;
+
+    #[test]
+    fn pods_of_files_are_counted_apart() {
+        let snapshot = |source: &str, over, mirror: bool| {
+            let annotations = [("kubernetes.io/config.source".to_owned(), source.to_owned())];
+            let mut pod = Pod::default();
+            pod.metadata.annotations = Some(annotations.into());
+            Arc::new(Snapshot {
+                pod: Arc::new(pod),
+                seen: Arc::default(),
+                over,
+                mirror_uid: mirror.then(|| "m".to_owned()),
+                life: tokio_util::sync::CancellationToken::new(),
+            })
+        };
+        let mut t = Text::default();
+        pods_by_origin(
+            &mut t,
+            &[
+                snapshot("file", false, true),
+                snapshot("file", true, false),
+                snapshot("api", false, false),
+            ],
+        );
+        let text = t.done();
+        let samples: Vec<_> = text.lines().filter(|l| !l.starts_with('#')).collect();
+        let expected = [
+            "kubelet_desired_pods{static=\"\"} 1",
+            "kubelet_desired_pods{static=\"true\"} 2",
+            "kubelet_active_pods{static=\"\"} 1",
+            "kubelet_active_pods{static=\"true\"} 1",
+            "kubelet_mirror_pods 1",
+        ];
+        assert_eq!(samples, expected);
+    }
+
+    #[test]
+    fn what_could_not_be_read_is_said_by_one_series_alone() {
+        let text = resource(None);
+        let samples: Vec<_> = text.lines().filter(|l| !l.starts_with('#')).collect();
+        assert_eq!(samples, ["resource_scrape_error 1"]);
+    }
+
+    #[test]
+    fn containers_pods_and_the_node_have_cpu_memory_and_swap() {
+        let mut pod = Pod::default();
+        pod.metadata.name = Some("p".into());
+        pod.metadata.namespace = Some("ns".into());
+        let stats = |n: u64| Stats {
+            cpu_nanos: n * 1_000_000_000,
+            working_set_bytes: 10 * n,
+            swap_bytes: 100 * n,
+            ..Stats::default()
+        };
+        let container = |name: &str, swap_limit| OfContainer {
+            name: name.into(),
+            stats: stats(1),
+            swap_limit,
+            ..OfContainer::default()
+        };
+        let all = All {
+            node: stats(3),
+            pods: vec![OfPod {
+                pod: Arc::new(pod),
+                stats: stats(2),
+                containers: vec![container("c", Some(700)), container("d", None)],
+                ..OfPod::default()
+            }],
+            ..All::default()
+        };
+        let text = resource(Some(&all));
+        for line in [
+            r#"container_cpu_usage_seconds_total{container="c",namespace="ns",pod="p"} 1 0"#,
+            r#"container_swap_usage_bytes{container="c",namespace="ns",pod="p"} 100 0"#,
+            r#"container_swap_limit_bytes{container="c",namespace="ns",pod="p"} 700 0"#,
+            r#"pod_cpu_usage_seconds_total{namespace="ns",pod="p"} 2 0"#,
+            r#"pod_memory_working_set_bytes{namespace="ns",pod="p"} 20 0"#,
+            r#"pod_swap_usage_bytes{namespace="ns",pod="p"} 200 0"#,
+            "node_cpu_usage_seconds_total 3 0",
+            "node_swap_usage_bytes 300 0",
+            "resource_scrape_error 0",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} in {text}");
+        }
+        // Of the other one nobody knows a limit, and of neither when it started.
+        let has = |part: &str| text.lines().filter(|l| l.starts_with(part)).count();
+        assert_eq!(has("container_swap_limit_bytes{"), 1, "{text}");
+        assert!(!text.contains("container_start_time_seconds"), "{text}");
+    }
 }

@@ -100,13 +100,23 @@ pub struct HugePages {
     pub failures: u64,
 }
 
-/// Time that was lost to a resource, microseconds.
+/// How much time tasks lost to a resource.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// In all, microseconds.
+    pub total_micros: u64,
+    /// Of the last ten seconds, one minute and five minutes: hundredths of a percent, as precise as
+    /// the kernel says it.
+    pub averages: [u32; 3],
+}
+
+/// Time that was lost to a resource.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pressure {
     /// While at least one task waited.
-    pub waiting_micros: u64,
+    pub some: Lost,
     /// While all tasks waited.
-    pub stalled_micros: u64,
+    pub full: Lost,
 }
 
 /// Pressure by resource.

@@ -1,7 +1,7 @@
 //! Version 2: one tree for all controllers.
 
 use super::{
-    DeviceUse, HugePages, Pressure, Pressures, Stats, device, limit, number, numbers, table,
+    DeviceUse, HugePages, Lost, Pressure, Pressures, Stats, device, limit, number, numbers, table,
 };
 use std::fs;
 use std::path::Path;
@@ -124,17 +124,31 @@ pub(super) fn pressures(folder: &Path, ending: &str) -> Option<Pressures> {
 
 /// Lines of `some avg10=0.00 avg60=0.00 avg300=0.00 total=12`.
 fn pressure(text: &str) -> Pressure {
-    let total = |line: &str| {
-        let word = line
-            .split_whitespace()
-            .find_map(|w| w.strip_prefix("total="));
-        word.and_then(|v| v.parse().ok()).unwrap_or(0)
+    let of = |kind: &str| {
+        let line = text.lines().find(|l| l.starts_with(kind)).unwrap_or("");
+        let word = |key: &str| {
+            let found = line.split_whitespace().filter_map(|w| w.split_once('='));
+            found.filter(|(k, _)| *k == key).map(|(_, v)| v).next()
+        };
+        Lost {
+            total_micros: word("total").and_then(|v| v.parse().ok()).unwrap_or(0),
+            averages: ["avg10", "avg60", "avg300"].map(|key| word(key).map_or(0, hundredths)),
+        }
     };
-    let of = |kind: &str| text.lines().find(|l| l.starts_with(kind)).map_or(0, total);
     Pressure {
-        waiting_micros: of("some"),
-        stalled_micros: of("full"),
+        some: of("some"),
+        full: of("full"),
     }
+}
+
+/// `1.07` is 107.
+fn hundredths(text: &str) -> u32 {
+    let (whole, part) = text.split_once('.').unwrap_or((text, ""));
+    let digits = |t: &str| t.parse::<u32>().unwrap_or(0);
+    let part: String = part.chars().chain("00".chars()).take(2).collect();
+    digits(whole)
+        .saturating_mul(100)
+        .saturating_add(digits(&part))
 }
 
 #[cfg(test)]
@@ -163,7 +177,7 @@ mod tests {
         for what in ["cpu", "memory", "io"] {
             put(
                 &format!("{what}.pressure"),
-                "some avg10=0.00 avg60=0.00 avg300=0.00 total=12\n\
+                "some avg10=0.50 avg60=12.07 avg300=100.00 total=12\n\
                  full avg10=0.00 avg60=0.00 avg300=0.00 total=3\n",
             );
         }
@@ -179,7 +193,11 @@ mod tests {
             (4096, 5)
         );
         let io = stats.pressure.unwrap().io;
-        assert_eq!((io.waiting_micros, io.stalled_micros), (12, 3));
+        assert_eq!((io.some.total_micros, io.full.total_micros), (12, 3));
+        assert_eq!(
+            (io.some.averages, io.full.averages),
+            ([50, 1207, 10_000], [0; 3])
+        );
         assert_eq!(read(&dir.path().join("absent")), None);
     }
 

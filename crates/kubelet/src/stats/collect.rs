@@ -1,0 +1,412 @@
+//! Reads what is used: of the kernel at once, of the runtime with an answer or an error, of volumes
+//! what is known. An error is never shown as a zero.
+
+use super::kept::Kept;
+use super::machine::{cpu_times, device_names, device_of, interfaces, machine, start_time};
+use super::volumes::{KEPT, OfDisks, VolumeUse, Where};
+use super::{All, Detail, Machine, OfClaim, OfContainer, OfImages, OfPod, Taken};
+use crate::metrics::METRICS;
+use crate::node::machine as node_machine;
+use crate::pod::deps::Deps;
+use crate::pod::handle::Snapshot;
+use crate::pod::manager::Pods;
+use crate::pod::runtime_state::Run;
+use crate::pod::{resources, spec};
+use host::cgroup::{Descriptors, Limits, Stats};
+use host::mounts::FsUsage;
+use host::runtime::ImageFs;
+use std::collections::HashMap;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long cAdvisor's pages wait for the runtime. Those who read them wait ten seconds.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// What the machine, or the group of the node, has used.
+    #[error("failed to get root cgroup stats: the kernel says nothing of CPU time or memory")]
+    Node,
+    /// The file system of volumes and logs.
+    #[error("failed to get rootFs stats: {0}")]
+    RootFs(std::io::Error),
+    /// Where images are and what they take.
+    #[error("failed to get imageFs stats: {0}")]
+    ImageFs(host::runtime::Error),
+    /// What containers have written.
+    #[error("failed to list all container stats: {0}")]
+    Layers(host::runtime::Error),
+    /// The reading itself.
+    #[error("reading statistics failed: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+impl Error {
+    /// As what it is counted.
+    #[must_use]
+    fn what(&self) -> &'static str {
+        match self {
+            Self::Node => "node",
+            Self::RootFs(_) => "rootfs",
+            Self::ImageFs(_) => "imagefs",
+            Self::Layers(_) => "layers",
+            Self::Task(_) => "task",
+        }
+    }
+}
+
+/// Counts a failure and says it.
+fn failed(error: &Error) {
+    METRICS.statistics_failed(error.what());
+    tracing::warn!(%error, "statistics are incomplete");
+}
+
+/// What containers have written, by their ids.
+type Layers = HashMap<String, Taken>;
+
+/// Reads what everything uses, for whoever asks.
+#[derive(Debug)]
+pub struct Statistics {
+    deps: Arc<Deps>,
+    pods: Arc<Pods>,
+    volumes: VolumeUse,
+    /// Where images are, as the runtime said last.
+    images: Kept<Option<PathBuf>>,
+}
+
+/// The one key of [`Statistics::images`].
+const IMAGES: &str = "images";
+
+impl Statistics {
+    /// Of these pods.
+    #[must_use]
+    pub fn new(deps: Arc<Deps>, pods: Arc<Pods>) -> Arc<Self> {
+        Arc::new(Self {
+            deps,
+            pods,
+            volumes: VolumeUse::default(),
+            images: Kept::default(),
+        })
+    }
+
+    /// Reads everything once. A failure is logged and counted, and the answer.
+    pub async fn collect(&self, detail: Detail) -> Result<All, Error> {
+        self.read(detail).await.inspect_err(failed)
+    }
+
+    async fn read(&self, detail: Detail) -> Result<All, Error> {
+        let (layers, images) = match detail {
+            Detail::Groups => (None, Vec::new()),
+            Detail::Disks => (Some(self.layers().await?), Vec::new()),
+            Detail::Usual => {
+                let images = self.deps.runtime.image_fs();
+                let images = async { images.await.map_err(Error::ImageFs) };
+                let (layers, images) = tokio::try_join!(self.layers(), images)?;
+                (Some(layers), images)
+            }
+            Detail::Whole => (self.layers_soon().await, Vec::new()),
+        };
+        let snapshots = self.pods.snapshots();
+        let live = live(&snapshots);
+        let of_volumes = match detail {
+            Detail::Groups | Detail::Whole => HashMap::new(),
+            Detail::Disks | Detail::Usual => {
+                self.refresh(&live);
+                if detail == Detail::Usual {
+                    self.volumes.settled().await;
+                }
+                self.of_volumes(&live)
+            }
+        };
+        let found = Found {
+            snapshots: live,
+            layers,
+            images,
+            of_volumes,
+        };
+        let deps = self.deps.clone();
+        in_background(move || all(&deps, found, detail)).await?
+    }
+
+    async fn layers(&self) -> Result<Layers, Error> {
+        let layers = self.deps.runtime.layers().await.map_err(Error::Layers)?;
+        let all = layers.into_iter();
+        Ok(all
+            .map(|l| {
+                let (bytes, inodes) = (l.bytes, l.inodes);
+                (l.id, Taken { bytes, inodes })
+            })
+            .collect())
+    }
+
+    /// Layers, if the runtime answers soon: the rest of what cAdvisor shows is not its.
+    async fn layers_soon(&self) -> Option<Layers> {
+        let answer = tokio::time::timeout(PATIENCE, self.layers()).await;
+        let late = |_| {
+            let late = "the runtime does not answer";
+            Err(Error::Layers(host::runtime::Error::new(
+                host::runtime::ErrorKind::Other,
+                late,
+            )))
+        };
+        answer.unwrap_or_else(late).inspect_err(failed).ok()
+    }
+
+    fn places(&self) -> Where<'_> {
+        let means = &self.deps.volumes.0;
+        Where {
+            csi: &self.deps.csi,
+            claims: &means.claims,
+            pods_dir: &means.pods_dir,
+        }
+    }
+
+    /// Begins to bring up to date what is known of the volumes of all pods that live.
+    fn refresh(&self, live: &[Arc<Snapshot>]) {
+        self.volumes.retain(live);
+        self.volumes.look_at(self.places(), live, KEPT);
+        self.volumes.ask_drivers(self.places(), live, KEPT);
+    }
+
+    fn of_volumes(&self, live: &[Arc<Snapshot>]) -> HashMap<String, OfDisks> {
+        let claims = self.places().claims;
+        live.iter()
+            .map(|s| (spec::uid(&s.pod).to_owned(), self.volumes.of(claims, s)))
+            .collect()
+    }
+
+    /// Begins to look anew at the volumes of some pods, for who looks again soon.
+    pub fn look_at(&self, of: &[Arc<Snapshot>], age: Duration) {
+        self.volumes.look_at(self.places(), of, age);
+    }
+
+    /// How full the volumes of claims are, of all pods, as far as it is known.
+    pub async fn of_claims(&self) -> Vec<OfClaim> {
+        let live = live(&self.pods.snapshots());
+        self.refresh(&live);
+        self.volumes.settled().await;
+        let all = self.of_volumes(&live).into_values();
+        all.flat_map(|of| of.claims).collect()
+    }
+
+    /// The file system of images, where the runtime has said where that is. It is not waited for.
+    pub fn image_fs(&self) -> Option<FsUsage> {
+        let runtime = self.deps.runtime.clone();
+        let before = self.image_place();
+        self.images.refresh(IMAGES, KEPT, || async move {
+            match runtime.image_fs().await {
+                Ok(all) => place(&all),
+                Err(e) => {
+                    failed(&Error::ImageFs(e));
+                    before
+                }
+            }
+        });
+        let place = self.image_place()?;
+        let used = host::mounts::fs_usage(&place);
+        used.inspect_err(|error| {
+            METRICS.statistics_failed("imagefs");
+            tracing::warn!(%error, place = %place.display(), "the file system of images is unknown");
+        })
+        .ok()
+    }
+
+    fn image_place(&self) -> Option<PathBuf> {
+        self.images.get(IMAGES).and_then(|place| (*place).clone())
+    }
+
+    /// Whether images and layers have a file system of their own.
+    pub fn has_image_disk(&self) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        let device = |path: &Path| std::fs::metadata(path).ok().map(|m| m.dev());
+        let images = self.image_place().and_then(|place| device(&place));
+        images.is_some() && images != device(&self.deps.config.root_dir)
+    }
+
+    /// The file system of volumes and logs.
+    pub fn root_fs(&self) -> Option<FsUsage> {
+        let used = host::mounts::fs_usage(&self.deps.config.root_dir);
+        used.map_err(Error::RootFs).inspect_err(failed).ok()
+    }
+}
+
+/// Where the runtime has its images.
+fn place(all: &[ImageFs]) -> Option<PathBuf> {
+    let first = all.first().filter(|f| !f.mountpoint.is_empty())?;
+    Some(PathBuf::from(&first.mountpoint))
+}
+
+fn live(all: &[Arc<Snapshot>]) -> Vec<Arc<Snapshot>> {
+    all.iter().filter(|s| !s.over).cloned().collect()
+}
+
+fn in_background<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> impl Future<Output = Result<T, tokio::task::JoinError>> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "reading files of many groups takes a while; other tasks go on meanwhile"
+    )]
+    let reading = tokio::task::spawn_blocking(work);
+    reading
+}
+
+/// What others than the kernel said.
+struct Found {
+    snapshots: Vec<Arc<Snapshot>>,
+    layers: Option<Layers>,
+    images: Vec<ImageFs>,
+    of_volumes: HashMap<String, OfDisks>,
+}
+
+/// Reads the kernel's files.
+fn all(deps: &Deps, mut found: Found, detail: Detail) -> Result<All, Error> {
+    let (config, is_whole) = (&deps.config, detail == Detail::Whole);
+    let at = deps.clock.now();
+    let device_names = match is_whole {
+        true => device_names(),
+        false => HashMap::new(),
+    };
+    let fs = match detail {
+        Detail::Groups => FsUsage::default(),
+        _ => host::mounts::fs_usage(&config.root_dir).map_err(Error::RootFs)?,
+    };
+    let (node, swap_limit) = of_node(deps)?;
+    let pods = std::mem::take(&mut found.snapshots);
+    let pods = pods
+        .iter()
+        .filter_map(|s| of_pod(deps, s, &mut found, detail));
+    Ok(All {
+        pods: pods.collect(),
+        images: images(&found.images),
+        machine: match is_whole {
+            true => machine(config),
+            false => Machine::default(),
+        },
+        disk_device: match is_whole {
+            true => device_of(&config.root_dir, &device_names),
+            false => String::new(),
+        },
+        device_names,
+        pause_image: config.pause_image.clone(),
+        node_name: config.node_name.clone(),
+        at,
+        node,
+        swap_limit,
+        memory_bytes: deps.resources.memory_bytes,
+        cpu_millis: deps.resources.cpu_millis,
+        network: match detail {
+            Detail::Groups | Detail::Disks => Vec::new(),
+            _ => interfaces(Path::new("/proc/self/net/dev")),
+        },
+        fs,
+        start_time: start_time(),
+    })
+}
+
+fn images(all: &[ImageFs]) -> OfImages {
+    let taken = all.iter().map(|f| Taken {
+        bytes: f.bytes,
+        inodes: f.inodes,
+    });
+    OfImages {
+        taken: taken.sum(),
+        fs: place(all).and_then(|place| host::mounts::fs_usage(&place).ok()),
+    }
+}
+
+fn of_pod(deps: &Deps, s: &Snapshot, found: &mut Found, detail: Detail) -> Option<OfPod> {
+    let (pod, is_whole) = (&s.pod, detail == Detail::Whole);
+    let sandbox = s.seen.ready_sandbox()?;
+    let group = resources::pod_group(&deps.config.kubepods(), pod);
+    let stats = deps.cgroups.stats(&group)?;
+    let limits = |group: &str| match is_whole {
+        true => deps.cgroups.limits(group).unwrap_or_default(),
+        false => Limits::default(),
+    };
+    let own_group = format!("{group}/{}", sandbox.id);
+    let network = match detail {
+        Detail::Groups | Detail::Disks => Vec::new(),
+        _ => network(deps, s, &own_group),
+    };
+    let running = s.seen.containers.iter().filter(|c| c.run == Run::Running);
+    let containers = running.filter_map(|c| {
+        let own = format!("{group}/{}", c.id);
+        Some(OfContainer {
+            name: c.name.clone(),
+            id: c.id.clone(),
+            image: c.image.clone(),
+            started_at: c.started_at,
+            stats: deps.cgroups.stats(&own)?,
+            layer: found.layers.as_ref().and_then(|l| l.get(&c.id).copied()),
+            log_bytes: match detail {
+                Detail::Groups | Detail::Whole => 0,
+                _ => std::fs::metadata(&c.log_path).map_or(0, |m| m.len()),
+            },
+            memory_limit: deps.cgroups.memory_limit(&own),
+            swap_limit: deps.cgroups.swap_limit(&own),
+            limits: limits(&own),
+            held: match is_whole {
+                true => host::cgroup::descriptors(&deps.cgroups.processes(&own)),
+                false => Descriptors::default(),
+            },
+            group: own,
+        })
+    });
+    let containers = containers.collect();
+    let of_volumes = found.of_volumes.remove(spec::uid(pod)).unwrap_or_default();
+    Some(OfPod {
+        pod: pod.clone(),
+        limits: limits(&group),
+        sandbox: is_whole
+            .then(|| Some((own_group.clone(), deps.cgroups.stats(&own_group)?)))
+            .flatten(),
+        swap_limit: deps.cgroups.swap_limit(&group),
+        group,
+        sandbox_id: sandbox.id.clone(),
+        stats,
+        network,
+        containers,
+        claims: of_volumes.claims,
+        volumes: of_volumes.volumes,
+    })
+}
+
+fn network(deps: &Deps, s: &Snapshot, own_group: &str) -> Vec<super::Interface> {
+    let first = deps.cgroups.processes(own_group).first().copied();
+    match first {
+        Some(pid) if !spec::host_network(&s.pod) => {
+            interfaces(&Path::new("/proc").join(pid.to_string()).join("net/dev"))
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// What the node uses, and its swap. One that declares its memory is a part of the machine: its use is
+/// that of its group. Else it is the machine's.
+fn of_node(deps: &Deps) -> Result<(Stats, Option<u64>), Error> {
+    let parent = &deps.config.cgroup_parent;
+    if deps.config.capacity.memory_bytes.is_some()
+        && let Some(stats) = deps.cgroups.stats(parent)
+    {
+        return Ok((stats, deps.cgroups.swap_limit(parent)));
+    }
+    let memory = node_machine::memory();
+    let (user, system) = cpu_times();
+    if memory.total == 0 || user + system == 0 {
+        return Err(Error::Node);
+    }
+    let mut stats = deps.cgroups.stats("/").unwrap_or_default();
+    stats.pressure = stats.pressure.or_else(host::cgroup::machine_pressure);
+    stats.cpu_user_nanos = user;
+    stats.cpu_system_nanos = system;
+    stats.cpu_nanos = user + system;
+    stats.working_set_bytes = memory.total.saturating_sub(memory.available);
+    stats.memory_bytes = stats.memory_bytes.max(stats.working_set_bytes);
+    // The root group does not say, of either version, what other groups have in swap.
+    stats.swap_bytes = memory.swap.saturating_sub(memory.swap_free);
+    Ok((stats, Some(memory.swap)))
+}

@@ -1,0 +1,338 @@
+//! How full volumes are, as far as it is known: those of CSI drivers say so themselves, the others
+//! are looked at. Either may take long or never end, so that both are done in the background and kept.
+
+use super::kept::Kept;
+use super::{OfClaim, OfVolume, Taken};
+use crate::csi::{Asked, Csi};
+use crate::pod::handle::Snapshot;
+use crate::pod::spec;
+use crate::volumes::claim_lookup::Claims;
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::Pod;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// For how long figures are kept; upstream's value.
+pub(super) const KEPT: Duration = Duration::from_secs(60);
+/// How long a question waits for figures that are too old: drivers and disks that work answer sooner.
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+/// Volumes of a driver that it is asked about at once.
+const AT_ONCE: usize = 16;
+
+/// What is known of all volumes.
+#[derive(Debug, Default)]
+pub(super) struct VolumeUse {
+    /// By UIDs of pods: what was looked at.
+    looked_at: Kept<OfDisks>,
+    /// By names of drivers.
+    told: Kept<Told>,
+}
+
+/// What lies on disks of the node, of one pod.
+#[derive(Clone, Debug, Default)]
+pub(super) struct OfDisks {
+    /// Its volumes in the kubelet's folder.
+    pub volumes: Vec<OfVolume>,
+    /// What it has of claims.
+    pub claims: Vec<OfClaim>,
+}
+
+/// What a driver said.
+#[derive(Debug, Default)]
+struct Told {
+    /// Of which volumes of which pods.
+    asked: BTreeSet<(String, String)>,
+    /// By UIDs of pods.
+    of: HashMap<String, Vec<OfClaim>>,
+}
+
+/// A volume that a driver is asked about.
+#[derive(Clone)]
+struct Question {
+    uid: String,
+    volume: String,
+    claim: Option<(String, String)>,
+    asked: Asked,
+}
+
+/// Where volumes are found.
+#[derive(Clone, Copy)]
+pub(super) struct Where<'a> {
+    pub csi: &'a Arc<Csi>,
+    pub claims: &'a Claims,
+    pub pods_dir: &'a Path,
+}
+
+impl VolumeUse {
+    /// Begins to look at what is older than this of these pods.
+    pub fn look_at(&self, at: Where<'_>, of: &[Arc<Snapshot>], age: Duration) {
+        for pod in of {
+            let uid = spec::uid(&pod.pod);
+            self.looked_at.refresh(uid, age, || {
+                let folder = at.pods_dir.join(uid).join("volumes");
+                look(folder, local_claims(at.claims, uid))
+            });
+        }
+    }
+
+    /// Begins to ask drivers whose answers are older than this about the volumes of all pods.
+    pub fn ask_drivers(&self, at: Where<'_>, all: &[Arc<Snapshot>], age: Duration) {
+        let mut by_driver = BTreeMap::<String, Vec<Question>>::new();
+        for question in all.iter().flat_map(|pod| questions(at.claims, pod)) {
+            let driver = question.asked.driver.clone();
+            by_driver.entry(driver).or_default().push(question);
+        }
+        self.told.retain(|driver| by_driver.contains_key(driver));
+        for (driver, questions) in by_driver {
+            self.ask(at.csi, &driver, questions, age);
+        }
+    }
+
+    fn ask(&self, csi: &Arc<Csi>, driver: &str, questions: Vec<Question>, age: Duration) {
+        let key = |q: &Question| (q.uid.clone(), q.volume.clone());
+        let asked: BTreeSet<_> = questions.iter().map(key).collect();
+        // A volume that came since is not waited for.
+        let told = self.told.get(driver);
+        let knows = told.is_none_or(|told| asked.is_subset(&told.asked));
+        let age = if knows { age } else { Duration::ZERO };
+        let csi = csi.clone();
+        self.told.refresh(driver, age, || async move {
+            let of = answers(&csi, questions).await;
+            Told { asked, of }
+        });
+    }
+
+    /// Forgets pods that are not among these.
+    pub fn retain(&self, all: &[Arc<Snapshot>]) {
+        let uids: BTreeSet<&str> = all.iter().map(|p| spec::uid(&p.pod)).collect();
+        self.looked_at.retain(|uid| uids.contains(uid));
+    }
+
+    /// Waits for what is being read, but not for ever.
+    pub async fn settled(&self) {
+        tokio::join!(
+            self.looked_at.settled(PATIENCE),
+            self.told.settled(PATIENCE)
+        );
+    }
+
+    /// What is known of a pod's volumes.
+    pub fn of(&self, claims: &Claims, pod: &Snapshot) -> OfDisks {
+        let uid = spec::uid(&pod.pod);
+        let mut out = self
+            .looked_at
+            .get(uid)
+            .map_or_else(OfDisks::default, |o| (*o).clone());
+        let drivers: BTreeSet<String> = questions(claims, pod).map(|q| q.asked.driver).collect();
+        for told in drivers.iter().filter_map(|driver| self.told.get(driver)) {
+            out.claims
+                .extend(told.of.get(uid).cloned().unwrap_or_default());
+        }
+        out
+    }
+}
+
+/// Asks a driver about its volumes.
+async fn answers(csi: &Csi, questions: Vec<Question>) -> HashMap<String, Vec<OfClaim>> {
+    let answers = futures::stream::iter(questions).map(|q| async move {
+        let fs = csi.usage(&q.asked, &q.uid).await?;
+        let found = OfClaim {
+            name: q.volume,
+            claim: q.claim,
+            fs,
+        };
+        Some((q.uid, found))
+    });
+    let mut answers = answers.buffer_unordered(AT_ONCE);
+    let mut out = HashMap::<String, Vec<OfClaim>>::new();
+    while let Some(answer) = answers.next().await {
+        if let Some((uid, found)) = answer {
+            out.entry(uid).or_default().push(found);
+        }
+    }
+    out
+}
+
+fn questions<'a>(claims: &Claims, pod: &'a Snapshot) -> impl Iterator<Item = Question> + 'a {
+    let uid = spec::uid(&pod.pod);
+    let held = claims.of_pod(uid).into_iter();
+    let of_claims = held.filter_map(move |(volume, held)| {
+        let (driver, handle) = held.driver?;
+        Some(Question {
+            uid: uid.to_owned(),
+            volume,
+            claim: Some((held.namespace, held.claim)),
+            asked: Asked {
+                name: held.volume,
+                driver,
+                handle,
+                block: held.block,
+                ..Asked::default()
+            },
+        })
+    });
+    of_claims.chain(inline(&pod.pod, uid))
+}
+
+fn inline<'a>(pod: &'a Pod, uid: &'a str) -> impl Iterator<Item = Question> + 'a {
+    let volumes = spec::of(pod).volumes.iter().flatten();
+    volumes.filter_map(move |volume| {
+        Some(Question {
+            uid: uid.to_owned(),
+            volume: volume.name.clone(),
+            claim: None,
+            asked: Asked::inline(pod, volume)?,
+        })
+    })
+}
+
+/// A claim that is looked at: the name of the pod's volume, the claim, and where it is.
+type Local = (String, (String, String), PathBuf);
+
+/// The claims of a pod whose file systems are looked at. One on the network is not: it may never
+/// answer. Drivers say for themselves.
+fn local_claims(claims: &Claims, uid: &str) -> Vec<Local> {
+    let held = claims.of_pod(uid).into_iter();
+    let local = held.filter(|(_, h)| !h.block && !h.on_network && h.driver.is_none());
+    local
+        .map(|(name, held)| (name, (held.namespace, held.claim), held.path))
+        .collect()
+}
+
+/// Looks at a pod's volumes: `folder` is where the kubelet has them.
+async fn look(folder: PathBuf, claims: Vec<Local>) -> OfDisks {
+    let work = move || OfDisks {
+        volumes: volumes(&folder),
+        claims: claims
+            .into_iter()
+            .filter_map(|(name, claim, path)| {
+                let fs = host::mounts::fs_usage(&path).ok()?;
+                let claim = Some(claim);
+                Some(OfClaim { name, claim, fs })
+            })
+            .collect(),
+    };
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "walking through volumes takes a while; other tasks go on meanwhile"
+    )]
+    let looking = tokio::task::spawn_blocking(work);
+    looking.await.unwrap_or_else(|e| {
+        tracing::error!(error = %e, "looking at volumes failed");
+        OfDisks::default()
+    })
+}
+
+/// What the volumes in the kubelet's folder of a pod take.
+fn volumes(folder: &Path) -> Vec<OfVolume> {
+    let below = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().flatten();
+    // What outlives the pod is not the pod's use of the node's disk.
+    let own = below(folder).filter(|p| !crate::volumes::is_persistent(&p.file_name()));
+    own.flat_map(|plugin| below(&plugin.path()))
+        .map(|volume| {
+            let path = volume.path();
+            let (bytes, inodes) = host::open_beneath::usage(&path);
+            OfVolume {
+                name: volume.file_name().to_string_lossy().into_owned(),
+                taken: Taken { bytes, inodes },
+                // Of what is mounted there, which may be memory.
+                fs: host::mounts::fs_usage(&path).unwrap_or_default(),
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::csi::testing::{self, Api, Fake, NAME};
+    use clock::Instant;
+    use host::plugins::csi::node_service_capability::rpc::Type as Rpc;
+    use serde_json::json;
+
+    fn question(volume: &str) -> Question {
+        Question {
+            uid: "u".into(),
+            volume: volume.into(),
+            claim: None,
+            asked: Asked {
+                name: volume.into(),
+                driver: NAME.into(),
+                handle: "h".into(),
+                ..Asked::default()
+            },
+        }
+    }
+
+    #[tokio::test]
+    async fn a_driver_that_answers_is_asked_once_a_minute_and_at_once_of_what_is_new() {
+        let dir = tempfile::tempdir().unwrap();
+        let fake = Fake {
+            can: vec![Rpc::GetVolumeStats],
+            ..Fake::default()
+        };
+        let (csi, _serving) = testing::with(dir.path(), &Api::default(), &fake);
+        let (csi, known) = (Arc::new(csi), VolumeUse::default());
+        let asked = || {
+            let calls = fake.taken();
+            calls.iter().filter(|c| c.starts_with("stats")).count()
+        };
+        let names = || {
+            let told = known.told.get(NAME).unwrap();
+            let mut names: Vec<_> = told.of["u"].iter().map(|c| c.name.clone()).collect();
+            names.sort();
+            names
+        };
+        known.ask(&csi, NAME, vec![question("a")], KEPT);
+        known.told.settled(KEPT).await;
+        assert_eq!((names(), asked()), (vec!["a".to_owned()], 1));
+        known.ask(&csi, NAME, vec![question("a")], KEPT);
+        known.told.settled(KEPT).await;
+        assert_eq!(asked(), 0);
+        known.ask(&csi, NAME, vec![question("a"), question("b")], KEPT);
+        known.told.settled(KEPT).await;
+        assert_eq!(
+            (names(), asked()),
+            (vec!["a".to_owned(), "b".to_owned()], 2)
+        );
+    }
+
+    #[tokio::test]
+    async fn a_driver_that_never_answers_keeps_nobody_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let fake = Fake {
+            can: vec![Rpc::GetVolumeStats],
+            hangs: true,
+            ..Fake::default()
+        };
+        let (csi, _serving) = testing::with(dir.path(), &Api::default(), &fake);
+        let (csi, known) = (Arc::new(csi), VolumeUse::default());
+        let began = Instant::now();
+        known.ask(&csi, NAME, vec![question("a")], KEPT);
+        // Its own limit is longer than anybody's patience: nobody has figures of it yet.
+        known.settled().await;
+        assert!(known.told.get(NAME).is_none() && began.elapsed() >= PATIENCE);
+    }
+
+    #[tokio::test]
+    async fn volumes_have_names_sizes_and_their_own_file_system() {
+        let dir = tempfile::tempdir().unwrap();
+        for (plugin, name) in [("kubernetes.io~empty-dir", "e"), ("kubernetes.io~csi", "c")] {
+            let volume = dir.path().join(plugin).join(name);
+            std::fs::create_dir_all(&volume).unwrap();
+            std::fs::write(volume.join("file"), vec![1; 100_000]).unwrap();
+        }
+        let found = look(dir.path().to_owned(), Vec::new()).await.volumes;
+        assert_eq!(found.len(), 1, "{found:?}");
+        let e = &found[0];
+        assert_eq!((e.name.as_str(), e.taken.inodes), ("e", 2));
+        assert!(e.taken.bytes > 0 && e.fs.capacity_bytes > 0, "{e:?}");
+        let pod: Pod = serde_json::from_value(json!({ "spec": { "containers": [], "volumes": [
+            { "name": "own", "csi": { "driver": NAME } }, { "name": "e", "emptyDir": {} }] } }))
+        .unwrap();
+        let asked: Vec<_> = inline(&pod, "u").map(|q| q.volume).collect();
+        assert_eq!(asked, ["own"]);
+    }
+}
