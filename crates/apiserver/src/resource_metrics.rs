@@ -109,10 +109,7 @@ async fn ask(call: &Call, objects: &[Arc<Object>]) -> BTreeMap<String, Pair> {
         .collect();
     call.state.samples().forget_old(call.state.now());
     let each = nodes.into_iter().map(|node| async move {
-        let asked = tokio::time::timeout(WITHIN, pair(&call.state, &node)).await;
-        let asked =
-            asked.unwrap_or_else(|_| Err(format!("no answer within {} s", WITHIN.as_secs())));
-        match asked {
+        match pair(&call.state, &node).await {
             Ok(pair) => Some((node, pair)),
             Err(why) => {
                 tracing::warn!(node, "what its pods use is not known: {why}");
@@ -127,11 +124,40 @@ async fn ask(call: &Call, objects: &[Arc<Object>]) -> BTreeMap<String, Pair> {
     answers.filter_map(std::future::ready).collect().await
 }
 
-/// A node's last two samples, the later one of now.
+/// A node's last two samples, the later one of now. A node that is silent is not waited for, or each
+/// question about its pods would take as long.
 async fn pair(state: &State, node: &str) -> Result<Pair, String> {
+    let object = state.lookup("", "nodes", "", node);
+    if object.is_some_and(|node| is_lost(&node.to_value())) {
+        return Err("its kubelet stopped posting its status".into());
+    }
     let slot = state.samples().of(node);
-    let mut slot = slot.lock().await;
-    let before = match (Pair::next(slot.as_ref(), state.now()), &*slot) {
+    // Who is before asks for all.
+    let mut known = slot.lock().await;
+    let in_vain = || format!("no answer within {} s", WITHIN.as_secs());
+    if known.is_silent(state.now()) {
+        return Err(in_vain());
+    }
+    let asked = tokio::time::timeout(WITHIN, next_pair(state, node, known.pair.as_ref())).await;
+    let Ok(asked) = asked else {
+        known.in_vain = Some(state.now());
+        return Err(in_vain());
+    };
+    let pair = asked?;
+    known.in_vain = None;
+    known.pair = Some(pair.clone());
+    Ok(pair)
+}
+
+/// Whether nobody knows how a node does.
+fn is_lost(node: &Value) -> bool {
+    let conditions = node.pointer("/status/conditions").and_then(Value::as_array);
+    let mut conditions = conditions.into_iter().flatten();
+    conditions.any(|c| c["type"] == "Ready" && c["status"] == "Unknown")
+}
+
+async fn next_pair(state: &State, node: &str, last: Option<&Pair>) -> Result<Pair, String> {
+    let before = match (Pair::next(last, state.now()), last) {
         (Next::Nothing, Some(pair)) => return Ok(pair.clone()),
         (Next::One, Some(pair)) => pair.now.clone(),
         _ => {
@@ -142,9 +168,7 @@ async fn pair(state: &State, node: &str) -> Result<Pair, String> {
     };
     let now = Arc::new(sample(state, node).await?);
     let taken = state.now();
-    let pair = Pair { before, now, taken };
-    *slot = Some(pair.clone());
-    Ok(pair)
+    Ok(Pair { before, now, taken })
 }
 
 /// Asks a kubelet.
@@ -167,7 +191,8 @@ async fn sample(state: &State, node: &str) -> Result<Sample, String> {
     }
     let body = Limited::new(body, MAX_BYTES).collect().await;
     let body = body.map_err(|e| e.to_string())?.to_bytes();
-    Ok(read(&String::from_utf8_lossy(&body)))
+    let sample = read(&String::from_utf8_lossy(&body));
+    sample.ok_or_else(|| "its kubelet could not read what is used".into())
 }
 
 /// What an object uses, in the API's words.
@@ -211,4 +236,22 @@ fn usage(used: &Used) -> Value {
         "cpu": api::Quantity::canonical(&cpu).unwrap_or(cpu),
         "memory": api::Quantity::from_bytes(used.memory_bytes).to_string(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_node_whose_kubelet_is_silent_is_lost() {
+        let node = |ready: &str| {
+            json!({ "status": { "conditions": [
+                { "type": "MemoryPressure", "status": "Unknown" },
+                { "type": "Ready", "status": ready }] } })
+        };
+        assert!(is_lost(&node("Unknown")));
+        // Its kubelet speaks, and says that something else is wrong.
+        assert!(!is_lost(&node("False")) && !is_lost(&node("True")));
+        assert!(!is_lost(&json!({})));
+    }
 }

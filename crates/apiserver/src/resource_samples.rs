@@ -12,6 +12,8 @@ pub const APART_SECONDS: i64 = 5;
 /// An older sample would make an average of long ago: metrics-server looks every 15 s, and gives up
 /// what is older than four of them.
 const FRESH_SECONDS: i64 = 60;
+/// For how long a node that did not answer in time is not asked again; metrics-server looks as often.
+const SILENT_SECONDS: i64 = 15;
 /// The most nodes of which samples are kept; a sample of a full node takes some 30 KB.
 const MOST_NODES: usize = 10_000;
 
@@ -112,15 +114,18 @@ fn used(before: &Use, now: &Use) -> Option<Used> {
 }
 
 /// Reads the text of `/metrics/resource`; lines of other series, or that cannot be read, are left
-/// out.
-pub fn read(text: &str) -> Sample {
+/// out. None if the kubelet says that it could not read its own figures.
+pub fn read(text: &str) -> Option<Sample> {
     let mut sample = Sample::default();
     for line in text.lines().filter(|l| !l.starts_with('#')) {
         if let Some(series) = Series::read(line) {
+            if series.name == "resource_scrape_error" && series.value != 0.0 {
+                return None;
+            }
             note(&mut sample, &series);
         }
     }
-    sample
+    Some(sample)
 }
 
 fn note(sample: &mut Sample, series: &Series<'_>) {
@@ -190,7 +195,24 @@ impl<'t> Series<'t> {
 pub struct Samples(Mutex<HashMap<String, Slot>>);
 
 /// Held by who asks the node, so that it is asked once for all who want to know.
-pub type Slot = Arc<tokio::sync::Mutex<Option<Pair>>>;
+pub type Slot = Arc<tokio::sync::Mutex<Known>>;
+
+/// What is known of a node.
+#[derive(Debug, Default)]
+pub struct Known {
+    pub pair: Option<Pair>,
+    /// When it was last waited for in vain, in seconds since the epoch.
+    pub in_vain: Option<i64>,
+}
+
+impl Known {
+    /// Whether it is not worth waiting for the node: it was, lately, and in vain. `now` in seconds
+    /// since the epoch.
+    pub fn is_silent(&self, now: i64) -> bool {
+        let age = self.in_vain.map(|at| now - at);
+        age.is_some_and(|age| (0..SILENT_SECONDS).contains(&age))
+    }
+}
 
 impl Samples {
     pub fn of(&self, node: &str) -> Slot {
@@ -204,8 +226,9 @@ impl Samples {
     /// Forgets nodes of which nobody has asked for long.
     pub fn forget_old(&self, now: i64) {
         self.0.lock().retain(|_, slot| {
-            slot.try_lock()
-                .map_or(true, |pair| Pair::next(pair.as_ref(), now) != Next::Two)
+            slot.try_lock().map_or(true, |known| {
+                known.is_silent(now) || Pair::next(known.pair.as_ref(), now) != Next::Two
+            })
         });
     }
 }
@@ -228,8 +251,8 @@ mod tests {
 
     fn pair(first: &str, second: &str) -> Pair {
         Pair {
-            before: Arc::new(read(&text(first, 1_000))),
-            now: Arc::new(read(&text(second, 3_000))),
+            before: Arc::new(read(&text(first, 1_000)).unwrap()),
+            now: Arc::new(read(&text(second, 3_000)).unwrap()),
             taken: 1_000,
         }
     }
@@ -249,6 +272,26 @@ mod tests {
             Some((500_000_000, 4096))
         );
         assert_eq!(pair.pod("a", "other"), None);
+    }
+
+    #[test]
+    fn a_kubelet_that_could_not_read_says_nothing() {
+        let text = text("1", 1);
+        assert!(read(&format!("{text}resource_scrape_error 0\n")).is_some());
+        assert_eq!(read("resource_scrape_error 1\n"), None);
+    }
+
+    #[test]
+    fn a_node_that_was_waited_for_in_vain_is_left_alone_for_a_while() {
+        let samples = Samples::default();
+        let slot = samples.of("n");
+        assert!(!slot.try_lock().unwrap().is_silent(100));
+        slot.try_lock().unwrap().in_vain = Some(100);
+        let is_silent = |now| samples.of("n").try_lock().unwrap().is_silent(now);
+        samples.forget_old(114);
+        assert!(is_silent(100) && is_silent(114) && !is_silent(115) && !is_silent(99));
+        samples.forget_old(115);
+        assert!(!is_silent(100), "it is forgotten");
     }
 
     #[test]
