@@ -39,6 +39,8 @@ pub struct Config {
     pub most_ended_pods: Option<usize>,
     /// Where Services of type LoadBalancer get their addresses; without it somebody else gives them.
     pub load_balancer: Option<load_balancer::Source>,
+    /// What holds for all autoscalers.
+    pub autoscaling: autoscaler::Options,
     /// Makes spans of what is done.
     pub tracer: traces::Tracer,
 }
@@ -55,6 +57,7 @@ impl Default for Config {
             eviction_rates: nodes::zones::Rates::default(),
             most_ended_pods: Some(12_500),
             load_balancer: Some(load_balancer::Source::default()),
+            autoscaling: autoscaler::Options::USUAL,
             tracer: traces::Tracer::default(),
         }
     }
@@ -119,7 +122,7 @@ pub async fn run(
     all.start(ttl::TtlAfterFinished::new(informers));
     all.start(disruption::Disruptions::new(informers));
     all.start(disruption::stale::StaleDisruptions::new(informers));
-    all.start(autoscaler::Autoscalers::new(informers));
+    all.start(autoscaler::Autoscalers::new(informers, config.autoscaling));
     all.start(stateful::StatefulSets::new(informers));
     all.start(endpoints::EndpointSlices::new(informers));
     all.start(endpoint_slice_mirroring::Mirror::new(informers));

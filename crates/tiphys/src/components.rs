@@ -1,6 +1,7 @@
 //! The components that can run alone or within `tiphys server`: their flags, and how they are
 //! started. Flags have upstream's names.
 
+mod autoscaling;
 mod configz;
 #[cfg(test)]
 mod leading;
@@ -73,6 +74,8 @@ pub struct ControllerFlags {
     /// Seconds for which pods stay on a node that is unreachable.
     #[arg(long, default_value_t = 30)]
     pub default_unreachable_toleration_seconds: i64,
+    #[command(flatten)]
+    pub autoscaling: autoscaling::AutoscalingFlags,
     /// Who gives addresses to Services of type LoadBalancer without a class, or with the class
     /// `tiphys.io/node`.
     #[arg(long, value_enum, default_value_t = LoadBalancer::Builtin)]
@@ -514,6 +517,7 @@ fn controllers_config(
         },
         most_ended_pods: Some(flags.terminated_pod_gc_threshold).filter(|most| *most > 0),
         load_balancer: flags.load_balancer(),
+        autoscaling: flags.autoscaling.options()?,
         ..controllers::Config::default()
     })
 }

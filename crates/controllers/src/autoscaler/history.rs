@@ -4,9 +4,6 @@
 use k8s_openapi::api::autoscaling::v2::{HPAScalingRules, HorizontalPodAutoscalerBehavior};
 use serde_json::Value;
 
-/// For so long the highest recommendation counts when less is wanted. Upstream's
-/// `--horizontal-pod-autoscaler-downscale-stabilization`.
-pub const DOWNSCALE_WINDOW_SECONDS: i32 = 300;
 /// Without rules, what is there may double at a time,
 const UP_FACTOR: i64 = 2;
 /// or become this many.
@@ -94,19 +91,17 @@ impl History {
         }
     }
 
-    /// Notes what is wanted now, and what that is after stabilisation.
+    /// Notes what is wanted now, and what that is after stabilisation; `usual_window`: how long, in
+    /// seconds, the highest recommendation counts where the behaviour does not say it.
     pub fn stabilize(
         &mut self,
-        behavior: Option<&HorizontalPodAutoscalerBehavior>,
+        (behavior, usual_window): (Option<&HorizontalPodAutoscalerBehavior>, i32),
         current: i32,
         wanted: i32,
         now_millis: i64,
     ) -> Limited {
         let up = window(behavior.and_then(|b| b.scale_up.as_ref()), 0);
-        let down = window(
-            behavior.and_then(|b| b.scale_down.as_ref()),
-            DOWNSCALE_WINDOW_SECONDS,
-        );
+        let down = window(behavior.and_then(|b| b.scale_down.as_ref()), usual_window);
         let within = |at: i64, seconds: i32| at > now_millis - i64::from(seconds) * 1_000;
         let longest = up.max(down);
         self.recommended.retain(|(at, _)| within(*at, longest));

@@ -18,11 +18,13 @@ use crate::scales::text_of;
 
 mod gather;
 mod history;
+mod options;
 pub mod plan;
 pub mod replicas;
 #[cfg(test)]
 mod tests;
 
+pub use options::{Options, Starts};
 pub use plan::Observed;
 
 use history::History;
@@ -41,11 +43,13 @@ pub struct Autoscalers {
     memory: Mutex<Memory>,
     discovery: OnceCell<Discovery>,
     alive: Alive,
+    options: Options,
 }
 
 impl Autoscalers {
-    pub fn new(informers: &Informers) -> Self {
+    pub fn new(informers: &Informers, options: Options) -> Self {
         Self {
+            options,
             autoscalers: informers.of(),
             pods: informers.of(),
             memory: Mutex::default(),
@@ -107,6 +111,7 @@ impl Controller for Autoscalers {
             pods: Vec::new(),
             others: Vec::new(),
             samples: Vec::new(),
+            options: self.options,
         })
     }
 

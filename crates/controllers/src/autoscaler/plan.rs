@@ -17,14 +17,9 @@ use kube::core::ApiResource;
 use serde_json::Value;
 
 use super::history::{Bounds, History};
+use super::options::Options;
 use super::replicas::{self, Measures, Proposal, Tolerance, milli_value};
 use crate::common::{Key, key_of, time_at, update_status, value_of};
-
-/// How often each autoscaler looks at its metrics. Upstream's
-/// `--horizontal-pod-autoscaler-sync-period`.
-pub const PERIOD_MILLIS: u64 = 15_000;
-/// Upstream's `--horizontal-pod-autoscaler-tolerance`.
-const TOLERANCE: f64 = 0.1;
 
 /// The scale of what is scaled.
 #[derive(Clone, Debug)]
@@ -75,6 +70,8 @@ pub struct Observed {
     pub others: Vec<Key>,
     /// One for each metric of the spec.
     pub samples: Vec<Result<Sample, String>>,
+    /// What holds for all.
+    pub options: Options,
 }
 
 /// The first thing that keeps an autoscaler from knowing what it needs.
@@ -92,6 +89,7 @@ struct Status<'a> {
     status: HorizontalPodAutoscalerStatus,
     events: Vec<Action>,
     now_millis: i64,
+    period_millis: u64,
 }
 
 impl Status<'_> {
@@ -128,7 +126,7 @@ impl Status<'_> {
     fn write(self) -> Plan {
         let mut plan = Plan {
             actions: self.events,
-            wake_after_millis: Some(PERIOD_MILLIS),
+            wake_after_millis: Some(self.period_millis),
             ..Plan::default()
         };
         if self.of.status.as_ref() != Some(&self.status) {
@@ -149,7 +147,7 @@ pub fn plan(seen: &Observed, history: &mut History, now_millis: i64) -> Plan {
         history.failure = None;
         history.written = Some(status.clone());
         let mut plan = Plan::from(update_status(hpa, status));
-        plan.wake_after_millis = Some(PERIOD_MILLIS);
+        plan.wake_after_millis = Some(seen.options.period_millis);
         return plan;
     }
     let mut status = Status {
@@ -157,6 +155,7 @@ pub fn plan(seen: &Observed, history: &mut History, now_millis: i64) -> Plan {
         status: hpa.status.clone().unwrap_or_default(),
         events: Vec::new(),
         now_millis,
+        period_millis: seen.options.period_millis,
     };
     let scale = match &seen.scale {
         Ok(scale) => scale,
@@ -218,7 +217,8 @@ fn decide(
     };
     let behavior = spec.behavior.as_ref();
     let now_millis = status.now_millis;
-    let stable = history.stabilize(behavior, current, proposed, now_millis);
+    let window = seen.options.downscale_window_seconds;
+    let stable = history.stabilize((behavior, window), current, proposed, now_millis);
     if stable.replicas == proposed {
         let text = "recommended size matches current size";
         status.condition("AbleToScale", true, "ReadyForNewScale", text);
@@ -375,11 +375,11 @@ fn metrics(seen: &Observed, scale: &Scale, status: &mut Status<'_>) -> Option<(i
     Some((replicas, name))
 }
 
-fn tolerance(hpa: &HorizontalPodAutoscaler) -> Tolerance {
+fn tolerance(hpa: &HorizontalPodAutoscaler, options: &Options) -> Tolerance {
     let behavior = hpa.spec.behavior.as_ref();
     let of = |rules: Option<&HPAScalingRules>| {
         let given = rules.and_then(|r| r.tolerance.as_ref());
-        given.map_or(TOLERANCE, |q| milli_value(q) as f64 / 1_000.0)
+        given.map_or(options.tolerance, |q| milli_value(q) as f64 / 1_000.0)
     };
     Tolerance {
         up: of(behavior.and_then(|b| b.scale_up.as_ref())),
@@ -405,7 +405,7 @@ fn metric(
     scale: &Scale,
     now_millis: i64,
 ) -> Result<(i32, String, MetricStatus), Unknown> {
-    let tolerance = tolerance(&seen.autoscaler);
+    let tolerance = tolerance(&seen.autoscaler, &seen.options);
     let current = scale.wanted();
     let shown = |status: MetricStatus| MetricStatus {
         type_: spec.type_.clone(),
@@ -414,7 +414,8 @@ fn metric(
     let of_pods = |target: &replicas::Target<'_>| match sample {
         Ok(Sample::Pods(measures)) => {
             let measures = measures.clone();
-            replicas::of_pods(measures, target, &seen.pods, current, tolerance, now_millis)
+            let rules = (tolerance, seen.options.starts);
+            replicas::of_pods(measures, target, &seen.pods, current, rules, now_millis)
         }
         Ok(Sample::Value(_)) => Err("the metric is not one of pods".to_owned()),
         Err(why) => Err(why.clone()),

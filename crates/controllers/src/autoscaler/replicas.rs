@@ -9,14 +9,8 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodCondition};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
 
+use super::options::Starts;
 use crate::common::{is_deleting, is_ready, millis_of, phase};
-
-/// For so long after its start a pod's CPU is counted only while it is ready, and only what was
-/// measured since it became so. Upstream's `--horizontal-pod-autoscaler-cpu-initialization-period`.
-const CPU_STARTS_MILLIS: i64 = 300_000;
-/// A pod that became unready within this time of its start never was ready. Upstream's
-/// `--horizontal-pod-autoscaler-initial-readiness-delay`.
-const FIRST_READY_MILLIS: i64 = 30_000;
 
 /// What was measured of one pod, in thousandths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +82,8 @@ struct Groups {
     ignored: BTreeSet<String>,
 }
 
-fn group(pods: &[Arc<Pod>], measures: &Measures, is_cpu: bool, now_millis: i64) -> Groups {
+/// `cpu`: what counts of pods that start, where the metric is CPU.
+fn group(pods: &[Arc<Pod>], measures: &Measures, cpu: Option<Starts>, now_millis: i64) -> Groups {
     let mut groups = Groups::default();
     for pod in pods {
         let name = pod.name_any();
@@ -97,7 +92,7 @@ fn group(pods: &[Arc<Pod>], measures: &Measures, is_cpu: bool, now_millis: i64) 
         } else if phase(pod) == "Pending" {
             groups.unready.insert(name);
         } else if let Some(measured) = measures.get(&name) {
-            if is_cpu && is_starting(pod, measured, now_millis) {
+            if cpu.is_some_and(|starts| is_starting(pod, measured, starts, now_millis)) {
                 groups.unready.insert(name);
             } else {
                 groups.ready += 1;
@@ -110,7 +105,7 @@ fn group(pods: &[Arc<Pod>], measures: &Measures, is_cpu: bool, now_millis: i64) 
 }
 
 /// Whether the CPU that was measured is that of a start.
-fn is_starting(pod: &Pod, measured: &Measured, now_millis: i64) -> bool {
+fn is_starting(pod: &Pod, measured: &Measured, starts: Starts, now_millis: i64) -> bool {
     let status = pod.status.as_ref();
     let conditions = status.and_then(|s| s.conditions.as_ref());
     let ready = conditions.and_then(|all| all.iter().find(|c| c.type_ == "Ready"));
@@ -120,10 +115,10 @@ fn is_starting(pod: &Pod, measured: &Measured, now_millis: i64) -> bool {
     };
     let changed = |c: &PodCondition| millis_of(c.last_transition_time.as_ref()).unwrap_or(0);
     let is_false = ready.status == "False";
-    if started + CPU_STARTS_MILLIS > now_millis {
+    if started.saturating_add(starts.cpu_millis) > now_millis {
         is_false || measured.at_millis < changed(ready) + measured.window_millis
     } else {
-        is_false && started + FIRST_READY_MILLIS > changed(ready)
+        is_false && started.saturating_add(starts.first_ready_millis) > changed(ready)
     }
 }
 
@@ -173,13 +168,14 @@ pub fn of_pods(
     target: &Target<'_>,
     pods: &[Arc<Pod>],
     current: i32,
-    tolerance: Tolerance,
+    (tolerance, starts): (Tolerance, Starts),
     now_millis: i64,
 ) -> Result<Proposal, String> {
     if pods.is_empty() {
         return Err("no pods returned by selector while calculating replica count".into());
     }
-    let groups = group(pods, &measures, target.is_cpu(), now_millis);
+    let cpu = target.is_cpu().then_some(starts);
+    let groups = group(pods, &measures, cpu, now_millis);
     measures.retain(|name, _| !groups.ignored.contains(name) && !groups.unready.contains(name));
     if measures.is_empty() {
         let text = "did not receive metrics for targeted pods (pods might be unready)";

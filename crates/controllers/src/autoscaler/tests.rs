@@ -10,12 +10,14 @@ use kube::core::ApiResource;
 use serde_json::{Value, json};
 
 use super::history::History;
+use super::options::{Options, Starts};
 use super::plan::{Observed, Sample, Scale, plan};
 use super::replicas::{self, Measured, Measures, Proposal, Target, Tolerance};
 use crate::common::time_text;
 
 const NOW: i64 = 1_700_000_000_000;
 const TOLERANCE: Tolerance = Tolerance { up: 0.1, down: 0.1 };
+const RULES: (Tolerance, Starts) = (TOLERANCE, Starts::USUAL);
 
 /// A pod that requests a whole CPU and became ready an hour ago.
 fn pod(name: &str, status: Value) -> Arc<Pod> {
@@ -58,7 +60,7 @@ const HALF: Target<'static> = Target::Utilization {
 };
 
 fn asked(measures: Measures, pods: &[Arc<Pod>], current: i32) -> Result<Proposal, String> {
-    replicas::of_pods(measures, &HALF, pods, current, TOLERANCE, NOW)
+    replicas::of_pods(measures, &HALF, pods, current, RULES, NOW)
 }
 
 fn wanted(measures: Measures, pods: &[Arc<Pod>], current: i32) -> i32 {
@@ -116,6 +118,47 @@ fn the_cpu_of_a_start_does_not_count() {
 }
 
 #[test]
+fn an_administrator_says_what_holds_for_all() {
+    // A pod within five minutes of its start that is not ready, and became so long after it began.
+    let status = json!({"startTime": time_text(NOW - 100_000), "conditions":
+        [{"type": "Ready", "status": "False", "lastTransitionTime": time_text(NOW - 10_000)}]});
+    let one = vec![pod("p0", status)];
+    let with = |starts| replicas::of_pods(used(&[1000]), &HALF, &one, 1, (TOLERANCE, starts), NOW);
+    assert!(with(Starts::USUAL).is_err());
+    let short = Starts {
+        cpu_millis: 60_000,
+        first_ready_millis: 30_000,
+    };
+    assert_eq!(with(short).map(|p| p.replicas), Ok(2));
+    let long = Starts {
+        first_ready_millis: 95_000,
+        ..short
+    };
+    assert!(with(long).is_err());
+
+    let mut world = World::new(json!({}), 4);
+    world.options = Options {
+        tolerance: 0.5,
+        downscale_window_seconds: 60,
+        period_millis: 7_000,
+        ..Options::USUAL
+    };
+    // 70 % are within a half of 50 %, 30 % too; 20 % are not.
+    for (millis, after, replicas) in [
+        (700, 0, 4),
+        (300, 61_000, 4),
+        (200, 1_000, 4),
+        (200, 61_000, 2),
+    ] {
+        (world.millis, world.now) = (millis, world.now + after);
+        world.look();
+        assert_eq!(world.replicas, replicas, "{millis}");
+    }
+    let next = plan(&world.observed(), &mut world.history, world.now);
+    assert_eq!(next.wake_after_millis, Some(7_000));
+}
+
+#[test]
 fn requests_are_those_of_the_containers_that_count() {
     let sidecar: Pod = serde_json::from_value(json!({
         "metadata": {"name": "p0"},
@@ -141,7 +184,7 @@ fn requests_are_those_of_the_containers_that_count() {
         container: Some(container),
     };
     let one = |container, pods: &[Arc<Pod>]| {
-        replicas::of_pods(used(&[1000]), &of(container), pods, 1, TOLERANCE, NOW)
+        replicas::of_pods(used(&[1000]), &of(container), pods, 1, RULES, NOW)
     };
     assert_eq!(one("s", &all).unwrap().utilization, Some(200));
     assert_eq!(
@@ -188,6 +231,7 @@ struct World {
     millis: i64,
     now: i64,
     history: History,
+    options: Options,
     events: Vec<String>,
 }
 
@@ -200,6 +244,7 @@ impl World {
             now: NOW,
             history: History::default(),
             events: Vec::new(),
+            options: Options::USUAL,
         }
     }
 
@@ -221,6 +266,7 @@ impl World {
             pods: pods(count),
             others: Vec::new(),
             samples: vec![Ok(Sample::Pods(used(&vec![self.millis; count])))],
+            options: self.options,
         }
     }
 
@@ -461,5 +507,5 @@ fn a_quiet_autoscaler_writes_nothing() {
     let seen = world.observed();
     let plan = plan(&seen, &mut world.history, world.now);
     assert!(plan.is_empty(), "{plan:?}");
-    assert_eq!(plan.wake_after_millis, Some(super::plan::PERIOD_MILLIS));
+    assert_eq!(plan.wake_after_millis, Some(Options::USUAL.period_millis));
 }
