@@ -215,6 +215,13 @@ pub fn health_version_and_metrics_are_served(cx: &Context) -> Result<()> {
         metrics.contains("apiserver_request_total"),
         "no metric of requests"
     );
+    let size = metrics.lines().find_map(|l| {
+        l.strip_prefix("apiserver_storage_size_bytes{storage_cluster_id=\"etcd-0\"} ")
+    });
+    ensure!(
+        size.is_some_and(|bytes| bytes.parse::<f64>().is_ok_and(|bytes| bytes > 0.0)),
+        "{size:?} is the size of the store"
+    );
     let v3: Value = serde_json::from_str(&cx.kubectl("get --raw /openapi/v3")?)?;
     ensure!(
         v3["paths"]["apis/apps/v1"]["serverRelativeURL"].is_string(),

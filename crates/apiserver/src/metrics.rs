@@ -18,7 +18,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
-use registry::Row;
+use registry::{Features, Row};
 
 use admission::AdmissionMetrics;
 use audit::AuditMetrics;
@@ -37,6 +37,12 @@ struct ResourceLabels {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct StoredLabels {
     resource: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct FeatureLabels {
+    name: &'static str,
+    stage: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -238,6 +244,7 @@ pub struct Metrics {
     pub requests: RequestMetrics,
     objects: Family<ResourceLabels, Gauge>,
     stored: Family<StoredLabels, Gauge>,
+    features: Family<FeatureLabels, Gauge>,
 }
 
 /// Upstream's bounds, and some below a millisecond's for the store in this process.
@@ -292,6 +299,12 @@ impl Metrics {
             "Stored objects at the time of the last look",
             stored.clone(),
         );
+        let features = Family::default();
+        registry.register(
+            "kubernetes_feature_enabled",
+            "How far each feature of Kubernetes has come, and whether it is on",
+            features.clone(),
+        );
         Self {
             registry,
             tokens,
@@ -305,6 +318,15 @@ impl Metrics {
             requests,
             objects,
             stored,
+            features,
+        }
+    }
+
+    /// Notes which features are on.
+    pub fn features(&self, features: &Features) {
+        for (name, stage, on) in features.all() {
+            let labels = FeatureLabels { name, stage };
+            self.features.get_or_create(&labels).set(i64::from(on));
         }
     }
 

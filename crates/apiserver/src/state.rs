@@ -124,6 +124,8 @@ impl State {
         let cache = Cache::start(store.clone(), rows, observers, stop.clone()).await?;
         let (token_uses, noted) = mpsc::channel(TOKEN_USES);
         let flow_control = FlowControl::new(&settings);
+        let figures = Metrics::new(&metrics, &name);
+        figures.features(&settings.features);
         let state = Self(Arc::new(Inner {
             settings,
             store,
@@ -136,7 +138,7 @@ impl State {
             authorizers,
             reach,
             samples: Samples::default(),
-            metrics: Metrics::new(&metrics, &name),
+            metrics: figures,
             ports: Arc::default(),
             token_uses,
             bootstrapped: AtomicBool::new(false),

@@ -151,6 +151,18 @@ const WANTED: &[(&str, &str, &[&str])] = &[
         &["flow_schema", "priority_level", "execute"],
     ),
     ("authorization_attempts_total", "counter", &["result"]),
+    (
+        "apiserver_requested_deprecated_apis",
+        "gauge",
+        &[
+            "group",
+            "version",
+            "resource",
+            "subresource",
+            "removed_release",
+        ],
+    ),
+    ("kubernetes_feature_enabled", "gauge", &["name", "stage"]),
     ("etcd_requests_total", "counter", &["operation"]),
     ("etcd_request_duration_seconds", "histogram", &["operation"]),
     ("process_cpu_seconds_total", "counter", &[]),
@@ -167,6 +179,8 @@ async fn dashboards_find_their_series() {
     assert_eq!(made.0, 201, "{}", made.1);
     let (code, _) = get(&s, path).await;
     assert_eq!(code, 200);
+    let old = get(&s, "/api/v1/namespaces/default/endpoints").await;
+    assert_eq!(old.0, 200);
     let watch = request(Method::GET, &format!("{path}?watch=1"), common::JSON, "");
     let watching = send(&s, watch).await;
     let (code, text) = get(&s, "/metrics").await;
@@ -192,6 +206,9 @@ async fn dashboards_find_their_series() {
         "apiserver_request_total{code=\"200\",component=\"apiserver\",dry_run=\"\",group=\"\",resource=\"configmaps\",scope=\"namespace\",subresource=\"\",verb=\"LIST\",version=\"v1\"} 1",
         "apiserver_longrunning_requests{component=\"apiserver\",group=\"\",resource=\"configmaps\",scope=\"namespace\",subresource=\"\",verb=\"WATCH\",version=\"v1\"} 1",
         "apiserver_storage_objects{resource=\"deployments.apps\"} 0",
+        "apiserver_requested_deprecated_apis{group=\"\",removed_release=\"\",resource=\"endpoints\",subresource=\"\",version=\"v1\"} 1",
+        "kubernetes_feature_enabled{name=\"APIServerTracing\",stage=\"\"} 1",
+        "kubernetes_feature_enabled{name=\"AllAlpha\",stage=\"ALPHA\"} 0",
     ] {
         assert!(text.lines().any(|l| l == series), "{series} in {text}");
     }

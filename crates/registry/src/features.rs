@@ -152,6 +152,20 @@ impl Features {
         }
     }
 
+    /// All gates by name: upstream's word for how far each has come, which is empty for what is
+    /// generally available, and whether it is on.
+    pub fn all(&self) -> impl Iterator<Item = (&'static str, &'static str, bool)> + '_ {
+        gates().iter().map(|(name, gate)| {
+            let stage = match gate.stage {
+                Stage::Alpha => "ALPHA",
+                Stage::Beta => "BETA",
+                Stage::Ga => "",
+                Stage::Deprecated => "DEPRECATED",
+            };
+            (*name, stage, self.on(name))
+        })
+    }
+
     /// What whoever set gates should know: those that change nothing here, and those that go.
     pub fn warnings(&self) -> Vec<String> {
         let mut out = Vec::new();

@@ -150,6 +150,10 @@ pub trait Store: Send + Sync + 'static {
     fn revision(&self) -> BoxFuture<'_, Result<Revision>>;
     /// Forgets versions older than `before`.
     fn compact(&self, before: Revision) -> BoxFuture<'_, Result<()>>;
+    /// Bytes that the store takes on its disk; none where it has no disk of its own.
+    fn disk_bytes(&self) -> BoxFuture<'_, Result<Option<u64>>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
     /// Live keys that expire, with the whole seconds that each has left. For backups: it may
     /// read all keys.
     fn expiries(&self) -> BoxFuture<'_, Result<HashMap<Bytes, u32>>>;

@@ -43,6 +43,10 @@ pub trait Layer: Send + Sync + 'static {
         self.below().compact(before)
     }
 
+    fn disk_bytes(&self) -> BoxFuture<'_, Result<Option<u64>>> {
+        self.below().disk_bytes()
+    }
+
     fn expiries(&self) -> BoxFuture<'_, Result<HashMap<Bytes, u32>>> {
         self.below().expiries()
     }
@@ -81,6 +85,10 @@ impl<L: Layer> Store for L {
 
     fn compact(&self, before: Revision) -> BoxFuture<'_, Result<()>> {
         Layer::compact(self, before)
+    }
+
+    fn disk_bytes(&self) -> BoxFuture<'_, Result<Option<u64>>> {
+        Layer::disk_bytes(self)
     }
 
     fn expiries(&self) -> BoxFuture<'_, Result<HashMap<Bytes, u32>>> {

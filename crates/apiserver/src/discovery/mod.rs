@@ -10,6 +10,7 @@ mod why;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use api::Status;
 use arc_swap::ArcSwapOption;
@@ -135,7 +136,7 @@ pub async fn answer(
             let (media, text) = found.ok_or_else(Status::no_such_path)?;
             Ok(respond(200, media, text))
         }
-        ["metrics"] => Ok(metrics(head, &lines(state, aggregation))),
+        ["metrics"] => Ok(metrics(head, &lines(state, aggregation).await)),
         ["metrics", "slis"] => Ok(metrics(head, &::metrics::slis::lines())),
         ["debug", "api_priority_and_fairness", page] => {
             let with_details = query.get("includeRequestDetails").is_some();
@@ -192,14 +193,46 @@ fn metrics(head: &Parts, lines: &str) -> Response<Body> {
     respond(200, kind, text)
 }
 
+/// How long the page of figures waits for the store; upstream's value.
+const STORE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The line of the store's size; none where it has no disk, or does not say soon.
+async fn store_size(state: &State) -> String {
+    let said = tokio::time::timeout(STORE_PATIENCE, state.store().disk_bytes()).await;
+    match said {
+        Ok(Ok(None)) => String::new(),
+        Ok(Ok(Some(bytes))) => {
+            let (name, help) = (
+                "apiserver_storage_size_bytes",
+                "Size of the storage database file physically allocated in bytes.",
+            );
+            format!(
+                "# HELP {name} {help}\n# TYPE {name} gauge\n{name}{{storage_cluster_id=\"etcd-0\"}} {bytes}\n"
+            )
+        }
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "the size of the store is unknown");
+            String::new()
+        }
+        Err(_) => {
+            tracing::warn!("the store does not say in time how large it is");
+            String::new()
+        }
+    }
+}
+
 /// What `/metrics` shows: figures of the server, and of what runs beside it in this process.
-fn lines(state: &State, aggregation: &Aggregation) -> String {
+async fn lines(state: &State, aggregation: &Aggregation) -> String {
     let caches = state.cache().all();
     let objects = caches.iter().map(|c| (c.row.clone(), c.len()));
     let more = state.settings().more_metrics.map(|more| more());
     let flow_control = state.flow_control().metrics(state.configurations());
     let process = metrics::lines();
-    let more = more.unwrap_or_default() + &aggregation.metrics() + &flow_control + &process;
+    let more = more.unwrap_or_default()
+        + &store_size(state).await
+        + &aggregation.metrics()
+        + &flow_control
+        + &process;
     state.metrics().text(objects, &more)
 }
 

@@ -265,6 +265,7 @@ pub struct RequestMetrics {
     sizes: Family<Labels, Histogram>,
     terminated: Family<Labels, Counter>,
     long_running: Family<Labels, Gauge>,
+    deprecated: Family<Labels, Gauge>,
 }
 
 impl RequestMetrics {
@@ -278,6 +279,7 @@ impl RequestMetrics {
             sizes: Family::new_with_constructor(sizes),
             terminated: Family::default(),
             long_running: Family::default(),
+            deprecated: Family::default(),
         }
     }
 
@@ -315,6 +317,11 @@ impl RequestMetrics {
             "apiserver_longrunning_requests",
             "Watches in progress",
             self.long_running.clone(),
+        );
+        registry.register(
+            "apiserver_requested_deprecated_apis",
+            "Deprecated APIs that were requested, by the release that has them no more",
+            self.deprecated.clone(),
         );
     }
 
@@ -379,6 +386,24 @@ impl RequestMetrics {
             }),
             size: is_read.then(|| self.sizes.get_or_create_owned(&labels)),
         }
+    }
+
+    /// Notes that something deprecated was asked for: group, version, resource and subresource, which
+    /// exist; `gone_in`: the minor version that has it no more, if that is known.
+    pub fn deprecated(
+        &self,
+        [group, version, resource, subresource]: [&str; 4],
+        gone_in: Option<u32>,
+    ) {
+        let release = gone_in.map_or_else(String::new, |minor| format!("1.{minor}"));
+        let labels = vec![
+            ("group", group.to_owned()),
+            ("removed_release", release),
+            ("resource", resource.to_owned()),
+            ("subresource", subresource.to_owned()),
+            ("version", version.to_owned()),
+        ];
+        self.deprecated.get_or_create(&labels).set(1);
     }
 
     /// Counts a request that was sent away, or whose time was over.

@@ -17,6 +17,7 @@ use crate::http::negotiate::Accept;
 use crate::http::request::{Query, RequestInfo};
 use crate::http::warnings::Warnings;
 use crate::server::ApiServer;
+use crate::state::State;
 use crate::subresources::connect;
 use crate::verbs::{convert, create, delete, list, patch, update, watch};
 use crate::{fence, resource_metrics, reviews, subresources};
@@ -192,6 +193,9 @@ fn call(
     if let Some(text) = deprecation(&row, &version, &audit) {
         warnings.add(text);
     }
+    if version.deprecated {
+        note_deprecated(server.state(), &row, &version, &info.subresource);
+    }
     let fence = fence::read(&head.headers)?;
     Ok(Call {
         state: server.state().clone(),
@@ -224,6 +228,21 @@ fn deprecation(row: &Row, version: &ServedVersion, audit: &Trail) -> Option<Stri
         audit.annotate("k8s.io/removed-release", format!("1.{minor}"));
     }
     registry::deprecation_warning(of.0, of.1, of.2)
+}
+
+/// Counts a request for a version that is deprecated.
+fn note_deprecated(state: &State, row: &Row, version: &ServedVersion, subresource: &str) {
+    // Only names that exist, or the labels would be the clients' to fill.
+    if !subresource.is_empty() && row.subresource_of(version, subresource).is_none() {
+        return;
+    }
+    let names = [&*row.group, &*version.version, &*row.resource, subresource];
+    // When versions of custom kinds go nobody has said.
+    let gone_in = match version.own {
+        Some(_) => None,
+        None => registry::gone_in(&row.group, &version.version, &row.kind),
+    };
+    state.metrics().requests.deprecated(names, gone_in);
 }
 
 /// A creation of something that has its name in the path, or a change of a whole collection.

@@ -87,6 +87,10 @@ impl Store for Bounded {
         Box::pin(self.timed("compact", WHOLE, self.inner.compact(before)))
     }
 
+    fn disk_bytes(&self) -> BoxFuture<'_, Result<Option<u64>>> {
+        Box::pin(self.timed("size", POINT, self.inner.disk_bytes()))
+    }
+
     fn expiries(&self) -> BoxFuture<'_, Result<HashMap<Bytes, u32>>> {
         Box::pin(self.timed("expiries", WHOLE, self.inner.expiries()))
     }

@@ -52,6 +52,22 @@ pub fn sync_dir(dir: &Path) -> Result<()> {
         .map_err(|e| io_error("syncing", dir, &e))
 }
 
+/// What the files of the store take, of which there are few: segments and snapshots.
+pub fn bytes(dir: &Path) -> Result<u64> {
+    let failed = |e: io::Error| io_error("listing", dir, &e);
+    let mut sum = 0;
+    for entry in fs::read_dir(dir).map_err(failed)? {
+        match entry.and_then(|e| e.metadata()) {
+            Ok(found) if found.is_file() => sum += found.len(),
+            Ok(_) => {}
+            // A segment that was no longer needed has gone meanwhile.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(failed(e)),
+        }
+    }
+    Ok(sum)
+}
+
 fn segment_path(dir: &Path, first: Revision) -> PathBuf {
     dir.join(format!("log-{first:020}"))
 }

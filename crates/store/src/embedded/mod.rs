@@ -9,7 +9,7 @@ mod snapshot;
 mod writer;
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
@@ -85,6 +85,7 @@ struct Shared {
     newest: watch::Sender<Revision>,
     room: Arc<Semaphore>,
     options: Options,
+    dir: PathBuf,
 }
 
 /// A handle to the engine; clones share it. The writer ends when the last handle is dropped.
@@ -108,6 +109,7 @@ impl Embedded {
             state: RwLock::new(state),
             room: Arc::new(Semaphore::new(QUEUE_TXNS)),
             options,
+            dir: dir.to_owned(),
         });
         let (queue, requests) = mpsc::channel();
         let writer = writer::Writer::new(shared.clone(), log, requests);
@@ -207,6 +209,11 @@ impl Store for Embedded {
             Ok(())
         };
         Box::pin(std::future::ready(compacted()))
+    }
+
+    fn disk_bytes(&self) -> BoxFuture<'_, Result<Option<u64>>> {
+        let bytes = disk::bytes(&self.shared.dir).map(Some);
+        Box::pin(std::future::ready(bytes))
     }
 
     fn expiries(&self) -> BoxFuture<'_, Result<HashMap<Bytes, u32>>> {

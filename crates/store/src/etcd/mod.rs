@@ -160,6 +160,16 @@ impl Store for Etcd {
         Box::pin(self.inner.newest.revision(&self.inner.members))
     }
 
+    /// Of the member that is asked.
+    fn disk_bytes(&self) -> BoxFuture<'_, Result<Option<u64>>> {
+        Box::pin(async move {
+            let members = &self.inner.members;
+            let status = members.status(members.current()).await;
+            let status = status.map_err(Failure::into_error)?;
+            Ok(u64::try_from(status.db_size).ok())
+        })
+    }
+
     fn compact(&self, before: Revision) -> BoxFuture<'_, Result<()>> {
         Box::pin(self.inner.compact(before))
     }
