@@ -34,6 +34,18 @@ pub fn load_scales_a_deployment_up_and_its_end_down(cx: &Context) -> Result<()> 
         );
         Ok(())
     })?;
+    // One pod: what it uses, and the same as the sum.
+    let shown = cx.kubectl("top pod -l app=burn --no-headers --sum")?;
+    let rows: Vec<Vec<&str>> = shown
+        .lines()
+        .map(|l| l.split_whitespace().collect())
+        .collect();
+    let (pod, sum) = (rows.first(), rows.last());
+    ensure!(
+        pod.is_some_and(|pod| pod.len() == 3)
+            && pod.and_then(|pod| pod.get(1..)) == sum.map(|s| &**s),
+        "{shown}"
+    );
     let nodes = cx.kubectl("top node --no-headers")?;
     ensure!(nodes.contains("node-1") && nodes.contains('%'), "{nodes}");
     cx.apply_json(&json!({

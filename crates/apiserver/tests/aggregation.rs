@@ -297,6 +297,44 @@ async fn an_extension_server_is_reached_and_listed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_of_metrics_takes_the_place_of_the_own_one() {
+    let (server, ca) = front().await;
+    let outside = register(&server, &ca).await;
+    let own = "/apis/metrics.k8s.io/v1beta1/nodes";
+    let (code, list) = get(&server, own).await;
+    assert_eq!((code, &list["kind"]), (200, &json!("NodeMetricsList")));
+    // Beside it adapters of other metrics, which this server has none of.
+    let custom = "/apis/custom.metrics.k8s.io/v1beta2/namespaces/a/pods/*/rate";
+    let external = "/apis/external.metrics.k8s.io/v1beta1/namespaces/a/length";
+    assert_eq!(get(&server, custom).await.0, 404);
+    for (group, version, path) in [
+        ("metrics.k8s.io", "v1beta1", own),
+        ("custom.metrics.k8s.io", "v1beta2", custom),
+        ("external.metrics.k8s.io", "v1beta1", external),
+    ] {
+        let api = json!({"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
+            "metadata": {"name": format!("{version}.{group}")},
+            "spec": {"group": group, "version": version, "groupPriorityMinimum": 100,
+                "versionPriority": 100, "caBundle": outside.bundle,
+                "service": {"namespace": "default", "name": "echo", "port": outside.port}}});
+        let (code, made) = post(&server, SERVICES, api).await;
+        assert_eq!(code, 201, "{made}");
+        let said = until(&server, path, |code, _| code == 201).await;
+        assert_eq!(
+            (&said["path"], &said["method"]),
+            (&json!(path), &json!("GET"))
+        );
+        assert_eq!(said["user"], json!(["tester"]), "{said}");
+    }
+    // When it goes, this server answers again.
+    let service = format!("{SERVICES}/v1beta1.metrics.k8s.io");
+    let (code, gone) = ask(&server, Method::DELETE, &service, Value::Null).await;
+    assert_eq!(code, 200, "{gone}");
+    let list = until(&server, own, |code, _| code == 200).await;
+    assert_eq!(list["kind"], "NodeMetricsList");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_dead_extension_server_harms_nobody_else() {
     let (server, ca) = front().await;
     let outside = register(&server, &ca).await;
