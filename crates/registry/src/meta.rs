@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::check::{
     Errors, at, flag, has, int, invalid, invalid_each, items, labels, qualified_name, text,
 };
+use crate::row::Row;
 
 /// Annotations may have this many bytes in all, keys included.
 const MAX_ANNOTATION_BYTES: usize = 256 * 1024;
@@ -101,6 +102,36 @@ pub fn validate_object_meta_update(obj: &Value, old: &Value) -> Errors {
         crate::check::immutable(&mut errs, &path, new, old, field);
     }
     common(&mut errs, &path, new);
+    finalizers(&mut errs, &path.child("finalizers"), new);
+    errs
+}
+
+/// Groups of Kubernetes' own whose finalizers may have any name, as upstream's.
+const FREE_FINALIZERS: [&str; 6] = [
+    "admissionregistration.k8s.io",
+    "apiextensions.k8s.io",
+    "apiregistration.k8s.io",
+    "coordination.k8s.io",
+    "node.k8s.io",
+    "policy",
+];
+
+/// Checks the names of an object's finalizers: those of most built-in kinds are Kubernetes' own or
+/// have the domain of whoever sets them before them.
+pub fn validate_finalizer_names(row: &Row, obj: &Value) -> Errors {
+    let mut errs = Errors::new();
+    if row.strategy.is_custom() || FREE_FINALIZERS.contains(&&*row.group) {
+        return errs;
+    }
+    let path = FieldPath::new("metadata").child("finalizers");
+    for (i, name) in items(at(obj, "metadata"), "finalizers").iter().enumerate() {
+        let name = name.as_str().unwrap_or("");
+        let standard = ["foregroundDeletion", "kubernetes", "orphan"].contains(&name);
+        if !standard && !name.contains('/') {
+            let why = "name is neither a standard finalizer name nor is it fully qualified";
+            errs.push(FieldError::invalid_str(&path.index(i), name, why));
+        }
+    }
     errs
 }
 
@@ -252,5 +283,51 @@ fn masked(name: &str, prefix: bool) -> String {
             format!("{}a", chars.as_str())
         }
         _ => name.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn finalizers_of_built_in_kinds_have_a_domain() {
+        let with = |name: &str| json!({ "metadata": { "finalizers": ["example.com/a", name] } });
+        let wrong = |group: &str, resource: &str, name: &str| {
+            let row = crate::kinds().resource(group, resource).expect("a row");
+            let found = validate_finalizer_names(row, &with(name));
+            found.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let why = "metadata.finalizers[1]: Invalid value: \"mine\": name is neither a standard finalizer name nor is it fully qualified";
+        assert_eq!(wrong("", "pods", "mine"), [why]);
+        assert_eq!(wrong("apps", "deployments", "mine"), [why]);
+        for standard in [
+            "foregroundDeletion",
+            "kubernetes",
+            "orphan",
+            "example.com/b",
+        ] {
+            assert!(wrong("", "pods", standard).is_empty(), "{standard}");
+        }
+        let cleanup = "customresourcecleanup.apiextensions.k8s.io";
+        let definitions = wrong("apiextensions.k8s.io", "customresourcedefinitions", cleanup);
+        assert!(definitions.is_empty(), "{definitions:?}");
+        assert!(wrong("policy", "poddisruptionbudgets", "mine").is_empty());
+    }
+
+    #[test]
+    fn finalizers_are_checked_when_they_change() {
+        let of = |finalizers: Value| json!({ "metadata": { "name": "a", "resourceVersion": "1", "finalizers": finalizers } });
+        let wrong = |new: Value| {
+            let found = validate_object_meta_update(&of(new), &of(json!([])));
+            found.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(wrong(json!(["example.com/a"])), Vec::<String>::new());
+        assert!(
+            wrong(json!(["a b"]))[0].starts_with("metadata.finalizers: Invalid value: \"a b\"")
+        );
+        assert!(wrong(json!(["orphan", "foregroundDeletion"]))[0].contains("cannot be both set"));
     }
 }

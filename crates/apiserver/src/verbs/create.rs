@@ -6,7 +6,7 @@ use api::Status;
 use bytes::Bytes;
 use clock::Random;
 use rand::RngExt;
-use registry::meta::validate_object_meta;
+use registry::meta::{validate_finalizer_names, validate_object_meta};
 use serde_json::Value;
 
 use super::admit::Admission;
@@ -162,6 +162,7 @@ async fn attempt(
     codec::settle(row, &mut object);
     let rule = |n: &str, generate| row.strategy.validate_name(n, generate);
     let mut errors = validate_object_meta(&object, row.namespaced, &rule);
+    errors.extend(validate_finalizer_names(row, &object));
     errors.extend(row.strategy.validate(&object, &cx));
     call.check(name, &errors)?;
     registry::acted_on::warnings(row, &object, None)

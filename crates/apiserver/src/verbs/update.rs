@@ -6,7 +6,7 @@ use std::sync::Arc;
 use api::{FieldError, FieldPath, GroupKind, Status};
 use bytes::Bytes;
 use registry::Scale;
-use registry::meta::validate_object_meta_update;
+use registry::meta::{validate_finalizer_names, validate_object_meta_update};
 use serde_json::Value;
 use store::Compare;
 
@@ -199,6 +199,7 @@ impl Write<'_> {
         codec::settle_changed(row, &mut new, old);
         self.count_generation(&mut new);
         let mut errors = validate_object_meta_update(&new, old);
+        errors.extend(validate_finalizer_names(row, &new));
         if !self.bare() {
             if !row.strategy.validates_whole_update() {
                 errors.extend(row.strategy.validate(&new, &cx));
