@@ -4,6 +4,7 @@
 
 pub mod acted_on;
 pub mod aggregation;
+mod base64;
 pub mod check;
 pub mod client_config;
 pub mod custom;

@@ -4,6 +4,7 @@ use api::corefile::{self, Corefile};
 use api::{FieldError, FieldPath, names};
 use serde_json::{Map, Value};
 
+use crate::base64;
 use crate::check::{Errors, at, fill_zero, flag, has, immutable, invalid_each, set, text};
 use crate::strategy::{Context, Strategy};
 
@@ -103,7 +104,10 @@ impl Strategy for Secret {
         {
             let mut data = at(obj, "data").as_object().cloned().unwrap_or_default();
             for (k, v) in plain {
-                data.insert(k, base64(v.as_str().unwrap_or("").as_bytes()).into());
+                data.insert(
+                    k,
+                    base64::encode(v.as_str().unwrap_or("").as_bytes()).into(),
+                );
             }
             if !data.is_empty() {
                 set(obj, "data", data);
@@ -156,13 +160,15 @@ fn of_type(errs: &mut Errors, path: &FieldPath, obj: &Value) {
                 errs.push(FieldError::required(&path, ""));
             }
         }
-        "kubernetes.io/dockercfg" => need(".dockercfg"),
-        "kubernetes.io/dockerconfigjson" => need(".dockerconfigjson"),
+        "kubernetes.io/dockercfg" => registries(errs, path, data, ".dockercfg"),
+        "kubernetes.io/dockerconfigjson" => registries(errs, path, data, ".dockerconfigjson"),
         "kubernetes.io/basic-auth" if !has(data, "username") && !has(data, "password") => {
             need("username");
             need("password");
         }
-        "kubernetes.io/ssh-auth" => need("ssh-privatekey"),
+        "kubernetes.io/ssh-auth" if text(data, "ssh-privatekey").is_empty() => {
+            errs.push(FieldError::required(&path.key("ssh-privatekey"), ""));
+        }
         "kubernetes.io/tls" => {
             need("tls.crt");
             need("tls.key");
@@ -171,28 +177,70 @@ fn of_type(errs: &mut Errors, path: &FieldPath, obj: &Value) {
     }
 }
 
-/// Standard base64 with padding.
-fn base64(bytes: &[u8]) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let byte = |i: usize| u32::from(chunk.get(i).copied().unwrap_or(0));
-        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for i in 0..4 {
-            let letter = usize::try_from(bits >> (18 - 6 * i) & 63).unwrap_or(0);
-            let letter = LETTERS.get(letter).copied().unwrap_or(b'=');
-            out.push(char::from(if i > chunk.len() { b'=' } else { letter }));
-        }
+/// Credentials of registries: a JSON object. It is never shown.
+fn registries(errs: &mut Errors, path: &FieldPath, data: &Value, key: &str) {
+    let path = path.key(key);
+    if !has(data, key) {
+        errs.push(FieldError::required(&path, ""));
+        return;
     }
-    out
+    let bytes = base64::decode(text(data, key)).unwrap_or_default();
+    let read: Result<Option<serde_json::Map<String, Value>>, _> = serde_json::from_slice(&bytes);
+    if let Err(e) = read {
+        let shown = "<secret contents redacted>";
+        errs.push(FieldError::invalid_str(&path, shown, &in_words(&e)));
+    }
+}
+
+/// What is wrong with JSON, without what it says, which may be a password.
+fn in_words(error: &serde_json::Error) -> String {
+    let what = match error.classify() {
+        serde_json::error::Category::Eof => "unexpected end of JSON input",
+        serde_json::error::Category::Data => "it is not a JSON object",
+        _ => "it is not JSON",
+    };
+    format!("{what} (line {}, column {})", error.line(), error.column())
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
+    use super::*;
+
     #[test]
-    fn writes_base64() {
-        for (plain, encoded) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v")] {
-            assert_eq!(super::base64(plain.as_bytes()), encoded);
+    fn credentials_of_registries_are_json_and_never_shown() {
+        let of = |ty: &str, key: &str, plain: &str| {
+            let data = json!({ key: base64::encode(plain.as_bytes()) });
+            let secret = json!({ "type": format!("kubernetes.io/{ty}"), "data": data });
+            let found = Secret.validate(&secret, &Context::of_nobody());
+            found.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        for (ty, key) in [
+            ("dockercfg", ".dockercfg"),
+            ("dockerconfigjson", ".dockerconfigjson"),
+        ] {
+            for good in ["{}", "{\"auths\": {}}", "null"] {
+                assert_eq!(of(ty, key, good), Vec::<String>::new(), "{good}");
+            }
+            for bad in ["", "{", "pass: word", "[\"word\"]", "\"word\""] {
+                let found = of(ty, key, bad);
+                let start = format!("data[{key}]: Invalid value: \"<secret contents redacted>\": ");
+                assert!(
+                    found.len() == 1 && found[0].starts_with(&start),
+                    "{found:?}"
+                );
+                assert!(!found[0].contains("word"), "{found:?}");
+            }
+            assert_eq!(
+                of(ty, "other", "{}"),
+                [format!("data[{key}]: Required value")]
+            );
         }
+        assert_eq!(
+            of("ssh-auth", "ssh-privatekey", ""),
+            ["data[ssh-privatekey]: Required value"]
+        );
+        assert_eq!(of("ssh-auth", "ssh-privatekey", "k"), Vec::<String>::new());
     }
 }
