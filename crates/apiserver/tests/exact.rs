@@ -436,6 +436,37 @@ async fn patches_that_make_no_object() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_says_how_long_it_waits() {
+    let running = start(|_| {}).await;
+    for (timeout, code) in [
+        ("30s", 200),
+        ("0", 200),
+        ("999h", 200),
+        ("30", 400),
+        ("soon", 400),
+    ] {
+        let answer = get(&running, &format!("{MAPS}?timeout={timeout}"), &[]).await;
+        assert_eq!(answer.code, code, "{timeout}: {}", answer.text());
+        if code == 400 {
+            let start = "invalid timeout specified in the request URL - time: ";
+            let message = answer.json()["message"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned();
+            assert!(message.starts_with(start), "{message}");
+        }
+    }
+    // A watch has a time of its own.
+    let answer = get(
+        &running,
+        &format!("{MAPS}?watch=1&timeoutSeconds=1&timeout=soon"),
+        &[],
+    )
+    .await;
+    assert_eq!(answer.code, 200, "{}", answer.text());
+}
+
 async fn put(client: &kube::Client, path: &str, body: &Value) -> (u16, Value) {
     use http_body_util::BodyExt;
     let body = kube::client::Body::from(body.to_string().into_bytes());

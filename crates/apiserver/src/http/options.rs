@@ -1,5 +1,7 @@
 //! Query parameters that mean the same for many verbs, and how errors speak of them.
 
+use std::time::Duration;
+
 use api::{FieldError, FieldPath, GroupKind, Status};
 
 /// Kind of the options of a verb, as errors name it.
@@ -54,4 +56,46 @@ pub fn dry_run<'a>(verb: &str, values: impl Iterator<Item = &'a str>) -> Result<
         found = true;
     }
     Ok(found)
+}
+
+/// How long a request may take: as long as it asks for by `timeout`, and `most` where that is longer,
+/// nothing, or not asked for.
+pub fn patience(timeout: Option<&str>, most: Duration) -> Result<Duration, Status> {
+    let Some(text) = timeout else {
+        return Ok(most);
+    };
+    let nanos = api::duration::parse(text).map_err(|why| {
+        Status::bad_request(format!(
+            "invalid timeout specified in the request URL - {why}"
+        ))
+    })?;
+    let asked = u64::try_from(nanos).ok().filter(|nanos| *nanos > 0);
+    Ok(asked.map_or(most, |nanos| most.min(Duration::from_nanos(nanos))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_has_the_time_that_it_asks_for_within_a_bound() {
+        let most = Duration::from_secs(60);
+        for (asked, want) in [
+            (None, most),
+            (Some("5s"), Duration::from_secs(5)),
+            (Some("1.5s"), Duration::from_millis(1500)),
+            (Some("0"), most),
+            (Some("0s"), most),
+            (Some("-1s"), most),
+            (Some("2h"), most),
+        ] {
+            assert_eq!(patience(asked, most).ok(), Some(want), "{asked:?}");
+        }
+        for wrong in ["5", "x", "1 s", "5x"] {
+            let refused = patience(Some(wrong), most).expect_err(wrong);
+            let start = "invalid timeout specified in the request URL - time: ";
+            assert!(refused.message.starts_with(start), "{}", refused.message);
+            assert_eq!(refused.code, 400);
+        }
+    }
 }

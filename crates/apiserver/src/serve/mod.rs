@@ -33,6 +33,7 @@ use crate::filters::authn::{self, Credentials, UserInfo};
 use crate::filters::{authz, impersonate};
 use crate::flow_control::{self, Entry, Seat};
 use crate::http::body::{self, Body, BoxError};
+use crate::http::options;
 use crate::http::request::{Query, RequestInfo};
 use crate::http::respond;
 use crate::metrics::requests::Asked;
@@ -84,7 +85,10 @@ impl ApiServer {
             .insert(audit::Numbered::new(id.clone(), started));
         let query = Query::parse(head.uri.query().unwrap_or_default());
         let info = Arc::new(RequestInfo::parse(&head.method, head.uri.path(), &query));
-        let limit = (!info.long_running()).then_some(REQUEST_TIMEOUT);
+        let limit = match info.long_running() {
+            true => Ok(None),
+            false => options::patience(query.get("timeout"), REQUEST_TIMEOUT).map(Some),
+        };
         let is_head = head.method == Method::HEAD;
         let content_type = head.headers.get(http::header::CONTENT_TYPE);
         let content_type = content_type.and_then(|v| v.to_str().ok());
@@ -133,7 +137,7 @@ impl ApiServer {
 
     async fn limited<B>(
         &self,
-        limit: Option<Duration>,
+        limit: Result<Option<Duration>, Status>,
         head: Parts,
         body: B,
         info: &Arc<RequestInfo>,
@@ -144,6 +148,14 @@ impl ApiServer {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
+        let limit = match limit {
+            Ok(limit) => limit,
+            // Before anybody asks who it is, as upstream.
+            Err(refused) => {
+                self.follow(trail, &head, info, &query, None);
+                return respond::status(&refused);
+            }
+        };
         let work = self.identified(head, body, info, query, trail);
         match limit {
             None => work.await,
