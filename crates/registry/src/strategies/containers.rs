@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use api::{FieldError, FieldPath, names};
+use api::{FieldError, FieldPath, Quantity, names};
 use serde_json::Value;
 
 use super::quantity;
@@ -13,8 +13,8 @@ use crate::check::{
 
 const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
 
-/// What containers of all three lists have in common.
-pub fn common(errs: &mut Errors, path: &FieldPath, c: &Value, volumes: &BTreeSet<String>) {
+/// What containers of all three lists have in common, but for what they see of volumes.
+pub fn common(errs: &mut Errors, path: &FieldPath, c: &Value) {
     match text(c, "name") {
         "" => errs.push(FieldError::required(&path.child("name"), "")),
         name => dns_label(errs, &path.child("name"), name),
@@ -31,7 +31,6 @@ pub fn common(errs: &mut Errors, path: &FieldPath, c: &Value, volumes: &BTreeSet
     ports(errs, &path.child("ports"), items(c, "ports"));
     env(errs, &path.child("env"), items(c, "env"));
     env_from(errs, &path.child("envFrom"), items(c, "envFrom"));
-    mounts(errs, path, c, volumes);
     required_word(
         errs,
         path,
@@ -263,6 +262,37 @@ pub fn resource_ref(errs: &mut Errors, path: &FieldPath, r: &Value, of_volume: b
         _ if huge.iter().any(|h| resource.starts_with(h)) => {}
         _ => one_of(errs, &path.child("resource"), resource, RESOURCES),
     }
+    divisor(errs, path, resource, at(r, "divisor"));
+}
+
+/// What an amount is shown in: a thousandth or one of CPU, powers of bytes of everything else.
+fn divisor(errs: &mut Errors, path: &FieldPath, resource: &str, divisor: &Value) {
+    const POWERS: &str = "1 1k 1M 1G 1T 1P 1E 1Ki 1Mi 1Gi 1Ti 1Pi 1Ei";
+    if quantity::parse(divisor).is_none_or(|q| q.is_zero()) {
+        return;
+    }
+    let (of, powers, listed) = match resource.split_once('.').map_or("", |(_, name)| name) {
+        "cpu" => ("cpu", "1m 1", "1m and 1"),
+        "memory" => ("memory", POWERS, ""),
+        "ephemeral-storage" => ("local ephemeral storage", POWERS, ""),
+        name if name.starts_with("hugepages-") => ("hugepages", POWERS, ""),
+        _ => return,
+    };
+    let shown = quantity::show(divisor);
+    let canonical = Quantity::canonical(&shown).unwrap_or(shown);
+    if powers.split(' ').any(|power| power == canonical) {
+        return;
+    }
+    let listed = match listed {
+        "" => powers.replace(' ', ", "),
+        listed => listed.to_owned(),
+    };
+    let why = format!("only divisor's values {listed} are supported with the {of} resource");
+    errs.push(FieldError::invalid_str(
+        &path.child("divisor"),
+        resource,
+        &why,
+    ));
 }
 
 fn env_from(errs: &mut Errors, path: &FieldPath, all: &[Value]) {
@@ -285,54 +315,6 @@ fn env_from(errs: &mut Errors, path: &FieldPath, all: &[Value]) {
             _ => "may not have more than one field specified at a time",
         };
         errs.push(FieldError::invalid_str(path, "", why));
-    }
-}
-
-fn mounts(errs: &mut Errors, path: &FieldPath, c: &Value, volumes: &BTreeSet<String>) {
-    let mut seen = BTreeSet::new();
-    let list = path.child("volumeMounts");
-    for (i, m) in items(c, "volumeMounts").iter().enumerate() {
-        let path = list.index(i);
-        let (name, at_path) = (text(m, "name"), text(m, "mountPath"));
-        required_text(errs, &path, m, "name");
-        if !volumes.contains(name) {
-            errs.push(FieldError::not_found(&path.child("name"), &name.into()));
-        }
-        required_text(errs, &path, m, "mountPath");
-        if !seen.insert(at_path) {
-            errs.push(FieldError::invalid_str(
-                &path.child("mountPath"),
-                at_path,
-                "must be unique",
-            ));
-        }
-        for field in ["subPath", "subPathExpr"] {
-            let sub = text(m, field);
-            if !sub.is_empty() {
-                descending(errs, &list.child(field), sub);
-            }
-        }
-        if !text(m, "subPath").is_empty() && !text(m, "subPathExpr").is_empty() {
-            let why = "subPathExpr and subPath are mutually exclusive";
-            let shown = text(m, "subPathExpr");
-            errs.push(FieldError::invalid_str(
-                &path.child("subPathExpr"),
-                shown,
-                why,
-            ));
-        }
-        let kinds = ["Bidirectional", "HostToContainer", "None"];
-        optional_word(errs, &list, m, "mountPropagation", &kinds);
-    }
-    for (i, d) in items(c, "volumeDevices").iter().enumerate() {
-        let path = path.child("volumeDevices").index(i);
-        required_text(errs, &path, d, "devicePath");
-        if required_text(errs, &path, d, "name") && !volumes.contains(text(d, "name")) {
-            errs.push(FieldError::not_found(
-                &path.child("name"),
-                &text(d, "name").into(),
-            ));
-        }
     }
 }
 
@@ -518,12 +500,27 @@ pub fn stop_signal(errs: &mut Errors, path: &FieldPath, l: &Value, os: &str) {
     }
 }
 
-/// What is done after the start and before the stop.
-pub fn lifecycle(errs: &mut Errors, path: &FieldPath, l: &Value) {
+/// What is done after the start and before the stop; `grace`: the seconds that the pod has to end.
+pub fn lifecycle(errs: &mut Errors, path: &FieldPath, l: &Value, grace: Option<i64>) {
     for field in ["postStart", "preStop"] {
         if has(l, field) {
-            handler(errs, &path.child(field), at(l, field));
+            let (path, h) = (path.child(field), at(l, field));
+            handler(errs, &path, h);
+            sleep(errs, &path.child("sleep"), at(h, "sleep"), grace);
         }
+    }
+}
+
+/// A pause that ends before the pod is killed.
+fn sleep(errs: &mut Errors, path: &FieldPath, sleep: &Value, grace: Option<i64>) {
+    let seconds = int(sleep, "seconds").unwrap_or(0);
+    if let Some(grace) = grace
+        && !sleep.is_null()
+        && !(0..=grace).contains(&seconds)
+    {
+        let why =
+            format!("must be non-negative and less than terminationGracePeriodSeconds ({grace})");
+        invalid(errs, path, &seconds.into(), &why);
     }
 }
 
@@ -547,7 +544,6 @@ fn handler(errs: &mut Errors, path: &FieldPath, h: &Value) {
             "httpGet" => http_get(errs, &path, v),
             "tcpSocket" => port_or_name(errs, &path.child("port"), at(v, "port")),
             "grpc" => port(errs, &path.child("port"), at(v, "port")),
-            "sleep" => not_negative(errs, &path, v, "seconds"),
             _ => {}
         }
     }

@@ -1,6 +1,6 @@
 //! The checks of what steers scheduling: affinity, spread, tolerations, taints, node selectors.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use api::{FieldError, FieldPath, names};
 use serde_json::Value;
@@ -140,6 +140,7 @@ fn pod_term(errs: &mut Errors, path: &FieldPath, t: &Value) {
     for n in items(t, "namespaces") {
         dns_label(errs, &path.child("namespace"), n.as_str().unwrap_or(""));
     }
+    label_keys(errs, path, t);
     let key = text(t, "topologyKey");
     if key.is_empty() {
         errs.push(FieldError::required(
@@ -148,6 +149,43 @@ fn pod_term(errs: &mut Errors, path: &FieldPath, t: &Value) {
         ));
     }
     qualified_name(errs, &path.child("topologyKey"), key);
+}
+
+/// Keys of labels whose values are the pod's own, which narrow a selector.
+fn label_keys(errs: &mut Errors, path: &FieldPath, term: &Value) {
+    let selector = at(term, "labelSelector");
+    for field in ["matchLabelKeys", "mismatchLabelKeys"] {
+        let (keys, path) = (items(term, field), path.child(field));
+        if !keys.is_empty() && selector.is_null() {
+            let why = "must not be specified when labelSelector is not set";
+            errs.push(FieldError::forbidden(&path, why));
+            continue;
+        }
+        for (i, key) in keys.iter().enumerate() {
+            qualified_name(errs, &path.index(i), key.as_str().unwrap_or(""));
+        }
+    }
+    let of = |field| items(term, field).iter().filter_map(Value::as_str);
+    let places: HashMap<&str, usize> = of("matchLabelKeys").zip(0..).collect();
+    let given = at(selector, "matchLabels").as_object();
+    let given = given.into_iter().flat_map(|o| o.keys().map(String::as_str));
+    let mut given: HashSet<&str> = given.collect();
+    for expression in items(selector, "matchExpressions") {
+        let key = text(expression, "key");
+        if let Some(i) = places.get(key).filter(|_| given.contains(key)) {
+            let why = "exists in both matchLabelKeys and labelSelector";
+            errs.push(FieldError::invalid_str(&path.index(*i), key, why));
+        }
+        given.insert(key);
+    }
+    let not: HashSet<&str> = of("mismatchLabelKeys").collect();
+    for (i, key) in of("matchLabelKeys").enumerate() {
+        if not.contains(key) {
+            let why = "exists in both matchLabelKeys and mismatchLabelKeys";
+            let path = path.child("matchLabelKeys").index(i);
+            errs.push(FieldError::invalid_str(&path, key, why));
+        }
+    }
 }
 
 /// The spread constraints of a pod.
@@ -194,6 +232,7 @@ pub fn spread(errs: &mut Errors, path: &FieldPath, spec: &Value) {
         for field in ["nodeAffinityPolicy", "nodeTaintsPolicy"] {
             optional_word(errs, &path, c, field, &["Honor", "Ignore"]);
         }
+        label_keys(errs, &path, c);
         label_selector(errs, &path.child("labelSelector"), at(c, "labelSelector"));
     }
 }

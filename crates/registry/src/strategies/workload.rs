@@ -32,6 +32,7 @@ pub fn template(errs: &mut Errors, path: &FieldPath, t: &Value) {
     let meta = at(t, "metadata");
     labels(errs, &path.child("labels"), at(meta, "labels"));
     crate::meta::validate_annotations(errs, &path.child("annotations"), at(meta, "annotations"));
+    pod::validate_annotations(errs, &path.child("annotations"), meta, at(t, "spec"));
     pod::validate_pod_spec(errs, &path.child("spec"), at(t, "spec"), false);
     if !items(at(t, "spec"), "ephemeralContainers").is_empty() {
         let path = path.child("spec").child("ephemeralContainers");

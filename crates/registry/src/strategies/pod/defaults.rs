@@ -97,7 +97,7 @@ fn pod_level_requests(spec: &mut Value) {
     if limits.is_empty() {
         return;
     }
-    let sums = container_requests(spec);
+    let sums = container_sums(spec, "requests");
     let Some(requests) = make(spec, "resources").and_then(|r| make(r, "requests")) else {
         return;
     };
@@ -113,13 +113,13 @@ fn pod_level_requests(spec: &mut Value) {
     }
 }
 
-/// What the containers of a pod request together: all that run at once, or the largest step of
-/// initialization, whichever is more.
-fn container_requests(spec: &Value) -> BTreeMap<String, Quantity> {
+/// What the containers of a pod ask for together (their `requests`, or their `limits`): all that run
+/// at once, or the largest step of initialization, whichever is more.
+pub(super) fn container_sums(spec: &Value, side: &str) -> BTreeMap<String, Quantity> {
     let mut sums: BTreeMap<String, Quantity> = BTreeMap::new();
     let mut peaks: BTreeMap<String, Quantity> = BTreeMap::new();
     let requests = |c: &Value| -> Vec<(String, Quantity)> {
-        let all = c.pointer("/resources/requests").and_then(Value::as_object);
+        let all = at(at(c, "resources"), side).as_object();
         let each = all.into_iter().flatten();
         each.filter_map(|(k, v)| Some((k.clone(), quantity::parse(v)?)))
             .collect()

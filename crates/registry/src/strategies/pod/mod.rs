@@ -1,8 +1,12 @@
 //! Pods: defaults, what the server sets, and the checks that pods and pod templates share.
 
+mod annotations;
 pub mod defaults;
+mod mounts;
+mod os;
 mod parts;
 pub mod projections;
+mod requirements;
 mod spec;
 mod sysctls;
 mod update;
@@ -16,7 +20,8 @@ use super::workload;
 use crate::check::{at, has, int, items, set, text, unset};
 use crate::strategy::{Context, Strategy, keep_other_half};
 
-pub use spec::{annotations_ok, pod_spec as validate_pod_spec};
+pub use annotations::check as validate_annotations;
+pub use spec::pod_spec as validate_pod_spec;
 pub use warnings::pod_spec as spec_warnings;
 
 /// The strategy of pods.
@@ -37,6 +42,7 @@ impl Strategy for Pod {
         }
         set(obj, "status", status);
         match_label_keys(obj);
+        annotations::app_armor(obj);
     }
 
     fn prepare_update(&self, obj: &mut Value, old: &Value, cx: &Context<'_>) {
@@ -59,7 +65,8 @@ impl Strategy for Pod {
             return Vec::new();
         }
         let mut errs = Vec::new();
-        annotations_ok(&mut errs, at(obj, "metadata"));
+        let path = FieldPath::new("metadata").child("annotations");
+        validate_annotations(&mut errs, &path, at(obj, "metadata"), at(obj, "spec"));
         validate_pod_spec(&mut errs, &FieldPath::new("spec"), at(obj, "spec"), true);
         if cx.subresource.is_empty() && text(at(obj, "metadata"), "resourceVersion").is_empty() {
             update::only_later(&mut errs, at(obj, "spec"));

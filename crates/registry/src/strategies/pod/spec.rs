@@ -6,31 +6,13 @@ use api::{FieldError, FieldPath, names};
 use serde_json::Value;
 
 use super::parts::{CONTAINER_LISTS, absent, is_sidecar};
-use super::volumes;
+use super::volumes::{self, Volumes};
+use super::{mounts, os, requirements};
 use crate::check::{
     Errors, at, dns_label, dns_subdomain, flag, has, int, invalid, ip, items, labels, one_of,
     qualified_name, required_word, text,
 };
 use crate::strategies::{containers, quantity, scheduling};
-
-/// Annotations of pods, as far as they have rules of their own.
-pub fn annotations_ok(errs: &mut Errors, meta: &Value) {
-    let path = FieldPath::new("metadata").child("annotations");
-    let map = at(meta, "annotations");
-    let bounds = |v: i64| i32::try_from(v).is_ok();
-    if let Some(cost) = map.get("controller.kubernetes.io/pod-deletion-cost") {
-        let cost = cost.as_str().unwrap_or("");
-        let plain = cost.parse::<i64>().is_ok_and(bounds) && !cost.starts_with('+');
-        if !plain {
-            let path = path.key("controller.kubernetes.io/pod-deletion-cost");
-            errs.push(FieldError::invalid_str(
-                &path,
-                cost,
-                "must be a 32bit integer",
-            ));
-        }
-    }
-}
 
 /// Checks a `PodSpec`. `is_pod`: of a pod itself rather than of a template.
 pub fn pod_spec(errs: &mut Errors, path: &FieldPath, spec: &Value, is_pod: bool) {
@@ -43,9 +25,8 @@ pub fn pod_spec(errs: &mut Errors, path: &FieldPath, spec: &Value, is_pod: bool)
     let names = volumes::validate(errs, &path.child("volumes"), items(spec, "volumes"));
     container_lists(errs, path, spec, &names);
     containers::file_key_volumes(errs, path, spec);
-    if has(spec, "resources") {
-        quantity::requirements(errs, &path.child("resources"), at(spec, "resources"));
-    }
+    requirements::claims(errs, path, spec);
+    requirements::whole(errs, path, spec);
     host_network(errs, path, spec, is_pod);
     super::sysctls::shared(errs, path, spec);
     required_word(
@@ -87,19 +68,13 @@ pub fn pod_spec(errs: &mut Errors, path: &FieldPath, spec: &Value, is_pod: bool)
     for (name, v) in at(spec, "overhead").as_object().into_iter().flatten() {
         quantity::amount(errs, &path.child("overhead").key(name), name, v);
     }
-    if has(spec, "os") {
-        let name = text(at(spec, "os"), "name");
-        let path = path.child("os").child("name");
-        match name {
-            "" => errs.push(FieldError::required(&path, "cannot be empty")),
-            name => one_of(errs, &path, name, &["linux", "windows"]),
-        }
-    }
+    os::check(errs, path, spec);
 }
 
-fn container_lists(errs: &mut Errors, path: &FieldPath, spec: &Value, volumes: &BTreeSet<String>) {
+fn container_lists(errs: &mut Errors, path: &FieldPath, spec: &Value, volumes: &Volumes) {
     let list_path = path.child("containers");
     let os = text(at(spec, "os"), "name");
+    let grace = int(spec, "terminationGracePeriodSeconds");
     let main = items(spec, "containers");
     if main.is_empty() {
         errs.push(FieldError::required(&list_path, ""));
@@ -107,14 +82,14 @@ fn container_lists(errs: &mut Errors, path: &FieldPath, spec: &Value, volumes: &
     let mut seen: BTreeSet<&str> = BTreeSet::new();
     for (i, c) in main.iter().enumerate() {
         let path = list_path.index(i);
-        containers::common(errs, &path, c, volumes);
+        container(errs, &path, c, volumes);
         if !seen.insert(text(c, "name")) {
             errs.push(FieldError::duplicate(
                 &path.child("name"),
                 &text(c, "name").into(),
             ));
         }
-        containers::lifecycle(errs, &path.child("lifecycle"), at(c, "lifecycle"));
+        containers::lifecycle(errs, &path.child("lifecycle"), at(c, "lifecycle"), grace);
         containers::stop_signal(errs, &path.child("lifecycle"), at(c, "lifecycle"), os);
         containers::probes(errs, &path, c);
         containers::restart_rules(errs, &path, c);
@@ -123,7 +98,7 @@ fn container_lists(errs: &mut Errors, path: &FieldPath, spec: &Value, volumes: &
     let list_path = path.child("initContainers");
     for (i, c) in items(spec, "initContainers").iter().enumerate() {
         let path = list_path.index(i);
-        containers::common(errs, &path, c, volumes);
+        container(errs, &path, c, volumes);
         containers::restart_rules(errs, &path, c);
         if !text(c, "name").is_empty() && !seen.insert(text(c, "name")) {
             errs.push(FieldError::duplicate(
@@ -133,7 +108,7 @@ fn container_lists(errs: &mut Errors, path: &FieldPath, spec: &Value, volumes: &
         }
         containers::host_ports(errs, &list_path, std::slice::from_ref(c));
         if is_sidecar(c) {
-            containers::lifecycle(errs, &path.child("lifecycle"), at(c, "lifecycle"));
+            containers::lifecycle(errs, &path.child("lifecycle"), at(c, "lifecycle"), grace);
             containers::stop_signal(errs, &path.child("lifecycle"), at(c, "lifecycle"), os);
             containers::probes(errs, &path, c);
         } else {
@@ -159,17 +134,24 @@ fn container_lists(errs: &mut Errors, path: &FieldPath, spec: &Value, volumes: &
     );
 }
 
+/// What containers of all three lists have in common.
+fn container(errs: &mut Errors, path: &FieldPath, c: &Value, volumes: &Volumes) {
+    containers::common(errs, path, c);
+    mounts::mounts(errs, path, c, volumes);
+    mounts::devices(errs, path, c, volumes);
+}
+
 fn ephemeral<'a>(
     errs: &mut Errors,
     list_path: &FieldPath,
     spec: &'a Value,
-    volumes: &BTreeSet<String>,
+    volumes: &Volumes,
     mut seen: BTreeSet<&'a str>,
 ) {
     let others = seen.clone();
     for (i, c) in items(spec, "ephemeralContainers").iter().enumerate() {
         let path = list_path.index(i);
-        containers::common(errs, &path, c, volumes);
+        container(errs, &path, c, volumes);
         if !seen.insert(text(c, "name")) {
             errs.push(FieldError::duplicate(
                 &path.child("name"),
@@ -352,6 +334,14 @@ fn simple_names(errs: &mut Errors, path: &FieldPath, spec: &Value) {
             dns_label(errs, &path.child(field), name);
         }
     }
+    if has(spec, "hostnameOverride") {
+        hostname_override(errs, path, spec);
+    }
+    if flag(spec, "shareProcessNamespace") && flag(spec, "hostPID") {
+        let path = path.child("securityContext").child("shareProcessNamespace");
+        let why = "ShareProcessNamespace and HostPID cannot both be enabled";
+        invalid(errs, &path, &true.into(), why);
+    }
     if let Some(seconds) = int(spec, "activeDeadlineSeconds")
         && !(1..=i64::from(i32::MAX)).contains(&seconds)
     {
@@ -363,6 +353,25 @@ fn simple_names(errs: &mut Errors, path: &FieldPath, spec: &Value) {
             why,
         );
     }
+}
+
+/// A name that the pod's host has whatever else says: upstream's bound is the kernel's.
+fn hostname_override(errs: &mut Errors, path: &FieldPath, spec: &Value) {
+    const MOST_BYTES: usize = 64;
+    let (name, path) = (
+        text(spec, "hostnameOverride"),
+        path.child("hostnameOverride"),
+    );
+    for field in ["setHostnameAsFQDN", "hostNetwork"] {
+        if flag(spec, field) {
+            let why = format!("may not be specified when {field} is true");
+            errs.push(FieldError::forbidden(&path, &why));
+        }
+    }
+    if name.len() > MOST_BYTES {
+        errs.push(FieldError::too_long(&path, MOST_BYTES));
+    }
+    dns_subdomain(errs, &path, name);
 }
 
 fn host_aliases(errs: &mut Errors, path: &FieldPath, spec: &Value) {

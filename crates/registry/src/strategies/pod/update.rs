@@ -16,6 +16,7 @@ const MAY_CHANGE: &str = "pod updates may not change fields other than \
 /// Checks an update of the pod itself.
 pub fn pod(obj: &Value, old: &Value) -> Errors {
     let (mut errs, path) = (Errors::new(), FieldPath::new("spec"));
+    super::annotations::kept(&mut errs, at(obj, "metadata"), at(old, "metadata"));
     let (new, old) = (at(obj, "spec"), at(old, "spec"));
     for list in ["containers", "initContainers"] {
         if items(new, list).len() != items(old, list).len() {

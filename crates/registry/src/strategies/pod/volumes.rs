@@ -1,18 +1,20 @@
 //! Volumes: defaults and checks.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use api::{FieldError, FieldPath};
 use serde_json::{Value, json};
 
 use crate::check::{
-    Errors, at, dns_label, fill, fill_zero, has, invalid, items, items_mut, one_of, required_text,
-    required_word, set, text,
+    Errors, at, dns_label, fill, fill_zero, has, invalid, items, items_mut, labels, one_of,
+    required_text, required_word, set, text,
 };
+use crate::meta::validate_annotations;
 use crate::strategies::containers::{descending, field_ref, no_backsteps, resource_ref};
 use crate::strategies::pod::projections;
 use crate::strategies::quantity;
 use crate::strategies::sources::{self, Owner};
+use crate::strategies::volumes::claim_spec;
 
 /// Modes of files in volumes made of API objects: 0644.
 const FILE_MODE: i64 = 420;
@@ -143,9 +145,12 @@ const SOURCES: &[&str] = &[
     "image",
 ];
 
-/// Checks the volumes of a pod and gives the names of those that are good.
-pub fn validate(errs: &mut Errors, path: &FieldPath, volumes: &[Value]) -> BTreeSet<String> {
-    let mut names = BTreeSet::new();
+/// The volumes of a pod by name, and whether each is of a claim.
+pub type Volumes = BTreeMap<String, bool>;
+
+/// Checks the volumes of a pod and gives those that are good.
+pub fn validate(errs: &mut Errors, path: &FieldPath, volumes: &[Value]) -> Volumes {
+    let mut names = Volumes::new();
     for (i, v) in volumes.iter().enumerate() {
         let path = path.index(i);
         let mut wrong = Errors::new();
@@ -156,11 +161,12 @@ pub fn validate(errs: &mut Errors, path: &FieldPath, volumes: &[Value]) -> BTree
         } else {
             dns_label(&mut wrong, &name_path, name);
         }
-        if names.contains(name) {
+        if names.contains_key(name) {
             wrong.push(FieldError::duplicate(&name_path, &name.into()));
         }
         if wrong.is_empty() {
-            names.insert(name.to_owned());
+            let is_claim = has(v, "persistentVolumeClaim") || has(v, "ephemeral");
+            names.insert(name.to_owned(), is_claim);
         } else {
             errs.append(&mut wrong);
         }
@@ -203,8 +209,20 @@ fn source_checks(errs: &mut Errors, path: &FieldPath, source: &str, v: &Value) {
         "csi" => {
             required_text(errs, path, v, "driver");
         }
-        "ephemeral" if !has(v, "volumeClaimTemplate") => {
-            errs.push(FieldError::required(&path.child("volumeClaimTemplate"), ""));
+        "ephemeral" => {
+            let (template, path) = (
+                at(v, "volumeClaimTemplate"),
+                path.child("volumeClaimTemplate"),
+            );
+            if template.is_null() {
+                errs.push(FieldError::required(&path, ""));
+                return;
+            }
+            let (meta, meta_path) = (at(template, "metadata"), path.child("metadata"));
+            labels(errs, &meta_path.child("labels"), at(meta, "labels"));
+            let annotations = at(meta, "annotations");
+            validate_annotations(errs, &meta_path.child("annotations"), annotations);
+            claim_spec(errs, &path.child("spec"), at(template, "spec"));
         }
         "image" => {
             required_text(errs, path, v, "reference");

@@ -84,7 +84,7 @@ const OLD_VOLUMES: &[(&str, &str)] = &[
 ];
 
 /// Warnings of a `PodSpec` with its metadata; `path` is that of the template, or the root.
-pub fn pod_spec(path: &FieldPath, spec: &Value, _meta: &Value) -> Vec<String> {
+pub fn pod_spec(path: &FieldPath, spec: &Value, meta: &Value) -> Vec<String> {
     let mut out = Vec::new();
     let base = path.child("spec");
     for (key, message) in OLD_LABELS {
@@ -130,6 +130,7 @@ pub fn pod_spec(path: &FieldPath, spec: &Value, _meta: &Value) -> Vec<String> {
         fractions(&mut out, &path, c);
         environment(&mut out, &path, c);
     });
+    out.extend(super::annotations::warnings(path, meta, spec));
     ports(&mut out, &base, spec);
     if int(spec, "terminationGracePeriodSeconds").is_some_and(|s| s < 0) {
         let path = base.child("terminationGracePeriodSeconds");
