@@ -307,13 +307,14 @@ mod tests {
         assert!(!all.note(&node("new", now - 5_000), now), "once");
         all.remove(&node("new", now));
         let gone = all.gone.remove("n").expect("a reference");
+        let told = removed(&gone);
         let [
             Action::Event {
                 reason, message, ..
             },
-        ] = &removed(&gone).actions[..]
+        ] = &told.actions[..]
         else {
-            panic!("{gone:?}");
+            panic!("{told:?}");
         };
         assert_eq!(*reason, "RemovingNode");
         assert_eq!(message, "Node n event: Removing Node n from Controller");
