@@ -125,7 +125,7 @@ impl Action {
         }
     }
     /// Whether it makes an object that has an owner.
-    fn makes_owned(&self) -> bool {
+    pub(crate) fn makes_owned(&self) -> bool {
         match self {
             Self::Create { object, .. } => object["metadata"]["ownerReferences"].is_array(),
             Self::Noted { action, .. } => action.makes_owned(),

@@ -31,6 +31,7 @@ use crate::expectation::{
 };
 use crate::made::Made;
 use crate::queue::Queue;
+use crate::slow_start::SlowStart;
 
 /// A controller: watches, observes, gathers, plans. `plan` is pure.
 pub trait Controller: Send + Sync + 'static {
@@ -382,29 +383,37 @@ impl<C: Controller> Shell<C> {
         outcome.first_error.map_or(Ok(()), Err)
     }
 
-    /// Does actions side by side; what an earlier one failed on stays as it is.
+    /// Does actions side by side, but creations slowly at first; what an earlier one failed on stays
+    /// as it is.
     async fn stage(&self, key: &C::Key, mut actions: Vec<Action>, outcome: &mut Outcome) {
         actions.retain(|a| a.target().is_none_or(|t| !outcome.failed.contains(t)));
-        let act = |action: Action| async move {
-            let target = action.target().cloned();
-            (target, self.act(key, action).await)
-        };
-        let done: Vec<_> = futures::stream::iter(actions.into_iter().map(act))
-            .buffer_unordered(AT_ONCE)
-            .collect()
-            .await;
-        for (target, done) in done {
-            match done {
-                Ok(Some(expectation)) => self.expect(key, expectation),
-                Ok(None) => {}
-                Err(e) => {
-                    if let Some(target) = target {
-                        self.controller.failed(key, &target, &e);
-                        outcome.failed.push(target);
+        let mut creations = SlowStart::of(&mut actions);
+        actions.extend(creations.batch());
+        while !actions.is_empty() {
+            let act = |action: Action| async move {
+                let target = action.target().cloned();
+                (target, self.act(key, action).await)
+            };
+            let batch = std::mem::take(&mut actions);
+            let done: Vec<_> = futures::stream::iter(batch.into_iter().map(act))
+                .buffer_unordered(AT_ONCE)
+                .collect()
+                .await;
+            for (target, done) in done {
+                match done {
+                    Ok(Some(expectation)) => self.expect(key, expectation),
+                    Ok(None) => {}
+                    Err(e) => {
+                        if let Some(target) = target {
+                            self.controller.failed(key, &target, &e);
+                            creations.failed(&target);
+                            outcome.failed.push(target);
+                        }
+                        outcome.first_error.get_or_insert(e);
                     }
-                    outcome.first_error.get_or_insert(e);
                 }
             }
+            actions = creations.batch();
         }
     }
 

@@ -12,6 +12,7 @@ pub mod lease;
 mod made;
 pub mod queue;
 pub mod ready;
+mod slow_start;
 mod workqueue_metrics;
 
 pub use action::{Action, Patch, Plan};
