@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 /// For how long figures are kept; upstream's value.
 pub(super) const KEPT: Duration = Duration::from_secs(60);
@@ -21,13 +22,27 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// Volumes of a driver that it is asked about at once.
 const AT_ONCE: usize = 16;
 
+/// Pods whose volumes are looked at at once: each takes a thread.
+const LOOKS_AT_ONCE: usize = 4;
+
 /// What is known of all volumes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct VolumeUse {
     /// By UIDs of pods: what was looked at.
     looked_at: Kept<OfDisks>,
     /// By names of drivers.
     told: Kept<Told>,
+    looks: Arc<Semaphore>,
+}
+
+impl Default for VolumeUse {
+    fn default() -> Self {
+        Self {
+            looked_at: Kept::default(),
+            told: Kept::default(),
+            looks: Arc::new(Semaphore::new(LOOKS_AT_ONCE)),
+        }
+    }
 }
 
 /// What lies on disks of the node, of one pod.
@@ -72,7 +87,11 @@ impl VolumeUse {
             let uid = spec::uid(&pod.pod);
             self.looked_at.refresh(uid, age, || {
                 let folder = at.pods_dir.join(uid).join("volumes");
-                look(folder, local_claims(at.claims, uid))
+                let (claims, looks) = (local_claims(at.claims, uid), self.looks.clone());
+                async move {
+                    let _turn = looks.acquire_owned().await;
+                    look(folder, claims).await
+                }
             });
         }
     }
