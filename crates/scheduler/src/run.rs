@@ -28,7 +28,7 @@ use crate::plugins::Write;
 use crate::pod::Pod;
 use crate::queue::Waits;
 use crate::write::{
-    Preemptor, Report, bind, is_gated, publish, reference, scheduled_reason, write_all,
+    Preemptor, Report, announce, bind, is_gated, publish, reference, scheduled_reason, write_all,
 };
 
 /// Decisions between two looks at what the informers brought.
@@ -352,7 +352,7 @@ impl Shell {
                     let stays = Nomination::Stays;
                     self.report(pod, "SchedulerError", message, stays, Vec::new());
                 }
-                Some(Step::Prepare { pod, writes, .. }) => self.prepare(&pod, writes),
+                Some(Step::Prepare { pod, node, writes }) => self.prepare(pod, node, writes),
                 Some(Step::Ask(question)) => self.ask(question),
             }
         }
@@ -382,11 +382,12 @@ impl Shell {
     }
 
     /// Writes what must be there before the pod is bound.
-    fn prepare(&mut self, pod: &Pod, writes: Vec<Write>) {
+    fn prepare(&mut self, pod: Arc<Pod>, node: Arc<str>, writes: Vec<Write>) {
         self.binds += 1;
         let (client, uid) = (self.client.clone(), pod.uid.clone());
         let clock = self.clock;
         self.tasks.spawn(async move {
+            announce(&client, &pod, &node).await;
             let outcome = write_all(&client, &writes, clock).await;
             Done::Prepared(uid, outcome)
         });

@@ -260,6 +260,18 @@ fn nominated_node(pod: &ApiPod) -> Option<String> {
     pod.status.as_ref()?.nominated_node_name.clone()
 }
 
+/// Says on which node a pod is about to be, where what is done before takes a while: whoever adds and
+/// removes nodes counts on it. That it could not be said keeps nobody from going on.
+pub async fn announce(client: &Client, pod: &Pod, node: &str) {
+    if pod.wants.nominated.as_deref() == Some(node) {
+        return;
+    }
+    let status = json!({"nominatedNodeName": node});
+    if let Err(e) = patch_status(client, pod, status).await {
+        tracing::debug!("node of {}/{}: {e}", pod.namespace, pod.name);
+    }
+}
+
 async fn patch_status(
     client: &Client,
     pod: &Pod,
