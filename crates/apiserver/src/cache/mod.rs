@@ -1,6 +1,7 @@
 //! The watch cache: one watch over the whole store feeds one [`ResourceCache`] per resource.
 //! Reads and watches are served from here; nothing here decodes for a reader.
 
+mod event;
 mod just_written;
 mod live;
 mod object;
@@ -24,10 +25,11 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub use event::{Event, EventType, json_frame};
 use just_written::Handed;
 pub use live::Live;
 pub use object::{BadValue, Form, FormKey, Object, encode, encode_with};
-pub use resource::{Cursor, Event, EventType, Objects, ResourceCache, TooOld, json_frame, walk};
+pub use resource::{Cursor, Objects, ResourceCache, TooOld, walk};
 pub use select::Selection;
 
 /// Everything that the API server stores lies below this key.

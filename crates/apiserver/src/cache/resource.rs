@@ -4,17 +4,17 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Bound;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use clock::{Instant, watch};
+use clock::watch;
 use imbl::OrdMap;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use registry::Row;
 use store::Revision;
 
+use super::event::Event;
 use super::watch_lanes::{Key, Lane, Lanes};
 use super::{Object, Selection};
 
@@ -42,122 +42,11 @@ const WINDOW: Window = Window {
     bytes: RING_BYTES,
     age: RING_AGE,
 };
-/// What an event itself takes, about.
-const EVENT_BYTES: usize = 256;
 /// Age up to which events are kept: longer than a client's reconnection takes; as upstream.
 const RING_AGE: Duration = Duration::from_secs(75);
 /// Age up to which an event keeps its frames: watchers take them at once, and one that comes later
 /// has them made for it.
 const FRAME_AGE: Duration = Duration::from_secs(10);
-
-/// What happened to an object, as a watch names it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum EventType {
-    Added,
-    Modified,
-    Deleted,
-}
-
-impl EventType {
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Added => "ADDED",
-            Self::Modified => "MODIFIED",
-            Self::Deleted => "DELETED",
-        }
-    }
-}
-
-/// A change of one object. Its frames are made once and shared by all watchers.
-pub struct Event {
-    pub revision: Revision,
-    /// The new state; for a deletion the last one, with the deletion's revision.
-    pub object: Arc<Object>,
-    pub prev: Option<Arc<Object>>,
-    pub deleted: bool,
-    at: Instant,
-    /// The previous state with this event's revision, for watchers whose selection it left.
-    left: OnceLock<Arc<Object>>,
-    frames: Mutex<[Option<Bytes>; 3]>,
-}
-
-impl Event {
-    fn new(object: Arc<Object>, prev: Option<Arc<Object>>, deleted: bool) -> Self {
-        Self {
-            revision: object.revision,
-            object,
-            prev,
-            deleted,
-            at: Instant::now(),
-            left: OnceLock::new(),
-            frames: Mutex::default(),
-        }
-    }
-
-    /// What a watcher with this selection sees, if anything.
-    pub fn seen(&self, selection: &Selection) -> Option<(EventType, &Arc<Object>)> {
-        self.seen_by(&|o| selection.matches(o))
-    }
-
-    /// The states that the event is about: the one before it, that with its revision, the new one.
-    pub fn states(&self) -> impl Iterator<Item = &Arc<Object>> {
-        let left = self.prev.is_some().then(|| self.left());
-        let all = [self.prev.as_ref(), left, Some(&self.object)];
-        all.into_iter().flatten()
-    }
-
-    /// What a watcher sees that chooses objects by a function.
-    pub fn seen_by(&self, matches: &dyn Fn(&Object) -> bool) -> Option<(EventType, &Arc<Object>)> {
-        let was = self.prev.as_ref().is_some_and(|o| matches(o));
-        let is = !self.deleted && matches(&self.object);
-        match (was, is) {
-            (false, false) => None,
-            (false, true) => Some((EventType::Added, &self.object)),
-            (true, true) => Some((EventType::Modified, &self.object)),
-            (true, false) if self.deleted => Some((EventType::Deleted, &self.object)),
-            (true, false) => Some((EventType::Deleted, self.left())),
-        }
-    }
-
-    /// Whether watchers of this key may see something of it.
-    fn concerns(&self, key: &Key) -> bool {
-        key.concerns(&self.object, self.prev.as_deref())
-    }
-
-    fn left(&self) -> &Arc<Object> {
-        self.left.get_or_init(|| match &self.prev {
-            Some(prev) => Arc::new(prev.at(self.revision)),
-            None => self.object.clone(),
-        })
-    }
-
-    /// The JSON frame in the storage version.
-    pub fn frame(&self, kind: EventType, object: &Object) -> Bytes {
-        let make = || json_frame(kind.word(), object);
-        let mut frames = self.frames.lock();
-        match frames.get_mut(kind as usize) {
-            Some(frame) => frame.get_or_insert_with(make).clone(),
-            None => make(),
-        }
-    }
-
-    /// What the ring keeps from being freed with this event, about.
-    fn weight(&self) -> usize {
-        let prev = self.prev.as_ref().map_or(0, |o| o.len_bound());
-        EVENT_BYTES + self.object.len_bound() + prev
-    }
-}
-
-/// A watch frame: `{"type":…,"object":…}` and a line feed.
-pub fn json_frame(word: &str, object: &Object) -> Bytes {
-    let mut out = BytesMut::with_capacity(object.len_bound() + 40);
-    out.extend_from_slice(b"{\"type\":\"");
-    out.extend_from_slice(word.as_bytes());
-    out.extend_from_slice(b"\",\"object\":");
-    object.write(&mut out);
-    out.extend_from_slice(b"}\n");
-    out.freeze()
-}
 
 struct State {
     window: Window,
@@ -512,7 +401,7 @@ impl State {
             .iter()
             .take_while(|e| e.at.elapsed() > FRAME_AGE)
         {
-            *event.frames.lock() = Default::default();
+            event.forget_frames();
         }
         if self.events.len() < self.events.capacity() / 4 {
             self.events.shrink_to(self.events.len() * 2);
