@@ -1,5 +1,6 @@
 //! What piles up and must go: unused images when the disk fills, and old logs.
 
+use crate::events::Severity;
 use crate::images::gc;
 use crate::logs;
 use crate::metrics::METRICS;
@@ -58,35 +59,59 @@ async fn rotate_logs(deps: &Deps, pods: &Pods) {
 
 async fn collect_images(deps: &Deps) {
     let mut ticks = tokio::time::interval(IMAGES);
+    let mut failed = false;
     loop {
         ticks.tick().await;
-        let fill = fill(deps).await;
-        let wanted = fill.map_or(0, |(used, whole)| {
-            to_free(
-                used,
-                whole,
-                deps.config.image_gc_high_percent,
-                deps.config.image_gc_low_percent,
-            )
-        });
-        remove_unused_images(deps, wanted).await;
+        let done = collect_once(deps).await;
+        if let Err(error) = &done {
+            tracing::warn!(error, "images could not be collected");
+        }
+        // Once may be a kubelet or a runtime that has just begun.
+        if let Err(error) = &done
+            && failed
+        {
+            node_says(deps, "ImageGCFailed", error);
+        }
+        failed = done.is_err();
     }
 }
 
-/// Bytes in use and in all of the file system that holds images.
-async fn fill(deps: &Deps) -> Option<(u64, u64)> {
-    let all = deps.runtime.image_fs().await;
-    let failed = |error: &host::runtime::Error| {
-        METRICS.statistics_failed("imagefs");
-        tracing::warn!(%error, "no image is removed: it is not known how full their file system is");
+fn node_says(deps: &Deps, reason: &str, text: &str) {
+    let (recorder, node) = (&deps.recorder, &deps.config.node_name);
+    recorder.node(node, Severity::Warning, reason, text);
+}
+
+async fn collect_once(deps: &Deps) -> Result<(), String> {
+    let (high, low) = (
+        deps.config.image_gc_high_percent,
+        deps.config.image_gc_low_percent,
+    );
+    let found = look(deps)
+        .await
+        .inspect_err(|_| METRICS.statistics_failed("imagefs"))?;
+    let wanted = found.map_or(0, |(used, whole)| to_free(used, whole, high, low));
+    let (_, freed) = remove_images(deps, wanted).await?;
+    if freed < wanted {
+        let text = format!(
+            "Failed to garbage collect required amount of images. Attempted to free {wanted} bytes, but only found {freed} bytes eligible to free."
+        );
+        node_says(deps, "FreeDiskSpaceFailed", &text);
+        return Err(text);
+    }
+    Ok(())
+}
+
+/// Bytes in use and in all of the file system that holds images; none where the runtime does not say
+/// where they are.
+async fn look(deps: &Deps) -> Result<Option<(u64, u64)>, String> {
+    let all = deps.runtime.image_fs().await.map_err(|e| e.to_string())?;
+    let place = all.first().map(|f| f.mountpoint.as_str());
+    let Some(place) = place.filter(|p| !p.is_empty()) else {
+        return Ok(None);
     };
-    let all = all.inspect_err(failed).ok()?;
-    let place = &all.first().filter(|f| !f.mountpoint.is_empty())?.mountpoint;
-    let fs = host::mounts::fs_usage(Path::new(place)).ok()?;
-    Some((
-        fs.capacity_bytes.saturating_sub(fs.available_bytes),
-        fs.capacity_bytes,
-    ))
+    let fs = host::mounts::fs_usage(Path::new(place)).map_err(|e| format!("{place}: {e}"))?;
+    let used = fs.capacity_bytes.saturating_sub(fs.available_bytes);
+    Ok(Some((used, fs.capacity_bytes)))
 }
 
 fn to_free(used: u64, whole: u64, high_percent: u64, low_percent: u64) -> u64 {
@@ -100,11 +125,20 @@ fn to_free(used: u64, whole: u64, high_percent: u64, low_percent: u64) -> u64 {
 
 /// Removes unused images until so many bytes are free; how many images went.
 pub async fn remove_unused_images(deps: &Deps, bytes: u64) -> usize {
+    match remove_images(deps, bytes).await {
+        Ok((count, _)) => count,
+        Err(error) => {
+            tracing::warn!(error, "unused images could not be removed");
+            0
+        }
+    }
+}
+
+/// How many images went, and what they were large.
+async fn remove_images(deps: &Deps, bytes: u64) -> Result<(usize, u64), String> {
     let noted = deps.images.pulled.noted();
     let listed = tokio::try_join!(deps.runtime.images(), deps.runtime.containers(None));
-    let Ok((images, containers)) = listed else {
-        return 0;
-    };
+    let (images, containers) = listed.map_err(|e| e.to_string())?;
     let used: HashSet<String> = containers
         .into_iter()
         .flat_map(|c| [c.image_ref, c.image])
@@ -129,14 +163,18 @@ pub async fn remove_unused_images(deps: &Deps, bytes: u64) -> usize {
             now,
         )
     };
-    let mut removed = 0;
+    let (mut count, mut freed) = (0, 0u64);
     for id in victims {
         match deps.runtime.remove_image(&id).await {
-            Ok(()) => removed += 1,
+            Ok(()) => {
+                count += 1;
+                let size = images.iter().find(|i| i.id == id).map_or(0, |i| i.bytes);
+                freed = freed.saturating_add(size);
+            }
             Err(e) => tracing::warn!(image = id, error = %e, "removing an image failed"),
         }
     }
-    removed
+    Ok((count, freed))
 }
 
 #[cfg(test)]

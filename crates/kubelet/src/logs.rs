@@ -122,51 +122,55 @@ impl Decoder {
 
 /// How much of a file is read at once, bytes.
 const BLOCK: u64 = 64 << 10;
+/// A record says within so many bytes whether its line goes on.
+const HEAD: usize = 256;
 
-/// Where the last `lines` whole lines begin in a file. Parts of one line count once.
+/// Where the last `lines` whole lines begin in a file. Parts of one line count once. Each byte is
+/// read once at most, from the end.
 pub fn tail_offset(file: &mut File, lines: u64) -> io::Result<u64> {
-    let mut end = file.seek(SeekFrom::End(0))?;
+    let whole = file.seek(SeekFrom::End(0))?;
     if lines == 0 {
-        return Ok(end);
+        return Ok(whole);
     }
-    let mut seen = 0;
-    let mut held: Vec<u8> = Vec::new();
-    while end > 0 {
-        let start = end.saturating_sub(BLOCK);
-        let mut block = vec![0; usize::try_from(end - start).unwrap_or(0)];
+    // How many lines were seen, and where the record begins that was seen last.
+    let (mut seen, mut after) = (0, whole);
+    // What follows `at` in the file, as far as it says how a record goes on that begins before.
+    let (mut at, mut head) = (whole, Vec::new());
+    while at > 0 {
+        let start = at.saturating_sub(BLOCK);
+        let mut block = vec![0; usize::try_from(at - start).unwrap_or(0)];
         file.seek(SeekFrom::Start(start))?;
         file.read_exact(&mut block)?;
-        block.extend_from_slice(&held);
-        // Records that are whole in what is held, last first.
-        let mut stop = block.len();
-        let first_break = if start == 0 {
-            0
-        } else {
-            block
-                .iter()
-                .position(|b| *b == b'\n')
-                .map_or(stop, |i| i + 1)
+        let mut end = block.len();
+        block.extend_from_slice(&head);
+        let last_break = |end: usize| {
+            let before = block.get(..end).unwrap_or_default();
+            before.iter().rposition(|b| *b == b'\n')
         };
-        seen = 0;
-        while stop > first_break {
-            let begin = block[first_break..stop - 1]
-                .iter()
-                .rposition(|b| *b == b'\n')
-                .map_or(first_break, |i| first_break + i + 1);
-            let record = &block[begin..stop - 1];
-            if parse(record).is_some_and(|l| !l.partial) {
-                seen += 1;
+        while let Some(place) = last_break(end) {
+            let begins = start + u64::try_from(place + 1).unwrap_or(u64::MAX);
+            // The last byte of the file ends its last record.
+            if begins < whole {
+                seen += u64::from(ends_a_line(block.get(place + 1..).unwrap_or_default()));
                 if seen > lines {
-                    return Ok(start + stop as u64);
+                    return Ok(after);
                 }
+                after = begins;
             }
-            stop = begin;
+            end = place;
         }
-        held = block;
-        end = start;
+        block.truncate(HEAD);
+        (at, head) = (start, block);
     }
-    let _ = seen;
-    Ok(0)
+    seen += u64::from(ends_a_line(&head));
+    Ok(if seen > lines { after } else { 0 })
+}
+
+/// Whether the record at the beginning of these bytes ends its line.
+fn ends_a_line(bytes: &[u8]) -> bool {
+    let head = bytes.get(..HEAD).unwrap_or(bytes);
+    let record = head.split(|b| *b == b'\n').next();
+    record.and_then(parse).is_some_and(|l| !l.partial)
 }
 
 /// The last lines of a log as text, for a container that left no termination message.
@@ -273,6 +277,32 @@ mod tests {
         assert_eq!(LOG[at(2)..].lines().count(), 3);
         assert_eq!((at(3), at(9)), (0, 0));
         assert_eq!(last_lines(file.path(), 2), "two\nthree\n");
+    }
+
+    #[test]
+    fn the_tail_of_a_long_log_is_found() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        // Lines of one to three records, of which some are longer than what is read at once.
+        let (mut begins, mut text) = (Vec::new(), String::new());
+        for n in 0..2000 {
+            begins.push(text.len());
+            let long = if n % 400 == 399 { 150_000 } else { n % 300 };
+            for _ in 0..n % 3 {
+                text.push_str("2026-01-01T00:00:01.123456789Z stdout P part\n");
+            }
+            text.push_str("2026-01-01T00:00:01.123456789Z stdout F ");
+            text.extend(std::iter::repeat_n('x', long));
+            text.push('\n');
+        }
+        file.write_all(text.as_bytes()).unwrap();
+        let at = |n| tail_offset(&mut File::open(file.path()).unwrap(), n).unwrap() as usize;
+        for n in (1..2000).step_by(97).chain([1999]) {
+            assert_eq!(at(n as u64), begins[2000 - n], "{n}");
+        }
+        assert_eq!((at(2000), at(2001)), (0, 0));
+        // The last line is being written.
+        file.write_all(b"2026-01-01T00:00:01Z stdout F ne").unwrap();
+        assert_eq!((at(1), at(2)), (text.len(), begins[1999]));
     }
 
     #[test]

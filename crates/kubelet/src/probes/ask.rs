@@ -419,8 +419,8 @@ mod tests {
         assert!(port(&container, &IntOrString::String("x".into())).is_err());
         assert!(port(&container, &IntOrString::Int(70_000)).is_err());
     }
-    /// A server that answers each path with its status, and with where it leads; it tells what it
-    /// was asked.
+    /// A server that answers each path with its status, and with where it leads; what it was asked
+    /// comes out.
     async fn server(
         answers: &'static [(&'static str, u16, &'static str)],
     ) -> (u16, tokio::sync::mpsc::UnboundedReceiver<String>) {
