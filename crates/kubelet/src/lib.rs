@@ -338,6 +338,7 @@ fn assemble(
         recorder,
         oom,
         runtime,
+        runtime_name: tokio::sync::OnceCell::new(),
         tracer,
         clock,
         random,

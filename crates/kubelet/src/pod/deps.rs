@@ -36,6 +36,8 @@ pub struct Deps {
     pub tracer: traces::Tracer,
     /// The container runtime.
     pub runtime: Arc<dyn Runtime>,
+    /// Its name, once it said it.
+    pub runtime_name: tokio::sync::OnceCell<String>,
     /// Getting images.
     pub images: Images,
     /// Making volumes.
@@ -115,6 +117,18 @@ impl std::fmt::Debug for Deps {
 }
 
 impl Deps {
+    /// The runtime's name, with which ids of containers begin in statuses.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn runtime_name(&self) -> Result<&str, host::runtime::Error> {
+        let ask = || async { self.runtime.version().await.map(|v| v.name) };
+        self.runtime_name
+            .get_or_try_init(ask)
+            .await
+            .map(String::as_str)
+    }
+
     /// The node's own resolver file as it is now; where none is configured, the node itself is
     /// asked.
     pub fn resolver(&self) -> Result<Resolver, String> {

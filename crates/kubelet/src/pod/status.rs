@@ -19,6 +19,8 @@ use std::collections::HashMap;
 /// What is known beside spec and runtime.
 #[derive(Clone, Debug)]
 pub struct View<'a> {
+    /// The runtime's name.
+    pub runtime: &'a str,
     /// How far the pod is.
     pub stage: &'a Stage,
     /// What probes say.
@@ -182,13 +184,13 @@ fn container_status(
     };
     status.image.clone_from(&c.image);
     status.image_id.clone_from(&c.image_ref);
-    status.container_id = Some(format!("containerd://{}", c.id));
+    status.container_id = Some(full_id(view.runtime, c));
     status.restart_count = i32::try_from(c.attempt).unwrap_or(i32::MAX);
     status.last_state = seen
         .previous(&container.name)
         .filter(|p| p.run == Run::Exited)
         .map(|p| ContainerState {
-            terminated: Some(ended(pod, seen, p)),
+            terminated: Some(ended(pod, seen, view, p)),
             ..Default::default()
         });
     match c.run {
@@ -208,7 +210,7 @@ fn container_status(
         }
         Run::Exited => {
             let ended = ContainerState {
-                terminated: Some(ended(pod, seen, c)),
+                terminated: Some(ended(pod, seen, view, c)),
                 ..Default::default()
             };
             // One of an earlier round waits for its turn in this one.
@@ -340,22 +342,28 @@ fn waiting(reason: &str, message: &str) -> ContainerState {
 const RESTARTING: &str = "RestartingAllContainers";
 
 /// The end of a container; of one that was killed for the next round, that it was.
-fn ended(pod: &Pod, seen: &SeenPod, c: &SeenContainer) -> ContainerStateTerminated {
-    let mut out = terminated(c);
+fn ended(pod: &Pod, seen: &SeenPod, view: &View, c: &SeenContainer) -> ContainerStateTerminated {
+    let mut out = terminated(view.runtime, c);
     if round::was_killed(pod, seen, c) {
         out.reason = Some(RESTARTING.into());
     }
     out
 }
 
-fn terminated(c: &SeenContainer) -> ContainerStateTerminated {
+/// The id of a container as statuses have it.
+#[must_use]
+pub fn full_id(runtime: &str, c: &SeenContainer) -> String {
+    format!("{runtime}://{}", c.id)
+}
+
+fn terminated(runtime: &str, c: &SeenContainer) -> ContainerStateTerminated {
     let reason = match (c.reason.as_str(), c.exit_code) {
         ("", 0) => "Completed",
         ("", _) => "Error",
         (reason, _) => reason,
     };
     ContainerStateTerminated {
-        container_id: Some(format!("containerd://{}", c.id)),
+        container_id: Some(full_id(runtime, c)),
         exit_code: c.exit_code,
         reason: Some(reason.to_owned()),
         message: (!c.message.is_empty()).then(|| c.message.clone()),

@@ -438,6 +438,7 @@ fn states_waiting(
 ) -> Vec<String> {
     let facts = Facts::default();
     let view = View {
+        runtime: "fake",
         stage,
         facts: &facts,
         waiting,
@@ -563,6 +564,7 @@ fn an_eviction_leaves_the_object_and_a_deletion_after_it_removes_it() {
         (Stage::Finished(why), vec![Effect::Release])
     );
     let view = View {
+        runtime: "fake",
         stage: &stage,
         facts: &facts,
         waiting: &HashMap::new(),
@@ -593,6 +595,7 @@ fn phase_of(p: &Pod, s: &SeenPod, waiting: &[(&str, &str)]) -> (String, String) 
         .collect();
     let facts = Facts::default();
     let view = View {
+        runtime: "fake",
         stage: &Stage::Running,
         facts: &facts,
         waiting: &waiting,
@@ -734,6 +737,7 @@ fn the_last_words_of_a_pods_containers_share_its_room() {
         let s = seen(names.iter().map(ended).collect());
         let facts = Facts::default();
         let view = View {
+            runtime: "fake",
             stage: &Stage::Finished(Why::Completed(Outcome::Succeeded)),
             facts: &facts,
             waiting: &HashMap::new(),

@@ -163,6 +163,8 @@ impl Worker {
         pod: &Arc<Pod>,
     ) -> Result<(SeenPod, Option<admit::Refusal>), String> {
         let uid = spec::uid(pod);
+        let name = self.deps.runtime_name().await;
+        name.map_err(|e| e.to_string())?;
         let seen = runtime_state::observe(&*self.deps.runtime, uid, &mut self.ended).await;
         let mut seen = seen.map_err(|e| e.to_string())?;
         seen.put_first(self.deps.config.node_ip);
@@ -483,6 +485,7 @@ impl Worker {
         facts.group = self.hands.grants.group_limits();
         let host_ips = self.deps.config.node_ips();
         let view = View {
+            runtime: self.deps.runtime_name.get().map_or("", String::as_str),
             stage: self.machine.stage(),
             facts: &facts,
             waiting: self.machine.waiting(),

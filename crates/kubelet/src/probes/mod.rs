@@ -10,6 +10,7 @@ use crate::pod::deps::Deps;
 use crate::pod::plan::{Facts, Failure};
 use crate::pod::runtime_state::{Run, SeenContainer, SeenPod};
 use crate::pod::spec;
+use crate::pod::status::full_id;
 use ask::{Answer, Target};
 use clock::watch;
 use jiff::Timestamp;
@@ -200,7 +201,8 @@ impl Board {
         if regular_init {
             return Vec::new();
         }
-        let before = reported_before(pod, seen);
+        let runtime = deps.runtime_name.get().map_or("", String::as_str);
+        let before = reported_before(pod, &full_id(runtime, seen));
         let started_sender = watch::Sender::new(container.startup_probe.is_none() || before.0);
         let started = started_sender.subscribe();
         {
@@ -251,8 +253,7 @@ impl Board {
 
 /// What was reported to the API of this very container before: (started, ready). A kubelet that
 /// starts again must not call containers unready that it only has not asked yet.
-fn reported_before(pod: &Pod, seen: &SeenContainer) -> (bool, bool) {
-    let id = format!("containerd://{}", seen.id);
+fn reported_before(pod: &Pod, id: &str) -> (bool, bool) {
     let status = pod.status.as_ref();
     let all = status.into_iter().flat_map(|s| {
         s.container_statuses
@@ -260,7 +261,7 @@ fn reported_before(pod: &Pod, seen: &SeenContainer) -> (bool, bool) {
             .flatten()
             .chain(s.init_container_statuses.iter().flatten())
     });
-    all.filter(|s| s.container_id.as_deref() == Some(&id))
+    all.filter(|s| s.container_id.as_deref() == Some(id))
         .map(|s| (s.started == Some(true), s.ready))
         .next()
         .unwrap_or((false, false))

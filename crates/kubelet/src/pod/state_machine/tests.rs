@@ -338,6 +338,7 @@ fn a_pod_is_disrupted_by_an_end_that_its_node_decides() {
         (bench.end, bench.refusal) = (end, refusal);
         bench.step(100);
         let view = View {
+            runtime: "fake",
             stage: bench.machine.stage(),
             facts: &bench.facts,
             waiting: &Waiting::new(),
