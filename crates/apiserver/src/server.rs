@@ -155,6 +155,10 @@ impl ApiServer {
         tokio::spawn(loopback::flow_control::keep(self.0.loopback.clone()));
         tokio::spawn(loopback::addresses::keep(self.0.loopback.clone()));
         tokio::spawn(loopback::service_range::keep(self.0.loopback.clone(), told));
+        let host = self.state().settings().host.clone();
+        if let Some(host) = host.filter(|_| self.state().has_feature("APIServerIdentity")) {
+            tokio::spawn(loopback::identity::keep(self.0.loopback.clone(), host));
+        }
         if let Some(shared) = self.state().settings().shared.clone() {
             let server = self.0.clone();
             tokio::spawn(async move {

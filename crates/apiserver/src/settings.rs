@@ -38,6 +38,8 @@ pub struct Settings {
     /// Where pods and nodes reach this server: the endpoints of the `kubernetes` Service.
     pub advertise_address: IpAddr,
     pub secure_port: u16,
+    /// The name of this machine, by which the server shows itself; without it, it does not.
+    pub host: Option<String>,
     /// How service-account tokens are issued and checked; none are without it.
     pub tokens: Option<Arc<Tokens>>,
     /// The CA of client certificates (PEM), published for extension servers.
@@ -75,6 +77,7 @@ impl Settings {
             max_writes: MAX_WRITES,
             advertise_address,
             secure_port,
+            host: None,
             tokens: None,
             client_ca_pem: None,
             front_proxy: None,

@@ -8,6 +8,7 @@ pub mod definitions;
 pub mod endpoints;
 mod events;
 pub mod flow_control;
+pub mod identity;
 mod policy;
 pub mod published;
 pub mod service_range;

@@ -209,6 +209,7 @@ fn api_config(args: &ServerArgs, keys: &Keys, advertise: IpAddr) -> Result<apise
     );
     config.settings.service_cidrs = args.ranges.service_cidr.clone();
     config.settings.local_storage_class = args.local_storage_class;
+    config.settings.host = Some(crate::machine::host_name());
     config.settings.max_reads = args.max_requests_inflight;
     config.settings.max_writes = args.max_mutating_requests_inflight;
     let extend = args.service_account_extend_token_expiration;
