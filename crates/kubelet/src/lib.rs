@@ -340,6 +340,7 @@ fn assemble(
         runtime,
         runtime_name: tokio::sync::OnceCell::new(),
         tracer,
+        began: clock.now(),
         clock,
         random,
         client,

@@ -350,4 +350,46 @@ mod tests {
             ("Always", "IfNotPresent")
         );
     }
+    #[tokio::test]
+    async fn a_pod_pulls_with_its_own_secrets() {
+        use crate::csi::testing::Api;
+        use clock::{Clock, Random};
+        use serde_json::json;
+        let dir = tempfile::tempdir().unwrap();
+        let api = Api::default();
+        let put = |name: &str, host: &str| {
+            let config = json!({ "auths": { host: { "username": name, "password": "p" } } });
+            let text = config.to_string();
+            let data = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, text);
+            let secret = json!({ "metadata": { "name": name, "namespace": "n", "uid": name },
+                "type": "kubernetes.io/dockerconfigjson", "data": { ".dockerconfigjson": data } });
+            api.put(&format!("/api/v1/namespaces/n/secrets/{name}"), secret);
+        };
+        put("wide", "reg.io");
+        put("narrow", "reg.io/a");
+        put("other", "other.io");
+        let client = api.client();
+        let clock = Clock::virtual_from(jiff::Timestamp::UNIX_EPOCH);
+        let mut config = Config::new("node", "192.0.2.1".parse().unwrap());
+        config.root_dir = dir.path().to_owned();
+        let images = Images::new(
+            Arc::new(host::runtime::fake::Fake::new(0)),
+            Arc::new(Objects::new(client.clone(), Random::seeded(1))),
+            Recorder::start(client, "node", clock),
+            &config,
+        );
+        let of = async |names: &[&str]| {
+            let names: Vec<_> = names.iter().map(|n| json!({ "name": n })).collect();
+            let pod = json!({ "metadata": { "name": "p", "namespace": "n" },
+                "spec": { "imagePullSecrets": names, "containers": [] } });
+            let pod: Pod = serde_json::from_value(pod).unwrap();
+            let found = images.credentials(&pod, "reg.io/a/b:1").await;
+            let users = found.into_iter().map(|(_, c)| c.username);
+            users.collect::<Vec<_>>()
+        };
+        // One that is missing keeps no other from being used.
+        let names = ["wide", "gone", "other", "narrow"];
+        assert_eq!(of(&names).await, ["narrow", "wide"]);
+        assert!(of(&[]).await.is_empty());
+    }
 }

@@ -20,6 +20,7 @@ use crate::volumes::Volumes;
 use clock::{Clock, Random};
 use host::cgroup::{Hierarchy, OomScores};
 use host::runtime::Runtime;
+use jiff::Timestamp;
 use std::sync::Arc;
 
 /// Shared parts.
@@ -28,6 +29,8 @@ pub struct Deps {
     pub config: Config,
     /// The time of day.
     pub clock: Clock,
+    /// When this kubelet began.
+    pub began: Timestamp,
     /// Chance: how long to wait before a broken watch begins again.
     pub random: Random,
     /// The API.

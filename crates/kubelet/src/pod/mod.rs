@@ -11,6 +11,7 @@ pub mod env;
 pub mod envfile;
 pub mod fit;
 pub mod handle;
+pub mod handlers;
 mod kill;
 pub mod manager;
 mod own_files;

@@ -10,7 +10,7 @@ use super::publish::Publisher;
 use super::resize_work::Grants;
 use super::runtime_state::{self, SeenPod};
 use super::state_machine::Result as Outcome;
-use super::{effect_span, own_files, remains, resources, sandbox, security, spec, swap};
+use super::{effect_span, handlers, own_files, remains, resources, sandbox, security, spec, swap};
 use crate::dra::cdi;
 use crate::events::Severity;
 use crate::images::Wanted;
@@ -22,7 +22,6 @@ use clock::Instant;
 use host::cgroup::Limits;
 use host::runtime::{ContainerSpec, Image, Namespace, SandboxSpec};
 use k8s_openapi::api::core::v1::{Container, Pod};
-use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::api::{DeleteParams, Preconditions};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -193,26 +192,12 @@ impl Hands {
         }
     }
 
-    /// The runtime's handler of the pod's RuntimeClass; empty for the default one.
-    async fn handler(&self, pod: &Pod) -> Result<String, String> {
-        match spec::of(pod).runtime_class_name.as_deref() {
-            None | Some("") => Ok(String::new()),
-            Some(name) => {
-                let classes = kube::Api::<RuntimeClass>::all(self.deps.client.clone());
-                let found = classes.get(name).await;
-                found
-                    .map(|class| class.handler)
-                    .map_err(|e| format!("failed to get RuntimeClass {name:?}: {e}"))
-            }
-        }
-    }
-
     /// Whether a container that asks for it can have mounts that are read-only with all below them.
     async fn has_recursive_read_only(&self, pod: &Pod, c: &Container) -> Result<bool, String> {
         if !container::wants_recursive_read_only(c) {
             return Ok(false);
         }
-        let handler = self.handler(pod).await?;
+        let handler = handlers::of(&self.deps.client, pod).await?;
         let health = self.deps.runtime.health().await;
         let health = health.map_err(|e| e.to_string())?;
         Ok(health.has_recursive_read_only(&handler))
@@ -226,7 +211,7 @@ impl Hands {
             recorder.pod(pod, None, warning, "DNSConfigForming", text);
         }
         let runtime = &self.deps.runtime;
-        let handler = self.handler(pod).await?;
+        let handler = handlers::of(&self.deps.client, pod).await?;
         if spec::of(pod).host_users == Some(false) {
             let health = runtime.health().await.map_err(|e| e.to_string())?;
             sandbox::user_namespace(pod, &handler, health.has_user_namespaces(&handler))?;

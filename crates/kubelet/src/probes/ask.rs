@@ -553,4 +553,38 @@ mod tests {
             assert_eq!(expanded(&[word.to_owned()], &container), [want]);
         }
     }
+    #[tokio::test]
+    async fn a_port_is_asked_by_connecting_to_it() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let open = listener.local_addr().unwrap().port();
+        // Nobody listens where somebody did.
+        let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let closed = gone.local_addr().unwrap().port();
+        drop(gone);
+        let container: Container = serde_json::from_value(serde_json::json!({
+            "name": "c", "ports": [{ "name": "open", "containerPort": open }]
+        }))
+        .unwrap();
+        let runtime = host::runtime::fake::Fake::new(0);
+        let ask = async |tcp: serde_json::Value, host: &str| {
+            let of: Probe =
+                serde_json::from_value(serde_json::json!({ "tcpSocket": tcp })).unwrap();
+            let target = Target {
+                runtime: &runtime,
+                container: &container,
+                id: "id",
+                host,
+            };
+            probe(&target, &of, Duration::from_secs(60)).await
+        };
+        let by_name = serde_json::json!({ "port": "open" });
+        assert_eq!(ask(by_name, "127.0.0.1").await, Answer::Good);
+        let own_host = serde_json::json!({ "port": open, "host": "127.0.0.1" });
+        assert_eq!(ask(own_host, "192.0.2.1").await, Answer::Good);
+        let refused = ask(serde_json::json!({ "port": closed }), "127.0.0.1").await;
+        let text = format!("dial tcp 127.0.0.1:{closed}: connect: connection refused");
+        assert_eq!(refused, Answer::Bad(text));
+        let unknown = ask(serde_json::json!({ "port": "none" }), "127.0.0.1").await;
+        assert!(matches!(unknown, Answer::Unknown(_)), "{unknown:?}");
+    }
 }

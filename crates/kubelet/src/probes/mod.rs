@@ -286,13 +286,31 @@ fn seconds(value: Option<i32>, default: u64) -> Duration {
     Duration::from_secs(value.unwrap_or(default))
 }
 
+/// Whether a probe first waits for a part of its period, which chance says: the probes of containers
+/// that ran before this kubelet began would otherwise all ask at once, and for ever after.
+fn is_spread(
+    period: Duration,
+    started_at: Option<Timestamp>,
+    began: Timestamp,
+    now: Timestamp,
+) -> bool {
+    let age = Duration::try_from(now.duration_since(began)).unwrap_or_default();
+    started_at.is_some_and(|at| at < began) && age < period
+}
+
 impl One {
     async fn run(mut self) {
+        let period = seconds(self.probe.period_seconds, 10);
+        let (began, now) = (self.deps.began, self.deps.clock.now());
+        if is_spread(period, self.started_at, began, now) {
+            let part = self.deps.random.fraction();
+            tokio::time::sleep(period.mul_f64(part)).await;
+        }
         if self.kind != ProbeType::Startup && self.started.wait_for(|s| *s).await.is_err() {
             return;
         }
         self.initial_delay().await;
-        let mut ticks = tokio::time::interval(seconds(self.probe.period_seconds, 10));
+        let mut ticks = tokio::time::interval(period);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut good, mut bad) = (0, 0);
         loop {
@@ -418,5 +436,23 @@ impl One {
         drop(facts);
         self.inner.poke.notify_one();
         ends
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn probes_of_old_containers_do_not_all_begin_with_the_kubelet() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let is = |started: Option<i64>, now| {
+            is_spread(Duration::from_secs(10), started.map(at), at(100), at(now))
+        };
+        assert!(is(Some(50), 100) && is(Some(50), 109));
+        // It begins later by itself, or no longer with all others.
+        assert!(!is(Some(100), 101) && !is(None, 101) && !is(Some(50), 110));
+        // The clock was set back.
+        assert!(is(Some(50), 90));
     }
 }
