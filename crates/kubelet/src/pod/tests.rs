@@ -1,5 +1,7 @@
 //! Tables of the state machine: what the runtime has, and what must come of it.
 
+mod security;
+
 use super::backoff::Backoff;
 use super::plan::{Effect, Facts, Failure, Kill, Outcome, outcome};
 use super::resize::Resize;
