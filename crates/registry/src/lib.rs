@@ -14,6 +14,7 @@ pub mod jsonpath;
 pub mod kinds;
 pub mod manifest;
 pub mod meta;
+mod pem;
 mod pointer;
 pub mod print;
 pub mod row;

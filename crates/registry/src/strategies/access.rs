@@ -1,5 +1,6 @@
 //! Roles, their bindings, and requests for certificates.
 
+use std::cmp::Ordering;
 use std::collections::HashSet;
 
 use api::{FieldError, FieldPath};
@@ -11,6 +12,7 @@ use crate::check::{
 };
 use crate::meta::name_is_path_segment;
 use crate::strategy::{Context, Strategy, keep_other_half};
+use crate::{base64, pem};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 
@@ -241,72 +243,133 @@ impl Strategy for SigningRequest {
         }
     }
     fn validate(&self, obj: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
-        let (mut errs, path, spec) = (Errors::new(), FieldPath::new("spec"), at(obj, "spec"));
-        if text(spec, "request").is_empty() {
-            let why = "PEM block type must be CERTIFICATE REQUEST";
-            errs.push(FieldError::invalid_str(&path.child("request"), "", why));
+        let (mut errs, path) = (Errors::new(), FieldPath::new("spec").child("request"));
+        let request = text(at(obj, "spec"), "request");
+        if let Err(why) = request_of(request) {
+            errs.push(FieldError::invalid_str(&path, request, why));
         }
-        let usages = items(spec, "usages");
-        if usages.is_empty() {
-            errs.push(FieldError::required(&path.child("usages"), ""));
-        }
-        let mut seen = HashSet::new();
-        for (i, u) in usages.iter().enumerate() {
-            let (path, word) = (path.child("usages").index(i), u.as_str().unwrap_or(""));
-            one_of(&mut errs, &path, word, USAGES);
-            if !seen.insert(u) {
-                errs.push(FieldError::duplicate(&path, u));
-            }
-        }
-        signer(
-            &mut errs,
-            &path.child("signerName"),
-            text(spec, "signerName"),
-        );
-        if int(spec, "expirationSeconds").is_some_and(|s| s < 600) {
-            let why = "may not specify a duration less than 600 seconds (10 minutes)";
-            invalid(
-                &mut errs,
-                &path.child("expirationSeconds"),
-                at(spec, "expirationSeconds"),
-                why,
-            );
-        }
-        conditions(&mut errs, obj);
+        errs.extend(asked(obj, None));
         errs
     }
     fn validate_update(&self, obj: &Value, old: &Value, cx: &Context<'_>) -> Vec<FieldError> {
-        let mut errs = Errors::new();
-        let path = FieldPath::new("status").child("conditions");
-        let of = |o: &Value, ty: &str| -> usize {
-            items(at(o, "status"), "conditions")
-                .iter()
-                .filter(|c| text(c, "type") == ty)
-                .count()
-        };
-        for ty in ["Approved", "Denied", "Failed"] {
-            let (new, was) = (of(obj, ty), of(old, ty));
-            if new < was {
-                let why = format!("updates may not remove a condition of type {ty:?}");
-                errs.push(FieldError::forbidden(&path, &why));
-            }
-            if new > was && cx.subresource == "status" && ty != "Failed" {
-                let why = format!("updates may not add a condition of type {ty:?}");
-                errs.push(FieldError::forbidden(&path, &why));
-            }
+        let mut errs = asked(obj, Some(old));
+        decided(&mut errs, obj, old, cx.subresource != "approval");
+        let path = FieldPath::new("status").child("certificate");
+        let of = |o| text(at(o, "status"), "certificate");
+        let (new, was) = (of(obj), of(old));
+        if new == was {
+            return errs;
         }
-        let issued = |o: &Value| text(at(o, "status"), "certificate").to_owned();
-        if !issued(old).is_empty() && issued(old) != issued(obj) {
-            let path = FieldPath::new("status").child("certificate");
-            errs.push(FieldError::forbidden(
-                &path,
-                "updates may not change certificate content",
-            ));
+        if !was.is_empty() {
+            let why = "updates may not modify existing certificate content";
+            errs.push(FieldError::forbidden(&path, why));
+        }
+        // What was wrong before may be replaced by what is wrong otherwise.
+        if let (Err(why), Ok(())) = (certificates(new), certificates(was)) {
+            errs.push(FieldError::invalid_str(&path, "<certificate data>", &why));
         }
         errs
     }
+    fn validates_whole_update(&self) -> bool {
+        true
+    }
     fn validate_name(&self, _name: &str, _generate: bool) -> Vec<String> {
         Vec::new()
+    }
+}
+
+/// What is wrong with a request for a certificate (base64 of PEM).
+fn request_of(request: &str) -> Result<(), &'static str> {
+    let bytes = base64::decode(request).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    match pem::blocks(&text).0.first() {
+        Some(block) if block.label == "CERTIFICATE REQUEST" => match pem::is_signed(&block.bytes) {
+            true => Ok(()),
+            false => Err("malformed certificate request"),
+        },
+        _ => Err("PEM block type must be CERTIFICATE REQUEST"),
+    }
+}
+
+/// What is wrong with issued certificates (base64 of PEM); there may be none.
+fn certificates(issued: &str) -> Result<(), String> {
+    if issued.is_empty() {
+        return Ok(());
+    }
+    let bytes = base64::decode(issued).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let blocks = pem::blocks(&text).0;
+    if blocks.is_empty() {
+        return Err("must contain at least one CERTIFICATE PEM block".to_owned());
+    }
+    for block in blocks {
+        if block.label != "CERTIFICATE" {
+            let found = block.label;
+            return Err(format!(
+                "only CERTIFICATE PEM blocks are allowed, found {found:?}"
+            ));
+        }
+        if block.has_headers {
+            return Err("no PEM block headers are permitted".to_owned());
+        }
+        if !pem::is_signed(&block.bytes) {
+            return Err("malformed certificate".to_owned());
+        }
+    }
+    Ok(())
+}
+
+/// What holds of a request for a certificate at any time.
+fn asked(obj: &Value, old: Option<&Value>) -> Errors {
+    let (mut errs, path, spec) = (Errors::new(), FieldPath::new("spec"), at(obj, "spec"));
+    let usages = items(spec, "usages");
+    if usages.is_empty() {
+        errs.push(FieldError::required(&path.child("usages"), ""));
+    }
+    let mut seen = HashSet::new();
+    for (i, u) in usages.iter().enumerate() {
+        let (path, word) = (path.child("usages").index(i), u.as_str().unwrap_or(""));
+        one_of(&mut errs, &path, word, USAGES);
+        if !seen.insert(u) {
+            errs.push(FieldError::duplicate(&path, u));
+        }
+    }
+    const LEGACY: &str = "kubernetes.io/legacy-unknown";
+    let (by, signer_path) = (text(spec, "signerName"), path.child("signerName"));
+    let was_legacy = old.is_some_and(|old| text(at(old, "spec"), "signerName") == LEGACY);
+    if by == LEGACY && !was_legacy {
+        let why = "the legacy signerName is not allowed via this API version";
+        errs.push(FieldError::invalid_str(&signer_path, by, why));
+    } else {
+        signer(&mut errs, &signer_path, by);
+    }
+    if int(spec, "expirationSeconds").is_some_and(|s| s < 600) {
+        let why = "may not specify a duration less than 600 seconds (10 minutes)";
+        let path = path.child("expirationSeconds");
+        invalid(&mut errs, &path, at(spec, "expirationSeconds"), why);
+    }
+    conditions(&mut errs, obj, old);
+    errs
+}
+
+/// What was decided stays; only whoever approves decides.
+fn decided(errs: &mut Errors, obj: &Value, old: &Value, only_kept: bool) {
+    let path = FieldPath::new("status").child("conditions");
+    fn of<'o>(o: &'o Value, ty: &str) -> Vec<&'o Value> {
+        let all = items(at(o, "status"), "conditions").iter();
+        all.filter(|c| text(c, "type") == ty).collect()
+    }
+    for ty in ["Approved", "Denied", "Failed"] {
+        let (new, was) = (of(obj, ty), of(old, ty));
+        let what = match new.len().cmp(&was.len()) {
+            Ordering::Less => "remove",
+            _ if !only_kept || ty == "Failed" => continue,
+            Ordering::Greater => "add",
+            Ordering::Equal if new != was => "modify",
+            Ordering::Equal => continue,
+        };
+        let why = format!("updates may not {what} a condition of type {ty:?}");
+        errs.push(FieldError::forbidden(&path, &why));
     }
 }
 
@@ -396,12 +459,20 @@ pub fn signer(errs: &mut Errors, path: &FieldPath, name: &str) {
     }
 }
 
-fn conditions(errs: &mut Errors, obj: &Value) {
+/// The conditions of a request for a certificate: each type once, unless some were there twice.
+fn conditions(errs: &mut Errors, obj: &Value, old: Option<&Value>) {
     let path = FieldPath::new("status").child("conditions");
     let all = items(at(obj, "status"), "conditions");
+    let before = old.map_or(&[][..], |old| items(at(old, "status"), "conditions"));
+    let mut types = HashSet::new();
+    let was_twice = before.iter().any(|c| !types.insert(text(c, "type")));
+    types.clear();
     for (i, c) in all.iter().enumerate() {
         let path = path.index(i);
         let ty = text(c, "type");
+        if !types.insert(ty) && !was_twice {
+            errs.push(FieldError::duplicate(&path.child("type"), &ty.into()));
+        }
         if ty.is_empty() {
             errs.push(FieldError::required(&path.child("type"), ""));
         }
@@ -453,3 +524,6 @@ fn stamp(obj: &mut Value, old: &Value, now: i64) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
