@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use super::columns;
 use super::def::*;
-use crate::strategies::{cluster, networking};
+use crate::strategies::{cluster, ingresses, networking};
 
 pub(super) const ROWS: &[Def] = &[
     cluster("networking.k8s.io", "IngressClass", "ingressclasses", V1)
         .strategy(|| Arc::new(networking::IngressClass))
         .columns(columns::INGRESS_CLASSES),
     namespaced("networking.k8s.io", "Ingress", "ingresses", V1)
-        .strategy(|| Arc::new(networking::Ingress))
+        .strategy(|| Arc::new(ingresses::Ingress))
         .columns(columns::INGRESSES)
         .short(&["ing"])
         .subs(&[STATUS])

@@ -8,6 +8,7 @@ pub mod config;
 pub mod containers;
 pub mod devices;
 pub mod flow_control;
+pub mod ingresses;
 mod job_policies;
 pub mod jobs;
 pub mod limits;

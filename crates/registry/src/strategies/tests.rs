@@ -930,7 +930,7 @@ fn networking_checks() {
             (
                 &[(&format!("{path}/backend"), json!({}))],
                 &[
-                    "spec.rules[0].http.paths[0].backend: Required value: resource or service backend is required",
+                    "spec.rules[0].http.paths[0].backend: Invalid value: \"\": resource or service backend is required",
                 ],
             ),
         ],
