@@ -106,6 +106,7 @@ const REPLICA_COUNTS: &[&str] = &[
     "availableReplicas",
     "fullyLabeledReplicas",
     "observedGeneration",
+    "terminatingReplicas",
 ];
 
 /// Status of a replica set or controller: parts are not more than the whole.
@@ -118,6 +119,17 @@ fn replica_status(errs: &mut Errors, obj: &Value) {
             let why = "cannot be greater than status.replicas";
             invalid(errs, &path.child(f), at(status, f), why);
         }
+    }
+    available_are_ready(errs, status);
+}
+
+/// What is available is ready first.
+fn available_are_ready(errs: &mut Errors, status: &Value) {
+    let count = |f| int(status, f).unwrap_or(0);
+    if count("availableReplicas") > count("readyReplicas") {
+        let path = FieldPath::new("status").child("availableReplicas");
+        let why = "cannot be greater than readyReplicas";
+        invalid(errs, &path, at(status, "availableReplicas"), why);
     }
 }
 
@@ -273,8 +285,19 @@ impl Strategy for Deployment {
                 "readyReplicas",
                 "availableReplicas",
                 "unavailableReplicas",
+                "terminatingReplicas",
+                "collisionCount",
             ];
             counts(&mut errs, obj, &fields);
+            let (status, path) = (at(obj, "status"), FieldPath::new("status"));
+            let whole = int(status, "replicas").unwrap_or(0);
+            for f in ["updatedReplicas", "readyReplicas", "availableReplicas"] {
+                if int(status, f).is_some_and(|n| n > whole) {
+                    let why = "cannot be greater than status.replicas";
+                    invalid(&mut errs, &path.child(f), at(status, f), why);
+                }
+            }
+            available_are_ready(&mut errs, status);
             return errs;
         }
         not_negative(&mut errs, &path, spec, "replicas");

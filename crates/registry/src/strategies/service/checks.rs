@@ -12,6 +12,7 @@ use crate::check::{
     is_empty, items, one_of, optional_word, port, port_or_name, qualified_name, required_word,
     text,
 };
+use crate::strategies::ingresses;
 
 pub(super) fn by_type(errs: &mut Errors, path: &FieldPath, spec: &Value) {
     let ty = text(spec, "type");
@@ -412,6 +413,37 @@ pub(super) fn kept_choices(errs: &mut Errors, path: &FieldPath, spec: &Value, ol
     if needs_health_port(spec) && needs_health_port(old) && port(spec) != port(old) {
         let path = path.child("healthCheckNodePort");
         errs.push(FieldError::forbidden(&path, IMMUTABLE));
+    }
+}
+
+/// The addresses that a load balancer was given.
+pub(super) fn status(errs: &mut Errors, obj: &Value) {
+    let balancer = at(at(obj, "status"), "loadBalancer");
+    let path = FieldPath::new("status")
+        .child("loadBalancer")
+        .child("ingress");
+    let all = items(balancer, "ingress");
+    if text(at(obj, "spec"), "type") != "LoadBalancer" && !all.is_empty() {
+        let why = "may only be used when `spec.type` is 'LoadBalancer'";
+        errs.push(FieldError::forbidden(&path, why));
+        return;
+    }
+    for (i, ingress) in all.iter().enumerate() {
+        let path = path.index(i);
+        ingresses::address(errs, &path, ingress);
+        let (mode, path) = (text(ingress, "ipMode"), path.child("ipMode"));
+        match (has(ingress, "ipMode"), text(ingress, "ip").is_empty()) {
+            (false, false) => {
+                let why = "must be specified when `ip` is set";
+                errs.push(FieldError::required(&path, why));
+            }
+            (true, true) => {
+                let why = "may not be specified when `ip` is not set";
+                errs.push(FieldError::forbidden(&path, why));
+            }
+            (true, false) => one_of(errs, &path, mode, &["Proxy", "VIP"]),
+            (false, true) => {}
+        }
     }
 }
 

@@ -32,6 +32,7 @@ impl Service {
     fn check(&self, obj: &Value, old: Option<&Value>, cx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         if cx.subresource == "status" {
+            checks::status(&mut errs, obj);
             return errs;
         }
         let (path, spec) = (FieldPath::new("spec"), at(obj, "spec"));
@@ -101,6 +102,13 @@ impl Strategy for Service {
         }
         if ty == "LoadBalancer" {
             fill(spec, "allocateLoadBalancerNodePorts", true);
+            if let Some(balancer) = obj.pointer_mut("/status/loadBalancer") {
+                for ingress in items_mut(balancer, "ingress") {
+                    if !text(ingress, "ip").is_empty() {
+                        fill(ingress, "ipMode", "VIP");
+                    }
+                }
+            }
         }
     }
 

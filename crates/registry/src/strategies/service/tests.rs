@@ -280,3 +280,55 @@ fn a_balancers_class_and_health_port_stay() {
         assert!(change(fine.clone()).is_ok(), "{fine}");
     }
 }
+
+#[test]
+fn a_balancers_status_has_addresses_with_their_modes() {
+    let cx = Context {
+        subresource: "status",
+        ..context(FOUR)
+    };
+    let say = |ty: &str, ingress: Value| {
+        let mut object = service(json!({"type": ty}));
+        object["status"] = json!({"loadBalancer": {"ingress": [ingress]}});
+        let found = Service.validate_update(&object, &json!({}), &cx);
+        found.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let at = "status.loadBalancer.ingress";
+    let good = json!({"ip": "192.0.2.1", "ipMode": "VIP"});
+    assert_eq!(say("LoadBalancer", good.clone()), Vec::<String>::new());
+    assert_eq!(
+        say("ClusterIP", good),
+        [format!(
+            "{at}: Forbidden: may only be used when `spec.type` is 'LoadBalancer'"
+        )]
+    );
+    assert_eq!(
+        say("LoadBalancer", json!({"ip": "192.0.2.1"})),
+        [format!(
+            "{at}[0].ipMode: Required value: must be specified when `ip` is set"
+        )]
+    );
+    assert_eq!(
+        say(
+            "LoadBalancer",
+            json!({"hostname": "a.example", "ipMode": "VIP"})
+        ),
+        [format!(
+            "{at}[0].ipMode: Forbidden: may not be specified when `ip` is not set"
+        )]
+    );
+    assert_eq!(
+        say("LoadBalancer", json!({"ip": "192.0.2.1", "ipMode": "Odd"})),
+        [format!(
+            "{at}[0].ipMode: Unsupported value: \"Odd\": supported values: \"Proxy\", \"VIP\""
+        )]
+    );
+    let mut object = service(json!({"type": "LoadBalancer"}));
+    object["status"] =
+        json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}, {"hostname": "a.example"}]}});
+    Service.default(&mut object);
+    assert_eq!(
+        object["status"]["loadBalancer"]["ingress"],
+        json!([{"ip": "192.0.2.1", "ipMode": "VIP"}, {"hostname": "a.example"}])
+    );
+}
