@@ -52,6 +52,55 @@ pub fn a_failed_liveness_probe_restarts_on_the_same_node(cx: &Context) -> Result
         .map(drop)
 }
 
+/// A container that takes its time to start is not restarted for it; its commands know its variables.
+pub fn other_probes_wait_for_the_startup_probe(cx: &Context) -> Result<()> {
+    let mut pod = pod("p", STAY);
+    let is_up = || {
+        json!({ "exec": { "command": ["test", "-e", "$(MARK)"] },
+            "periodSeconds": 1, "timeoutSeconds": 60 })
+    };
+    let (mut startup, mut liveness) = (is_up(), is_up());
+    startup["failureThreshold"] = 100_000.into();
+    liveness["failureThreshold"] = 1.into();
+    let container = &mut pod["spec"]["containers"][0];
+    container["env"] = json!([{ "name": "MARK", "value": "/tmp/up" }]);
+    container["startupProbe"] = startup;
+    container["livenessProbe"] = liveness;
+    container["readinessProbe"] = is_up();
+    cx.apply_json(&pod)?;
+    cx.wait_event("Unhealthy", "Startup probe failed")?;
+    let of = |field: &str| cx.field("pod p", &format!(".status.containerStatuses[0].{field}"));
+    ensure!(of("started")? == "false" && of("ready")? == "false");
+    cx.sh("p", "touch /tmp/up")?;
+    cx.wait_ready("p")?;
+    ensure!(of("started")? == "true" && of("restartCount")? == "0");
+    let events = cx.kubectl("get events --field-selector reason=Unhealthy")?;
+    ensure!(!events.contains("Liveness"), "{events}");
+    ensure!(!events.contains("Readiness"), "{events}");
+    Ok(())
+}
+
+pub fn a_class_of_runtimes_chooses_the_handler(cx: &Context) -> Result<()> {
+    let class = |name: &str, handler: &str| {
+        json!({ "apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass",
+            "metadata": { "name": name }, "handler": handler })
+    };
+    let (known, unknown) = (format!("{}-known", cx.ns), format!("{}-unknown", cx.ns));
+    cx.apply_json(&class(&known, "runc"))?;
+    cx.apply_json(&class(&unknown, "no-such-handler"))?;
+    for (name, class) in [("good", &known), ("bad", &unknown)] {
+        let mut pod = pod(name, STAY);
+        pod["spec"]["runtimeClassName"] = class.as_str().into();
+        cx.apply_json(&pod)?;
+    }
+    cx.wait_ready("good")?;
+    cx.wait_event("FailedCreatePodSandBox", "no-such-handler")?;
+    ensure!(cx.field("pod bad", ".status.phase")? == "Pending");
+    cx.kubectl("delete pod good bad")?;
+    cx.kubectl(&format!("delete runtimeclass {known} {unknown}"))?;
+    Ok(())
+}
+
 pub fn readiness_follows_its_probe(cx: &Context) -> Result<()> {
     let mut pod = pod("p", STAY);
     pod["spec"]["containers"][0]["readinessProbe"] = json!({

@@ -71,6 +71,8 @@ fn main() -> ExitCode {
             balancer::services_have_the_nodes_addresses,
             life::pods_live_by_their_rules,
             life::a_failed_liveness_probe_restarts_on_the_same_node,
+            life::other_probes_wait_for_the_startup_probe,
+            life::a_class_of_runtimes_chooses_the_handler,
             life::readiness_follows_its_probe,
             life::readiness_follows_its_gate,
             life::a_pod_that_ends_may_be_unready,
