@@ -37,6 +37,27 @@ const wait = (ms: number, stop: AbortSignal) =>
     stop.addEventListener('abort', () => (clearTimeout(timer), done()), { once: true });
   });
 
+interface Page<T> {
+  items?: T[];
+  metadata: { resourceVersion?: string; continue?: string };
+}
+
+/** Reads a list page by page. Only a list that is whole has a version from which to watch: what was
+ * not read does not come by watching. */
+export async function pages<T extends Obj>(
+  page: (next: string) => Promise<Page<T>>,
+  meanwhile: (part: ReadonlyMap<string, T>) => void,
+): Promise<{ items: ReadonlyMap<string, T>; version: string }> {
+  const items = new Map<string, T>();
+  for (let next = ''; ; ) {
+    const { items: part, metadata } = await page(next);
+    for (const item of part ?? []) items.set(item.metadata.uid, slim(item));
+    next = metadata.continue ?? '';
+    if (!next) return { items, version: metadata.resourceVersion ?? '' };
+    meanwhile(new Map(items));
+  }
+}
+
 class Watched<T extends Obj> implements Live<T> {
   readonly items = signal<ReadonlyMap<string, T>>(new Map());
   readonly phase = signal<Phase>('loading');
@@ -108,24 +129,19 @@ class Watched<T extends Obj> implements Live<T> {
   }
 
   private async list(stop: AbortSignal): Promise<void> {
-    const found = new Map<string, T>();
-    let next = '';
-    do {
+    const page = async (next: string) => {
       const params: Record<string, string> = { limit: String(PAGE) };
       if (next) params.continue = next;
       const response = await send(this.url(params), { signal: stop });
-      const page = (await response.json()) as {
-        items?: T[];
-        metadata: { resourceVersion?: string; continue?: string };
-      };
-      for (const item of page.items ?? []) found.set(item.metadata.uid, slim(item));
-      next = page.metadata.continue ?? '';
-      // The first page is shown while the others come.
-      if (next && !this.items.value.size) this.items.value = new Map(found);
-      this.version = page.metadata.resourceVersion ?? '';
-    } while (next);
+      return (await response.json()) as Page<T>;
+    };
+    // The first page is shown while the others come.
+    const list = await pages(page, (part) => {
+      if (!this.items.value.size) this.items.value = part;
+    });
     this.pending = [];
-    this.items.value = found;
+    this.version = list.version;
+    this.items.value = list.items;
   }
 
   private async watch(stop: AbortSignal): Promise<void> {

@@ -5,6 +5,7 @@ import type { ComponentChildren } from 'preact';
 import { useEffect, useRef, useState } from 'preact/hooks';
 import { ApiError, pathOf, send, words } from '../api';
 import { lines } from '../live';
+import { Mark, parsed, type Line } from '../model/logs';
 
 /** Lines kept; older ones are dropped and said so. */
 const KEEP = 5_000;
@@ -33,23 +34,25 @@ export function Logs({ namespace, pod, container, restarts, running, children }:
   const [note, setNote] = useState('');
   const [follows, setFollows] = useState(true);
   const box = useRef<HTMLDivElement>(null);
-  const all = useRef<string[]>([]);
-  const matching = useRef('');
-  matching.current = filter.toLowerCase();
+  const all = useRef<Line[]>([]);
+  // Times come always, so that it is known which lines are new; they are hidden where nobody wants them.
+  const view = useRef({ matching: '', stamps });
+  view.current = { matching: filter.toLowerCase(), stamps };
 
-  const isShown = (line: string) => !matching.current || line.toLowerCase().includes(matching.current);
+  const textOf = ({ time, text }: Line) => (view.current.stamps && time ? `${time} ${text}` : text);
+  const isShown = (text: string) => text.toLowerCase().includes(view.current.matching);
   const stick = useRef(true);
-  const draw = (fresh: string[]) => {
+  const draw = (fresh: Line[]) => {
     const at = box.current;
     if (!at) return;
-    at.append(...fresh.filter(isShown).map(lineElement));
+    at.append(...fresh.map(textOf).filter(isShown).map(lineElement));
     while (at.childElementCount > KEEP) at.firstElementChild?.remove();
     if (stick.current) at.scrollTop = at.scrollHeight;
   };
 
   useEffect(() => {
     const stop = new AbortController();
-    let fresh: string[] = [];
+    let fresh: Line[] = [];
     let timer = 0;
     const flush = () => {
       timer = 0;
@@ -60,34 +63,41 @@ export function Logs({ namespace, pod, container, restarts, running, children }:
     all.current = [];
     box.current?.replaceChildren();
     setNote('');
-    const read = async (since: string) => {
-      const query = new URLSearchParams({ container, previous: String(previous), timestamps: String(stamps) });
+    const mark = new Mark();
+    const read = async () => {
+      const query = new URLSearchParams({ container, previous: String(previous), timestamps: 'true' });
       if (!previous) query.set('follow', 'true');
-      if (since) query.set('sinceTime', since);
+      if (mark.since) query.set('sinceTime', mark.since);
       else query.set('tailLines', String(TAIL));
       const path = `${pathOf('', 'v1', 'pods', namespace, pod)}/log?${query}`;
       const response = await send(path, { signal: stop.signal, headers: { Accept: '*/*' } });
+      setNote('');
+      mark.begin();
       for await (const text of lines(response)) {
-        fresh.push(text);
+        const line = parsed(text);
+        if (!mark.isNew(line)) continue;
+        fresh.push(line);
         timer ||= window.setTimeout(flush, GATHER_MS);
       }
     };
     const run = async () => {
-      let since = '';
       while (!stop.signal.aborted) {
-        const began = new Date().toISOString();
         try {
-          await read(since);
-          if (!stop.signal.aborted) setNote(previous ? '' : 'The container has ended its output.');
-          return;
+          await read();
+          if (stop.signal.aborted) return;
+          if (previous || !running) {
+            setNote(previous ? '' : 'The container has ended its output.');
+            return;
+          }
+          // It runs: what ended is the stream, not its output.
         } catch (e) {
           if (stop.signal.aborted) return;
-          const lost = e instanceof ApiError ? e.code === 0 : true;
+          // What the server refuses it refuses again; a server that fails may come back.
+          const lost = e instanceof ApiError ? e.code === 0 || e.code === 429 || e.code >= 500 : true;
           setNote(lost ? 'The stream is lost; trying again.' : words(e));
           if (!lost) return;
-          since = began;
-          await new Promise((done) => setTimeout(done, AGAIN_MS));
         }
+        await new Promise((done) => setTimeout(done, AGAIN_MS));
       }
     };
     void run();
@@ -96,12 +106,12 @@ export function Logs({ namespace, pod, container, restarts, running, children }:
       clearTimeout(timer);
     };
     // A restart, or a start after an end, is a new stream.
-  }, [namespace, pod, container, previous, stamps, restarts, running]);
+  }, [namespace, pod, container, previous, restarts, running]);
 
   useEffect(() => {
     box.current?.replaceChildren();
     draw(all.current);
-  }, [filter]);
+  }, [filter, stamps]);
 
   const scrolled = () => {
     const at = box.current;
@@ -115,7 +125,7 @@ export function Logs({ namespace, pod, container, restarts, running, children }:
   };
   const save = () => {
     const link = document.createElement('a');
-    link.href = URL.createObjectURL(new Blob([all.current.join('\n') + '\n'], { type: 'text/plain' }));
+    link.href = URL.createObjectURL(new Blob([all.current.map(textOf).join('\n') + '\n'], { type: 'text/plain' }));
     link.download = `${pod}-${container}.log`;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 1_000);
