@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use api::{FieldError, FieldPath, Status};
 use registry::jsonpath::JsonPath;
 use registry::{CellFn, Column, Row, ServedVersion, print};
 use serde_json::{Value, json};
 
 use crate::call::Call;
 use crate::http::negotiate::Shape;
+use crate::http::request::Query;
 use crate::object::partial_metadata;
 
 /// What makes the rows of one answer.
@@ -26,6 +28,21 @@ enum Include {
     None,
     Metadata,
     Object,
+}
+
+/// Refuses what a request for a table cannot ask of its rows.
+pub fn check(query: &Query) -> Result<(), Status> {
+    match query.get("includeObject") {
+        None | Some("None" | "Metadata" | "Object") => Ok(()),
+        Some(other) => {
+            let why = "must be 'Metadata', 'Object', 'None', or empty";
+            let path = FieldPath::new("includeObject");
+            let e = FieldError::invalid_str(&path, other, why);
+            Err(Status::bad_request(format!(
+                "Unable to convert to Table as requested: {e}"
+            )))
+        }
+    }
 }
 
 impl Rows {

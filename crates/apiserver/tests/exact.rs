@@ -437,6 +437,38 @@ async fn patches_that_make_no_object() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn tables_and_owners_are_what_was_asked() {
+    let running = start(|_| {}).await;
+    let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    for (include, code) in [
+        ("None", 200),
+        ("Object", 200),
+        ("Metadata", 200),
+        ("", 200),
+        ("x", 400),
+    ] {
+        let path = format!("{MAPS}?includeObject={include}");
+        let answer = get(&running, &path, &[("accept", table)]).await;
+        assert_eq!(answer.code, code, "{include}: {}", answer.text());
+        if code == 400 {
+            let want = "Unable to convert to Table as requested: includeObject: Invalid value: \"x\": must be 'Metadata', 'Object', 'None', or empty";
+            assert_eq!(answer.json()["message"], want);
+        }
+        // Nobody else asks for rows.
+        assert_eq!(get(&running, &path, &[]).await.code, 200);
+    }
+    let admin = running.admin().await;
+    let owner = |uid: &str| json!({ "apiVersion": "v1", "kind": "Pod", "name": "p", "uid": uid });
+    let map = json!({ "metadata": { "name": "owned", "ownerReferences": [owner("1"), owner("1"), owner("2")] } });
+    let (code, made) = ask(&admin, Method::POST, MAPS, &map).await;
+    assert_eq!(code, 200, "{made}");
+    assert_eq!(
+        made["metadata"]["ownerReferences"],
+        json!([owner("1"), owner("2")])
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_request_says_how_long_it_waits() {
     let running = start(|_| {}).await;
     for (timeout, code) in [

@@ -13,14 +13,14 @@ use registry::{Row, ServedVersion};
 use crate::audit::Trail;
 use crate::call::{Answer, Call};
 use crate::filters::authn::UserInfo;
-use crate::http::negotiate::Accept;
+use crate::http::negotiate::{Accept, Shape};
 use crate::http::request::{Query, RequestInfo};
 use crate::http::warnings::Warnings;
 use crate::server::ApiServer;
 use crate::state::State;
 use crate::subresources::connect;
 use crate::verbs::{convert, create, delete, list, patch, update, watch};
-use crate::{fence, resource_metrics, reviews, subresources};
+use crate::{fence, resource_metrics, reviews, subresources, table};
 
 /// What a request is about.
 pub enum Target {
@@ -188,6 +188,9 @@ fn call(
     } else {
         Accept::negotiate(&head.headers, &query, !row.virtual_kind)?
     };
+    if matches!(accept.shape, Shape::Table(_)) {
+        table::check(&query)?;
+    }
     accept.gzip = accept.gzip && server.state().has_feature("APIResponseCompression");
     let mut warnings = Warnings::default();
     if let Some(text) = deprecation(&row, &version, &audit) {

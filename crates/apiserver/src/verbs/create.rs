@@ -13,7 +13,7 @@ use super::admit::Admission;
 use super::commit::{self, ATTEMPTS, Change, Tried, gave_up, step_back, written};
 use super::convert;
 use super::decode::{decode, match_namespace};
-use super::managed_fields;
+use super::{managed_fields, owners};
 use crate::admission::Operation;
 use crate::cache::{Object, encode_with};
 use crate::call::{Answer, Call};
@@ -145,12 +145,16 @@ async fn attempt(
     let asked = meta_text(&object, "name").to_owned();
     let mut admission = Admission::new(call, Operation::Create, "", &asked, dry_run);
     wipe(&mut object);
+    if call.info.verb != "patch" {
+        owners::once(call, &mut object, false);
+    }
     // Before admission and the kind's own rules: what those set is nobody's.
     codec::settle(row, &mut object);
     admission.managed = managed.unwrap_or_else(|| {
         managed_fields::record(call, &mut object, &Value::Null, &Bytes::new(), "")
     });
     admission.mutate(Some(&mut object), None).await?;
+    owners::once(call, &mut object, true);
     // Whoever changed the object may have named it, and may have moved it.
     match_namespace(call, &mut object)?;
     complete(call, &mut object);

@@ -9,6 +9,7 @@ pub mod decode;
 pub mod delete;
 pub mod list;
 pub mod managed_fields;
+mod owners;
 pub mod paging;
 pub mod patch;
 mod unpatchable;

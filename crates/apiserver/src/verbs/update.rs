@@ -15,7 +15,7 @@ use super::commit::{self, ATTEMPTS, Change, Tried, gave_up, step_back, written};
 use super::convert;
 use super::create::create_value;
 use super::decode::{decode, match_name, match_namespace};
-use super::managed_fields;
+use super::{managed_fields, owners};
 use crate::admission::{Operation, Together};
 use crate::cache::{Live, Object, encode_with};
 use crate::call::{Answer, Call};
@@ -29,6 +29,7 @@ pub async fn update(call: &Call, body: &[u8]) -> Result<Answer, Status> {
     let mut new = decode(call, body)?;
     match_namespace(call, &mut new)?;
     match_name(call, &mut new)?;
+    owners::once(call, &mut new, false);
     let (name, sub) = (&call.info.name, &call.info.subresource);
     for _ in 0..ATTEMPTS {
         let done = change(call, name, sub, dry_run, |_, old| {
@@ -190,6 +191,7 @@ impl Write<'_> {
             None => managed_fields::record(call, &mut new, old, self.managed, self.subresource),
         };
         self.mutate(&mut admission, &mut new).await?;
+        owners::once(call, &mut new, true);
         let (cx, reads) = admission.context(&new, Some(old), self.hooks());
         if !self.bare() {
             row.strategy.prepare_update(&mut new, old, &cx);
