@@ -18,6 +18,7 @@ pub mod legacy;
 pub mod plan;
 #[cfg(test)]
 mod tests;
+pub mod topology;
 
 pub use plan::Observed;
 
@@ -27,6 +28,8 @@ pub const MANAGER: &str = "endpointslice-controller.k8s.io";
 const ZONE: &str = "topology.kubernetes.io/zone";
 /// Name of the index of slices by Service (`namespace/name`).
 pub const BY_SERVICE: &str = "service";
+/// Name of the index of Services that ask for hints by the CPU of zones.
+const BY_TOPOLOGY: &str = "topology";
 
 pub struct EndpointSlices {
     services: Informer<Service>,
@@ -70,8 +73,13 @@ pub fn index_by_service(informers: &Informers) -> Informer<EndpointSlice> {
 impl EndpointSlices {
     pub fn new(informers: &Informers) -> Self {
         let slices = index_by_service(informers);
+        let services: Informer<Service> = informers.of();
+        services.index(BY_TOPOLOGY, |s| {
+            let asks = topology::is_wanted(s);
+            asks.then(String::new).into_iter().collect()
+        });
         Self {
-            services: informers.of(),
+            services,
             pods: informers.of(),
             nodes: informers.of(),
             slices,
@@ -160,7 +168,14 @@ impl Controller for EndpointSlices {
                 .into_iter()
                 .collect()
         });
-        watches.expect_from(&self.nodes);
+        let services = self.services.clone();
+        watches.on_change(&self.nodes, move |change| {
+            if !topology::is_other(change.old.as_deref(), change.new.as_deref()) {
+                return Vec::new();
+            }
+            let all = services.by_index(BY_TOPOLOGY, "");
+            all.iter().map(|s| key_of(&**s)).collect()
+        });
     }
 
     fn observe(&self, (namespace, name): &Key) -> Option<Observed> {
@@ -176,12 +191,17 @@ impl Controller for EndpointSlices {
             Some((node.clone(), zone))
         };
         let zones: BTreeMap<String, String> = pods.iter().flatten().filter_map(zone).collect();
+        let cpus = service
+            .as_deref()
+            .filter(|s| topology::is_wanted(s))
+            .and_then(|_| topology::cpus(self.nodes.list().iter().map(|n| &**n)));
         Some(Observed {
             namespace: namespace.clone(),
             name: name.clone(),
             service,
             pods,
             zones,
+            cpus,
             slices,
         })
     }

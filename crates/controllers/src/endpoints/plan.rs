@@ -10,6 +10,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Value, json};
 
+use super::topology::{self, Cpus};
 use super::{MANAGED_BY, MANAGER, SERVICE_NAME};
 use crate::common::{is_deleting, is_finished, is_ready, key_of, suffix, uid_of, value_of};
 
@@ -30,6 +31,8 @@ pub struct Observed {
     pub pods: Option<Vec<Arc<Pod>>>,
     /// Zone of each node that is in one.
     pub zones: BTreeMap<String, String>,
+    /// CPU of the zones, where the Service asks for hints by it and all nodes say it.
+    pub cpus: Option<Cpus>,
     pub slices: Vec<Arc<EndpointSlice>>,
 }
 
@@ -183,7 +186,8 @@ fn endpoint(seen: &Observed, spec: &ServiceSpec, pod: &Pod, ip: &str) -> Value {
     if let Some(name) = hostname(pod, &seen.name) {
         one["hostname"] = json!(name);
     }
-    if let Some(hints) = hints(spec, &one) {
+    let by_cpu = seen.service.as_deref().is_some_and(topology::is_wanted);
+    if let Some(hints) = hints(spec, &one).filter(|_| !by_cpu) {
         one["hints"] = hints;
     }
     one
@@ -275,6 +279,13 @@ fn slices_of(
         group
             .1
             .insert(uid_of(&**pod), endpoint(seen, spec, pod, &ip));
+    }
+    if topology::is_wanted(service) {
+        let endpoints = groups
+            .values_mut()
+            .flat_map(|(_, wanted)| wanted.iter_mut());
+        let known = (&seen.slices[..], seen.cpus.as_ref());
+        topology::hint(service, known, family, endpoints, plan);
     }
     if groups.is_empty() {
         // One empty slice says that the Service is known and has nobody.

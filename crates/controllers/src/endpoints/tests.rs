@@ -36,6 +36,7 @@ fn observed(pods: Vec<Arc<Pod>>) -> Observed {
         service: Some(Arc::new(service())),
         pods: Some(pods),
         zones: [("n".to_owned(), "z".to_owned())].into(),
+        cpus: None,
         slices: Vec::new(),
     }
 }
@@ -200,4 +201,53 @@ fn hints_follow_the_traffic_distribution_of_the_service() {
     assert_eq!(hinted(Some("PreferSameNode")), [node, Value::Null]);
     assert_eq!(hinted(Some("PreferClose")), [zone, Value::Null]);
     assert_eq!(hinted(None), [Value::Null, Value::Null]);
+}
+
+#[test]
+fn zones_get_endpoints_by_their_cpu_where_a_service_asks() {
+    let on = |i: usize, node: &str, ready: bool| {
+        let mut one = pod(i, ready);
+        let spec = Arc::make_mut(&mut one).spec.as_mut().unwrap();
+        spec.node_name = Some(node.to_owned());
+        one
+    };
+    let mut seen = observed(vec![
+        on(0, "n", true),
+        on(1, "n", true),
+        on(2, "n", true),
+        on(3, "m", true),
+        on(4, "m", false),
+    ]);
+    seen.zones.insert("m".to_owned(), "y".to_owned());
+    seen.cpus = Some([("z".to_owned(), 2_000), ("y".to_owned(), 2_000)].into());
+    let mut service = service();
+    let mode = "service.kubernetes.io/topology-mode".to_owned();
+    service.metadata.annotations = Some([(mode, "Auto".to_owned())].into());
+    // The annotation outranks the field.
+    service.spec.as_mut().unwrap().traffic_distribution = Some("PreferSameNode".to_owned());
+    seen.service = Some(Arc::new(service));
+    let made = plan(&seen, 0);
+    let [Action::Event { reason, .. }, Action::Create { object, .. }] = &made.actions[..] else {
+        panic!("{made:?}");
+    };
+    assert_eq!(*reason, "TopologyAwareHintsEnabled");
+    let endpoints = object["endpoints"].as_array().unwrap();
+    let hints: Vec<&Value> = endpoints.iter().map(|e| &e["hints"]["forZones"]).collect();
+    let zone = |name: &str| json!([{ "name": name }]);
+    assert_eq!(
+        hints,
+        [&zone("y"), &zone("z"), &zone("z"), &zone("y"), &Value::Null]
+    );
+    assert!(endpoints[0]["hints"]["forNodes"].is_null());
+    // They stay as they are, and nothing is said again.
+    seen.slices = vec![Arc::new(serde_json::from_value(object.clone()).unwrap())];
+    let again = plan(&seen, 0);
+    assert!(again.actions.is_empty(), "{again:?}");
+    seen.cpus = None;
+    let without = plan(&seen, 0);
+    let [Action::Event { reason, .. }, Action::Update { object, .. }] = &without.actions[..] else {
+        panic!("{without:?}");
+    };
+    assert_eq!(*reason, "TopologyAwareHintsDisabled");
+    assert!(object["endpoints"][0]["hints"].is_null());
 }
