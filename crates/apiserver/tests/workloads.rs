@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{JSON, ask, get, post, request, send, server};
+use common::{JSON, ask, get, post, raw, request, send, server};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -311,4 +311,69 @@ async fn many_services_at_once_get_different_ports() {
         assert!(seen.insert(v["spec"]["ports"][0]["nodePort"].to_string()));
         assert!(seen.insert(v["spec"]["clusterIP"].to_string()));
     }
+}
+
+/// Server-side apply of a scale: the number is owned by whoever applied it, and by nobody else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scale_is_applied_and_owned() {
+    let s = server().await;
+    let path = "/apis/apps/v1/namespaces/default/deployments/web";
+    let apply = async |uri: String, body: Value| {
+        let media = "application/apply-patch+yaml";
+        raw(&s, request(Method::PATCH, &uri, media, body.to_string())).await
+    };
+    let deployment = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "web" },
+        "spec": {
+            "replicas": 2, "selector": { "matchLabels": { "a": "b" } },
+            "template": {
+                "metadata": { "labels": { "a": "b" } },
+                "spec": { "containers": [{ "name": "c", "image": "i" }] },
+            },
+        },
+    });
+    let (code, made) = apply(format!("{path}?fieldManager=one"), deployment).await;
+    assert_eq!(code, 201, "{made}");
+    let scale = |count: i64| json!({ "apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": { "name": "web" }, "spec": { "replicas": count } });
+    let (code, refused) = apply(format!("{path}/scale?fieldManager=two"), scale(5)).await;
+    assert_eq!(code, 409, "{refused}");
+    let why = refused["message"].as_str().unwrap_or_default();
+    assert!(why.contains(".spec.replicas"), "{why}");
+    let forced = format!("{path}/scale?fieldManager=two&force=true");
+    let (code, refused) = apply(forced.clone(), scale(-1)).await;
+    assert_eq!(code, 422, "{refused}");
+    let (code, other) = apply(forced.clone(), json!({ "apiVersion": "v1", "kind": "Pod" })).await;
+    assert_eq!(code, 400, "{other}");
+    let (code, done) = apply(forced.clone(), scale(5)).await;
+    assert_eq!(
+        (code, &done["kind"], &done["spec"]["replicas"]),
+        (200, &json!("Scale"), &json!(5))
+    );
+    let (_, now) = get(&s, path).await;
+    assert_eq!(now["spec"]["replicas"], 5);
+    let managers = now["metadata"]["managedFields"].as_array().cloned();
+    let two: Vec<Value> = managers
+        .into_iter()
+        .flatten()
+        .filter(|m| m["manager"] == "two")
+        .collect();
+    assert_eq!(two.len(), 1, "{two:?}");
+    assert_eq!(
+        (
+            &two[0]["operation"],
+            &two[0]["subresource"],
+            &two[0]["fieldsV1"]
+        ),
+        (
+            &json!("Apply"),
+            &json!("scale"),
+            &json!({ "f:spec": { "f:replicas": {} } })
+        )
+    );
+    // What is missing is not made by its scale.
+    let none = path.replace("/web", "/none");
+    let missing =
+        json!({ "apiVersion": "autoscaling/v1", "kind": "Scale", "spec": { "replicas": 1 } });
+    let (code, _) = apply(format!("{none}/scale?fieldManager=two"), missing).await;
+    assert_eq!(code, 404);
 }

@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
-use api::{FieldError, FieldPath, GroupKind, Status};
-use serde_json::Value;
+use api::{FieldError, FieldPath, GroupKind, GroupVersion, Status};
+use serde_json::{Value, json};
 
 use crate::cache::Object;
 use crate::call::{Answer, Call};
+use crate::codec::{self, Expected, Strictness};
 use crate::object::meta_text;
 use crate::render;
 use crate::scaled::{put, scale_of};
 use crate::verbs::decode::{decode_body, match_name, to_storage};
-use crate::verbs::update::change;
-use crate::verbs::{convert, patch};
+use crate::verbs::update::{Made, change, change_as};
+use crate::verbs::{convert, managed_fields, patch};
 
 /// Gets, updates or patches the scale of the path's object.
 pub async fn run(call: &Call, body: &[u8]) -> Result<Answer, Status> {
@@ -24,6 +25,7 @@ pub async fn run(call: &Call, body: &[u8]) -> Result<Answer, Status> {
             match_name(call, &mut scale)?;
             set(call, |_| Ok(scale.clone())).await?
         }
+        _ if call.content_type() == patch::APPLY => apply(call, body).await?,
         _ => {
             let patch = patch::Patch::read(call, body)?;
             set(call, |now| patch.apply_to_part(call, now)).await?
@@ -58,31 +60,10 @@ where
                 false => stored.clone(),
             };
             let scale = make(scale_of(&old, &places))?;
-            let replicas = scale
-                .pointer("/spec/replicas")
-                .and_then(Value::as_i64)
-                .unwrap_or(0);
-            if replicas < 0 {
-                let path = FieldPath::new("spec").child("replicas");
-                let e = FieldError::invalid(
-                    &path,
-                    &replicas.into(),
-                    "must be greater than or equal to 0",
-                );
-                return Err(Status::invalid(
-                    &GroupKind::new("autoscaling", "Scale"),
-                    &call.info.name,
-                    &[e],
-                ));
-            }
             let mut new = old;
-            put(&mut new, &places.replicas, replicas.into());
-            for precondition in ["uid", "resourceVersion"] {
-                let asked = meta_text(&scale, precondition);
-                if !asked.is_empty() {
-                    new["metadata"][precondition] = asked.into();
-                }
-            }
+            let count = replicas(call, &scale)?.unwrap_or(0);
+            put(&mut new, &places.replicas, count.into());
+            preconditions(&scale, &mut new);
             Ok(match is_own(call) {
                 true => to_storage(call, new),
                 false => new,
@@ -90,6 +71,80 @@ where
         },
     )
     .await
+}
+
+/// The number that a scale asks for, if any.
+fn replicas(call: &Call, scale: &Value) -> Result<Option<i64>, Status> {
+    let count = scale.pointer("/spec/replicas").and_then(Value::as_i64);
+    if let Some(count) = count.filter(|count| *count < 0) {
+        let path = FieldPath::new("spec").child("replicas");
+        let why = "must be greater than or equal to 0";
+        let e = FieldError::invalid(&path, &count.into(), why);
+        let kind = GroupKind::new("autoscaling", "Scale");
+        return Err(Status::invalid(&kind, &call.info.name, &[e]));
+    }
+    Ok(count)
+}
+
+/// Which object, and which version of it, a scale is of.
+fn preconditions(scale: &Value, object: &mut Value) {
+    for precondition in ["uid", "resourceVersion"] {
+        let asked = meta_text(scale, precondition);
+        if !asked.is_empty() {
+            object["metadata"][precondition] = asked.into();
+        }
+    }
+}
+
+/// Applies a scale: as a configuration of the object that says the number alone. Whoever applied one
+/// owns the number, by the way of the scale.
+async fn apply(call: &Call, body: &[u8]) -> Result<Arc<Object>, Status> {
+    let dry_run = call.write_options()?;
+    patch::check_options(call)?;
+    let strictness = Strictness::read(&call.info.verb, call.query.get("fieldValidation"))?;
+    let sub = call.subresource().ok_or_else(Status::no_such_path)?;
+    let api_version = GroupVersion::new(&sub.group, &sub.version).to_string();
+    let expected = Expected {
+        api_version: &api_version,
+        kind: &sub.kind,
+        ty: sub.ty.as_ref().ok_or_else(Status::no_such_path)?,
+    };
+    let mut warnings = Vec::new();
+    let mut scale = codec::read_config(body, &expected, strictness, &mut warnings)?;
+    warnings.into_iter().for_each(|w| call.warn(w));
+    call.audit.request_body(&scale);
+    if text(&scale, "kind") != &*sub.kind || text(&scale, "apiVersion") != api_version {
+        let (version, kind) = (text(&scale, "apiVersion"), text(&scale, "kind"));
+        let why = format!("invalid object type: {version}, Kind={kind}");
+        return Err(Status::bad_request(why));
+    }
+    match_name(call, &mut scale)?;
+    let places = call.row.strategy.scale(&call.version.version);
+    let mut config = json!({
+        "apiVersion": call.group_version().to_string(), "kind": &*call.row.kind,
+        "metadata": { "name": call.info.name },
+    });
+    if call.row.namespaced {
+        config["metadata"]["namespace"] = call.info.namespace.as_str().into();
+    }
+    if let Some(count) = replicas(call, &scale)? {
+        put(&mut config, &places.replicas, count.into());
+    }
+    let force = call.query.flag("force");
+    change_as(call, &call.info.name, "scale", dry_run, |current, live| {
+        let now = render::value_of(&call.row, &call.version, current);
+        let (mut new, managed) = managed_fields::apply(call, &now, &live.managed, &config, force)?;
+        preconditions(&scale, &mut new);
+        Ok(Made {
+            value: to_storage(call, new),
+            managed: Some(managed),
+        })
+    })
+    .await
+}
+
+fn text<'a>(value: &'a Value, field: &str) -> &'a str {
+    value.get(field).and_then(Value::as_str).unwrap_or_default()
 }
 
 /// Whether the request's version has a scale of its own: of a custom kind, in another version than

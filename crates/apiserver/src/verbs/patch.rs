@@ -18,7 +18,8 @@ use crate::call::{Answer, Call};
 use crate::codec::{self, Strictness};
 use crate::render;
 
-const APPLY: &str = "application/apply-patch+yaml";
+/// The media type of a configuration that is applied.
+pub const APPLY: &str = "application/apply-patch+yaml";
 
 /// A patch, read from a body.
 pub enum Patch {
@@ -144,7 +145,8 @@ fn checked(
     Ok(to_storage(call, new))
 }
 
-fn check_options(call: &Call) -> Result<(), Status> {
+/// Refuses the options of one kind of patch on another.
+pub fn check_options(call: &Call) -> Result<(), Status> {
     let mut errors = Vec::new();
     if call.content_type() == APPLY {
         if call.query.get("fieldManager").is_none() {
