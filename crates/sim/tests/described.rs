@@ -253,3 +253,32 @@ fn fifty_nodes_give_the_same_report_for_the_same_seed() {
         one.evictions
     );
 }
+
+/// Of a zone of which most is dark beside another, no more than the first nodes to be found out lose
+/// their pods: the fault is more likely between them and the control plane.
+#[test]
+fn a_zone_that_is_half_dark_keeps_its_pods() {
+    let web = deployment("web", 20, "'1'");
+    let evicted = |failing: usize| {
+        let names: Vec<String> = (0..failing).map(|n| format!("n-{n}")).collect();
+        let report = play(&format!(
+            "nodes:
+- {{ name: n, count: 10, capacity: {{ cpu: '2', memory: 8Gi, pods: '20' }}, zones: [a] }}
+- {{ name: m, count: 10, capacity: {{ cpu: '2', memory: 8Gi, pods: '20' }}, zones: [b] }}
+duration: 20m
+objects: [{web}]
+events:
+- {{ at: 5m, fail: {{ nodes: [{}] }} }}
+",
+            names.join(", ")
+        ));
+        report.evictions.by_taints
+    };
+    // Each node has one or two pods. One node after another loses them …
+    let (few, most, all) = (evicted(5), evicted(7), evicted(10));
+    assert!(few >= 4, "{few}");
+    // … but not where much of a zone has gone …
+    assert!(most < few, "{most} {few}");
+    // … unless the whole zone has.
+    assert!(all >= 8, "{all}");
+}

@@ -97,8 +97,7 @@ pub fn plan(seen: &ObservedNode, now_millis: i64) -> Plan {
     let next_eviction = evict(seen, now_millis, &mut plan);
     // Just after the grace would be over if nothing more is heard.
     let grace_over = (!silent).then(|| seen.grace_millis - seen.silence_millis + 10);
-    let is_ready = condition_is(&seen.node, "Ready", "True");
-    let others = (silent || !is_ready).then_some(LOOK_AGAIN_MILLIS);
+    let others = silent.then_some(LOOK_AGAIN_MILLIS);
     let turn = match seen.eviction {
         Eviction::After(millis) => Some(millis + 1),
         Eviction::Now | Eviction::Never => None,

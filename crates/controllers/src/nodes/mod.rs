@@ -162,7 +162,9 @@ impl Nodes {
         let mut zones = self.zones.lock();
         // No zone is judged by the first of its nodes that were heard of.
         if !self.has_begun.swap(true, Ordering::Relaxed) {
-            self.nodes.list().iter().for_each(|node| zones.set(node));
+            for node in self.nodes.list() {
+                zones.set(&node);
+            }
         }
         if zones.settle(now) {
             self.heard.forgive();
@@ -204,19 +206,26 @@ impl Controller for Nodes {
                 return Vec::new();
             };
             let name = node.name_any();
-            if change.new.is_some() {
-                zones.lock().set(node);
-            } else {
-                zones.lock().remove(&name);
-                registered.lock().remove(node);
-            }
+            let mut zones = zones.lock();
+            let is_other = match change.new.is_some() {
+                true => zones.set(node),
+                false => {
+                    registered.lock().remove(node);
+                    zones.remove(&name)
+                }
+            };
+            // Others wait for that.
+            let waiting = zones.not_ready().filter(|_| is_other);
+            let mut keys: Vec<String> = waiting.cloned().collect();
+            drop(zones);
             let beat = status_beat(node).unwrap_or(0);
             let mut beats = seen_beats.lock();
             if beats.get(&name).is_none_or(|old| *old < beat) {
                 beats.insert(name.clone(), beat);
                 heard.note(&name);
             }
-            vec![name]
+            keys.push(name);
+            keys
         });
         let (heard, versions) = (
             self.heard.clone(),

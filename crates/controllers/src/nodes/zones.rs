@@ -3,7 +3,7 @@
 //! control plane: then they lose them slowly or not at all; where all of the cluster does, it is
 //! ours. Pure, times being milliseconds of a clock of the caller that only goes on.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
@@ -152,8 +152,8 @@ pub fn counts(node: &Node) -> bool {
 #[derive(Debug)]
 pub struct Zones {
     rates: Rates,
-    /// The zone that each node counts in, and whether it is ready.
-    nodes: HashMap<String, (String, bool)>,
+    /// The zone that each node counts in, if it counts, and whether it is ready.
+    nodes: BTreeMap<String, (Option<String>, bool)>,
     zones: BTreeMap<String, Zone>,
     is_disrupted: bool,
 }
@@ -162,7 +162,7 @@ impl Zones {
     pub fn new(rates: Rates) -> Self {
         Self {
             rates,
-            nodes: HashMap::new(),
+            nodes: BTreeMap::new(),
             zones: BTreeMap::new(),
             is_disrupted: false,
         }
@@ -180,26 +180,49 @@ impl Zones {
         })
     }
 
-    /// A node came or changed.
-    pub fn set(&mut self, node: &Node) {
-        let is = counts(node).then(|| (zone_of(node), is_node_ready(node)));
-        let name = node.name_any();
-        if is.as_ref() == self.nodes.get(&name) {
-            return;
-        }
-        self.remove(&name);
-        if let Some((zone, is_ready)) = is {
-            *self.zone(&zone).count(is_ready) += 1;
-            self.nodes.insert(name, (zone, is_ready));
-        }
+    /// What the rates depend on.
+    fn states(&self) -> Vec<(State, bool, bool)> {
+        let large = |zone: &Zone| zone.size() > self.rates.large;
+        let all = self.zones.values();
+        all.map(|zone| (zone.state(self.rates), zone.size() > 0, large(zone)))
+            .collect()
     }
 
-    /// A node is no more. Its zone is remembered: who waited there waits on.
-    pub fn remove(&mut self, name: &str) {
-        if let Some((zone, was_ready)) = self.nodes.remove(name) {
+    /// A node came or changed. Whether that may change when others lose their pods.
+    pub fn set(&mut self, node: &Node) -> bool {
+        let zone = counts(node).then(|| zone_of(node));
+        let is = (zone, is_node_ready(node));
+        let name = node.name_any();
+        if self.nodes.get(&name) == Some(&is) {
+            return false;
+        }
+        let before = self.states();
+        self.take_out(&name);
+        if let (Some(zone), is_ready) = &is {
+            *self.zone(zone).count(*is_ready) += 1;
+        }
+        self.nodes.insert(name, is);
+        before != self.states()
+    }
+
+    /// As [`Zones::set`], for one that is no more. Its zone is remembered: who waited there waits on.
+    pub fn remove(&mut self, name: &str) -> bool {
+        let before = self.states();
+        self.take_out(name);
+        before != self.states()
+    }
+
+    fn take_out(&mut self, name: &str) {
+        if let Some((Some(zone), was_ready)) = self.nodes.remove(name) {
             let count = self.zone(&zone).count(was_ready);
             *count = count.saturating_sub(1);
         }
+    }
+
+    /// The nodes that are not ready, by name.
+    pub fn not_ready(&self) -> impl Iterator<Item = &String> {
+        let all = self.nodes.iter().filter(|(_, (_, is_ready))| !is_ready);
+        all.map(|(name, _)| name)
     }
 
     /// Brings the rates up to date with the states. Whether the cluster was disrupted as a whole and
@@ -327,8 +350,10 @@ mod tests {
         fill(&mut zones, "b", 0, 2);
         assert!(!zones.settle(0));
         assert!(zones.is_disrupted());
+        assert_eq!(zones.not_ready().count(), 7);
         assert_eq!(zones.ask(&node("a-1", "a", false), 0), Eviction::Never);
-        zones.set(&node("b-0", "b", true));
+        assert!(zones.set(&node("b-0", "b", true)), "the others must know");
+        assert!(!zones.set(&node("b-0", "b", true)));
         assert!(zones.settle(5_000) && !zones.is_disrupted());
         assert!(!zones.settle(5_000), "once");
         // Nobody who waited is let pass at once.
