@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use super::workload;
 use crate::check::{
-    Errors, at, fill, fill_zero, flag, has, immutable, int, invalid, items_mut, make, not_negative,
-    one_of, optional_word, required_word, selector_matches, set, text, unset,
+    Errors, IMMUTABLE, at, fill, fill_zero, flag, has, immutable, int, invalid, items, items_mut,
+    make, not_negative, one_of, optional_word, required_word, selector_matches, set, text, unset,
 };
 use crate::strategy::{Context, Dependents, Strategy};
 
@@ -100,6 +100,7 @@ impl Strategy for Job {
     fn validate_update(&self, obj: &Value, old: &Value, cx: &Context<'_>) -> Vec<FieldError> {
         let (mut errs, path) = (Errors::new(), FieldPath::new("spec"));
         if cx.subresource == "status" {
+            status_update(&mut errs, obj, old);
             return errs;
         }
         let (spec, was) = (at(obj, "spec"), at(old, "spec"));
@@ -138,6 +139,57 @@ impl Strategy for Job {
     }
     fn has_generation(&self) -> bool {
         true
+    }
+}
+
+/// Whether a condition is true.
+fn is_true(status: &Value, ty: &str) -> bool {
+    let mut all = items(status, "conditions").iter();
+    all.any(|c| text(c, "type") == ty && text(c, "status") == "True")
+}
+
+/// What a controller, whichever it is, may not take back of a job's status.
+fn status_update(errs: &mut Errors, obj: &Value, old: &Value) {
+    let (status, was, path) = (
+        at(obj, "status"),
+        at(old, "status"),
+        FieldPath::new("status"),
+    );
+    for ty in ["Failed", "Complete", "FailureTarget", "SuccessCriteriaMet"] {
+        if is_true(was, ty) && !is_true(status, ty) {
+            let what = match ty {
+                "SuccessCriteriaMet" => "",
+                _ => "terminal ",
+            };
+            let why = format!("cannot disable the {what}{ty}=True condition");
+            let conditions = path.child("conditions");
+            errs.push(FieldError {
+                value: None,
+                ..FieldError::invalid_str(&conditions, "", &why)
+            });
+        }
+    }
+    let count = |of: &Value, field: &str| int(of, field).unwrap_or(0);
+    let spec = at(obj, "spec");
+    // An indexed job may be made smaller.
+    let shrinks = text(spec, "completionMode") == "Indexed"
+        && at(spec, "completions") == at(spec, "parallelism");
+    for field in ["failed", "succeeded"] {
+        let fewer = count(status, field) < count(was, field);
+        if fewer && (field == "failed" || !shrinks) {
+            let why = format!("cannot decrease the {field} counter");
+            invalid(errs, &path.child(field), &count(status, field).into(), &why);
+        }
+    }
+    let moved = |field: &str| has(was, field) && at(status, field) != at(was, field);
+    if has(status, "completionTime") && moved("completionTime") {
+        let path = path.child("completionTime");
+        invalid(errs, &path, at(status, "completionTime"), IMMUTABLE);
+    }
+    let resumes = is_true(was, "Suspended") && !is_true(status, "Suspended");
+    if moved("startTime") && !flag(spec, "suspend") && !resumes {
+        let why = "field is immutable for unsuspended job once set";
+        invalid(errs, &path.child("startTime"), at(status, "startTime"), why);
     }
 }
 
@@ -186,8 +238,8 @@ fn host_names(errs: &mut Errors, name: &str, spec: &Value) {
     }
 }
 
-/// The template is fixed. While the job is suspended and has no pod that was started under the old
-/// template, where pods may go and what they ask for may change.
+/// The template is fixed. While the job is suspended and no pod of it runs, where pods may go and what
+/// they ask for may change: before its start, and each time that its controller has stopped it.
 fn template_update(errs: &mut Errors, path: &FieldPath, obj: &Value, old: &Value) {
     let (spec, was) = (at(obj, "spec"), at(old, "spec"));
     let rest = |spec: &Value, free: bool| {
@@ -217,7 +269,9 @@ fn template_update(errs: &mut Errors, path: &FieldPath, obj: &Value, old: &Value
         }
         template
     };
-    let suspended = flag(was, "suspend") && !has(at(old, "status"), "startTime");
+    let status = at(old, "status");
+    let stopped = !has(status, "startTime") || is_true(status, "Suspended");
+    let suspended = flag(was, "suspend") && stopped && int(status, "active").unwrap_or(0) == 0;
     if rest(spec, suspended) != rest(was, suspended) {
         let why = "field is immutable";
         invalid(errs, &path.child("template"), at(spec, "template"), why);
@@ -398,5 +452,99 @@ impl Strategy for CronJob {
     }
     fn has_generation(&self) -> bool {
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stopped_job_may_be_told_anew_where_its_pods_go() {
+        let job = |suspend: bool, cpu: &str, status: Value| {
+            let pod = json!({ "nodeSelector": { "cpu": cpu }, "containers": [
+                { "name": "c", "image": "i", "resources": { "requests": { "cpu": cpu } } }] });
+            json!({ "spec": { "suspend": suspend, "template": { "spec": pod } }, "status": status })
+        };
+        let started = |more: Value| {
+            let mut status = json!({ "startTime": "2030-01-01T00:00:00Z" });
+            for (key, value) in more.as_object().into_iter().flatten() {
+                status[key] = value.clone();
+            }
+            status
+        };
+        let stopped = json!({ "conditions": [{ "type": "Suspended", "status": "True" }] });
+        let mut ending = stopped.clone();
+        ending["active"] = 1.into();
+        for (suspend, status, free) in [
+            (true, json!({}), true),
+            (true, started(json!({})), false),
+            (true, started(stopped.clone()), true),
+            (true, started(ending), false),
+            (false, json!({}), false),
+            (false, started(stopped), false),
+        ] {
+            let (old, new) = (job(suspend, "1", status.clone()), job(suspend, "2", status));
+            let mut errs = Errors::new();
+            template_update(&mut errs, &FieldPath::new("spec"), &new, &old);
+            assert_eq!(errs.is_empty(), free, "{old}: {errs:?}");
+        }
+    }
+
+    #[test]
+    fn what_became_of_a_job_stays() {
+        let say = |spec: Value, new: Value, old: Value| {
+            let mut errs = Errors::new();
+            let of = |status: Value| json!({ "spec": spec, "status": status });
+            status_update(&mut errs, &of(new), &of(old));
+            errs.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let is = |ty: &str| json!({ "conditions": [{ "type": ty, "status": "True" }] });
+        let plain = || json!({});
+        for ty in ["Failed", "Complete", "FailureTarget"] {
+            assert_eq!(
+                say(plain(), plain(), is(ty)),
+                [format!(
+                    "status.conditions: Invalid value: cannot disable the terminal {ty}=True condition"
+                )]
+            );
+            assert_eq!(say(plain(), is(ty), is(ty)), Vec::<String>::new());
+        }
+        let fewer = (
+            json!({ "failed": 1, "succeeded": 1 }),
+            json!({ "failed": 2, "succeeded": 2 }),
+        );
+        assert_eq!(
+            say(plain(), fewer.0.clone(), fewer.1.clone()),
+            [
+                "status.failed: Invalid value: 1: cannot decrease the failed counter",
+                "status.succeeded: Invalid value: 1: cannot decrease the succeeded counter",
+            ]
+        );
+        let indexed = json!({ "completionMode": "Indexed", "completions": 1, "parallelism": 1 });
+        assert_eq!(say(indexed, fewer.0, fewer.1).len(), 1);
+        let at = |field: &str, time: &str| json!({ field: time });
+        assert_eq!(
+            say(
+                plain(),
+                at("completionTime", "b"),
+                at("completionTime", "a")
+            )
+            .len(),
+            1
+        );
+        assert_eq!(
+            say(plain(), plain(), at("completionTime", "a")),
+            Vec::<String>::new()
+        );
+        assert_eq!(
+            say(plain(), at("startTime", "b"), at("startTime", "a")).len(),
+            1
+        );
+        let suspended = json!({ "suspend": true });
+        assert_eq!(
+            say(suspended, plain(), at("startTime", "a")),
+            Vec::<String>::new()
+        );
     }
 }
