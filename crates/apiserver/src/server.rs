@@ -179,9 +179,10 @@ impl ApiServer {
         }
     }
 
-    /// Takes this server out of the endpoints of the `kubernetes` Service; call it before `stop`
-    /// is cancelled. It goes on serving.
+    /// Takes this server out of the endpoints of the `kubernetes` Service, and is not ready any more;
+    /// call it before `stop` is cancelled. It goes on serving.
     pub async fn leave(&self) -> Result<(), Status> {
+        self.state().leave();
         endpoints::leave(&self.0.loopback, &self.0.presence).await
     }
 }

@@ -51,6 +51,7 @@ struct Inner {
     ports: Arc<Mutex<()>>,
     token_uses: mpsc::Sender<TokenUse>,
     bootstrapped: AtomicBool,
+    leaving: AtomicBool,
     stop: CancellationToken,
 }
 
@@ -142,6 +143,7 @@ impl State {
             ports: Arc::default(),
             token_uses,
             bootstrapped: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
             stop,
         }));
         Ok((state, noted))
@@ -217,6 +219,13 @@ impl State {
     /// Taken by a request that changes the allocation of node ports.
     pub fn ports(&self) -> Arc<Mutex<()>> {
         self.0.ports.clone()
+    }
+    /// Says to whoever asks whether the server is ready that it will soon be gone; it goes on serving.
+    pub fn leave(&self) {
+        self.0.leaving.store(true, Ordering::Release);
+    }
+    pub fn is_leaving(&self) -> bool {
+        self.0.leaving.load(Ordering::Acquire) || self.stop().is_cancelled()
     }
     /// Cancelled when the server shuts down.
     pub fn stop(&self) -> &CancellationToken {

@@ -469,6 +469,22 @@ async fn tables_and_owners_are_what_was_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_leaves_says_so_and_serves() {
+    let running = start(|_| {}).await;
+    assert_eq!(get(&running, "/readyz", &[]).await.code, 200);
+    running.server.leave().await.expect("it leaves");
+    assert_eq!(get(&running, "/readyz", &[]).await.code, 500);
+    let check = get(&running, "/readyz/shutdown", &[]).await;
+    assert_eq!(
+        (check.code, check.text().contains("shutting down")),
+        (500, true)
+    );
+    for path in ["/livez", "/healthz", MAPS] {
+        assert_eq!(get(&running, path, &[]).await.code, 200, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_request_says_how_long_it_waits() {
     let running = start(|_| {}).await;
     for (timeout, code) in [

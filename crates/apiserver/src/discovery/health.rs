@@ -71,10 +71,7 @@ async fn checks(state: &State, endpoint: &str) -> Vec<Check> {
         });
         all.push(Check {
             name: "shutdown",
-            failure: state
-                .stop()
-                .is_cancelled()
-                .then_some("the server is shutting down"),
+            failure: state.is_leaving().then_some("the server is shutting down"),
         });
     }
     all

@@ -83,6 +83,11 @@ pub struct ServerArgs {
     /// Written when the server answers.
     #[arg(long)]
     ready_file: Option<PathBuf>,
+    /// Time between the signal to end and the end of serving: `/readyz` fails from the signal on, so
+    /// that balancers send clients elsewhere before connections are refused. Controllers and scheduler
+    /// end at the signal.
+    #[arg(long, default_value = "0s", value_parser = crate::flags::go_duration)]
+    shutdown_delay_duration: i64,
     /// Connect from this machine to pods of nodes whose kubelet has no tunnels to them, as
     /// upstream's: the machine must be on the pods' network.
     #[arg(long)]
@@ -327,6 +332,8 @@ pub async fn run(args: ServerArgs, scope: Scope) -> Result<()> {
     tracing::info!("serving at https://{advertise}:{}", args.port);
     stop.cancelled().await;
     leave(&server).await;
+    let delay = u64::try_from(args.shutdown_delay_duration).unwrap_or(0);
+    tokio::time::sleep(Duration::from_nanos(delay)).await;
     if let Some(mut parts) = parts {
         while parts.join_next().await.is_some() {}
     }
