@@ -7,6 +7,7 @@
 //! caused it is written to a file that its message names.
 #![forbid(unsafe_code)]
 
+use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 /// Inputs per decoder in an ordinary run: well under a second each.
@@ -154,11 +155,20 @@ pub fn throw(name: &str, examples: &[Vec<u8>], decode: impl Fn(&[u8])) {
         sum.wrapping_mul(31).wrapping_add(u64::from(b))
     });
     let mut dice = Dice::new(seed);
-    for _ in 0..rounds() {
+    let (rounds, mut bytes) = (rounds(), 0);
+    for _ in 0..rounds {
         let example = &examples[dice.index(examples.len())];
         let other = &examples[dice.index(examples.len())];
-        one(name, &mutate(&mut dice, example, other), &decode);
+        let input = mutate(&mut dice, example, other);
+        bytes += input.len();
+        one(name, &input, &decode);
     }
+    // Past the test program, which keeps what is printed from those that pass.
+    let tried = examples.len();
+    let _ = writeln!(
+        std::io::stderr(),
+        "fuzz: {name} came back from {tried} examples and {rounds} broken copies of {bytes} bytes"
+    );
 }
 
 fn one(name: &str, input: &[u8], decode: &impl Fn(&[u8])) {

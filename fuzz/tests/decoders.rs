@@ -225,7 +225,18 @@ fn certificates() {
     let subject = wire::pki::Subject::client("jane", &["a", "b"]);
     let (csr, _) = wire::pki::make_request(&subject).expect("request");
     let examples = texts(&[&ca.pair.cert_pem, &csr]);
+    let requests = registry::kinds()
+        .resource("certificates.k8s.io", "certificatesigningrequests")
+        .expect("a row");
+    let none = json!({});
     throw("certificates", &examples, |bytes| {
+        use base64::Engine;
+        use registry::Strategy;
+        let text = base64::engine::general_purpose::STANDARD.encode(bytes);
+        let object = json!({"spec": {"request": text}, "status": {"certificate": text}});
+        let nobody = registry::Context::of_nobody();
+        let _ = requests.strategy.validate(&object, &nobody);
+        let _ = requests.strategy.validate_update(&object, &none, &nobody);
         let _ = wire::pki::certificate_names(bytes);
         let text = String::from_utf8_lossy(bytes);
         let _ = wire::pki::certificate_names_pem(&text);
