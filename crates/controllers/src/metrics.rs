@@ -439,6 +439,46 @@ pub fn nodes(node: &Node, plan: &Plan) -> Option<Count> {
     }))
 }
 
+struct Forced {
+    deleted: Counters<2>,
+    errors: Counters<2>,
+}
+
+static FORCED: LazyLock<Forced> = LazyLock::new(|| {
+    let labels = ["namespace", "reason"];
+    Forced {
+        deleted: Counters::new(
+            "pod_gc_collector_force_delete_pods_total",
+            "Number of pods that are being forcefully deleted since the Pod GC Controller started.",
+            labels,
+        ),
+        errors: Counters::new(
+            "pod_gc_collector_force_delete_pod_errors_total",
+            "Number of errors encountered when forcefully deleting the pods since the Pod GC Controller started.",
+            labels,
+        ),
+    }
+});
+
+/// Of pods that are removed without their nodes, for one of upstream's reasons.
+pub fn forced(reason: &'static str, plan: &Plan) -> Option<Count> {
+    let all = plan.all().filter_map(|a| operation(a, "pods"));
+    let gone = all.filter(|(word, _)| *word == "delete");
+    let namespaces: Vec<String> = gone
+        .filter_map(|(_, a)| Some(a.target()?.namespace.clone()))
+        .collect();
+    (!namespaces.is_empty()).then(|| -> Count {
+        Box::new(move |_, well| {
+            for namespace in &namespaces {
+                FORCED.deleted.add([namespace, reason]);
+                if !well {
+                    FORCED.errors.add([namespace, reason]);
+                }
+            }
+        })
+    })
+}
+
 /// Shows how the nodes are, by zone, while the controller lives.
 pub fn show_nodes(all: &Informer<Node>, alive: &Alive) {
     let (all, alive) = (all.clone(), alive.watch());

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::{Informer, Informers};
-use control::{Controller, Plan, Watches};
+use control::{Controller, Count, Plan, Watches};
 use k8s_openapi::api::core::v1::Pod;
 
 use super::pods::delete_at_once;
 use crate::common::{is_deleting, is_finished, key_of, millis_of, phase};
+use crate::metrics;
 use crate::pods::BURST;
 
 /// Between two looks. Upstream's.
@@ -81,6 +82,10 @@ impl Controller for EndedPods {
             plan.wake_after_millis = Some(1);
         }
         plan
+    }
+
+    fn metrics(&self, _: &Vec<Arc<Pod>>, plan: &Plan) -> Option<Count> {
+        metrics::forced("terminated", plan)
     }
 
     fn workers(&self) -> usize {

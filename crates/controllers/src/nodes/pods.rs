@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use client::{Informer, Informers};
 use clock::Instant;
-use control::{Action, Controller, Plan, Watches};
+use control::{Action, Controller, Count, Plan, Watches};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{Api, Client, ResourceExt};
 use parking_lot::Mutex;
@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::{BY_NODE, node_of};
 use crate::common::{Key, is_deleting, is_finished, is_node_ready, key_of};
+use crate::metrics;
 use crate::pods::{disruption_target, status_patch, target};
 
 /// How long a node must be missing before its pods are removed: it may be registering again.
@@ -164,6 +165,15 @@ impl Controller for PodGc {
 
     fn plan(&self, seen: &ObservedPod, now_millis: i64) -> Plan {
         plan(seen, now_millis)
+    }
+
+    fn metrics(&self, seen: &ObservedPod, plan: &Plan) -> Option<Count> {
+        let reason = match seen.place {
+            Place::Unbound => "unscheduled",
+            Place::OutOfService => "out-of-service",
+            _ => "orphaned",
+        };
+        metrics::forced(reason, plan)
     }
 }
 
