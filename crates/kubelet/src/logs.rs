@@ -295,7 +295,8 @@ mod tests {
             text.push('\n');
         }
         file.write_all(text.as_bytes()).unwrap();
-        let at = |n| tail_offset(&mut File::open(file.path()).unwrap(), n).unwrap() as usize;
+        let path = file.path().to_owned();
+        let at = |n| tail_offset(&mut File::open(&path).unwrap(), n).unwrap() as usize;
         for n in (1..2000).step_by(97).chain([1999]) {
             assert_eq!(at(n as u64), begins[2000 - n], "{n}");
         }

@@ -275,6 +275,7 @@ fn apply(
             status: status.status.clone(),
             events: Vec::new(),
             now_millis: status.now_millis,
+            period_millis: status.period_millis,
         };
         failed.status.desired_replicas = hpa.status.as_ref().map_or(0, |s| s.desired_replicas);
         let text = format!("the HPA controller was unable to update the target scale: {why}");

@@ -1,6 +1,6 @@
 //! What a Deployment's status reports: numbers, whether it is available, whether it moves on.
 
-use control::action::{Action, Plan};
+use control::action::Plan;
 use k8s_openapi::api::apps::v1::{DeploymentCondition, DeploymentStatus, ReplicaSet};
 
 use super::plan::{Rollout, available, existing};

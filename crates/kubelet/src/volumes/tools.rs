@@ -97,8 +97,8 @@ mod tests {
         };
         let second = Duration::from_secs(60);
         let shell = |line: &str| vec!["-c".to_owned(), line.to_owned()];
-        let said = tool("sh").run(&shell("echo x; echo why >&2; exit 3"), second);
-        let said = said.await.unwrap();
+        let line = shell("echo x; echo why >&2; exit 3");
+        let said = tool("sh").run(&line, second).await.unwrap();
         assert_eq!((said.code, said.out.as_str()), (Some(3), "x\n"));
         let why = said.success("sh").unwrap_err();
         assert_eq!(why, "sh ended with exit code 3: why");

@@ -10,7 +10,7 @@ use super::{Check, Events, Plugin, Prepare, Ready, Reason, Verdict, Write, norma
 use crate::devices::{self, Allocated, Binding, Failure, Matches, Pending, Slices, WantedClaim};
 use crate::node::Node;
 use crate::pod::Pod;
-use crate::selector_terms::NodeTerm;
+use crate::selector_terms::{NodeTerm, node_terms};
 use crate::snapshot::Snapshot;
 
 /// Alternatives of a request, at most; the API's limit.
@@ -81,12 +81,9 @@ impl<'a> Claims<'a> {
             let status = claim.status.as_ref();
             if let Some(allocation) = status.and_then(|s| s.allocation.as_ref()) {
                 let selector = allocation.node_selector.as_ref();
-                let terms = |s: &k8s_openapi::api::core::v1::NodeSelector| {
-                    s.node_selector_terms.iter().map(NodeTerm::read).collect()
-                };
                 had.push(Had {
                     claim,
-                    places: selector.map(terms),
+                    places: selector.map(node_terms),
                 });
                 continue;
             }
