@@ -340,3 +340,73 @@ async fn of_two_that_come_at_once_one_gets_the_names() {
         assert_eq!(accepted, 1, "{group}");
     }
 }
+
+/// The versions of the definition, with the field `anchor` or without it.
+fn versions(anchored: bool) -> Value {
+    let mut versions = definition()["spec"]["versions"].take();
+    if anchored {
+        versions[0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["anchor"] =
+            json!({"type": "string", "default": "iron"});
+    }
+    versions
+}
+
+/// A schema comes and goes while objects are written: each write is judged by one of them, none is
+/// lost, and in the end all objects are of the last one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_changes_under_its_writers() {
+    const WRITERS: usize = 3;
+    const EACH: usize = 40;
+    let server = server().await;
+    install(&server).await;
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..WRITERS {
+        let server = server.clone();
+        writers.spawn(async move {
+            for n in 0..EACH {
+                let mut ship = argo();
+                ship["metadata"]["name"] = format!("ship-{writer}-{n}").into();
+                let (code, made) = post(&server, SHIPS, ship).await;
+                assert_eq!(code, 201, "{made}");
+                let anchor = &made["spec"]["anchor"];
+                assert!(anchor.is_null() || anchor == "stone", "{made}");
+                assert_eq!(made["spec"]["sail"], "white", "{made}");
+                let uri = format!("{SHIPS}/ship-{writer}-{n}");
+                let patch = json!({"spec": {"oars": [{"name": "b", "length": n + 1}]}});
+                let (code, now) = ask(&server, Method::PATCH, &uri, patch).await;
+                assert_eq!(code, 200, "{now}");
+                let wrong = json!({"spec": {"oars": [{"name": "b", "length": -1}]}});
+                let (code, refused) = ask(&server, Method::PATCH, &uri, wrong).await;
+                assert_eq!(code, 422, "{refused}");
+            }
+        });
+    }
+    let mut anchored = false;
+    while !writers.is_empty() {
+        anchored = !anchored;
+        let change = json!({"spec": {"versions": versions(anchored)}});
+        let (code, changed) = ask(&server, Method::PATCH, CRD, change).await;
+        assert_eq!(code, 200, "{changed}");
+        while let Some(done) = writers.try_join_next() {
+            done.expect("a writer");
+        }
+        tokio::task::yield_now().await;
+    }
+    let last = json!({"spec": {"versions": versions(true)}});
+    let (code, changed) = ask(&server, Method::PATCH, CRD, last).await;
+    assert_eq!(code, 200, "{changed}");
+    let list = until(&server, SHIPS, |_, list| {
+        let mut all = list["items"].as_array().into_iter().flatten();
+        all.all(|ship| ship["spec"]["anchor"].is_string())
+    })
+    .await;
+    let all = list["items"].as_array().expect("a list");
+    assert_eq!(all.len(), WRITERS * EACH);
+    for ship in all {
+        assert_eq!(
+            ship["spec"]["oars"].as_array().map(Vec::len),
+            Some(1),
+            "{ship}"
+        );
+    }
+}
