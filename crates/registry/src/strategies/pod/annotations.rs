@@ -14,6 +14,27 @@ const MIRROR: &str = "kubernetes.io/config.mirror";
 const APP_ARMOR: &str = "container.apparmor.security.beta.kubernetes.io/";
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 
+/// Annotations that nobody acts on any more, and what to write instead.
+const GONE: [(&str, &str); 3] = [
+    (
+        "scheduler.alpha.kubernetes.io/critical-pod",
+        "non-functional in v1.16+; use the \"priorityClassName\" field instead",
+    ),
+    (
+        "security.alpha.kubernetes.io/sysctls",
+        "non-functional in v1.11+; use the \"sysctls\" field instead",
+    ),
+    (
+        "security.alpha.kubernetes.io/unsafe-sysctls",
+        "non-functional in v1.11+; use the \"sysctls\" field instead",
+    ),
+];
+/// Of a pod, and, followed by its name, of a container.
+const SECCOMP: [&str; 2] = [
+    "seccomp.security.alpha.kubernetes.io/pod",
+    "container.seccomp.security.alpha.kubernetes.io/",
+];
+
 /// The annotations of a pod with their texts.
 fn all(meta: &Value) -> impl Iterator<Item = (&str, &str)> {
     let map = at(meta, "annotations").as_object();
@@ -130,6 +151,29 @@ pub fn app_armor(pod: &mut Value) {
             }
         }
     }
+}
+
+/// Warnings of annotations that do nothing any more. `path`: as of [`warnings`].
+pub fn gone(path: &FieldPath, meta: &Value, spec: &Value) -> Vec<String> {
+    let annotations = at(meta, "annotations");
+    let path = path.child("metadata").child("annotations");
+    let known = GONE.iter().filter(|(key, _)| has(annotations, key));
+    let mut out: Vec<String> = known
+        .map(|(key, why)| format!("{}: {why}", path.key(key)))
+        .collect();
+    let mut seccomp = |key: &str, holder: &Value| {
+        let said = has(at(holder, "securityContext"), "seccompProfile");
+        if has(annotations, key) && !said {
+            let why = "non-functional in v1.27+; use the \"seccompProfile\" field instead";
+            out.push(format!("{}: {why}", path.key(key)));
+        }
+    };
+    let [of_pod, of_container] = SECCOMP;
+    seccomp(of_pod, spec);
+    each_container(&FieldPath::root(), spec, |_, c| {
+        seccomp(&format!("{of_container}{}", text(c, "name")), c);
+    });
+    out
 }
 
 /// Warnings of annotations whose work is a field's today: where no field says so, or a pod's field is

@@ -95,6 +95,7 @@ pub fn pod_spec(path: &FieldPath, spec: &Value, meta: &Value) -> Vec<String> {
             ));
         }
     }
+    node_affinity(&mut out, &base, at(at(spec, "affinity"), "nodeAffinity"));
     for (i, c) in items(spec, "topologySpreadConstraints").iter().enumerate() {
         let path = base.child("topologySpreadConstraints").index(i);
         let key = text(c, "topologyKey");
@@ -108,6 +109,7 @@ pub fn pod_spec(path: &FieldPath, spec: &Value, meta: &Value) -> Vec<String> {
             ));
         }
     }
+    out.extend(super::annotations::gone(path, meta, spec));
     for (i, v) in items(spec, "volumes").iter().enumerate() {
         for (field, message) in OLD_VOLUMES {
             if has(v, field) {
@@ -126,6 +128,10 @@ pub fn pod_spec(path: &FieldPath, spec: &Value, meta: &Value) -> Vec<String> {
             out.push(format!("{path}: invalid empty name \"\""));
         }
     }
+    for name in ["memory", "ephemeral-storage"] {
+        let amount = at(at(spec, "overhead"), name);
+        fraction(&mut out, &base.child("overhead").key(name), amount);
+    }
     each_container(&base, spec, |path, c| {
         fractions(&mut out, &path, c);
         environment(&mut out, &path, c);
@@ -138,6 +144,7 @@ pub fn pod_spec(path: &FieldPath, spec: &Value, meta: &Value) -> Vec<String> {
             "{path}: must be >= 0; negative values are invalid and will be treated as 1"
         ));
     }
+    pod_affinity(&mut out, &base, spec);
     out
 }
 
@@ -156,12 +163,74 @@ fn fractions(out: &mut Vec<String>, path: &FieldPath, c: &Value) {
     for name in ["memory", "ephemeral-storage"] {
         for side in ["limits", "requests"] {
             let amount = at(at(at(c, "resources"), side), name);
-            if is_fractional(amount) {
-                let path = path.child("resources").child(side).key(name);
-                let shown = show(amount);
-                out.push(format!(
-                    "{path}: fractional byte value {shown:?} is invalid, must be an integer"
-                ));
+            fraction(out, &path.child("resources").child(side).key(name), amount);
+        }
+    }
+}
+
+/// Bytes come whole.
+fn fraction(out: &mut Vec<String>, path: &FieldPath, amount: &Value) {
+    if is_fractional(amount) {
+        let shown = show(amount);
+        out.push(format!(
+            "{path}: fractional byte value {shown:?} is invalid, must be an integer"
+        ));
+    }
+}
+
+const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
+const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
+
+/// Nodes by labels that have better ones since, and wishes that no label can fulfil.
+fn node_affinity(out: &mut Vec<String>, base: &FieldPath, affinity: &Value) {
+    let path = base.child("affinity").child("nodeAffinity");
+    let required = path.child(REQUIRED).child("nodeSelectorTerms");
+    let terms = items(at(affinity, REQUIRED), "nodeSelectorTerms");
+    for (i, term) in terms.iter().enumerate() {
+        node_term(out, &required.index(i), term, false);
+    }
+    for (i, wish) in items(affinity, PREFERRED).iter().enumerate() {
+        let path = path.child(PREFERRED).index(i).child("preference");
+        node_term(out, &path, at(wish, "preference"), true);
+    }
+}
+
+fn node_term(out: &mut Vec<String>, path: &FieldPath, term: &Value, with_values: bool) {
+    for (i, expression) in items(term, "matchExpressions").iter().enumerate() {
+        let path = path.child("matchExpressions").index(i);
+        let key = text(expression, "key");
+        if let Some(message) = old_label(key) {
+            out.push(format!("{}: {key} is {message}", path.child("key")));
+        }
+        let values = items(expression, "values").iter().filter(|_| with_values);
+        for (j, value) in values.enumerate() {
+            let value = value.as_str().unwrap_or_default();
+            let path = path.child("values").index(j);
+            for why in names::is_valid_label_value(value) {
+                out.push(format!("{path}: {value} is invalid, {why}"));
+            }
+        }
+    }
+}
+
+/// Terms of pods without a selector, which select none.
+fn pod_affinity(out: &mut Vec<String>, base: &FieldPath, spec: &Value) {
+    for kind in ["podAffinity", "podAntiAffinity"] {
+        let terms = at(at(spec, "affinity"), kind);
+        let path = base.child("affinity").child(kind);
+        for (list, part) in [(REQUIRED, ""), (PREFERRED, "podAffinityTerm")] {
+            for (i, term) in items(terms, list).iter().enumerate() {
+                let path = path.child(list).index(i);
+                let (term, path) = match part {
+                    "" => (term, path),
+                    part => (at(term, part), path.child(part)),
+                };
+                if !has(term, "labelSelector") {
+                    let path = path.child("labelSelector");
+                    out.push(format!(
+                        "{path}: a null labelSelector results in matching no pod"
+                    ));
+                }
             }
         }
     }
@@ -194,6 +263,7 @@ fn ports<'a>(out: &mut Vec<String>, base: &FieldPath, spec: &'a Value) {
     each_container(base, spec, |path, c| {
         for (i, p) in items(c, "ports").iter().enumerate() {
             let path = path.child("ports").index(i);
+            without_port(&mut pairs, &path, p);
             let key = (int(p, "containerPort").unwrap_or(0), text(p, "protocol"));
             let others = all.entry(key).or_default();
             let port = Port::of(p);
@@ -216,6 +286,19 @@ fn ports<'a>(out: &mut Vec<String>, base: &FieldPath, spec: &'a Value) {
     });
     out.append(&mut pairs);
     out.append(&mut names);
+}
+
+/// An address of the host that is named for no port of it; the port is shown as Go shows it.
+fn without_port(out: &mut Vec<String>, path: &FieldPath, p: &Value) {
+    let (ip, host) = (text(p, "hostIP"), int(p, "hostPort").unwrap_or(0));
+    if ip.is_empty() || host != 0 || out.len() >= PORT_PAIRS {
+        return;
+    }
+    let (name, protocol) = (text(p, "name"), text(p, "protocol"));
+    let number = int(p, "containerPort").unwrap_or(0);
+    out.push(format!(
+        "{path}: hostIP set without hostPort: {{Name:{name} HostPort:0 ContainerPort:{number} Protocol:{protocol} HostIP:{ip}}}"
+    ));
 }
 
 /// What of a port can be at odds with another of the same number and protocol.
@@ -345,6 +428,43 @@ mod tests {
             ));
         }
         assert_eq!(of_ports(&json!(all)), wanted);
+    }
+
+    #[test]
+    fn what_selects_nothing_or_is_old_is_warned_of() {
+        let term = json!({ "matchExpressions": [{ "key": "beta.kubernetes.io/os", "operator": "In", "values": ["a b"] }] });
+        let spec = json!({
+            "overhead": { "memory": "1m" },
+            "affinity": {
+                "nodeAffinity": {
+                    REQUIRED: { "nodeSelectorTerms": [term] },
+                    PREFERRED: [{ "weight": 1, "preference": term }],
+                },
+                "podAntiAffinity": { PREFERRED: [{ "podAffinityTerm": { "topologyKey": "k" } }] },
+            },
+            "containers": [{ "name": "c", "ports": [{ "name": "p", "containerPort": 80, "protocol": "TCP", "hostIP": "192.0.2.1" }] }],
+        });
+        let meta = json!({ "annotations": { "security.alpha.kubernetes.io/sysctls": "", "container.seccomp.security.alpha.kubernetes.io/c": "" } });
+        let node = format!(
+            "spec.affinity.nodeAffinity.{REQUIRED}.nodeSelectorTerms[0].matchExpressions[0].key"
+        );
+        let wish =
+            format!("spec.affinity.nodeAffinity.{PREFERRED}[0].preference.matchExpressions[0]");
+        let said = pod_spec(&FieldPath::root(), &spec, &meta);
+        let old = "deprecated since v1.14; use \"kubernetes.io/os\" instead";
+        assert_eq!(
+            said,
+            [
+                format!("{node}: beta.kubernetes.io/os is {old}"),
+                format!("{wish}.key: beta.kubernetes.io/os is {old}"),
+                format!("{wish}.values[0]: a b is invalid, {}", names::is_valid_label_value("a b")[0]),
+                "metadata.annotations[security.alpha.kubernetes.io/sysctls]: non-functional in v1.11+; use the \"sysctls\" field instead".to_owned(),
+                "metadata.annotations[container.seccomp.security.alpha.kubernetes.io/c]: non-functional in v1.27+; use the \"seccompProfile\" field instead".to_owned(),
+                "spec.overhead[memory]: fractional byte value \"1m\" is invalid, must be an integer".to_owned(),
+                "spec.containers[0].ports[0]: hostIP set without hostPort: {Name:p HostPort:0 ContainerPort:80 Protocol:TCP HostIP:192.0.2.1}".to_owned(),
+                format!("spec.affinity.podAntiAffinity.{PREFERRED}[0].podAffinityTerm.labelSelector: a null labelSelector results in matching no pod"),
+            ]
+        );
     }
 
     #[test]
