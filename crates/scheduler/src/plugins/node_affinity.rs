@@ -101,6 +101,7 @@ mod tests {
 
     use super::*;
     use crate::plugins::testing::{Cluster, scores, verdicts};
+    use crate::selector_terms::node_terms;
 
     fn cluster() -> Cluster {
         Cluster::new([
@@ -179,9 +180,10 @@ mod tests {
     #[test]
     fn the_profile_may_want_something_for_all() {
         let term = |value: &str| {
-            let term = json!({"matchExpressions": [
-                {"key": "disk", "operator": "In", "values": [value]}]});
-            NodeTerm::read(&serde_json::from_value(term).expect("a term"))
+            let selector = json!({"nodeSelectorTerms": [{"matchExpressions": [
+                {"key": "disk", "operator": "In", "values": [value]}]}]});
+            let read = node_terms(&serde_json::from_value(selector).expect("a selector"));
+            read.into_iter().next().expect("a term")
         };
         let plugin = NodeAffinity {
             added_required: Some(vec![term("ssd"), term("hdd")]),
