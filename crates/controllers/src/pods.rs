@@ -225,7 +225,7 @@ mod tests {
             pod("d", 1, 1, 0),
         ];
         let all: Vec<&Arc<Pod>> = all.iter().collect();
-        let order = least_useful(&all, 4, 0);
+        let order = least_useful(&all, &[], 4, 0);
         let order: Vec<_> = order.iter().map(|p| uid_of(&***p)).collect();
         assert_eq!(order, ["d", "b", "c", "a"]);
     }
