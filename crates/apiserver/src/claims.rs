@@ -214,7 +214,7 @@ impl Addresses {
             // Most writes claim nothing new.
             let offers = &*offers.get_or_insert_with(|| offered(state));
             let chosen = match address {
-                None => cluster_ips::any(offers, *family, &taken, &state.random()),
+                None => cluster_ips::give(offers, *family, &taken, &state.random()),
                 Some(Err(_)) => Err(Refused::Mismatched),
                 Some(Ok(address)) => {
                     cluster_ips::named(offers, address, &taken).map(|offer| (address, offer))

@@ -115,7 +115,7 @@ pub fn named<'a>(offers: &'a [Offer], ip: IpAddr, had: &dyn Had) -> Result<&'a O
 }
 
 /// An address of a family that nobody has, and the range that gives it.
-pub fn any<'a>(
+pub fn give<'a>(
     offers: &'a [Offer],
     family: IpFamily,
     had: &dyn Had,
@@ -295,13 +295,13 @@ mod tests {
         let random = Random::seeded(3);
         let mut had = BTreeSet::new();
         let mut order = Vec::new();
-        while let Ok((ip, offer)) = any(&all, IpFamily::Four, &had, &random) {
+        while let Ok((ip, offer)) = give(&all, IpFamily::Four, &had, &random) {
             assert!(offer.cidr.serves(ip) && had.insert(ip), "{ip}");
             order.push(&*offer.name);
         }
         let want = [[DEFAULT; 6], ["more"; 6]].concat();
         assert_eq!(order, want);
-        let six = any(&all, IpFamily::Six, &had, &random);
+        let six = give(&all, IpFamily::Six, &had, &random);
         assert_eq!(six, Err(Refused::Full));
     }
 
@@ -328,8 +328,8 @@ mod tests {
                 had.extend(of(first).iter().skip(1));
             }
             let free = |offer: &Offer| of(offer).iter().any(|ip| !had.contains(ip));
-            let got = any(&all, IpFamily::Four, &had, &Random::seeded(seed));
-            let again = any(&all, IpFamily::Four, &had, &Random::seeded(seed));
+            let got = give(&all, IpFamily::Four, &had, &Random::seeded(seed));
+            let again = give(&all, IpFamily::Four, &had, &Random::seeded(seed));
             prop_assert_eq!(got, again);
             match (got, all.iter().find(|o| free(o))) {
                 (Ok((ip, offer)), Some(first)) => {
