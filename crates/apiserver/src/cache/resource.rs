@@ -522,6 +522,7 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
+    use super::super::event::EventType;
     use super::*;
 
     /// A write of one of a few pods: where it then is, with which label; or that it is deleted.
