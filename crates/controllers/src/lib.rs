@@ -36,6 +36,7 @@ mod scales;
 pub mod service_account;
 pub mod service_cidrs;
 pub mod stateful;
+pub mod storage_migration;
 #[cfg(test)]
 mod testing;
 pub mod ttl;

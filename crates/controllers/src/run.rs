@@ -14,7 +14,7 @@ use crate::{
     attach_detach, autoscaler, certificates, cluster_dns, cluster_roles, cron, daemon, deployment,
     device_taints, disruption, endpoint_slice_mirroring, endpoints, garbage, job, load_balancer,
     metrics, namespace, nodes, policy_status, replica, resource_claim, resource_quota,
-    service_account, service_cidrs, stateful, ttl, volumes,
+    service_account, service_cidrs, stateful, storage_migration, ttl, volumes,
 };
 
 /// The configuration of the controllers.
@@ -172,6 +172,8 @@ pub async fn run(
     all.start(namespace::Namespaces::new(informers, client));
     let client = accounts.of(resource_quota::ResourceQuotas::ACCOUNT);
     all.start(resource_quota::ResourceQuotas::new(informers, client));
+    let client = accounts.of(storage_migration::Migrations::ACCOUNT);
+    all.start(storage_migration::Migrations::new(client));
     all.start(garbage::Garbage::new(
         accounts.of(garbage::Garbage::ACCOUNT),
         informers.random().clone(),

@@ -85,6 +85,5 @@ pub(super) const INTERNAL: &[Def] = &[
     )
     .versioned()
     .columns(columns::MIGRATIONS)
-    .subs(&[STATUS])
-    .inert(),
+    .subs(&[STATUS]),
 ];
