@@ -184,6 +184,8 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
+    // Not that of strategies.
+    use super::any;
     use super::*;
 
     impl Had for BTreeSet<IpAddr> {

@@ -524,6 +524,7 @@ mod tests {
 
     use super::super::event::EventType;
     use super::*;
+    use crate::cache::EventType;
 
     /// A write of one of a few pods: where it then is, with which label; or that it is deleted.
     #[derive(Clone, Debug)]
