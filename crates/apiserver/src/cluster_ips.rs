@@ -184,8 +184,6 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    // Not that of strategies.
-    use super::any;
     use super::*;
 
     impl Had for BTreeSet<IpAddr> {

@@ -522,7 +522,6 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
-    use super::super::event::EventType;
     use super::*;
     use crate::cache::EventType;
 

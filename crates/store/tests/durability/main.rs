@@ -74,9 +74,10 @@ async fn a_store_is_the_same_after_it_was_closed() {
     let one = store.get(bytes("k9"), 0).await.expect("get");
     store.close();
     let files = || std::fs::read_dir(dir.path()).expect("dir").flatten();
-    let bytes: u64 = files().map(|f| f.metadata().expect("a file").len()).sum();
+    let lengths = files().map(|f| f.metadata().expect("a file").len());
+    let size: u64 = lengths.sum();
     let said = store.disk_bytes().await.expect("size");
-    assert!(bytes > 0 && said == Some(bytes), "{said:?}, not {bytes}");
+    assert!(size > 0 && said == Some(size), "{said:?}, not {size}");
     let again = Embedded::open(dir.path(), small_segments()).expect("open again");
     assert_eq!(content(&again).await, before);
     assert_eq!(again.revision().await.expect("revision"), revision);
