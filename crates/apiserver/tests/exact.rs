@@ -578,8 +578,7 @@ async fn some_kinds_are_replaced_only_by_version() {
 async fn some_kinds_are_made_by_a_replacement() {
     let running = start(|_| {}).await;
     let admin = running.admin().await;
-    let role =
-        |name: &str| json!({ "metadata": { "name": name, "resourceVersion": "7" }, "rules": [] });
+    let role = |name: &str| json!({ "metadata": { "name": name, "resourceVersion": "7" }, "rules": [{ "apiGroups": [""], "resources": ["pods"], "verbs": ["get"] }] });
     let at = |name: &str| format!("{ROLES}/{name}");
     // Who may replace it and not make it does neither.
     let rule = json!({ "apiGroups": ["rbac.authorization.k8s.io"], "resources": ["roles"], "verbs": ["get", "update"] });
