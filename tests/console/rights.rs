@@ -81,7 +81,7 @@ fn all_places(cx: &Context, page: &mut Browser, name: &str) -> Result<()> {
         page.axe()?;
         let over = "document.documentElement.scrollWidth - innerWidth";
         page.until(
-            &format!("{place} is no wider than the screen"),
+            &format!("{place} is not wider than the screen"),
             &format!("{over} <= 0"),
         )?;
         let shot = format!("{name}-{}", place.replace(['/', '?', '='], "-"));

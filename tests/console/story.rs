@@ -163,7 +163,7 @@ pub fn yaml_is_changed_with_its_mistakes_shown_in_place(cx: &Context) -> Result<
     let text = page.value("document.querySelector('.yaml textarea').value")?;
     let text = text.as_str().unwrap_or_default().to_owned();
     ensure!(text.contains("  replicas: 1\n"), "{text}");
-    // What is no YAML, what has no such type, what is no valid value, what nobody knows.
+    // What is not YAML, what has no such type, what is not a valid value, what nobody knows.
     let wrong = [
         ("  replicas: [1\n", ""),
         ("  replicas: many\n", "replicas"),

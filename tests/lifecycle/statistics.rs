@@ -306,7 +306,7 @@ pub fn figures_are_the_kernels_through_restarts(cx: &Context) -> Result<()> {
         "the container that ended is still reported"
     );
     ensure!(of_pod(&text)? >= before, "the pod's CPU time went back");
-    // A kubelet that begins anew begins nothing anew.
+    // A kubelet that begins again begins nothing again.
     cx.cluster.kill_agent("node-1")?;
     let (same, goes_on, _) = eventually("the new kubelet reports", || compare(cx))?;
     ensure!(

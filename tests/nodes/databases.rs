@@ -36,7 +36,7 @@ const SQLITE: Database = Database {
 };
 
 /// It is initialized beside its place: a half-made one is never started. A volume of the group's is
-/// given to the group anew with each pod, and PostgreSQL wants its folder for itself: so its usual
+/// given to the group again with each pod, and PostgreSQL wants its folder for itself: so its usual
 /// image closes it at each start, too.
 const POSTGRES: Database = Database {
     name: "postgres",

@@ -93,7 +93,7 @@ fn from_file_to_end(cx: &Context) -> Result<()> {
     cx.wait_ready(&web)?;
     ensure!(container(cx, &web)? == was);
 
-    // What is no static pod is said, and harms nothing.
+    // What is not a static pod is said, and harms nothing.
     let mut bad = manifest(cx, "bad", STAY);
     bad["spec"]["serviceAccountName"] = "default".into();
     put(cx, "bad", &bad)?;
@@ -134,7 +134,7 @@ fn from_file_to_end(cx: &Context) -> Result<()> {
     })
 }
 
-/// While no server answers, an agent that starts anew runs what is there, and what comes.
+/// While no server answers, an agent that starts again runs what is there, and what comes.
 fn without_a_server(cx: &Context) -> Result<()> {
     let server = Pid::from_raw(cx.cluster.pid("server")?);
     let signal = |signal| server.map(|pid| kill_process(pid, signal)).transpose();

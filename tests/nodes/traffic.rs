@@ -60,7 +60,7 @@ fn ended_well(load: Load) -> Result<()> {
     Ok(())
 }
 
-/// A pod that asks an address again and again, each time anew, until it is asked to stop.
+/// A pod that asks an address again and again, each time by a new connection, until it is asked to stop.
 fn asker(name: &str, url: &str) -> Value {
     let line = format!(
         "until [ -e /tmp/go ]; do sleep 0.1; done; touch /tmp/ok /tmp/failed; \

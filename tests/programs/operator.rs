@@ -77,7 +77,7 @@ pub fn sites_are_kept_in_order_whoever_leads(cx: &Context) -> Result<()> {
     cx.wait("site/old", "jsonpath={.status.ready}=2")?;
     many_are_brought_in_order(cx)?;
 
-    // What is in order is not written again by who looks at it anew.
+    // What is in order is not written again by who looks at it again.
     let before = cx.field("site old", ".metadata.resourceVersion")?;
     drop(second);
     let third = operator(cx, "first")?;

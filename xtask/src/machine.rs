@@ -152,7 +152,7 @@ pub fn prepare_programs() -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// Makes a folder anew, unless it was made of these very files.
+/// Makes a folder again, unless it was made of these very files.
 fn once(folder: &Path, of: &[PathBuf], make: impl FnOnce() -> Result<()>) -> Result<()> {
     let mut wanted = Vec::new();
     for file in of {

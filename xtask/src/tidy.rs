@@ -52,6 +52,11 @@ const SIMULATED: [&str; 9] = [
     "store",
 ];
 
+/// Over these a reader stumbles wherever they stand, in texts for people most of all: the word, and
+/// the denial that nobody speaks (but "there" before it is plain).
+const ONCE_MORE: &str = concat!("an", "ew");
+const DENIAL: &str = concat!(" is", " no ");
+
 /// Folders of Rust code.
 const CODE: [&str; 5] = ["crates", "xtask", "tests", "benches", "fuzz"];
 
@@ -159,10 +164,32 @@ fn problems(name: &str, text: &str) -> Vec<String> {
             ));
         }
     }
+    for (at, line) in text.lines().enumerate() {
+        let mut words = line.split(|c: char| !c.is_alphanumeric() && c != '_');
+        if words.any(|word| word.eq_ignore_ascii_case(ONCE_MORE)) {
+            out.push(format!("{name}:{}: {ONCE_MORE}: say again", at + 1));
+        }
+        if denies_oddly(line) {
+            out.push(format!("{name}:{}:{DENIAL}…: say is not a …", at + 1));
+        }
+    }
     for word in UNFINISHED.iter().filter(|w| text.contains(**w)) {
         out.push(format!("{name}: holds {word:?}"));
     }
     out
+}
+
+/// Whether a line denies something in the form that [`DENIAL`] is about.
+fn denies_oddly(line: &str) -> bool {
+    line.match_indices(DENIAL).any(|(at, found)| {
+        let before = line.get(..at).unwrap_or_default().to_lowercase();
+        let after = line.get(at + found.len()..).unwrap_or_default();
+        let is_plain = ["there", "here", "where"]
+            .iter()
+            .any(|w| before.ends_with(w))
+            || ["longer", "more"].iter().any(|w| after.starts_with(w));
+        after.starts_with(|c: char| c.is_ascii_lowercase()) && !is_plain
+    })
 }
 
 /// Whether a file is of a crate that runs in simulations; what its tests do does not matter.
@@ -256,6 +283,20 @@ mod tests {
         assert_eq!(problems("a.rs", &tests).len(), 1);
         let stumbling = format!("//! x\n    // It is {} why.\n", STUMBLING[0]);
         assert_eq!(problems("a.rs", &stumbling).len(), 1);
+        for (text, wrong) in [
+            (format!("//! It is made {ONCE_MORE}.\n"), 1),
+            (
+                format!("//! x\nconst A: &str = \"What{DENIAL}number is read {ONCE_MORE}.\";\n"),
+                2,
+            ),
+            (
+                format!("//! There{DENIAL}number, and it{DENIAL}longer one.\n"),
+                0,
+            ),
+            (format!("//! It{DENIAL}UTF-8.\n"), 0),
+        ] {
+            assert_eq!(problems("a.rs", &text).len(), wrong, "{text}");
+        }
         let half = format!("//! x\nfn a() {{ {}) }}\n", UNFINISHED[0]);
         assert_eq!(problems("a.rs", &half).len(), 1);
         let chosen = "//! x\nfn a() {\n    tokio::select! {\n        () = b => {}\n    }\n}\n";

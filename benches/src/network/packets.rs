@@ -157,7 +157,7 @@ impl Lab {
         for _ in 0..TIMES {
             let begun = Instant::now();
             for _ in 0..PACKETS {
-                // A full socket at the other end is no error here.
+                // A full socket at the other end is not an error here.
                 socket.send(b"packet")?;
             }
             best = best.min(begun.elapsed().as_secs_f64() * 1e6 / f64::from(PACKETS));

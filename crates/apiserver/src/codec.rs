@@ -183,7 +183,7 @@ pub fn unsupported(_media: &str) -> Status {
 
 /// Checks a value that the server made from the client's (a patched object). Members that are as
 /// in `stored`, if it is given, are not looked at: they were checked before they were stored. `why`
-/// gets the decoder's words for what is no object of the kind.
+/// gets the decoder's words for what is not an object of the kind.
 pub fn decode_value(
     mut value: Value,
     stored: Option<&Value>,

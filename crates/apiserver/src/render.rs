@@ -32,7 +32,7 @@ pub fn answer(call: &Call, answer: Answer) -> Response<Body> {
 }
 
 /// The answer as JSON, whatever form the client wants; none if it would be larger than that, or
-/// is no object.
+/// is not an object.
 pub fn whole_json(call: &Call, answer: &Answer, most_bytes: usize) -> Option<Bytes> {
     let (row, version) = (&*call.row, &call.version);
     match answer {

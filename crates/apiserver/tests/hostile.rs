@@ -73,7 +73,7 @@ impl Running {
         };
         let mut answer = Vec::new();
         let reading = async {
-            // A reset after the answer is no fault.
+            // A reset after the answer is not a fault.
             let _ = read.read_to_end(&mut answer).await;
         };
         tokio::join!(sending, reading);
@@ -198,7 +198,7 @@ async fn what_is_no_text_is_refused() {
     for body in bodies {
         let (code, status) = s.send("POST", MAPS, "application/yaml", body).await;
         assert_eq!(code, 400, "{body:?}: {status}");
-        // In JSON each stands for U+FFFD, as upstream's decoder has it; that is no key.
+        // In JSON each stands for U+FFFD, as upstream's decoder has it; that is not a key.
         let (code, made) = s.send("POST", MAPS, JSON, body).await;
         if code == 201 {
             assert_eq!(made["data"]["a"], "\u{fffd}\u{fffd}");

@@ -406,7 +406,7 @@ async fn what_fails_stops_a_write_unless_that_is_ignored() {
             assert_eq!(ask(&c.server, Method::DELETE, &x, Value::Null).await.0, 200);
         }
     }
-    // A patch that does not fit is no failure to call.
+    // A patch that does not fit is not a failure to call.
     c.register(true, "x", vec![c.hook("/bad-patch", maps(&["CREATE"]))])
         .await;
     assert_eq!(c.map("z").await.0, 500);

@@ -50,7 +50,7 @@ pub fn limits<'a>(total: u32, levels: impl Iterator<Item = &'a Level> + Clone) -
     levels.map(of).collect()
 }
 
-/// A level when seats are divided anew.
+/// A level when seats are divided again.
 #[derive(Clone, Copy, Debug)]
 pub struct State {
     pub limits: Limits,

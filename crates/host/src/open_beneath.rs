@@ -42,7 +42,7 @@ pub fn open(root: &Path, sub: &Path) -> io::Result<OwnedFd> {
 /// The same, but folders that are missing are made, each with exactly these permissions.
 ///
 /// A folder is made below a descriptor that was found below `root`; what appears at its name
-/// meanwhile is not followed, but looked at anew: several may make the same folder at once, and
+/// meanwhile is not followed, but looked at again: several may make the same folder at once, and
 /// whoever owns it may remove or exchange it.
 pub fn open_or_make(root: &Path, sub: &Path, mode: u32) -> io::Result<OwnedFd> {
     let mut last = io::Error::from(Errno::NOENT);

@@ -356,7 +356,7 @@ fn rules_outlive_the_agent_and_are_repaired() {
     let look = |lab: &Lab| installed(lab, Family::Ip4);
     let before = look(&lab);
     assert!(before.table);
-    // The agent starts anew, and for a while it knows nothing.
+    // The agent starts again, and for a while it knows nothing.
     lab.agent = lab
         .node
         .run(|| Agent::new(&config()).expect("netfilter socket"))
@@ -550,7 +550,7 @@ fn a_pod_is_protected_before_the_plugin_says_that_it_is_connected() {
         assert_eq!(
             known.len(),
             1,
-            "an agent that starts anew knows whose it is"
+            "an agent that starts again knows whose it is"
         );
         assert_eq!(known[0].1.uid, "u2");
         let _ = end.send(());

@@ -2,7 +2,7 @@
 //! chooses, lets its network know that packets for them come here. Which they are is in Services; on
 //! which link is decided here; the words are `host::arp`. Another one, which it chooses too, takes
 //! over as soon as the first is silent (`standby`), and gives back when that one speaks again, until
-//! the control plane has decided anew.
+//! the control plane has decided again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};

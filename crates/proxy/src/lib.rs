@@ -48,7 +48,7 @@ pub const MASQUERADE_BIT: u32 = 0x4000;
 /// First and longest wait after a transaction that the kernel refused.
 const RETRY_MILLISECONDS: (u64, u64) = (100, 30_000);
 /// How often it is looked whether others changed tables, in seconds: a number is asked for, and all
-/// is compared only if it is another one. Who loads a firewall anew often flushes all first.
+/// is compared only if it is another one. Who loads a firewall again often flushes all first.
 const CHECK_SECONDS: u64 = 1;
 /// So much of the table of connections in use is warned of.
 const CROWDED_PERCENT: u64 = 90;

@@ -142,7 +142,7 @@ fn programming_bounds() -> Vec<f64> {
 #[derive(Debug, Clone, Copy)]
 pub struct Metrics {
     clock: Clock,
-    /// What changed before is no measure of this proxy.
+    /// What changed before is not a measure of this proxy.
     start: Timestamp,
 }
 

@@ -2,7 +2,7 @@
 //! The control plane hears of a death by missing heartbeats, which takes seconds, and may be away
 //! itself; their network does not wait for it.
 //!
-//! It is the node's kernel that answers, so that a proxy that starts anew loses no connection. A
+//! It is the node's kernel that answers, so that a proxy that starts again loses no connection. A
 //! node that never answered, as behind a filter of ICMP, is never believed to be gone.
 
 use std::collections::{BTreeMap, BTreeSet};

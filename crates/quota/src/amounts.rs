@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 pub struct Amounts(BTreeMap<String, Quantity>);
 
 impl Amounts {
-    /// Reads an object of amounts; what is no amount is left out, since the API never stores such.
+    /// Reads an object of amounts; what is not an amount is left out, since the API never stores such.
     pub fn read(value: Option<&Value>) -> Self {
         let members = value.and_then(Value::as_object).into_iter().flatten();
         let read = |(name, v): (&String, &Value)| {

@@ -12,7 +12,7 @@ use crate::validate_object_meta;
 /// Reads a manifest, YAML or JSON, of one Pod of `v1`: the pod, and what in it is unknown.
 ///
 /// # Errors
-/// It is no pod, it is not valid, or it refers to objects of the API; upstream's words where it has
+/// It is not a pod, it is not valid, or it refers to objects of the API; upstream's words where it has
 /// some.
 pub fn pod(bytes: &[u8]) -> Result<(Value, Vec<String>), String> {
     let plain = schema::decode::yaml(bytes).map_err(|e| e.to_string())?;

@@ -1,5 +1,5 @@
-//! PEM, and as much of DER as tells what is signed (a certificate, or a request for one) from what is
-//! not. Whether a signature holds is for those who sign.
+//! PEM, and as much of DER as distinguishes what is signed (a certificate, or a request for one) from
+//! what is not. Whether a signature holds is for those who sign.
 
 use crate::base64;
 
@@ -17,7 +17,7 @@ const BEGIN: &str = "-----BEGIN ";
 const DASHES: &str = "-----";
 
 /// The blocks of a text, and whether there is something else between them. What does not end, or is no
-/// base64, is no block, and the last thing that is read.
+/// base64, is not a block, and the last thing that is read.
 pub fn blocks(text: &str) -> (Vec<Block<'_>>, bool) {
     let (mut found, mut other) = (Vec::new(), false);
     let mut rest = text;

@@ -249,7 +249,7 @@ impl Questions {
         }
     }
 
-    /// Labels of a node or a namespace changed: all is asked anew when it is needed.
+    /// Labels of a node or a namespace changed: all is asked again when it is needed.
     pub fn forget(&mut self) {
         self.all.clear();
     }

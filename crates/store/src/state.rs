@@ -368,7 +368,7 @@ impl State {
         }
     }
 
-    /// Goes on at a later revision, from which on it is readable: what was between is no one's.
+    /// Goes on at a later revision, from which on it is readable: what was between is nobody's.
     pub fn raise(&mut self, to: Revision) {
         self.revision = self.revision.max(to);
         self.forget(self.revision);

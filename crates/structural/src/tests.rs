@@ -863,7 +863,7 @@ fn costs_follow_from_bounds() {
         ),
         5
     );
-    // What no path leads to is as large as `self`, which is no list here; a path that leads nowhere
+    // What no path leads to is as large as `self`, which is not a list here; a path that leads nowhere
     // is without bound.
     let text = json!({"type": "string", "maxLength": 64});
     let schema = object(json!({

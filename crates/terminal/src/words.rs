@@ -43,7 +43,7 @@ pub fn age(since: Timestamp, now: Timestamp) -> String {
     registry::print::human_duration(now.as_second() - since.as_second())
 }
 
-/// Thousandths of what a quantity says; what is no quantity says nothing.
+/// Thousandths of what a quantity says; what is not a quantity says nothing.
 pub fn millis(quantity: Option<&Written>) -> Option<i64> {
     Some(quantity?.0.parse::<Quantity>().ok()?.milli_value())
 }

@@ -17,7 +17,7 @@ impl Extractor for Read<'_> {
 pub(crate) struct Write<'a>(pub &'a mut HeaderMap);
 
 impl Injector for Write<'_> {
-    /// What is no header is left out: the propagator makes none.
+    /// What is not a header is left out: the propagator makes none.
     fn set(&mut self, key: &str, value: String) {
         let name = HeaderName::from_bytes(key.as_bytes());
         let value = HeaderValue::from_str(&value);

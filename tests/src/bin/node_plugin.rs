@@ -33,6 +33,6 @@ fn main() -> Result<()> {
             let driver = claimed::Claimed { name, data };
             runtime.block_on(claimed::run(&root, &service, driver))
         }
-        other => bail!("{other:?} is no plugin"),
+        other => bail!("{other:?} is not a plugin"),
     }
 }

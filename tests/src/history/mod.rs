@@ -194,7 +194,7 @@ fn known(history: &History) -> Result<Known, Violation> {
 }
 
 /// Revisions follow the clock: a write has a greater one than any that was answered before it was
-/// asked for, of whatever object; a list is no older.
+/// asked for, of whatever object; a list is not older.
 fn real_time(history: &History) -> Result<(), Violation> {
     let written = |o: &Operation| match o.outcome {
         Outcome::Written(r) => Some(r),

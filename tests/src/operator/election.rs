@@ -120,7 +120,7 @@ impl Candidate {
     }
 }
 
-/// Whether a write came through; that another one was faster is no error.
+/// Whether a write came through; that another one was faster is not an error.
 fn taken(outcome: Result<Lease, kube::Error>) -> Result<bool> {
     match outcome {
         Ok(_) => Ok(true),

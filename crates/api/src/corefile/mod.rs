@@ -203,7 +203,7 @@ impl Corefile {
     /// Reads a Corefile.
     ///
     /// # Errors
-    /// When its braces and words make no sense. What makes sense and is not acted on is no error:
+    /// When its braces and words make no sense. What makes sense and is not acted on is not an error:
     /// see `warnings`.
     pub fn parse(text: &str) -> Result<Self, CorefileError> {
         let mut corefile = Self::default();

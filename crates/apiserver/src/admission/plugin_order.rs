@@ -61,7 +61,7 @@ pub enum ChoiceError {
 type Make = fn(&Options) -> Arc<dyn Admit>;
 
 enum Use {
-    /// A part of the server that is no plugin upstream: never off.
+    /// A part of the server that is not a plugin upstream: never off.
     Always(Make),
     On(Make),
     Off(Make),

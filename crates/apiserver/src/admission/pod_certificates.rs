@@ -58,7 +58,7 @@ impl Admit for PodCertificateRequests {
 }
 
 fn request(object: &Value) -> Vec<u8> {
-    // What is no base64 is no request either.
+    // What is not base64 is not a request either.
     let text = text(object, "/spec/stubPKCS10Request");
     STANDARD.decode(text).unwrap_or_default()
 }

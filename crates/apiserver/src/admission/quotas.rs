@@ -2,7 +2,7 @@
 //! of the write, so that no quota is ever exceeded, on however many servers, and nothing is charged
 //! for what was not written. The rules are the crate `quota`'s.
 //!
-//! What makes the count exact beside the controller that counts anew:
+//! What makes the count exact beside the controller that counts again:
 //! - each write that a quota counts changes that quota's revision, also while its status is still
 //!   to come; so a count that missed the write cannot be stored over it;
 //! - a quota that comes, or counts something else from now on, changes its namespace's revision,

@@ -157,7 +157,7 @@ impl Trail {
         self.request_body(object);
     }
 
-    /// What the request brought that is no object of its resource: a patch, options.
+    /// What the request brought that is not an object of its resource: a patch, options.
     pub fn request_body(&self, body: &Value) {
         if !self.records(Level::Request) {
             return;

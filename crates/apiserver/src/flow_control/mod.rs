@@ -50,7 +50,7 @@ pub struct FlowControl {
     /// So that nobody outside knows which flows share queues.
     seed: u64,
     compiled: Compiled<Table>,
-    /// Counts reasons to compile anew beside changed objects.
+    /// Counts reasons to compile again beside changed objects.
     again: AtomicU64,
     in_flight: InFlight,
     /// The bits of the part of its target that a level has which no bound holds.

@@ -88,7 +88,7 @@ fn bundle(old: &str, own: &str) -> String {
         .collect()
 }
 
-/// A JSON list of texts that has this one; what is no such list is of no use.
+/// A JSON list of texts that has this one; what is not such a list is of no use.
 fn list(old: &str, word: &str) -> String {
     let mut all: Vec<String> = serde_json::from_str(old).unwrap_or_default();
     if all.iter().any(|have| have == word) {

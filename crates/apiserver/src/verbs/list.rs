@@ -60,7 +60,7 @@ pub fn unread(e: &FieldError) -> Status {
     }
 }
 
-/// What Go says of a text that is no number.
+/// What Go says of a text that is not a number.
 fn go_number(reader: &str, text: &str, error: &ParseIntError) -> String {
     let why = match error.kind() {
         IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "value out of range",

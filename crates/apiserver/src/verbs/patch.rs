@@ -121,7 +121,7 @@ pub async fn patch(call: &Call, body: &[u8]) -> Result<Answer, Status> {
     Ok(Answer::Object { code: 200, object })
 }
 
-/// A value that a patch made, decoded, in the storage version. If it is no object of the kind, `why`
+/// A value that a patch made, decoded, in the storage version. If it is not an object of the kind, `why`
 /// says why.
 fn checked(
     call: &Call,

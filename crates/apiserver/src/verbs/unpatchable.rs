@@ -1,4 +1,4 @@
-//! What a patch says whose result is no object of the kind, in upstream's words. Upstream decodes the
+//! What a patch says whose result is not an object of the kind, in upstream's words. Upstream decodes the
 //! result of a strategic merge patch from Go's maps, without paths, and shows the patch as Go prints
 //! it; of the other patches it shows the whole result.
 

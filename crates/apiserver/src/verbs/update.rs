@@ -68,7 +68,7 @@ async fn create_missing(call: &Call, mut new: Value, dry_run: bool) -> Result<Ar
 fn versioned(call: &Call, new: &Value, old: &Value) -> Result<(), Status> {
     let none = matches!(meta_text(new, "resourceVersion"), "" | "0");
     let uid = meta_text(new, "uid");
-    // Another object's is told so first.
+    // Another object's is answered so first.
     let same = uid.is_empty() || uid == meta_text(old, "uid");
     if !call.row.needs_version || !none || !same {
         return Ok(());

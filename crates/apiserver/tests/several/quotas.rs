@@ -82,7 +82,7 @@ async fn a_quota_is_never_exceeded(place: TestStore) {
         let server = servers[n % 2].clone();
         tokio::spawn(async move { post(&server, PODS, pod(&format!("p{n}"))).await })
     });
-    // Beside them somebody counts anew, over and over.
+    // Beside them somebody counts again, over and over.
     let counting = servers[1].clone();
     let counter = tokio::spawn(async move {
         for _ in 0..5 {

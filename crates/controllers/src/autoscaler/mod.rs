@@ -84,7 +84,7 @@ impl Controller for Autoscalers {
 
     fn watches(&self, watches: &mut Watches<Key>) {
         metrics::show_scalers(&self.autoscalers, &self.alive);
-        // Its own status is no reason to look again: metrics are looked at in their period.
+        // Its own status is not a reason to look again: metrics are looked at in their period.
         watches.on_change(&self.autoscalers, |change| {
             let spec = |o: &Option<std::sync::Arc<HorizontalPodAutoscaler>>| {
                 o.as_ref().map(|o| o.spec.clone())

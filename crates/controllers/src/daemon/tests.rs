@@ -286,7 +286,7 @@ fn on_delete_waits_for_somebody_to_delete() {
 }
 
 #[test]
-fn what_ended_is_made_anew_later_each_time() {
+fn what_ended_is_made_again_later_each_time() {
     let mut s = Sets::new(1, json!({}));
     s.settle();
     let fail = |s: &mut Sets| {

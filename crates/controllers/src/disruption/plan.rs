@@ -19,7 +19,7 @@ use crate::common::{
 /// A pod that was to be evicted and is not seen to be deleted for so long stays, as upstream.
 const DELETED_WITHIN_MILLIS: i64 = 120_000;
 
-/// Between questions of what scales pods, where there was no answer: nothing else may tell.
+/// Between questions of what scales pods, where there was no answer: nothing else may show it.
 const ASK_AGAIN_MILLIS: i64 = 60_000;
 
 /// What scales pods, and to how many.

@@ -79,7 +79,7 @@ pub(super) fn is_relevant(service: &Service) -> bool {
 
 /// The node, if it may take traffic.
 pub(super) fn machine(node: &Node) -> Option<Machine> {
-    // As upstream: a word that is no truth value excludes.
+    // As upstream: a word that is not a truth value excludes.
     let excluded = |value: &String| {
         !matches!(
             value.as_str(),

@@ -68,7 +68,7 @@ impl Heard {
     }
 }
 
-/// Which nodes were told of.
+/// Of which nodes there were events.
 #[derive(Default)]
 struct Registered {
     /// UIDs by name.
@@ -77,11 +77,11 @@ struct Registered {
 }
 
 /// A node that was made so long before it is first seen is known to everybody: a new leader does not
-/// tell of all nodes there are.
+/// report all nodes there are.
 const NEW_MILLIS: i64 = 300_000;
 
 impl Registered {
-    /// Whether a node is to be told of.
+    /// Whether a node is to be reported.
     fn note(&mut self, node: &Node, now_millis: i64) -> bool {
         let uid = uid_of(node);
         let before = self.known.insert(node.name_any(), uid.clone());
@@ -121,7 +121,7 @@ pub struct Nodes {
     pods: Informer<Pod>,
     heard: Arc<Heard>,
     first_seen: taint_eviction::FirstSeen,
-    /// UIDs of nodes by name, and nodes that are no more and of which nobody was told.
+    /// UIDs of nodes by name, and nodes that are no more and that nobody has reported.
     registered: Arc<Mutex<Registered>>,
     zones: Arc<Mutex<Zones>>,
     /// Whether zones have all nodes that there were at the beginning.

@@ -1,4 +1,4 @@
-//! StorageVersionMigration: everything of a resource is stored anew, in the version and by the key in
+//! StorageVersionMigration: everything of a resource is stored again, in the version and by the key in
 //! which it is stored now, so that older ones can go. The kind is served where somebody asks for it;
 //! so it is asked for, not watched.
 

@@ -159,7 +159,7 @@ pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
     plan
 }
 
-/// Nothing is changed of the object: the server stores it anew where it would be stored otherwise. It
+/// Nothing is changed of the object: the server stores it again where it would be stored otherwise. It
 /// is this very object at this very version, or what somebody else wrote meanwhile.
 fn rewrite(resource: &ApiResource, item: &Item) -> Action {
     let metadata = json!({ "uid": item.uid, "resourceVersion": item.version.to_string() });

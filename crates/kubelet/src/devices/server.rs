@@ -1,4 +1,4 @@
-//! The kubelet's own socket, where device plugins register. It is made anew by each kubelet, which
+//! The kubelet's own socket, where device plugins register. It is made again by each kubelet, which
 //! is how plugins learn that they have to register again.
 
 use super::Devices;

@@ -49,7 +49,7 @@ impl Health {
             let seconds = u64::try_from(said.health_check_timeout_seconds).unwrap_or(0);
             let holds = match seconds {
                 0 => HOLDS,
-                // A day: what is said of the next years is no measurement.
+                // A day: what is said of the next years is not a measurement.
                 some => Duration::from_secs(some.min(86_400)),
             };
             let name = said.device.unwrap_or_default();

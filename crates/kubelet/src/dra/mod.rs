@@ -311,7 +311,7 @@ impl Dra {
                 self.keep(&claim)?;
                 continue;
             }
-            // Whoever comes now has it prepared anew.
+            // Whoever comes now has it prepared again.
             if let Some(known) = self.claims.lock().get_mut(&uid) {
                 known.prepared = false;
             }

@@ -107,7 +107,7 @@ mod tests {
             .map(|s| (s.resource, s.grace_seconds))
             .collect();
         assert_eq!(due, [(Resource::Memory, 20)]);
-        // It went for a moment: it must last anew.
+        // It went for a moment: it must last again.
         let plenty = left_with(&[]);
         let none = observed.look(&wanted, &plenty, start + Duration::from_secs(31));
         assert_eq!(none, Looked::default());

@@ -84,7 +84,7 @@ fn decoded(auth: &str) -> Option<(String, String)> {
     Some((username.to_owned(), password.to_owned()))
 }
 
-/// Host and path of the registry that a credential names; its API's own beginning is no path.
+/// Host and path of the registry that a credential names; its API's own beginning is not a path.
 fn place(server: &str) -> String {
     let bare = server.strip_prefix("https://");
     let bare = bare.or_else(|| server.strip_prefix("http://"));

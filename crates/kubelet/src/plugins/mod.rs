@@ -1,5 +1,5 @@
 //! Plugins of the node: programs that listen on sockets in a folder of the kubelet's, and are asked
-//! there who they are. A socket that comes, goes, or is made anew is noticed by the kernel's events;
+//! there who they are. A socket that comes, goes, or is made again is noticed by the kernel's events;
 //! what there is is always read from the folder, so that no event that is lost matters.
 
 mod registration;
@@ -25,7 +25,7 @@ const LOOK: Duration = Duration::from_secs(30);
 const SETTLE: Duration = Duration::from_millis(50);
 /// After a first failure a plugin is asked again …
 const AGAIN: Duration = Duration::from_secs(1);
-/// … and ever more rarely, up to this: a plugin that needs longer to start is no hurry.
+/// … and ever more rarely, up to this: a plugin that needs longer to start is not urgent.
 const AGAIN_MAX: Duration = Duration::from_secs(60);
 /// Between looks at volumes that nobody uses any more.
 const SWEEP: Duration = Duration::from_secs(60);
@@ -121,7 +121,7 @@ async fn look(deps: &Deps, folder: &Path, known: &mut Known) {
     let left: Vec<PathBuf> = left.map(|(path, _)| path.clone()).collect();
     for path in left {
         if let Some((_, State::Registered(plugin))) = known.remove(&path) {
-            // One that was made anew is the same plugin, which only starts again.
+            // One that was made again is the same plugin, which only starts again.
             if !found.contains_key(&path) {
                 leave(deps, &plugin).await;
             }

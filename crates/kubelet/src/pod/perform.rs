@@ -30,7 +30,7 @@ use std::sync::Arc;
 /// arguments may not be larger than 2 MiB.
 const MOST_VARIABLES: u64 = 1 << 20;
 
-/// How often a container is described anew because what a `subPath` named was exchanged before the
+/// How often a container is described again because what a `subPath` named was exchanged before the
 /// runtime mounted it. Who exchanges it faster than that has the failure, and its back-off.
 const SUB_PATH_TRIES: u32 = 4;
 

@@ -372,7 +372,7 @@ impl Planner<'_> {
                 ..Default::default()
             }));
         }
-        // One that was made and never started is no attempt: its number is used again, and nobody
+        // One that was made and never started is not an attempt: its number is used again, and nobody
         // who began to start it can end with two that run.
         let unstarted = last.filter(|c| c.run == Run::Created);
         if let Some(c) = unstarted {

@@ -40,7 +40,7 @@ impl Place {
     /// Where a `Location` leads from here.
     ///
     /// # Errors
-    /// It is no place that can be asked by HTTP.
+    /// It is not a place that can be asked by HTTP.
     pub fn follow(&self, location: &str) -> Result<Self, String> {
         let (https, rest) = match scheme(location) {
             None => (self.https, location),

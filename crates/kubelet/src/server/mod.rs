@@ -228,7 +228,7 @@ impl Server {
         let (statistics, history) = (self.statistics.clone(), self.history.clone());
         tokio::spawn(async move {
             while history.goes_on() {
-                // What could not be read is no sample.
+                // What could not be read is not a sample.
                 if let Ok(all) = statistics.collect(Detail::Whole).await {
                     history.keep(Arc::new(all));
                 }

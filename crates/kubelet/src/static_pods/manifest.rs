@@ -15,7 +15,7 @@ const SOURCE: &str = "kubernetes.io/config.source";
 const CRITICAL: i32 = 2_000_001_000;
 
 /// What a manifest says: a pod with defaults that was found valid, and what in it has no effect. An
-/// error says why it is no pod that a node may run by itself.
+/// error says why it is not a pod that a node may run by itself.
 pub type Read = fn(&[u8]) -> Result<(Value, Vec<String>), String>;
 
 /// Where static pods are described.

@@ -244,7 +244,7 @@ pub fn page(all: &All) -> String {
         t.sample(total, &s.with(&[("cpu", "total")]), used, at);
     }
     for (name, kind, help, value) in ROWS {
-        // A family without samples is no family.
+        // A family without samples is not a family.
         let mut samples = subjects
             .iter()
             .filter_map(|s| Some((s, value(s)?)))

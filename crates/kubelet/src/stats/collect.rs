@@ -178,7 +178,7 @@ impl Statistics {
             .collect()
     }
 
-    /// Begins to look anew at the volumes of some pods, for who looks again soon.
+    /// Begins to look again at the volumes of some pods, for who looks again soon.
     pub fn look_at(&self, of: &[Arc<Snapshot>], age: Duration) {
         self.volumes.look_at(self.places(), of, age);
     }

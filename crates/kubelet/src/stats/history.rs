@@ -95,7 +95,7 @@ mod tests {
         tokio::time::advance(Duration::from_secs(100)).await;
         assert!(!history.goes_on());
         assert!(history.last(9).is_empty());
-        assert!(history.ask(), "the next one begins anew");
+        assert!(history.ask(), "the next one begins again");
     }
 
     #[test]

@@ -211,7 +211,7 @@ fn used(t: &mut Text, all: &All) {
             own.filter_map(move |c| Some((p, c, value(c)?)))
         });
         let mut each = each.peekable();
-        // A family without samples is no family.
+        // A family without samples is not a family.
         if each.peek().is_some() {
             t.family(name, kind, help);
         }

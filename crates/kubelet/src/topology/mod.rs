@@ -295,8 +295,8 @@ impl Turn<'_> {
     }
 }
 
-/// What is kept on NUMA nodes must be what is kept at all, or else pods are admitted for which there
-/// is no memory.
+/// What is kept on NUMA nodes must be what is kept at all, or else pods are admitted without
+/// memory for them.
 fn check_reserved(machine: &Machine, memory: &MemoryPolicy, kept: u64) -> Result<(), String> {
     for node in memory.reserved.keys() {
         if !machine.0.contains_key(node) {

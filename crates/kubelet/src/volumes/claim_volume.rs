@@ -218,7 +218,7 @@ async fn mount(order: Order<'_>, found: &Found) -> Result<PathBuf, Error> {
     ))
 }
 
-/// The folder of a volume that was made on this node's own disk; `None`: it is no such volume.
+/// The folder of a volume that was made on this node's own disk; `None`: it is not such a volume.
 fn own_folder(order: Order<'_>, found: &Found, path: &str) -> Result<Option<PathBuf>, Error> {
     let annotations = found.volume.metadata.annotations.as_ref();
     let maker = annotations.and_then(|a| a.get(PROVISIONED_BY));

@@ -129,7 +129,7 @@ fn mount_arguments(kind: &str, wanted: &Wanted<'_>, device: &str, dir: &str) -> 
     if !options.is_empty() {
         all.extend(["-o".to_owned(), options.join(",")]);
     }
-    // What follows is no option, whatever it is called.
+    // What follows is not an option, whatever it is called.
     all.extend(["--".to_owned(), device.to_owned(), dir.to_owned()]);
     all
 }

@@ -19,7 +19,7 @@ const LONGEST_SELECTOR: usize = 100 * 1024;
 pub struct Bundle {
     signer: String,
     labels: BTreeMap<String, String>,
-    /// Its certificates, DER; why they cannot be read, where its text is no list of them.
+    /// Its certificates, DER; why they cannot be read, where its text is not a list of them.
     anchors: Result<BTreeSet<Vec<u8>>, String>,
 }
 

@@ -177,7 +177,7 @@ impl NetConf {
         field(runtime, name)
     }
 
-    /// The limits of a pod's annotations, in bits and bits per second; zero is no limit.
+    /// The limits of a pod's annotations, in bits and bits per second; zero is not a limit.
     fn limits(&self) -> Result<Limits, CniError> {
         let Some(bandwidth) = self.of_pod("bandwidth") else {
             return Ok(Limits::default());

@@ -302,7 +302,7 @@ pub fn sweep(state_dir: &Path, network: &str) -> Result<usize, CniError> {
     Ok(freed)
 }
 
-/// Removes all pods that are on record, as far as it can: for a machine that is no node any more.
+/// Removes all pods that are on record, as far as it can: for a machine that is not a node any more.
 pub fn remove_all(state_dir: &Path, network: &str) -> Result<usize, CniError> {
     let store = Store::open(state_dir, network)?;
     let (mut count, mut result) = (0, Ok(()));

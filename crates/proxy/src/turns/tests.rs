@@ -242,7 +242,7 @@ impl Life {
 const SERVICES: u32 = 40;
 
 /// Whatever comes between its look-ups: a change, then what is made ready or removed, then what was
-/// left and goes; and whether or not the proxy starts anew.
+/// left and goes; and whether or not the proxy starts again.
 #[test]
 fn a_packet_in_the_middle_of_changes_finds_an_endpoint_of_its_service() {
     let mut seed = 11u32;

@@ -41,7 +41,7 @@ pub struct Election {
     resource_namespace: Option<String>,
 }
 
-/// Why a file is no configuration: one line for each fault, with the path of its field.
+/// Why a file is not a configuration: one line for each fault, with the path of its field.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .0.join("; "))]
 pub struct Faults(pub Vec<String>);

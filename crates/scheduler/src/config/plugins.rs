@@ -67,7 +67,7 @@ const POINTS: &[(&str, Phases)] = &[
     ("placementScore", Phases::NONE),
 ];
 
-/// It orders the queue, and is no plugin here: nothing else can.
+/// It orders the queue, and is not a plugin here: nothing else can.
 const SORT: &str = "PrioritySort";
 const PREEMPTION: &str = "DefaultPreemption";
 
@@ -252,7 +252,7 @@ fn switch(
         }
         for slot in wanted.iter_mut().filter(|s| s.plugin.name() == on.name) {
             slot.phases = slot.phases.with(phases);
-            // Zero is no weight: upstream's default of one is meant.
+            // Zero is not a weight: upstream's default of one is meant.
             match on.weight {
                 Some(weight) if weight > 0 => slot.weight = weight,
                 _ if slot.weight == 0 => slot.weight = 1,

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::decide::Profile;
 
-/// Makes the scheduler's profiles, anew for each try, or says why there are none.
+/// Makes the scheduler's profiles, others for each try, or says why there are none.
 pub type Profiles<'a> = &'a dyn Fn() -> Result<Vec<Profile>, String>;
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

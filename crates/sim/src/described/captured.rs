@@ -1,5 +1,5 @@
 //! A cluster as it is, from what `kubectl get … -o yaml` prints: the objects as they would be made
-//! anew, without what their cluster made of them.
+//! again, without what their cluster made of them.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -51,15 +51,15 @@ pub(super) fn objects(text: &str) -> Result<Vec<Value>, DescriptionError> {
     for document in serde_norway::Deserializer::from_str(text) {
         let document = Value::deserialize(document)?;
         match items(&document) {
-            Some(all) => out.extend(all.iter().filter_map(anew)),
-            None => out.extend(anew(&document)),
+            Some(all) => out.extend(all.iter().filter_map(as_new)),
+            None => out.extend(as_new(&document)),
         }
     }
     Ok(out)
 }
 
-/// The object as it would be made anew; none where something else makes it.
-fn anew(object: &Value) -> Option<Value> {
+/// The object as it would be made again; none where something else makes it.
+fn as_new(object: &Value) -> Option<Value> {
     let text = |pointer: &str| {
         object
             .pointer(pointer)
@@ -109,7 +109,7 @@ fn without(object: &mut Value, pointer: &str, fields: &[&str]) {
     }
 }
 
-/// It is scheduled anew, and gets a token of its own.
+/// It is scheduled again, and gets a token of its own.
 fn pod(object: &mut Value) {
     without(
         object,

@@ -47,7 +47,7 @@ impl AutoscalingFlags {
         let window = millis(window, "downscale-stabilization", 0)? / 1_000;
         let tolerance = self.horizontal_pod_autoscaler_tolerance;
         if !(tolerance.is_finite() && tolerance >= 0.0) {
-            bail!("--horizontal-pod-autoscaler-tolerance: {tolerance} is no share");
+            bail!("--horizontal-pod-autoscaler-tolerance: {tolerance} is not a share");
         }
         Ok(Options {
             period_millis: period.unsigned_abs(),

@@ -1,4 +1,4 @@
-//! `tiphys node clean-up`: what is left of the network in the kernel of a machine that is no node any
+//! `tiphys node clean-up`: what is left of the network in the kernel of a machine that is not a node any
 //! more. An agent that ends leaves it on purpose, so that pods keep their network meanwhile.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};

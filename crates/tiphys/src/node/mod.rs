@@ -39,7 +39,7 @@ pub struct NodeCommand {
 pub enum NodeAction {
     #[command(flatten)]
     Switch(Switch),
-    /// Remove what an agent left of the network in the kernel of this machine, which is no node any
+    /// Remove what an agent left of the network in the kernel of this machine, which is not a node any
     /// more: rules, routes, the tunnel, and the cables of pods.
     CleanUp(clean_up::CleanUpArgs),
 }

@@ -77,7 +77,7 @@ impl Admit for Parameters {
 }
 
 /// What an object asks for, unless it is what it asked for before.
-fn asked_anew<'a>(review: &'a Review<'_>, fields: &[&str]) -> Option<&'a Value> {
+fn asked_again<'a>(review: &'a Review<'_>, fields: &[&str]) -> Option<&'a Value> {
     let spec = review.object.as_deref()?.get("spec")?;
     let (first, _) = fields.split_first()?;
     let given = spec.get(first).filter(|g| g.is_object())?;
@@ -124,7 +124,7 @@ fn shown(user: &UserInfo) -> String {
 }
 
 async fn policy(state: &State, review: &Review<'_>) -> Option<String> {
-    let kind = asked_anew(review, &["paramKind"])?;
+    let kind = asked_again(review, &["paramKind"])?;
     let ([group, version, resource], _) = resource(state, kind);
     let asked = Attributes {
         verb: "get",
@@ -147,7 +147,7 @@ async fn policy(state: &State, review: &Review<'_>) -> Option<String> {
 }
 
 async fn binding(state: &State, review: &Review<'_>) -> Option<String> {
-    let param = asked_anew(review, &["paramRef", "policyName"])?;
+    let param = asked_again(review, &["paramRef", "policyName"])?;
     let policy = review.found.get(POLICY).map(|o| o.to_value());
     let kind = policy
         .as_ref()

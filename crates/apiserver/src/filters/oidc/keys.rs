@@ -34,7 +34,7 @@ const WHILE: Duration = Duration::from_secs(30);
 /// After failures: from one second, doubling.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
-/// From this age on keys are fetched anew beside the request that uses them, so that a key that its
+/// From this age on keys are fetched again beside the request that uses them, so that a key that its
 /// issuer has withdrawn is not believed for long.
 const OLD: Duration = Duration::from_secs(600);
 

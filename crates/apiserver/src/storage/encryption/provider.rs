@@ -368,8 +368,8 @@ mod tests {
         let both = gcm(&[key("b", 2), key("a", 1)]);
         assert_eq!(both.open(b"/k", &stored).expect("open"), plain);
         assert!(both.is_stale(&stored) && !old.is_stale(&stored));
-        let anew = both.seal(b"/k", &plain).expect("seal");
-        assert!(anew.starts_with(b"k8s:enc:aesgcm:v1:b:") && !both.is_stale(&anew));
+        let fresh = both.seal(b"/k", &plain).expect("seal");
+        assert!(fresh.starts_with(b"k8s:enc:aesgcm:v1:b:") && !both.is_stale(&fresh));
     }
 
     #[test]

@@ -205,7 +205,7 @@ async fn log_in(
     portal: &str,
     secret: &BTreeMap<String, Vec<u8>>,
 ) -> Result<(), String> {
-    // One that is there already is no fault.
+    // One that is there already is not a fault.
     ask(disk.discovery(portal, &["-o", "new"])).await?;
     if asked.discovery_chap {
         let find = |root: &Path| {

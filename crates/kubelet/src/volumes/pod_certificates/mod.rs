@@ -1,5 +1,5 @@
 //! Certificates of pods in projected volumes: a key that never leaves the node, a
-//! PodCertificateRequest for it, and what its signer answers, asked for anew before it expires. The
+//! PodCertificateRequest for it, and what its signer answers, asked for again before it expires. The
 //! signer is somebody else's: where nobody signs, the pod waits. Keys and certificates are held in
 //! memory alone; another kubelet asks again.
 

@@ -309,7 +309,7 @@ impl Strategy for DeviceTaintRule {
             added(taint, cx);
         }
     }
-    /// A taint whose effect changes begins anew, unless its time was changed as well.
+    /// A taint whose effect changes begins again, unless its time was changed as well.
     fn prepare_update(&self, obj: &mut Value, old: &Value, cx: &Context<'_>) {
         keep_other_half(obj, old, cx.subresource);
         let before = deep(old, "/spec/taint");

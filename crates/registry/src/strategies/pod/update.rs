@@ -131,7 +131,7 @@ fn is_gated(spec: &Value) -> bool {
     !items(spec, "schedulingGates").is_empty()
 }
 
-/// A gated pod may be told more of where it is to run, and nothing else: what its node must have
+/// A gated pod may be given more of where it is to run, and nothing else: what its node must have
 /// already, it must have still. What it only prefers is free.
 fn narrowed(errs: &mut Errors, path: &FieldPath, new: &Value, old: &Value) {
     let (selector, before) = (at(new, "nodeSelector"), at(old, "nodeSelector"));
