@@ -24,7 +24,7 @@ use parking_lot::Mutex;
 use crate::common::{is_deleting, is_finished};
 use crate::nodes::{BY_NODE, node_of};
 use crate::volumes::{PODS_BY_CLAIM, claims_of, index_pods, volume_name};
-use plan::{Seen, Wanted};
+use plan::{Observed, Wanted};
 
 /// The index of attachments by node.
 const ATTACHMENTS_BY_NODE: &str = "by node";
@@ -177,7 +177,7 @@ impl Controller for Attachments {
     const QUEUE: &'static str = "attachdetach";
     const ACCOUNT: &'static str = "attachdetach-controller";
     type Key = String;
-    type Observed = Seen;
+    type Observed = Observed;
 
     fn watches(&self, watches: &mut Watches<String>) {
         watches.on(&self.pods, |pod| {
@@ -220,7 +220,7 @@ impl Controller for Attachments {
         watches.expect_from(&self.volumes);
     }
 
-    fn observe(&self, name: &String) -> Option<Seen> {
+    fn observe(&self, name: &String) -> Option<Observed> {
         let node = self.nodes.get("", name);
         let attachments = self.attachments.by_index(ATTACHMENTS_BY_NODE, name);
         let mut wanted = self.wanted(name);
@@ -257,7 +257,7 @@ impl Controller for Attachments {
             });
             wanted.trouble = Some(why);
         }
-        Some(Seen {
+        Some(Observed {
             name: name.clone(),
             node,
             wanted,
@@ -266,7 +266,7 @@ impl Controller for Attachments {
         })
     }
 
-    fn plan(&self, seen: &Seen, now_millis: i64) -> Plan {
+    fn plan(&self, seen: &Observed, now_millis: i64) -> Plan {
         plan::plan(seen, now_millis)
     }
 }

@@ -52,7 +52,7 @@ pub struct Wanted {
 }
 
 /// What is seen of a node.
-pub struct Seen {
+pub struct Observed {
     pub name: String,
     /// None: it is gone.
     pub node: Option<Arc<Node>>,
@@ -134,7 +134,7 @@ fn attachment_of(unique: &str, node: &str) -> Option<String> {
     Some(api::csi::attachment_name(driver, handle, node))
 }
 
-pub(super) fn plan(seen: &Seen, now_millis: i64) -> Plan {
+pub(super) fn plan(seen: &Observed, now_millis: i64) -> Plan {
     let view = View::of(seen);
     let mut out = Plan::default();
     for (id, wanted) in &seen.wanted {
@@ -181,7 +181,7 @@ struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    fn of(seen: &'a Seen) -> Self {
+    fn of(seen: &'a Observed) -> Self {
         let node = seen.node.as_deref();
         let of = |unique: &String| attachment_of(unique, &seen.name);
         let status = node.and_then(|n| n.status.as_ref());
@@ -203,7 +203,7 @@ impl<'a> View<'a> {
     }
 
     /// The node's list as it should be, if it is another; volumes of others than drivers stay.
-    fn update(&self, seen: &Seen, kept: BTreeMap<String, String>, out: &mut Plan) {
+    fn update(&self, seen: &Observed, kept: BTreeMap<String, String>, out: &mut Plan) {
         let Some(node) = self.node else { return };
         let others = listed(node).filter(|v| !v.name.starts_with(CSI));
         let others = others.map(|v| (v.name.clone(), v.device_path.clone()));
@@ -224,7 +224,7 @@ impl<'a> View<'a> {
     }
 }
 
-fn attach(seen: &Seen, id: &str, wanted: &Wanted, out: &mut Plan) {
+fn attach(seen: &Observed, id: &str, wanted: &Wanted, out: &mut Plan) {
     if let Some(why) = &wanted.trouble {
         for pod in &wanted.pods {
             out.actions.push(Action::Event {
@@ -267,7 +267,7 @@ fn say_attached(view: &View, wanted: &Wanted, out: &mut Plan) {
 }
 
 /// Whether a volume that the node still uses may go: the node is gone, off, or silent for long.
-fn may_be_forced(seen: &Seen, id: &str, now_millis: i64, out: &mut Plan) -> bool {
+fn may_be_forced(seen: &Observed, id: &str, now_millis: i64, out: &mut Plan) -> bool {
     let Some(node) = &seen.node else { return true };
     let taints = node.spec.iter().flat_map(|s| s.taints.iter().flatten());
     if taints.into_iter().any(|t| t.key == OUT_OF_SERVICE) {

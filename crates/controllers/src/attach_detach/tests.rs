@@ -9,7 +9,7 @@ use k8s_openapi::api::storage::v1::VolumeAttachment;
 use serde_json::{Value, json};
 
 use super::needs_volumes;
-use super::plan::{Elsewhere, Seen, Wanted, plan, trouble, wanted};
+use super::plan::{Elsewhere, Observed, Wanted, plan, trouble, wanted};
 
 const UNIQUE: &str = "kubernetes.io/csi/d^h";
 
@@ -53,8 +53,8 @@ fn seen(
     node: Option<Arc<Node>>,
     volume: Option<Wanted>,
     attachment: Option<Arc<VolumeAttachment>>,
-) -> Seen {
-    Seen {
+) -> Observed {
+    Observed {
         name: "n".into(),
         node,
         wanted: volume.map(|v| (id(), v)).into_iter().collect(),
@@ -63,7 +63,7 @@ fn seen(
     }
 }
 
-fn done(seen: &Seen, now: i64) -> Vec<String> {
+fn done(seen: &Observed, now: i64) -> Vec<String> {
     let said = |action: &Action| match action {
         Action::Create { .. } => "attach".to_owned(),
         Action::Delete { uid, .. } => format!("detach {}", uid.as_deref().unwrap_or_default()),

@@ -27,7 +27,7 @@ impl PolicyStatus {
 }
 
 /// A policy that was not checked yet.
-pub struct Seen {
+pub struct Observed {
     name: String,
     generation: i64,
     spec: Value,
@@ -126,7 +126,7 @@ impl Controller for PolicyStatus {
     const QUEUE: &'static str = "validatingadmissionpolicy-status";
     const ACCOUNT: &'static str = "validatingadmissionpolicy-status-controller";
     type Key = String;
-    type Observed = Seen;
+    type Observed = Observed;
 
     fn watches(&self, watches: &mut Watches<String>) {
         watches.on(&self.policies, |policy| {
@@ -134,14 +134,14 @@ impl Controller for PolicyStatus {
         });
     }
 
-    fn observe(&self, name: &String) -> Option<Seen> {
+    fn observe(&self, name: &String) -> Option<Observed> {
         let policy = self.policies.get("", name)?;
         let generation = policy.metadata.generation.unwrap_or(0);
         let seen = policy.status.as_ref().and_then(|s| s.observed_generation);
         if generation <= seen.unwrap_or(0) {
             return None;
         }
-        Some(Seen {
+        Some(Observed {
             name: name.clone(),
             generation,
             spec: serde_json::to_value(&policy.spec).ok()?,
@@ -150,7 +150,7 @@ impl Controller for PolicyStatus {
         })
     }
 
-    async fn gather(&self, client: &Client, mut seen: Seen) -> Result<Seen, kube::Error> {
+    async fn gather(&self, client: &Client, mut seen: Observed) -> Result<Observed, kube::Error> {
         let mut documents = Documents {
             client,
             known: BTreeMap::new(),
@@ -185,7 +185,7 @@ impl Controller for PolicyStatus {
         Ok(seen)
     }
 
-    fn plan(&self, seen: &Seen, _now_millis: i64) -> Plan {
+    fn plan(&self, seen: &Observed, _now_millis: i64) -> Plan {
         let warnings = policy::check(&seen.spec, &seen.kinds, seen.params.as_ref());
         plan(&seen.name, seen.generation, &warnings)
     }

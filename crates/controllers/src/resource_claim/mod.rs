@@ -75,7 +75,7 @@ fn split(place: &str) -> Option<Name> {
 }
 
 /// What is known for a key.
-pub enum Seen {
+pub enum Observed {
     Pod(OfPod),
     Claim(OfClaim),
 }
@@ -84,7 +84,7 @@ impl Controller for ResourceClaims {
     const NAME: &'static str = "resource_claim";
     const ACCOUNT: &'static str = "resource-claim-controller";
     type Key = Key;
-    type Observed = Seen;
+    type Observed = Observed;
 
     fn watches(&self, watches: &mut Watches<Key>) {
         watches.on_change(&self.pods, |change| {
@@ -133,7 +133,7 @@ impl Controller for ResourceClaims {
         });
     }
 
-    fn observe(&self, key: &Key) -> Option<Seen> {
+    fn observe(&self, key: &Key) -> Option<Observed> {
         match key {
             Key::Pod((namespace, name)) => {
                 let pod = self.pods.get(namespace, name)?;
@@ -152,7 +152,7 @@ impl Controller for ResourceClaims {
                     Some((name.clone(), self.templates.get(namespace, &name)?))
                 });
                 let templates = templates.collect();
-                Some(Seen::Pod(OfPod {
+                Some(Observed::Pod(OfPod {
                     pod,
                     claims,
                     templates,
@@ -170,7 +170,7 @@ impl Controller for ResourceClaims {
                     let pod = self.pods.get(namespace, name)?;
                     Some(Consumer::of(&pod, uid))
                 });
-                Some(Seen::Claim(OfClaim {
+                Some(Observed::Claim(OfClaim {
                     claim,
                     consumers,
                     owner,
@@ -181,8 +181,8 @@ impl Controller for ResourceClaims {
 
     /// The scheduler may know a pod before this cache does: the API is asked about one that is not
     /// there before it is taken off its claim.
-    async fn gather(&self, client: &Client, seen: Seen) -> Result<Seen, kube::Error> {
-        let Seen::Claim(mut of) = seen else {
+    async fn gather(&self, client: &Client, seen: Observed) -> Result<Observed, kube::Error> {
+        let Observed::Claim(mut of) = seen else {
             return Ok(seen);
         };
         let namespace = of.claim.namespace().unwrap_or_default();
@@ -196,13 +196,13 @@ impl Controller for ResourceClaims {
             let state = found.map_or(Consumer::Gone, |pod| Consumer::of(&pod, uid));
             of.consumers.insert(uid.to_owned(), state);
         }
-        Ok(Seen::Claim(of))
+        Ok(Observed::Claim(of))
     }
 
-    fn plan(&self, seen: &Seen, _: i64) -> Plan {
+    fn plan(&self, seen: &Observed, _: i64) -> Plan {
         match seen {
-            Seen::Pod(of) => plan::of_pod(of),
-            Seen::Claim(of) => plan::of_claim(of),
+            Observed::Pod(of) => plan::of_pod(of),
+            Observed::Claim(of) => plan::of_claim(of),
         }
     }
 }

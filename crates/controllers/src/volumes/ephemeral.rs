@@ -34,7 +34,7 @@ fn has_some(pod: &Pod) -> bool {
     all.any(|v| v.ephemeral.is_some())
 }
 
-pub struct Seen {
+pub struct Observed {
     pod: Arc<Pod>,
     /// Claims that exist, by name.
     claims: BTreeMap<String, Arc<PersistentVolumeClaim>>,
@@ -45,7 +45,7 @@ impl Controller for EphemeralVolumes {
     const QUEUE: &'static str = "ephemeral_volume";
     const ACCOUNT: &'static str = "ephemeral-volume-controller";
     type Key = Key;
-    type Observed = Seen;
+    type Observed = Observed;
 
     fn watches(&self, watches: &mut Watches<Key>) {
         watches.on_change(&self.pods, |change| {
@@ -66,7 +66,7 @@ impl Controller for EphemeralVolumes {
         });
     }
 
-    fn observe(&self, (namespace, name): &Key) -> Option<Seen> {
+    fn observe(&self, (namespace, name): &Key) -> Option<Observed> {
         let pod = self.pods.get(namespace, name)?;
         if !has_some(&pod) || is_deleting(&*pod) {
             return None;
@@ -78,15 +78,15 @@ impl Controller for EphemeralVolumes {
             Some((name.clone(), self.claims.get(namespace, &name)?))
         });
         let claims = found.collect();
-        Some(Seen { pod, claims })
+        Some(Observed { pod, claims })
     }
 
-    fn plan(&self, seen: &Seen, _: i64) -> Plan {
+    fn plan(&self, seen: &Observed, _: i64) -> Plan {
         plan(seen)
     }
 }
 
-fn plan(seen: &Seen) -> Plan {
+fn plan(seen: &Observed) -> Plan {
     let (pod, mut plan) = (&*seen.pod, Plan::nothing());
     let (namespace, pod_name) = key_of(pod);
     let volumes = pod.spec.as_ref().and_then(|s| s.volumes.as_ref());
@@ -140,7 +140,7 @@ fn plan(seen: &Seen) -> Plan {
 mod tests {
     use super::*;
 
-    fn seen(claims: &[(&str, &str)]) -> Seen {
+    fn seen(claims: &[(&str, &str)]) -> Observed {
         let template = json!({ "metadata": { "labels": { "k": "v" } },
             "spec": { "accessModes": ["ReadWriteOnce"],
                 "resources": { "requests": { "storage": "1Gi" } } } });
@@ -154,7 +154,7 @@ mod tests {
             let claim: PersistentVolumeClaim = serde_json::from_value(claim).unwrap();
             ((*name).to_owned(), Arc::new(claim))
         };
-        Seen {
+        Observed {
             pod: Arc::new(serde_json::from_value(pod).unwrap()),
             claims: claims.iter().map(claim).collect(),
         }

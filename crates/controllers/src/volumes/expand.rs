@@ -25,7 +25,7 @@ impl Expansions {
     }
 }
 
-pub struct Seen {
+pub struct Observed {
     claim: Arc<PersistentVolumeClaim>,
     volume: Arc<PersistentVolume>,
 }
@@ -34,7 +34,7 @@ impl Controller for Expansions {
     const NAME: &'static str = "volume_expand";
     const ACCOUNT: &'static str = "expand-controller";
     type Key = Key;
-    type Observed = Seen;
+    type Observed = Observed;
 
     fn watches(&self, watches: &mut Watches<Key>) {
         watches.on_change(&self.claims, |change| {
@@ -51,13 +51,13 @@ impl Controller for Expansions {
         watches.expect_from(&self.volumes);
     }
 
-    fn observe(&self, (namespace, name): &Key) -> Option<Seen> {
+    fn observe(&self, (namespace, name): &Key) -> Option<Observed> {
         let claim = self.claims.get(namespace, name)?;
         let volume = self.volumes.get("", volume_name(&claim))?;
-        Some(Seen { claim, volume })
+        Some(Observed { claim, volume })
     }
 
-    fn plan(&self, seen: &Seen, _: i64) -> Plan {
+    fn plan(&self, seen: &Observed, _: i64) -> Plan {
         if !is_to_grow(&seen.claim) || is_local(&seen.volume) {
             return Plan::nothing();
         }
