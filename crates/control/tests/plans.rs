@@ -47,6 +47,12 @@ fn owner() -> Value {
         "name": "owner", "namespace": "default", "uid": "o", "resourceVersion": "1" } })
 }
 
+/// A Secret that nobody owns: by its version it is known up to when all of them are seen.
+fn another() -> Value {
+    json!({ "apiVersion": "v1", "kind": "Secret", "metadata": {
+        "name": "another", "namespace": "default", "uid": "n", "resourceVersion": "1" } })
+}
+
 fn failure(code: u16) -> (u16, Value) {
     let status = json!({ "apiVersion": "v1", "kind": "Status", "status": "Failure",
         "code": code, "reason": "R", "message": "m" });
@@ -72,7 +78,7 @@ fn api(
             let (code, body) = match (method == Method::GET, path.as_str()) {
                 _ if is_watch => std::future::pending().await,
                 (true, "/api/v1/configmaps") => (200, list("ConfigMapList", vec![owner()])),
-                (true, "/api/v1/secrets") => (200, list("SecretList", Vec::new())),
+                (true, "/api/v1/secrets") => (200, list("SecretList", vec![another()])),
                 _ => {
                     let name = path.rsplit('/').next().unwrap_or_default();
                     let _ = sender.send(format!("{method} {name}"));
