@@ -189,7 +189,7 @@ async fn forms() {
     let cbor = [("content-type", "application/cbor")];
     let refused = plain(&running, Method::POST, MAPS, &cbor).await;
     assert_eq!(refused.code, 415, "{}", refused.text());
-    // Pages about the server come in the same forms; what is no object comes as JSON.
+    // Pages about the server come in the same forms; what is not an object comes as JSON.
     for (path, accept, code, kind) in [
         ("/apis", YAML, 200, YAML),
         ("/apis", PROTO, 200, PROTO),
@@ -389,7 +389,7 @@ async fn answers_of_deletions() {
     assert_eq!(again.code, 200);
 }
 
-/// A patch whose result is no object of the kind: each sort of patch says so in its own words.
+/// A patch whose result is not an object of the kind: each sort of patch says so in its own words.
 #[tokio::test(flavor = "multi_thread")]
 async fn patches_that_make_no_object() {
     let running = start(|_| {}).await;
@@ -557,7 +557,7 @@ async fn some_kinds_are_replaced_only_by_version() {
             assert_eq!((code, refused["message"].as_str()), (422, Some(&*want)));
             assert_eq!(refused["reason"], "Invalid");
         }
-        // Another object of the same name is told so first, one that is missing too.
+        // Another object of the same name is answered so first, one that is missing too.
         object["metadata"]["uid"] = "another".into();
         assert_eq!(put(&admin, &path, &object).await.0, 409);
         object["metadata"] = made["metadata"].clone();
