@@ -25,7 +25,6 @@ pub use plan::Observed;
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 pub const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 pub const MANAGER: &str = "endpointslice-controller.k8s.io";
-const ZONE: &str = "topology.kubernetes.io/zone";
 /// Name of the index of slices by Service (`namespace/name`).
 pub const BY_SERVICE: &str = "service";
 /// Name of the index of Services that ask for hints by the CPU of zones.
@@ -187,7 +186,8 @@ impl Controller for EndpointSlices {
         let pods = selected(service.as_deref(), &self.pods);
         let zone = |p: &Arc<Pod>| {
             let node = p.spec.as_ref()?.node_name.as_ref()?;
-            let zone = self.nodes.get("", node)?.labels().get(ZONE)?.clone();
+            let found = self.nodes.get("", node)?;
+            let zone = found.labels().get(topology::ZONE)?.clone();
             Some((node.clone(), zone))
         };
         let zones: BTreeMap<String, String> = pods.iter().flatten().filter_map(zone).collect();

@@ -13,9 +13,10 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
-use super::ZONE;
 use crate::common::is_node_ready;
 
+/// The label of a node with its zone.
+pub const ZONE: &str = "topology.kubernetes.io/zone";
 const MODE: &str = "service.kubernetes.io/topology-mode";
 const OLD_MODE: &str = "service.kubernetes.io/topology-aware-hints";
 /// Nodes with one of these labels take no part.
