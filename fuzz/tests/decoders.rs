@@ -231,7 +231,6 @@ fn certificates() {
     let none = json!({});
     throw("certificates", &examples, |bytes| {
         use base64::Engine;
-        use registry::Strategy;
         let text = base64::engine::general_purpose::STANDARD.encode(bytes);
         let object = json!({"spec": {"request": text}, "status": {"certificate": text}});
         let nobody = registry::Context::of_nobody();

@@ -54,8 +54,9 @@ fn another() -> Value {
 }
 
 fn failure(code: u16) -> (u16, Value) {
+    let reason = if code == 404 { "NotFound" } else { "R" };
     let status = json!({ "apiVersion": "v1", "kind": "Status", "status": "Failure",
-        "code": code, "reason": "R", "message": "m" });
+        "code": code, "reason": reason, "message": "m" });
     (code, status)
 }
 

@@ -50,13 +50,16 @@ impl Layer for Faulty {
 }
 
 async fn server() -> (Arc<Faulty>, ApiServer) {
+    server_of(crate::common::open_config()).await
+}
+
+async fn server_of(config: apiserver::Config) -> (Arc<Faulty>, ApiServer) {
     let store = Arc::new(Faulty {
         inner: Checked::new(),
         writes: Mutex::default(),
         reads: Mutex::default(),
         set_back_to: Mutex::default(),
     });
-    let config = crate::common::open_config();
     let server = ApiServer::new(config, store.clone(), CancellationToken::new())
         .await
         .expect("the store is readable");
@@ -151,7 +154,9 @@ async fn readiness_names_the_store() {
 /// Neither an object nor a token is refused for what the store alone can say.
 #[tokio::test]
 async fn what_a_silent_store_may_hold_is_not_called_missing() {
-    let (store, server) = server().await;
+    let mut config = crate::common::open_config();
+    config.admission = apiserver::admission::standard(&Default::default());
+    let (store, server) = server_of(config).await;
     let review = json!({
         "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
         "spec": { "token": "abcdef.0123456789abcdef" },
