@@ -109,7 +109,7 @@ pub fn an_address_of_the_pool_keeps_sources_and_outlives_its_node(cx: &Context) 
     let seen = client.get(&format!("{local}:80"), "/clientip")?;
     ensure!(seen == own, "{own} was seen as {seen}");
 
-    let netns = NetNs::of_process(u32::try_from(client.init.child_pid()?)?)?;
+    let netns = NetNs::of_process(client.init.child_pid()?)?;
     let at = SocketAddr::new(spread.parse::<IpAddr>()?, 81);
     let mut took = Vec::new();
     for _ in 0..deaths() {
