@@ -8,7 +8,7 @@ use kube::api::PostParams;
 use serde_json::json;
 use tests::Context;
 
-use crate::{go, quiet, signed_in};
+use crate::page::{go, quiet, signed_in};
 
 /// Pods in the list.
 const MANY: usize = 2_000;

@@ -8,8 +8,8 @@ use tests::command::eventually;
 use tests::context::{pod, service, web};
 
 use crate::browser::Browser;
+use crate::page::{address, choose_namespace, go, quiet, signed_in};
 use crate::story::talker;
-use crate::{address, choose_namespace, go, quiet, signed_in};
 
 /// Pages with what each shows when it is there.
 fn places(ns: &str) -> Vec<(String, &'static str)> {

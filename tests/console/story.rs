@@ -7,7 +7,7 @@ use tests::context::web;
 use tests::{BUSYBOX, Context};
 
 use crate::browser::Browser;
-use crate::{go, quiet, signed_in};
+use crate::page::{go, quiet, signed_in};
 
 pub fn a_person_sees_scales_and_repairs(cx: &Context) -> Result<()> {
     cx.apply_json(&web("web", 2))?;

@@ -156,8 +156,9 @@ impl Crate {
                 return Err(Target::Item(found));
             }
         }
-        // A word alone may be a crate, a parameter, a local name.
-        Err(if is_first {
+        // A word alone may be a crate, a parameter, a local name; one on the way is a module whose file
+        // is elsewhere (`#[path]`).
+        Err(if is_first || !after.is_empty() {
             Target::Outside
         } else {
             Target::Item(here.clone())
