@@ -156,6 +156,7 @@ async fn readiness_names_the_store() {
 async fn what_a_silent_store_may_hold_is_not_called_missing() {
     let mut config = crate::common::open_config();
     config.admission = apiserver::admission::standard(&Default::default());
+    config.authenticators = apiserver::filters::authenticators();
     let (store, server) = server_of(config).await;
     let review = json!({
         "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
