@@ -15,10 +15,14 @@ const NODE_PROGRAMS: [(&str, &str); 4] = [
 ];
 
 /// A file of each Debian package that tests need beside that: network plugins that are not ours,
-/// a look at what nftables holds, and who reads figures.
-const TEST_FILES: [(&str, &str); 3] = [
+/// a look at what nftables and links hold, devices and what makes file systems on them, and who reads
+/// figures.
+const TEST_FILES: [(&str, &str); 6] = [
     ("/usr/lib/cni/ptp", "containernetworking-plugins"),
     ("/usr/sbin/nft", "nftables"),
+    ("/usr/sbin/tc", "iproute2"),
+    ("/usr/sbin/losetup", "mount"),
+    ("/usr/sbin/mkfs.ext4", "e2fsprogs"),
     ("/usr/bin/prometheus", "prometheus"),
 ];
 
