@@ -21,14 +21,14 @@ pub fn tmpfs(target: &Path, size_bytes: u64, mode: u32) -> io::Result<()> {
     if size_bytes > 0 {
         options.push_str(&format!(",size={size_bytes}"));
     }
+    in_memory("tmpfs", target, &options)
+}
+
+/// Mounts a file system of a kind that has no device.
+fn in_memory(kind: &str, target: &Path, options: &str) -> io::Result<()> {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
     let options = CString::new(options)?;
-    rustix::mount::mount(
-        "tmpfs",
-        target,
-        "tmpfs",
-        MountFlags::NOSUID | MountFlags::NODEV,
-        options.as_c_str(),
-    )?;
+    rustix::mount::mount(kind, target, kind, flags, options.as_c_str())?;
     Ok(())
 }
 
@@ -40,15 +40,7 @@ pub fn may_mount() -> bool {
 
 /// Mounts files at `target` that lie in huge pages of so many bytes each.
 pub fn huge_pages(target: &Path, page_bytes: u64) -> io::Result<()> {
-    let options = CString::new(format!("pagesize={page_bytes}"))?;
-    rustix::mount::mount(
-        "nodev",
-        target,
-        "hugetlbfs",
-        MountFlags::NOSUID | MountFlags::NODEV,
-        options.as_c_str(),
-    )?;
-    Ok(())
+    in_memory("hugetlbfs", target, &format!("pagesize={page_bytes}"))
 }
 
 /// Shows `source` (a file or a folder) at `target` too.

@@ -9,7 +9,6 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use api::cidr::Cidr;
 use client::reflector;
 use clock::Random;
 use futures::{Stream, StreamExt};
@@ -333,12 +332,7 @@ impl Ranges {
         let name = |range: &ServiceCIDR| range.metadata.name.clone().unwrap_or_default();
         let changed = self.0.take(event, name, |range| {
             let cidrs = range.spec.and_then(|spec| spec.cidrs).unwrap_or_default();
-            let cidrs = cidrs.iter().filter_map(|text| Cidr::of_object(text));
-            let prefix = |cidr: Cidr| Prefix {
-                address: cidr.base,
-                length: cidr.prefix,
-            };
-            Some(cidrs.map(prefix).collect())
+            Some(cidrs.iter().filter_map(|text| text.parse().ok()).collect())
         });
         !changed.is_empty() || was_complete != self.0.is_complete()
     }

@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 
-use api::cidr::Cidr;
 use client::reflector::{Changed, Table};
 use host::nft::Prefix;
 use jiff::Timestamp;
@@ -166,12 +165,7 @@ impl State {
         let key = |range: &ServiceCIDR| range.metadata.name.clone().unwrap_or_default();
         let changed = self.ranges.take(event, key, |range| {
             let cidrs = range.spec.and_then(|spec| spec.cidrs).unwrap_or_default();
-            let cidrs = cidrs.iter().filter_map(|text| Cidr::of_object(text));
-            let prefix = |cidr: Cidr| Prefix {
-                address: cidr.base,
-                length: cidr.prefix,
-            };
-            Some(cidrs.map(prefix).collect())
+            Some(cidrs.iter().filter_map(|text| text.parse().ok()).collect())
         });
         self.ranges_changed |= !changed.is_empty();
     }

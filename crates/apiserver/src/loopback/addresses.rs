@@ -244,10 +244,8 @@ pub async fn keep(loopback: Loopback) {
         if let Err(e) = turn(&loopback, &mut last).await {
             tracing::warn!("looking through cluster IPs: {e}");
         }
-        tokio::select! {
-            biased;
-            () = loopback.state.stop().cancelled() => return,
-            () = tokio::time::sleep(EVERY) => {}
+        if !loopback.goes_on_after(EVERY).await {
+            return;
         }
     }
 }

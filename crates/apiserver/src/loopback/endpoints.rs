@@ -44,12 +44,7 @@ pub async fn keep(loopback: &Loopback, presence: &Presence, every: Duration) {
     if loopback.state.settings().advertise_address.is_loopback() {
         return;
     }
-    loop {
-        tokio::select! {
-            biased;
-            () = loopback.state.stop().cancelled() => return,
-            () = tokio::time::sleep(every) => {}
-        }
+    while loopback.goes_on_after(every).await {
         if let Err(e) = turn(loopback, presence).await {
             tracing::warn!("endpoints of the kubernetes Service: {e}");
         }

@@ -62,10 +62,8 @@ pub async fn keep(loopback: Loopback, host: String) {
             tracing::debug!("the Lease of this server, {name}: {e}");
         }
         count = count.wrapping_add(1);
-        tokio::select! {
-            biased;
-            () = loopback.state.stop().cancelled() => return,
-            () = tokio::time::sleep(RENEW) => {}
+        if !loopback.goes_on_after(RENEW).await {
+            return;
         }
     }
 }

@@ -15,6 +15,7 @@ pub mod service_range;
 pub mod token_uses;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::Status;
 use serde_json::Value;
@@ -39,6 +40,15 @@ pub struct Loopback {
 }
 
 impl Loopback {
+    /// Waits between two turns of what is kept up; false if the server stops meanwhile.
+    pub async fn goes_on_after(&self, time: Duration) -> bool {
+        tokio::select! {
+            biased;
+            () = self.state.stop().cancelled() => false,
+            () = tokio::time::sleep(time) => true,
+        }
+    }
+
     /// Creates an object.
     pub async fn create(
         &self,

@@ -52,12 +52,7 @@ pub async fn publish(loopback: &Loopback) -> Result<(), Status> {
 
 /// Does so now and then, until the server stops.
 pub async fn keep(loopback: Loopback) {
-    loop {
-        tokio::select! {
-            biased;
-            () = loopback.state.stop().cancelled() => return,
-            () = tokio::time::sleep(EVERY) => {}
-        }
+    while loopback.goes_on_after(EVERY).await {
         if let Err(e) = publish(&loopback).await {
             tracing::warn!("publishing what extension servers need: {e}");
         }

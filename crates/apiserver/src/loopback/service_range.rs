@@ -146,12 +146,7 @@ pub async fn turn(loopback: &Loopback, told: &mut Told) -> Result<(), Status> {
 
 /// Does so every few seconds, until the server stops.
 pub async fn keep(loopback: Loopback, mut told: Told) {
-    loop {
-        tokio::select! {
-            biased;
-            () = loopback.state.stop().cancelled() => return,
-            () = tokio::time::sleep(EVERY) => {}
-        }
+    while loopback.goes_on_after(EVERY).await {
         if let Err(e) = turn(&loopback, &mut told).await {
             tracing::warn!("the ServiceCIDR {DEFAULT}: {e}");
         }

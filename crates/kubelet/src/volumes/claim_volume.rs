@@ -182,12 +182,7 @@ async fn mount(order: Order<'_>, found: &Found) -> Result<PathBuf, Error> {
         if found.is_block() {
             return Ok(device);
         }
-        let wanted = file_system::Wanted {
-            kind: asked.kind.as_deref(),
-            options,
-            read_only: asked.read_only,
-        };
-        let mounted = file_system::mount(&device, &dir, &wanted).await;
+        let mounted = file_system::mount(&device, &dir, &asked.file_system(options)).await;
         mounted.map_err(|why| wrong(&why))?;
         let read_only = found.read_only || asked.read_only;
         return order.give_to_group(dir, read_only).await;

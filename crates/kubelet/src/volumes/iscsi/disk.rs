@@ -1,6 +1,7 @@
 //! A disk behind iSCSI as a volume names it: what the host's tool is asked for it, where its device
 //! appears, and the tool's records, as text.
 
+use crate::volumes::file_system::Wanted;
 use k8s_openapi::api::core::v1::{ISCSIPersistentVolumeSource, ISCSIVolumeSource};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -36,6 +37,17 @@ pub struct Asked {
     pub discovery_chap: bool,
     /// Sessions are.
     pub session_chap: bool,
+}
+
+impl Asked {
+    /// What is mounted of it, with these options.
+    pub fn file_system<'a>(&'a self, options: &'a [String]) -> Wanted<'a> {
+        Wanted {
+            kind: self.kind.as_deref(),
+            options,
+            read_only: self.read_only,
+        }
+    }
 }
 
 /// `volume` names the interface that is made for an initiator's name.

@@ -65,12 +65,7 @@ impl Source for Iscsi {
             let dir = order.dir(PLUGIN);
             let device = attach(order, &dir, &disk, &asked, secret).await;
             let device = device.map_err(|why| order.wrong(why))?;
-            let wanted = file_system::Wanted {
-                kind: asked.kind.as_deref(),
-                options: &[],
-                read_only: asked.read_only,
-            };
-            let mounted = file_system::mount(&device, &dir, &wanted).await;
+            let mounted = file_system::mount(&device, &dir, &asked.file_system(&[])).await;
             mounted.map_err(|why| order.wrong(why))?;
             order.give_to_group(dir, asked.read_only).await
         })
@@ -127,7 +122,7 @@ pub async fn attach(
     let notes = notes(&order.means.pods_dir);
     let noted = private_folder(&notes).and_then(|()| checkpoint::save(&notes, &note(dir), disk));
     noted.map_err(|e| format!("{}: {e}", notes.display()))?;
-    if let Some(device) = common(disk, &devices(disk), LOOKS_FOR_COMMON).await {
+    if let Some(device) = common(disk, &devices(disk)).await {
         return Ok(device);
     }
     let secret = secret_of(order, asked, secret).await?;
@@ -144,7 +139,7 @@ pub async fn attach(
     for _ in 0..LOOKS {
         let found = devices(disk);
         if !found.is_empty() {
-            let device = common(disk, &found, LOOKS_FOR_COMMON).await;
+            let device = common(disk, &found).await;
             return device.ok_or_else(|| "the device has gone again".to_owned());
         }
         if !why.is_empty() && disk.portals.len() == 1 {
@@ -304,9 +299,14 @@ fn devices(disk: &Disk) -> Vec<PathBuf> {
 }
 
 /// The device that several paths have in common (multipath), if there is one; else the first path's.
-async fn common(disk: &Disk, devices: &[PathBuf], looks: u32) -> Option<PathBuf> {
+async fn common(disk: &Disk, devices: &[PathBuf]) -> Option<PathBuf> {
     let first = devices.first()?;
-    for look in 0..if disk.portals.len() > 1 { looks } else { 1 } {
+    let looks = if disk.portals.len() > 1 {
+        LOOKS_FOR_COMMON
+    } else {
+        1
+    };
+    for look in 0..looks {
         if look > 0 {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
