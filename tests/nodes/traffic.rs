@@ -76,19 +76,20 @@ fn asker_ended_well(cx: &Context, name: &str) -> Result<()> {
     cx.sh(name, "touch /tmp/stop")?;
     eventually("the pod asks no more", || cx.sh(name, "cat /tmp/done"))?;
     let count = cx.sh(name, "wc -l < /tmp/ok")?;
-    println!("    {} requests within the cluster", count.trim());
     let failed = cx.sh(name, "cat /tmp/failed")?;
+    println!(
+        "    {} requests within the cluster, {} failed",
+        count.trim(),
+        failed.lines().count()
+    );
     ensure!(failed.trim().is_empty(), "failed at {failed}");
     ensure!(count.trim() != "0", "it asked for nothing");
     Ok(())
 }
 
-/// Rolling updates under load.
-fn updates() -> usize {
-    if tests::is_soak() { 20 } else { 2 }
-}
-
+/// `cargo xtask soak rolling --times N` repeats the update.
 pub fn a_rolling_update_loses_no_request(cx: &Context) -> Result<()> {
+    let updates = tests::times(2, 20)?;
     let mut deployment = web("roll", 3);
     let template = &mut deployment["spec"]["template"]["spec"];
     template["terminationGracePeriodSeconds"] = json!(20);
@@ -115,7 +116,7 @@ pub fn a_rolling_update_loses_no_request(cx: &Context) -> Result<()> {
     cx.sh("asker", "touch /tmp/go")?;
     let load = Load::start(&ways);
     some_more(&load)?;
-    for _ in 0..updates() {
+    for update in 1..=updates {
         cx.kubectl("rollout restart deployment/roll")?;
         cx.wait_rollout("deployment/roll")?;
         eventually("the old pods are gone", || {
@@ -125,10 +126,15 @@ pub fn a_rolling_update_loses_no_request(cx: &Context) -> Result<()> {
             Ok(())
         })?;
         some_more(&load)?;
+        let (answered, failed) = (load.answered(), load.failed());
+        println!(
+            "    after {update} of {updates} rolling updates: {answered} requests, {failed} failed"
+        );
     }
-    println!("    {} rolling updates", updates());
-    ended_well(load)?;
-    asker_ended_well(cx, "asker")
+    // Both are counted, whatever one of them says.
+    let outside = ended_well(load);
+    asker_ended_well(cx, "asker")?;
+    outside
 }
 
 const DATAGRAMS: usize = 300;

@@ -30,6 +30,19 @@ pub fn is_soak() -> bool {
     std::env::var_os("TIPHYS_SOAK").is_some()
 }
 
+/// How often a test does what it does again and again: `TIPHYS_TIMES`, which `cargo xtask soak NAME
+/// --times N` sets, else `full` in the soak and `short` in the test command.
+///
+/// # Errors
+/// `TIPHYS_TIMES` is not a number.
+pub fn times(short: usize, full: usize) -> anyhow::Result<usize> {
+    match std::env::var("TIPHYS_TIMES") {
+        Ok(text) => Ok(text.parse().context("TIPHYS_TIMES is a number")?),
+        Err(_) if is_soak() => Ok(full),
+        Err(_) => Ok(short),
+    }
+}
+
 /// What a test draws its random choices from: `TIPHYS_SEED`, else another one at each soak, and one
 /// and the same in the test command, which shall say what a change broke and not what chance found.
 ///

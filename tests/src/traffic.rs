@@ -137,6 +137,14 @@ impl Load {
         self.seen.lock().map(|s| s.answered).unwrap_or_default()
     }
 
+    /// How many failed so far.
+    pub fn failed(&self) -> usize {
+        self.seen
+            .lock()
+            .map(|s| s.failures.len())
+            .unwrap_or_default()
+    }
+
     /// Ends it, and gives all that it got.
     pub fn end(mut self) -> Result<LoadResult> {
         self.stop.store(true, Ordering::Relaxed);

@@ -1,5 +1,6 @@
 //! The checks and the tests, each as one command.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -104,21 +105,28 @@ pub fn soak() -> Result<()> {
 }
 
 fn run_tests(build: fn() -> Result<PathBuf>, env: &[(&str, &str)]) -> Result<()> {
-    let (tools, etcd) = machine::prepare_tests()?;
+    let prepared = machine::prepare_tests()?;
     let others = machine::prepare_programs()?;
     console::packages()?;
     quick()?;
-    // The cluster tests run this very binary.
-    let binary = build()?;
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let path = std::env::join_paths(std::env::split_paths(&path).chain([tools]))?;
-    let mut all = vec![
-        ("TIPHYS_BINARY", binary.into_os_string()),
-        ("TIPHYS_ETCD", etcd.into_os_string()),
-        ("TIPHYS_PROGRAMS", others.into_os_string()),
-        ("PATH", path),
-    ];
+    let mut all = environment(prepared, build()?)?;
+    all.push(("TIPHYS_PROGRAMS", others.into_os_string()));
     all.extend(env.iter().map(|(name, value)| (*name, value.into())));
     // The long tests also measure.
     programs::run(&all, env.is_empty())
+}
+
+/// What cluster tests are told, of what [`machine::prepare_tests`] gives and the very binary that they
+/// run.
+pub fn environment(
+    (tools, etcd): (PathBuf, PathBuf),
+    binary: PathBuf,
+) -> Result<Vec<(&'static str, OsString)>> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::env::join_paths(std::env::split_paths(&path).chain([tools]))?;
+    Ok(vec![
+        ("TIPHYS_BINARY", binary.into_os_string()),
+        ("TIPHYS_ETCD", etcd.into_os_string()),
+        ("PATH", path),
+    ])
 }

@@ -27,6 +27,8 @@ cargo xtask test         all tests, long ones in their short form
 cargo xtask soak         the long tests in full
 cargo xtask soak storms  simulated clusters of ten thousand seeds (--seeds A..B, --seed N,
                          --processes N)
+cargo xtask soak rolling one check of a cluster, again and again: rolling updates under load, whose
+                         requests and failures are counted (--times N, else 20)
 cargo xtask check        format, clippy, arrows between crates and files, tidiness, licences
 cargo xtask tidy         arrows and tidiness alone: needs no build
 cargo xtask circles      which files use each other in a circle
@@ -64,7 +66,7 @@ fn run(command: &str, rest: &[String]) -> Result<()> {
         "test" => check::test(),
         "soak" => match rest.split_first() {
             Some((what, rest)) if what == "storms" => soak::storms(rest),
-            Some((what, _)) => anyhow::bail!("there is nothing to soak by the name {what:?}"),
+            Some((what, rest)) => soak::repeated(what, rest),
             None => check::soak(),
         },
         "check" => check::check(),

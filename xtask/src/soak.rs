@@ -1,5 +1,6 @@
-//! Storms (`crates/sim/tests/storms`) of thousands of seeds: split over processes, a few seeds each
-//! at a time, so that all processors are used and what one seed leaves in memory goes.
+//! What is soaked by itself. Storms (`crates/sim/tests/storms`) of thousands of seeds: split over
+//! processes, a few seeds each at a time, so that all processors are used and what one seed leaves in
+//! memory goes. And checks of whole clusters that repeat what they do, as often as somebody says.
 
 use std::io::{BufRead, BufReader};
 use std::ops::Range;
@@ -10,7 +11,8 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::build;
+use crate::machine::{self, must};
+use crate::{build, check};
 
 /// What is played unless somebody says otherwise.
 const SEEDS: Range<u64> = 1..10_001;
@@ -175,6 +177,45 @@ pub fn storms(args: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// Checks of clusters that do something again and again (`times` in `tests/src/lib.rs`).
+struct Repeated {
+    name: &'static str,
+    suite: &'static str,
+    check: &'static str,
+}
+
+const REPEATED: [Repeated; 1] = [Repeated {
+    name: "rolling",
+    suite: "nodes",
+    check: "traffic/a_rolling_update_loses_no_request",
+}];
+/// How often, unless somebody says otherwise.
+const TIMES: u32 = 20;
+
+fn times(args: &[String]) -> Result<u32> {
+    match args {
+        [] => Ok(TIMES),
+        [flag, value] if flag == "--times" => value.parse().context("--times is a number"),
+        _ => bail!("there is no flag but --times N"),
+    }
+}
+
+/// Runs one check of a cluster, with the binary that users get; what it counts is printed while it
+/// runs.
+pub fn repeated(name: &str, args: &[String]) -> Result<()> {
+    let known = REPEATED.iter().find(|r| r.name == name);
+    let known = known.with_context(|| format!("there is nothing to soak by the name {name:?}"))?;
+    let times = times(args)?;
+    let prepared = machine::prepare_tests()?;
+    let all = check::environment(prepared, build::release()?)?;
+    // The whole workspace: one package alone would give dependencies other features.
+    let suite = format!("--test={}", known.suite);
+    let mut command = build::cargo();
+    command.args(["test", "--locked", "--workspace", &suite]);
+    command.args(["--", known.check]).envs(all);
+    must(command.env("TIPHYS_TIMES", times.to_string()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,5 +228,15 @@ mod tests {
         assert!(!sum.take("running 1 test"));
         let read = (sum.seeds, sum.revisions, sum.seconds, sum.most_written);
         assert_eq!(read, (1, 900, 300, 40));
+    }
+
+    #[test]
+    fn how_often_is_read() {
+        let args = |all: &[&str]| all.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(times(&[]).unwrap(), TIMES);
+        assert_eq!(times(&args(&["--times", "3"])).unwrap(), 3);
+        for wrong in [&["--times"][..], &["--times", "x"], &["--seed", "3"]] {
+            assert!(times(&args(wrong)).is_err(), "{wrong:?}");
+        }
     }
 }
