@@ -103,6 +103,24 @@ pub fn bench(args: &[String]) -> Result<()> {
             Err(e) => println!("the store is measured without an etcd beside it: {e:#}"),
         }
     }
+    let measures_names = names(&["dns", "all"])
+        || !names(&[
+            "api",
+            "store",
+            "scheduler",
+            "decisions",
+            "pods",
+            "statistics",
+            "idle",
+            "rest",
+            "memory",
+            "definitions",
+            "services",
+            "policies",
+        ]);
+    if measures_names && let Err(e) = machine::prepare_resolver() {
+        println!("DNS is measured without a dnsmasq beside it: {e:#}");
+    }
     if !names(&["store"]) {
         command.env("TIPHYS_BINARY", release()?);
     }

@@ -118,6 +118,11 @@ pub fn prepare_tests() -> Result<(PathBuf, PathBuf)> {
     Ok((folder, etcd))
 }
 
+/// What figures of DNS stand beside.
+pub fn prepare_resolver() -> Result<()> {
+    install(&packages_for(&[("dnsmasq", "dnsmasq-base")]))
+}
+
 /// What programs of others need that tests run against a cluster: the clients of Python and of
 /// JavaScript, at the versions that their folders name. Returns the folder that has a folder of each.
 pub fn prepare_programs() -> Result<PathBuf> {

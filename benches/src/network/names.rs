@@ -27,6 +27,10 @@ use crate::server::{cpu_of, memory_of, scratch};
 const SERVICES: u32 = 5_000;
 /// Names of others that are asked for again and again.
 const CACHED: u32 = 1_000;
+/// Answers that each of the servers keeps at most: what a node of ours does where no Corefile says more.
+const KEPT: u32 = 9_984;
+/// Questions that wait for others at once, at most: as many as ours takes.
+const WAITING: u32 = 512;
 /// Clients at once.
 const CLIENTS: [usize; 2] = [1, 64];
 /// An answer that does not come is asked for again, and counts with all that time.
@@ -89,7 +93,10 @@ pub async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
     let theirs = match dnsmasq() {
         Some(binary) => Some(theirs(&binary, upstream).await?),
         None => {
-            println!("no dnsmasq: `apt-get install dnsmasq-base`, or TIPHYS_DNSMASQ names it");
+            println!(
+                "no dnsmasq: `apt-get install dnsmasq-base`, or TIPHYS_DNSMASQ names it; \
+                 `cargo xtask bench` gets it"
+            );
             None
         }
     };
@@ -160,7 +167,10 @@ async fn theirs(binary: &Path, upstream: SocketAddr) -> Result<Server> {
             "--user=root",
             "--pid-file=",
         ])
-        .args(["--cache-size=10000", "--dns-forward-max=512"])
+        // What is wrong goes where whoever started it sees it.
+        .arg("--log-facility=-")
+        .arg(format!("--cache-size={KEPT}"))
+        .arg(format!("--dns-forward-max={WAITING}"))
         .arg(format!("--listen-address={}", address.ip()))
         .arg(format!("--port={}", address.port()))
         .arg(format!("--server={}#{}", upstream.ip(), upstream.port()))
@@ -174,11 +184,13 @@ async fn started(
     address: SocketAddr,
     dir: tempfile::TempDir,
 ) -> Result<Server> {
-    let log = std::fs::File::create(dir.path().join("log"))?;
+    let log = dir.path().join("log");
+    let said = || std::fs::read_to_string(&log).unwrap_or_default();
+    let errors = std::fs::File::create(&log)?;
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(log);
+        .stderr(errors);
     let mut server = Server {
         whose,
         child: command
@@ -194,7 +206,7 @@ async fn started(
     let mut buffer = [0; 512];
     while begun.elapsed() < START_LIMIT {
         if let Some(status) = server.child.try_wait()? {
-            bail!("{whose} ended at its start: {status}");
+            bail!("{whose} ended at its start: {status}: {}", said());
         }
         // Before it listens, sending fails.
         if socket.send(&asked).await.is_ok()
@@ -205,7 +217,7 @@ async fn started(
         }
         tokio::time::sleep(PAUSE).await;
     }
-    bail!("{whose} does not answer")
+    bail!("{whose} does not answer: {}", said())
 }
 
 /// Without an error, and with a record.
