@@ -57,12 +57,12 @@ enum State {
 
 /// Keeps an object watched as long as it is held.
 #[derive(Debug)]
-pub struct Held {
+pub struct WatchedObject {
     state: watch::Receiver<State>,
     task: tokio::task::JoinHandle<()>,
 }
 
-impl Drop for Held {
+impl Drop for WatchedObject {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -95,7 +95,7 @@ fn resource(key: &Key) -> &'static str {
 pub struct Objects {
     client: kube::Client,
     random: Random,
-    held: Mutex<HashMap<Key, Weak<Held>>>,
+    held: Mutex<HashMap<Key, Weak<WatchedObject>>>,
     changes: broadcast::Sender<Key>,
 }
 
@@ -131,7 +131,7 @@ impl Objects {
 
     /// Watches an object as long as the answer lives.
     #[must_use]
-    pub fn hold(&self, key: &Key) -> Arc<Held> {
+    pub fn hold(&self, key: &Key) -> Arc<WatchedObject> {
         let mut held = self.held.lock();
         if let Some(alive) = held.get(key).and_then(Weak::upgrade) {
             return alive;
@@ -147,7 +147,7 @@ impl Objects {
                 ObjectKind::Secret => follow(source, k, sender, changes, secret).await,
             }
         });
-        let new = Arc::new(Held { state, task });
+        let new = Arc::new(WatchedObject { state, task });
         held.insert(key.clone(), Arc::downgrade(&new));
         new
     }

@@ -272,10 +272,10 @@ fn read(dir: &Path) -> Result<Option<OfPod>, String> {
 mod tests {
     use super::*;
     use serde_json::json;
-    use topology::Place;
+    use topology::CpuLocation;
 
     fn cpus(dir: &Path, policy: Policy) -> Result<Cpus, String> {
-        let place = |cpu: u32| Place {
+        let place = |cpu: u32| CpuLocation {
             socket: 0,
             core: cpu / 2,
         };

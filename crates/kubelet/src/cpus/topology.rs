@@ -6,7 +6,7 @@ use std::path::Path;
 
 /// Where a CPU is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct CpuLocation {
     /// Its socket.
     pub socket: u32,
     /// Its core in the socket.
@@ -15,7 +15,7 @@ pub struct Place {
 
 /// All CPUs that run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Topology(pub BTreeMap<u32, Place>);
+pub struct Topology(pub BTreeMap<u32, CpuLocation>);
 
 impl Topology {
     /// This machine's. A CPU of which nothing is said is a core of its own.
@@ -29,7 +29,7 @@ impl Topology {
                 let file = root.join(format!("cpu{cpu}/topology/{name}"));
                 text(&file).ok().and_then(|t| t.trim().parse().ok())
             };
-            Place {
+            CpuLocation {
                 socket: number("physical_package_id").unwrap_or_default(),
                 core: number("core_id").unwrap_or(cpu),
             }
@@ -46,14 +46,14 @@ impl Topology {
     /// The most threads of a core.
     #[must_use]
     pub fn threads(&self) -> usize {
-        let mut cores: BTreeMap<Place, usize> = BTreeMap::new();
+        let mut cores: BTreeMap<CpuLocation, usize> = BTreeMap::new();
         for place in self.0.values() {
             *cores.entry(*place).or_default() += 1;
         }
         cores.into_values().max().unwrap_or(1)
     }
 
-    fn place(&self, cpu: u32) -> Place {
+    fn place(&self, cpu: u32) -> CpuLocation {
         self.0.get(&cpu).copied().unwrap_or_default()
     }
 
@@ -65,7 +65,7 @@ impl Topology {
             return None;
         }
         let mut taken = BTreeSet::new();
-        let socket = |p: Place| Place {
+        let socket = |p: CpuLocation| CpuLocation {
             socket: p.socket,
             core: 0,
         };
@@ -90,15 +90,16 @@ impl Topology {
         free: &BTreeSet<u32>,
         taken: &mut BTreeSet<u32>,
         count: usize,
-        group: impl Fn(Place) -> Place,
+        group: impl Fn(CpuLocation) -> CpuLocation,
     ) {
         loop {
-            let mut groups: BTreeMap<Place, Vec<u32>> = BTreeMap::new();
+            let mut groups: BTreeMap<CpuLocation, Vec<u32>> = BTreeMap::new();
             for cpu in free.difference(taken) {
                 let place = group(self.place(*cpu));
                 groups.entry(place).or_default().push(*cpu);
             }
-            let whole = |place: &Place| self.0.values().filter(|p| group(**p) == *place).count();
+            let whole =
+                |place: &CpuLocation| self.0.values().filter(|p| group(**p) == *place).count();
             let in_socket = |socket: u32| {
                 let left = free.difference(taken);
                 left.filter(|c| self.place(**c).socket == socket).count()
@@ -125,7 +126,7 @@ mod tests {
 
     /// Two sockets of two cores of two threads, numbered as Linux does: threads come last.
     fn machine() -> Topology {
-        let place = |cpu: u32| Place {
+        let place = |cpu: u32| CpuLocation {
             socket: cpu % 4 / 2,
             core: cpu % 2,
         };
@@ -165,8 +166,8 @@ mod tests {
         put("cpu1/topology/physical_package_id", "1\n");
         let topology = Topology::read(dir.path()).unwrap();
         assert_eq!(topology.all().to_string(), "0-1,3");
-        assert_eq!(topology.place(1), Place { socket: 1, core: 0 });
-        assert_eq!(topology.place(3), Place { socket: 0, core: 3 });
+        assert_eq!(topology.place(1), CpuLocation { socket: 1, core: 0 });
+        assert_eq!(topology.place(3), CpuLocation { socket: 0, core: 3 });
         assert!(Topology::read(&dir.path().join("none")).is_err());
     }
 }

@@ -3,7 +3,7 @@
 //! looks whether it is used. So never both go on.
 
 use super::error::Error;
-use super::{Asked, Csi};
+use super::{Csi, CsiVolume};
 use clock::Instant;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::storage::v1::VolumeAttachment;
@@ -30,7 +30,10 @@ enum State {
 
 impl Csi {
     /// Waits until the volume is attached; what the driver's controller says of it.
-    pub(super) async fn attached(&self, asked: &Asked) -> Result<HashMap<String, String>, Error> {
+    pub(super) async fn attached(
+        &self,
+        asked: &CsiVolume,
+    ) -> Result<HashMap<String, String>, Error> {
         let name = api::csi::unique_name(&asked.driver, &asked.handle);
         if !self.in_use.hold(&name).await {
             let why = format!(

@@ -3,7 +3,7 @@
 
 use super::error::Error;
 use super::paths::text;
-use super::{Asked, Csi};
+use super::{Csi, CsiVolume};
 use crate::pod::spec;
 use api::Quantity;
 use host::plugins::csi::{CapacityRange, NodeExpandVolumeRequest};
@@ -18,7 +18,7 @@ impl Csi {
     /// Lets the volume grow that a pod has, if it is to; its new size.
     pub async fn grow(
         &self,
-        asked: &Asked,
+        asked: &CsiVolume,
         pod: &Pod,
         claim: &PersistentVolumeClaim,
         volume: &PersistentVolume,

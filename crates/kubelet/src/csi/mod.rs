@@ -22,7 +22,7 @@ mod unpublish;
 pub use driver::Driver;
 pub use error::Error;
 pub use in_use::InUse;
-pub use request::Asked;
+pub use request::CsiVolume;
 
 use crate::objects::Objects;
 use crate::volumes::tokens::Tokens;

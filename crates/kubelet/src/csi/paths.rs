@@ -2,7 +2,7 @@
 
 use super::error::{Error, at};
 use super::record::{Record, gone};
-use super::request::Asked;
+use super::request::CsiVolume;
 use crate::volumes::error::private_folder;
 use std::path::{Path, PathBuf};
 
@@ -71,9 +71,9 @@ impl Paths {
     }
 
     /// Where a volume of a pod is to be.
-    pub(super) fn place(&self, asked: &Asked, uid: &str) -> Place {
+    pub(super) fn place(&self, asked: &CsiVolume, uid: &str) -> VolumePaths {
         if asked.block {
-            return Place {
+            return VolumePaths {
                 staging: self.device_staging(&asked.name),
                 target: self.device_target(&asked.name, uid),
                 record: self.device_record(&asked.name),
@@ -81,7 +81,7 @@ impl Paths {
             };
         }
         let dir = self.of_pod(uid, &asked.name);
-        Place {
+        VolumePaths {
             staging: self.staging(&asked.driver, &asked.handle),
             target: dir.join(MOUNT),
             record: dir,
@@ -95,7 +95,7 @@ pub(super) const MOUNT: &str = "mount";
 
 /// Where the parts of one volume of one pod are.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(super) struct VolumePaths {
     /// For the node.
     pub staging: PathBuf,
     /// For the pod.
@@ -106,7 +106,7 @@ pub(super) struct Place {
     link: Option<PathBuf>,
 }
 
-impl Place {
+impl VolumePaths {
     /// Notes what is about to be published, before anything is.
     pub(super) fn note(&self, record: &Record) -> Result<(), Error> {
         private_folder(&self.record).map_err(at(&self.record))?;

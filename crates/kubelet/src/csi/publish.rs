@@ -3,10 +3,10 @@
 
 use super::driver::{Abilities, CallError, Driver};
 use super::error::{Error, at};
-use super::paths::{Place, text};
+use super::paths::{VolumePaths, text};
 use super::record::Record;
 use super::request::Reference;
-use super::{Asked, Csi};
+use super::{Csi, CsiVolume};
 use crate::objects::{Key, ObjectKind};
 use crate::pod::spec;
 use crate::volumes::error::private_folder;
@@ -26,7 +26,7 @@ pub struct Group {
 }
 
 /// A driver with what is known of it.
-struct Known {
+struct DriverInfo {
     driver: Driver,
     can: Abilities,
     object: Option<CSIDriverSpec>,
@@ -34,7 +34,12 @@ struct Known {
 
 impl Csi {
     /// Makes a volume ready for a pod, or finds it ready; where it is on the host.
-    pub async fn publish(&self, asked: &Asked, pod: &Pod, group: Group) -> Result<PathBuf, Error> {
+    pub async fn publish(
+        &self,
+        asked: &CsiVolume,
+        pod: &Pod,
+        group: Group,
+    ) -> Result<PathBuf, Error> {
         let known = self.known(&asked.driver).await?;
         let object = known.object.as_ref();
         asked.is_supported(object).map_err(Error::Mode)?;
@@ -68,7 +73,12 @@ impl Csi {
 
     /// Publishes a volume that is published once more, if the driver wants that: what it shows in
     /// the volume, such as tokens, gets old. What fails leaves the volume as it is.
-    pub async fn publish_again(&self, asked: &Asked, pod: &Pod, group: Group) -> Result<(), Error> {
+    pub async fn publish_again(
+        &self,
+        asked: &CsiVolume,
+        pod: &Pod,
+        group: Group,
+    ) -> Result<(), Error> {
         let object = self.object(&asked.driver).await?;
         if object.and_then(|o| o.requires_republish) != Some(true) {
             return Ok(());
@@ -87,16 +97,16 @@ impl Csi {
         Ok(())
     }
 
-    async fn known(&self, name: &str) -> Result<Known, Error> {
+    async fn known(&self, name: &str) -> Result<DriverInfo, Error> {
         let driver = self.driver(name)?;
-        Ok(Known {
+        Ok(DriverInfo {
             can: driver.abilities().await?,
             object: self.object(name).await?,
             driver,
         })
     }
 
-    fn record(&self, asked: &Asked) -> Record {
+    fn record(&self, asked: &CsiVolume) -> Record {
         let attachment = api::csi::attachment_name(&asked.driver, &asked.handle, &self.node);
         Record {
             driver_name: asked.driver.clone(),
@@ -110,9 +120,9 @@ impl Csi {
 
     async fn stage(
         &self,
-        known: &Known,
-        asked: &Asked,
-        place: &Place,
+        known: &DriverInfo,
+        asked: &CsiVolume,
+        place: &VolumePaths,
         context: &HashMap<String, String>,
         group: Group,
     ) -> Result<(), Error> {
@@ -141,10 +151,10 @@ impl Csi {
 
     async fn request(
         &self,
-        known: &Known,
-        asked: &Asked,
+        known: &DriverInfo,
+        asked: &CsiVolume,
         pod: &Pod,
-        place: &Place,
+        place: &VolumePaths,
         publish_context: HashMap<String, String>,
         group: Group,
     ) -> Result<NodePublishVolumeRequest, Error> {

@@ -15,7 +15,7 @@ pub type Reference = (String, String);
 
 /// A volume that a pod is to have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Asked {
+pub struct CsiVolume {
     /// The persistent volume, or the pod's name for its own.
     pub name: String,
     /// The driver.
@@ -44,7 +44,7 @@ pub struct Asked {
     pub expand_secret: Option<Reference>,
 }
 
-impl Asked {
+impl CsiVolume {
     /// A persistent volume, if it is a driver's.
     #[must_use]
     pub fn of_volume(volume: &PersistentVolume, read_only: bool) -> Option<Self> {
@@ -201,7 +201,7 @@ mod tests {
         serde_json::from_value(spec).unwrap()
     }
 
-    fn volume(more: Value) -> Asked {
+    fn volume(more: Value) -> CsiVolume {
         let mut volume = json!({ "metadata": { "name": "pv" }, "spec": {
             "accessModes": ["ReadWriteOnce"], "mountOptions": ["noatime"],
             "csi": { "driver": "d", "volumeHandle": "h", "fsType": "ext4",
@@ -211,7 +211,7 @@ mod tests {
             volume["spec"][key] = value.clone();
         }
         let volume: PersistentVolume = serde_json::from_value(volume).unwrap();
-        Asked::of_volume(&volume, false).unwrap()
+        CsiVolume::of_volume(&volume, false).unwrap()
     }
 
     fn pod() -> Pod {
@@ -222,9 +222,9 @@ mod tests {
         serde_json::from_value(pod).unwrap()
     }
 
-    fn inline() -> Asked {
+    fn inline() -> CsiVolume {
         let pod = pod();
-        Asked::inline(&pod, &spec::of(&pod).volumes.as_ref().unwrap()[0]).unwrap()
+        CsiVolume::inline(&pod, &spec::of(&pod).volumes.as_ref().unwrap()[0]).unwrap()
     }
 
     #[test]

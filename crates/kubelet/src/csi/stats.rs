@@ -2,14 +2,14 @@
 //! since what is behind it may never answer.
 
 use super::paths::text;
-use super::{Asked, Csi};
+use super::{Csi, CsiVolume};
 use host::mounts::FsUsage;
 use host::plugins::csi::volume_usage::Unit;
 use host::plugins::csi::{NodeGetVolumeStatsRequest, NodeGetVolumeStatsResponse};
 
 impl Csi {
     /// How full a volume of a pod is, if its driver says.
-    pub async fn usage(&self, asked: &Asked, uid: &str) -> Option<FsUsage> {
+    pub async fn usage(&self, asked: &CsiVolume, uid: &str) -> Option<FsUsage> {
         let driver = self.driver(&asked.driver).ok()?;
         let can = driver.abilities().await.ok().filter(|can| can.stats)?;
         let place = self.paths.place(asked, uid);

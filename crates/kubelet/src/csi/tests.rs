@@ -15,12 +15,12 @@ fn pod(uid: &str) -> Pod {
     serde_json::from_value(json!({ "metadata": meta, "spec": spec })).unwrap()
 }
 
-fn asked() -> Asked {
-    Asked {
+fn asked() -> CsiVolume {
+    CsiVolume {
         name: "pv".into(),
         driver: NAME.into(),
         handle: "h".into(),
-        ..Asked::default()
+        ..CsiVolume::default()
     }
 }
 
@@ -108,7 +108,7 @@ async fn secrets_and_what_the_pod_is_are_told() {
     };
     let (csi, _serving) = with(dir.path(), &api, &fake);
     let secret = Some(("x".to_owned(), "s".to_owned()));
-    let asked = Asked {
+    let asked = CsiVolume {
         stage_secret: secret.clone(),
         publish_secret: secret,
         attributes: [("size".to_owned(), "1".to_owned())].into(),
@@ -128,7 +128,7 @@ async fn secrets_and_what_the_pod_is_are_told() {
     );
     assert_eq!(told.volume_context["csi.storage.k8s.io/pod.name"], "p");
     assert_eq!(told.volume_context["size"], "1");
-    let missing = Asked {
+    let missing = CsiVolume {
         publish_secret: Some(("x".into(), "t".into())),
         ..asked
     };
@@ -147,7 +147,7 @@ async fn an_inline_volume_needs_a_driver_that_has_them() {
         ..Fake::default()
     };
     let (csi, _serving) = with(dir.path(), &plain(), &fake);
-    let own = Asked {
+    let own = CsiVolume {
         ephemeral: true,
         ..asked()
     };
@@ -177,7 +177,7 @@ async fn a_device_is_linked_for_the_pod() {
         ..Fake::default()
     };
     let (csi, _serving) = with(dir.path(), &plain(), &fake);
-    let asked = Asked {
+    let asked = CsiVolume {
         block: true,
         ..asked()
     };

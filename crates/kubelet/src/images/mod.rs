@@ -31,7 +31,7 @@ pub struct Error {
 
 /// An image that a container needs before it can start.
 #[derive(Clone, Copy, Debug)]
-pub struct Wanted<'a> {
+pub struct RequiredImage<'a> {
     /// The container that waits for it.
     pub container: &'a str,
     /// The image's name as it was written.
@@ -40,7 +40,7 @@ pub struct Wanted<'a> {
     pub policy: Option<&'a str>,
 }
 
-impl<'a> Wanted<'a> {
+impl<'a> RequiredImage<'a> {
     /// All that a container needs: its own image first, then those of volumes, with their names.
     pub fn by(
         pod: &'a Pod,
@@ -98,7 +98,7 @@ impl Images {
     pub async fn ensure(
         &self,
         pod: &Pod,
-        wanted: &Wanted<'_>,
+        wanted: &RequiredImage<'_>,
         sandbox: &SandboxSpec,
     ) -> Result<Image, Error> {
         let asked = wanted.image;
@@ -158,7 +158,7 @@ impl Images {
     async fn pull(
         &self,
         pod: &Pod,
-        wanted: &Wanted<'_>,
+        wanted: &RequiredImage<'_>,
         sandbox: &SandboxSpec,
         name: (&str, Option<&str>),
     ) -> Result<Image, Error> {

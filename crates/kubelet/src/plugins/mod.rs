@@ -9,7 +9,7 @@ use crate::pod::deps::Deps;
 use clock::Instant;
 use futures::StreamExt;
 use inotify::{Inotify, WatchMask, Watches};
-use registration::{Kind, Registered};
+use registration::{PluginKind, Registered};
 use sockets::Socket;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -38,7 +38,7 @@ enum State {
 }
 
 /// The sockets that are known.
-type Known = BTreeMap<PathBuf, (Socket, State)>;
+type PluginSockets = BTreeMap<PathBuf, (Socket, State)>;
 
 /// Runs as long as the kubelet.
 pub async fn run(deps: Arc<Deps>) {
@@ -76,7 +76,7 @@ async fn watch(deps: &Deps) {
             return;
         }
     };
-    let mut known = Known::new();
+    let mut known = PluginSockets::new();
     loop {
         follow(&mut watches, &folder);
         look(deps, &folder, &mut known).await;
@@ -103,7 +103,7 @@ fn follow(watches: &mut Watches, folder: &Path) {
 }
 
 /// When the next plugin is asked again.
-fn next(known: &Known) -> Duration {
+fn next(known: &PluginSockets) -> Duration {
     let now = Instant::now();
     let due = known.values().filter_map(|(_, state)| match state {
         State::Failed(_, at) => Some(at.saturating_duration_since(now)),
@@ -113,7 +113,7 @@ fn next(known: &Known) -> Duration {
 }
 
 /// Brings what is registered in line with the folder.
-async fn look(deps: &Deps, folder: &Path, known: &mut Known) {
+async fn look(deps: &Deps, folder: &Path, known: &mut PluginSockets) {
     let found = sockets::list(folder);
     let left = known
         .iter()
@@ -155,10 +155,10 @@ async fn look(deps: &Deps, folder: &Path, known: &mut Known) {
 async fn leave(deps: &Deps, plugin: &Registered) {
     tracing::info!(plugin = plugin.name, "a plugin is gone");
     let outcome = match plugin.kind {
-        Kind::Csi => deps.csi.unregister(&plugin.name).await,
+        PluginKind::Csi => deps.csi.unregister(&plugin.name).await,
         // Its devices go when it no longer names them.
-        Kind::Device => Ok(()),
-        Kind::Dra => {
+        PluginKind::Device => Ok(()),
+        PluginKind::Dra => {
             deps.dra.unregister(&plugin.name, &plugin.endpoint);
             Ok(())
         }

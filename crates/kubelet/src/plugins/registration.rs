@@ -11,7 +11,7 @@ const ANSWER: Duration = Duration::from_secs(10);
 
 /// What a plugin does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum PluginKind {
     /// It has volumes.
     Csi,
     /// It has devices.
@@ -24,7 +24,7 @@ pub(super) enum Kind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Registered {
     /// What it does.
-    pub kind: Kind,
+    pub kind: PluginKind,
     /// The driver or the resource.
     pub name: String,
     /// Where it is asked.
@@ -64,19 +64,19 @@ async fn take_in(deps: &Deps, socket: &Path, info: &PluginInfo) -> Result<Regist
         "CSIPlugin" => {
             let versions = &info.supported_versions;
             deps.csi.register(&info.name, &endpoint, versions).await?;
-            Kind::Csi
+            PluginKind::Csi
         }
         "DevicePlugin" => {
             let versions = &info.supported_versions;
             deps.devices
                 .introduce(&info.name, &endpoint, versions)
                 .await?;
-            Kind::Device
+            PluginKind::Device
         }
         "DRAPlugin" => {
             let services = &info.supported_versions;
             deps.dra.register(&info.name, &endpoint, services)?;
-            Kind::Dra
+            PluginKind::Dra
         }
         other => {
             return Err(format!(

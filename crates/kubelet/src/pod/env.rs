@@ -16,12 +16,12 @@ pub struct Sources {
     /// Objects by key; one that is missing is an error only where it is used.
     pub objects: HashMap<Key, Arc<Data>>,
     /// Files of volumes, by volume and path inside it.
-    pub files: HashMap<(String, String), Found>,
+    pub files: HashMap<(String, String), EnvFile>,
 }
 
 /// A file that variables are read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum EnvFile {
     /// The pod has no such volume.
     NoVolume,
     /// It could not be read; why is for the node's log alone.
@@ -234,14 +234,14 @@ fn in_file(selector: &FileKeySelector, sources: &Sources) -> Result<Option<Strin
     let place = (selector.volume_name.clone(), selector.path.clone());
     let unparsed = || Error("couldn't parse env file".into());
     let (path, text) = match sources.files.get(&place) {
-        None | Some(Found::NoVolume) => {
+        None | Some(EnvFile::NoVolume) => {
             return Err(Error(format!(
                 "cannot find the volume {:?} referenced by FileKeyRef",
                 selector.volume_name
             )));
         }
-        Some(Found::Unreadable) => return Err(unparsed()),
-        Some(Found::File { path, text }) => (path, text),
+        Some(EnvFile::Unreadable) => return Err(unparsed()),
+        Some(EnvFile::File { path, text }) => (path, text),
     };
     match envfile::value(text, &selector.key) {
         Ok(Some(value)) => Ok(Some(value)),
@@ -635,7 +635,7 @@ mod tests {
             ("e", "gone", None),
         ];
         let files = files.map(|(volume, path, text)| {
-            let found = text.map_or(Found::Unreadable, |text| Found::File {
+            let found = text.map_or(EnvFile::Unreadable, |text| EnvFile::File {
                 path: format!("/v/{path}"),
                 text: text.into(),
             });

@@ -13,7 +13,7 @@ use super::state_machine::Result as Outcome;
 use super::{effect_span, handlers, own_files, remains, resources, sandbox, security, spec, swap};
 use crate::dra::cdi;
 use crate::events::Severity;
-use crate::images::Wanted;
+use crate::images::RequiredImage;
 use crate::metrics::{STARTS, Start};
 use crate::objects;
 use crate::probes::hook;
@@ -365,7 +365,7 @@ impl Hands {
         sandbox: &SandboxSpec,
     ) -> Result<Image, (crate::images::Error, String)> {
         let mut own = Image::default();
-        for (volume, wanted) in Wanted::by(pod, container) {
+        for (volume, wanted) in RequiredImage::by(pod, container) {
             let found = self.deps.images.ensure(pod, &wanted, sandbox).await;
             let image = found.map_err(|e| (e, wanted.image.to_owned()))?;
             if volume.is_none() {
@@ -378,7 +378,7 @@ impl Hands {
     /// Shows the images that are the container's volumes at the volumes' folders.
     async fn show_images(&self, pod: &Pod, container: &Container) -> Result<(), String> {
         let (runtime, volumes) = (&self.deps.runtime, &self.deps.volumes.0);
-        for (volume, wanted) in Wanted::by(pod, container) {
+        for (volume, wanted) in RequiredImage::by(pod, container) {
             let Some(volume) = volume else { continue };
             let failed = |why: String| {
                 format!(
@@ -473,19 +473,19 @@ impl Hands {
     }
 
     /// Reads a file that the pod wrote, and may be writing, or putting a link in the place of.
-    fn file_of_variables(&self, pod: &Pod, (volume, path): &(String, String)) -> env::Found {
+    fn file_of_variables(&self, pod: &Pod, (volume, path): &(String, String)) -> env::EnvFile {
         let Some(root) = self.mounted.as_ref().and_then(|m| m.get(volume)) else {
-            return env::Found::NoVolume;
+            return env::EnvFile::NoVolume;
         };
         let root = &root.path;
         match host::open_beneath::read_file(root, Path::new(path), MOST_VARIABLES) {
-            Ok(bytes) => env::Found::File {
+            Ok(bytes) => env::EnvFile::File {
                 path: root.join(path).to_string_lossy().into_owned(),
                 text: String::from_utf8_lossy(&bytes).into_owned(),
             },
             Err(e) => {
                 tracing::warn!(pod = spec::full_name(pod), volume, path, error = %e, "a file of environment variables cannot be read");
-                env::Found::Unreadable
+                env::EnvFile::Unreadable
             }
         }
     }

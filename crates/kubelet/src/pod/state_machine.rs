@@ -13,7 +13,7 @@ use super::plan::{Effect, Facts, Kill, Outcome};
 use super::runtime_state::{Run, SeenPod};
 use super::spec;
 use super::stage::{Input, Stage, Why, step};
-use crate::images::Wanted;
+use crate::images::RequiredImage;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use std::collections::HashMap;
@@ -299,11 +299,12 @@ impl Machine {
         now: Timestamp,
     ) -> Option<Timestamp> {
         let container = spec::find(pod, name)?;
-        let (image, failed, until) = Wanted::by(pod, &container).find_map(|(_, wanted)| {
-            let failed = self.not_pulled.get(wanted.image)?;
-            let (_, until) = self.pulls.waiting(wanted.image, failed.since, now)?;
-            Some((wanted.image, failed, until))
-        })?;
+        let (image, failed, until) =
+            RequiredImage::by(pod, &container).find_map(|(_, wanted)| {
+                let failed = self.not_pulled.get(wanted.image)?;
+                let (_, until) = self.pulls.waiting(wanted.image, failed.since, now)?;
+                Some((wanted.image, failed, until))
+            })?;
         let text = format!("Back-off pulling image \"{image}\"");
         let message = format!("{text}: ErrImagePull: {}", failed.why);
         self.waits(

@@ -22,12 +22,12 @@ type Pair = (Option<Arc<Pod>>, Option<Arc<Pod>>);
 /// What is known of static pods.
 #[derive(Debug, Default)]
 pub(super) struct Statics {
-    known: Mutex<Known>,
+    known: Mutex<FilesAndMirrors>,
     changed: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct FilesAndMirrors {
     /// What the files say.
     wanted: ByName,
     /// What the API shows.

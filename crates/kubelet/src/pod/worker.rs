@@ -18,7 +18,7 @@ use super::state_machine::{self, Decision, Machine, Result as Outcome, World};
 use super::status::{View, is_own_condition, status_of};
 use crate::events::Severity;
 use crate::metrics::{METRICS, STARTS, Start};
-use crate::objects::{self, Held};
+use crate::objects::{self, WatchedObject};
 use crate::probes::Board;
 use arc_swap::ArcSwap;
 use clock::{Instant, watch};
@@ -112,7 +112,7 @@ struct Worker {
     ended: Ended,
     /// The node took the pod.
     admitted: bool,
-    held: Vec<Arc<Held>>,
+    held: Vec<Arc<WatchedObject>>,
     life: Life,
 }
 

@@ -1,6 +1,6 @@
 //! One question to a container: by command, HTTP, TCP or gRPC.
 
-use super::place::{self, Place};
+use super::probe_url::{self, ProbeUrl};
 use crate::pod::env;
 use host::cri::proto::grpc::health::v1::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -161,13 +161,18 @@ async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
 const MOST_REQUESTS: usize = 10;
 
 /// What an HTTP probe asks first.
-fn first(target: &Target<'_>, get: &HTTPGetAction) -> Result<Place, String> {
+fn first(target: &Target<'_>, get: &HTTPGetAction) -> Result<ProbeUrl, String> {
     let https = get.scheme.as_deref();
     let https = https.is_some_and(|s| s.eq_ignore_ascii_case("https"));
     let host = get.host.as_deref().filter(|h| !h.is_empty());
     let port = port(target.container, &get.port)?;
     let path = get.path.as_deref().unwrap_or_default();
-    Ok(Place::new(https, host.unwrap_or(target.host), port, path))
+    Ok(ProbeUrl::new(
+        https,
+        host.unwrap_or(target.host),
+        port,
+        path,
+    ))
 }
 
 /// GET with the action's headers. Answers that lead elsewhere on the same host are followed; of the
@@ -179,7 +184,7 @@ pub async fn http_get(target: &Target<'_>, get: &HTTPGetAction) -> Answer {
     }
 }
 
-async fn follow(mut place: Place, get: &HTTPGetAction) -> Answer {
+async fn follow(mut place: ProbeUrl, get: &HTTPGetAction) -> Answer {
     let host = place.host.clone();
     let mut is_relative = true;
     for _ in 0..MOST_REQUESTS {
@@ -207,7 +212,7 @@ async fn follow(mut place: Place, get: &HTTPGetAction) -> Answer {
         if next.host != host {
             return judge(&got);
         }
-        is_relative = place::scheme(location).is_none();
+        is_relative = probe_url::scheme(location).is_none();
         place = next;
     }
     Answer::Bad(format!(
@@ -237,7 +242,7 @@ fn judge(got: &Got) -> Answer {
 /// names is the one it is asked for (`own_host`), until an answer leads to a whole URL.
 fn request(
     get: &HTTPGetAction,
-    place: &Place,
+    place: &ProbeUrl,
     own_host: bool,
 ) -> http::Result<Request<Empty<bytes::Bytes>>> {
     let mut request = Request::get(place.path.as_str())
@@ -266,7 +271,7 @@ fn request(
     Ok(request)
 }
 
-async fn once(place: &Place, request: Request<Empty<bytes::Bytes>>) -> Result<Got, String> {
+async fn once(place: &ProbeUrl, request: Request<Empty<bytes::Bytes>>) -> Result<Got, String> {
     let stream = connect(&place.host, place.port).await?;
     if place.https {
         let stream = unverified_tls(&place.host, stream).await;
@@ -494,7 +499,7 @@ mod tests {
                 )),
             ),
         ] {
-            let place = Place::new(false, "127.0.0.1", port, path);
+            let place = ProbeUrl::new(false, "127.0.0.1", port, path);
             assert_eq!(
                 follow(place, &HTTPGetAction::default()).await,
                 want,
@@ -517,7 +522,7 @@ mod tests {
                 { "name": "Host", "value": "shop.example" }, { "name": "Accept", "value": "" }]
         }))
         .unwrap();
-        let place = Place::new(false, "127.0.0.1", port, "/a");
+        let place = ProbeUrl::new(false, "127.0.0.1", port, "/a");
         assert_eq!(follow(place, &get).await, Answer::Good);
         for host in [
             "shop.example".to_owned(),

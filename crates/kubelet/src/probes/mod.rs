@@ -3,7 +3,7 @@
 
 pub mod ask;
 pub mod hook;
-pub mod place;
+pub mod probe_url;
 
 use crate::events::Severity;
 use crate::pod::deps::Deps;

@@ -208,7 +208,7 @@ impl Server {
         };
         let mut samples = self.history.last(usize::MAX);
         samples.push(now);
-        let asked = stats::rest::Asked {
+        let asked = stats::rest::RestRequest {
             parts,
             count: query.get("count"),
             recursive: query.flag(&["recursive"]),

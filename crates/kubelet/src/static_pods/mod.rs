@@ -97,10 +97,10 @@ pub fn read(deps: &Deps, pods: &Arc<Pods>, source: &Source) {
 }
 
 /// The pods by namespace and name, each as the first file in the order of names says it.
-type Found = BTreeMap<(String, String), Arc<Pod>>;
+type PodsByName = BTreeMap<(String, String), Arc<Pod>>;
 
-fn all(source: &Source, node: &str) -> io::Result<Found> {
-    let mut found = Found::new();
+fn all(source: &Source, node: &str) -> io::Result<PodsByName> {
+    let mut found = PodsByName::new();
     for file in files(&source.path)? {
         let pod = match pod(source, &file, node) {
             Ok(Some(pod)) => pod,

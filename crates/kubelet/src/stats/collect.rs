@@ -121,7 +121,7 @@ impl Statistics {
                 self.of_volumes(&live)
             }
         };
-        let found = Found {
+        let found = ReportedStats {
             snapshots: live,
             layers,
             images,
@@ -255,7 +255,7 @@ fn in_background<T: Send + 'static>(
 }
 
 /// What others than the kernel said.
-struct Found {
+struct ReportedStats {
     snapshots: Vec<Arc<Snapshot>>,
     layers: Option<Layers>,
     images: Vec<ImageFs>,
@@ -263,7 +263,7 @@ struct Found {
 }
 
 /// Reads the kernel's files.
-fn all(deps: &Deps, mut found: Found, detail: Detail) -> Result<All, Error> {
+fn all(deps: &Deps, mut found: ReportedStats, detail: Detail) -> Result<All, Error> {
     let (config, is_whole) = (&deps.config, detail == Detail::Whole);
     let at = deps.clock.now();
     let device_names = match is_whole {
@@ -318,7 +318,7 @@ fn images(all: &[ImageFs]) -> OfImages {
     }
 }
 
-fn of_pod(deps: &Deps, s: &Snapshot, found: &mut Found, detail: Detail) -> Option<OfPod> {
+fn of_pod(deps: &Deps, s: &Snapshot, found: &mut ReportedStats, detail: Detail) -> Option<OfPod> {
     let (pod, is_whole) = (&s.pod, detail == Detail::Whole);
     let sandbox = s.seen.ready_sandbox()?;
     let group = resources::pod_group(&deps.config.kubepods(), pod);

@@ -13,7 +13,7 @@ const DEFAULT_TYPE: &str = "name";
 
 /// A question to the API.
 #[derive(Debug, Default)]
-pub struct Asked<'a> {
+pub struct RestRequest<'a> {
     /// What follows `/api/`.
     pub parts: &'a [&'a str],
     /// As the query says it.
@@ -28,7 +28,7 @@ pub struct Asked<'a> {
 pub type Refused = (u16, String);
 
 /// Answers from samples, the oldest first; there is at least one.
-pub fn answer(samples: &[Arc<All>], asked: &Asked<'_>) -> Result<Value, Refused> {
+pub fn answer(samples: &[Arc<All>], asked: &RestRequest<'_>) -> Result<Value, Refused> {
     let Some(now) = samples.last() else {
         return Err((500, "nothing was measured".to_owned()));
     };
@@ -79,7 +79,7 @@ pub fn answer(samples: &[Arc<All>], asked: &Asked<'_>) -> Result<Value, Refused>
     }
 }
 
-fn by_name(asked: &Asked<'_>) -> Result<(), Refused> {
+fn by_name(asked: &RestRequest<'_>) -> Result<(), Refused> {
     match asked.kind.unwrap_or(DEFAULT_TYPE) {
         DEFAULT_TYPE => Ok(()),
         other => Err((
@@ -107,7 +107,7 @@ fn below(all: &All, name: &str) -> Vec<String> {
         .collect()
 }
 
-fn count(asked: &Asked<'_>) -> Result<usize, Refused> {
+fn count(asked: &RestRequest<'_>) -> Result<usize, Refused> {
     match asked.count {
         None => Ok(USUAL_COUNT),
         // As cAdvisor: all.
@@ -118,7 +118,7 @@ fn count(asked: &Asked<'_>) -> Result<usize, Refused> {
     }
 }
 
-fn one(samples: &[Arc<All>], name: &str, asked: &Asked<'_>) -> Result<Value, Refused> {
+fn one(samples: &[Arc<All>], name: &str, asked: &RestRequest<'_>) -> Result<Value, Refused> {
     let now = samples.last().map(|a| &**a);
     let now = now.ok_or_else(|| (500, "nothing was measured".to_owned()))?;
     let of = find(now, name)?;
@@ -167,7 +167,7 @@ fn spec(s: &Subject<'_>) -> Value {
     })
 }
 
-fn stats_of(samples: &[Arc<All>], name: &str, asked: &Asked<'_>) -> Result<Value, Refused> {
+fn stats_of(samples: &[Arc<All>], name: &str, asked: &RestRequest<'_>) -> Result<Value, Refused> {
     let from = samples.len().saturating_sub(count(asked)?);
     let wanted = samples.get(from..).unwrap_or_default();
     let each = wanted.iter().filter_map(|all| {
@@ -334,9 +334,9 @@ mod tests {
         })
     }
 
-    fn ask(path: &str, asked: Asked<'_>) -> Result<Value, Refused> {
+    fn ask(path: &str, asked: RestRequest<'_>) -> Result<Value, Refused> {
         let parts: Vec<&str> = path.split('/').collect();
-        let asked = Asked {
+        let asked = RestRequest {
             parts: &parts,
             ..asked
         };
@@ -346,10 +346,10 @@ mod tests {
     #[test]
     fn groups_and_the_machine_are_answered_in_all_versions() {
         assert_eq!(
-            ask("v1.3/machine", Asked::default()).unwrap()["memory_capacity"],
+            ask("v1.3/machine", RestRequest::default()).unwrap()["memory_capacity"],
             7
         );
-        let pod = ask("v1.3/containers/g/pod", Asked::default()).unwrap();
+        let pod = ask("v1.3/containers/g/pod", RestRequest::default()).unwrap();
         assert_eq!(pod["name"], "/g/pod");
         assert_eq!(pod["subcontainers"], json!([{ "name": "/g/pod/id" }]));
         let totals = |v: &Value| -> Vec<u64> {
@@ -358,15 +358,15 @@ mod tests {
                 .collect()
         };
         assert_eq!(totals(&pod["stats"]), [1, 2, 3]);
-        let last = Asked {
+        let last = RestRequest {
             count: Some("1"),
-            ..Asked::default()
+            ..RestRequest::default()
         };
         let two = ask("v2.0/stats/g/pod/id", last).unwrap();
         assert_eq!(totals(&two["/g/pod/id"]), [3]);
-        let recursive = Asked {
+        let recursive = RestRequest {
             recursive: true,
-            ..Asked::default()
+            ..RestRequest::default()
         };
         let all = ask("v2.1/stats/g", recursive).unwrap();
         let names: Vec<&String> = all.as_object().unwrap().keys().collect();
@@ -376,7 +376,7 @@ mod tests {
             "c"
         );
         assert_eq!(
-            ask("v1.3/subcontainers/g/pod", Asked::default())
+            ask("v1.3/subcontainers/g/pod", RestRequest::default())
                 .unwrap()
                 .as_array()
                 .unwrap()
@@ -388,17 +388,17 @@ mod tests {
     #[test]
     fn what_is_not_there_is_refused_with_a_reason() {
         let code = |path: &str, asked| ask(path, asked).unwrap_err().0;
-        assert_eq!(code("v1.3/containers/absent", Asked::default()), 404);
-        assert_eq!(code("v9/machine", Asked::default()), 404);
-        assert_eq!(code("v2.0/ps/g", Asked::default()), 404);
-        let docker = Asked {
+        assert_eq!(code("v1.3/containers/absent", RestRequest::default()), 404);
+        assert_eq!(code("v9/machine", RestRequest::default()), 404);
+        assert_eq!(code("v2.0/ps/g", RestRequest::default()), 404);
+        let docker = RestRequest {
             kind: Some("docker"),
-            ..Asked::default()
+            ..RestRequest::default()
         };
         assert_eq!(code("v2.0/stats/g/pod", docker), 400);
-        let wrong = Asked {
+        let wrong = RestRequest {
             count: Some("many"),
-            ..Asked::default()
+            ..RestRequest::default()
         };
         assert_eq!(code("v1.3/containers/g/pod", wrong), 400);
     }

@@ -3,7 +3,7 @@
 
 use super::kept::Kept;
 use super::{OfClaim, OfVolume, Taken};
-use crate::csi::{Asked, Csi};
+use crate::csi::{Csi, CsiVolume};
 use crate::pod::handle::Snapshot;
 use crate::pod::spec;
 use crate::volumes::claim_lookup::Claims;
@@ -31,7 +31,7 @@ pub(super) struct VolumeUse {
     /// By UIDs of pods: what was looked at.
     looked_at: Kept<OfDisks>,
     /// By names of drivers.
-    told: Kept<Told>,
+    told: Kept<DriverStats>,
     looks: Arc<Semaphore>,
 }
 
@@ -56,7 +56,7 @@ pub(super) struct OfDisks {
 
 /// What a driver said.
 #[derive(Debug, Default)]
-struct Told {
+struct DriverStats {
     /// Of which volumes of which pods.
     asked: BTreeSet<(String, String)>,
     /// By UIDs of pods.
@@ -69,7 +69,7 @@ struct Question {
     uid: String,
     volume: String,
     claim: Option<(String, String)>,
-    asked: Asked,
+    asked: CsiVolume,
 }
 
 /// Where volumes are found.
@@ -119,7 +119,7 @@ impl VolumeUse {
         let csi = csi.clone();
         self.told.refresh(driver, age, || async move {
             let of = answers(&csi, questions).await;
-            Told { asked, of }
+            DriverStats { asked, of }
         });
     }
 
@@ -183,12 +183,12 @@ fn questions<'a>(claims: &Claims, pod: &'a Snapshot) -> impl Iterator<Item = Que
             uid: uid.to_owned(),
             volume,
             claim: Some((held.namespace, held.claim)),
-            asked: Asked {
+            asked: CsiVolume {
                 name: held.volume,
                 driver,
                 handle,
                 block: held.block,
-                ..Asked::default()
+                ..CsiVolume::default()
             },
         })
     });
@@ -202,7 +202,7 @@ fn inline<'a>(pod: &'a Pod, uid: &'a str) -> impl Iterator<Item = Question> + 'a
             uid: uid.to_owned(),
             volume: volume.name.clone(),
             claim: None,
-            asked: Asked::inline(pod, volume)?,
+            asked: CsiVolume::inline(pod, volume)?,
         })
     })
 }
@@ -276,11 +276,11 @@ mod tests {
             uid: "u".into(),
             volume: volume.into(),
             claim: None,
-            asked: Asked {
+            asked: CsiVolume {
                 name: volume.into(),
                 driver: NAME.into(),
                 handle: "h".into(),
-                ..Asked::default()
+                ..CsiVolume::default()
             },
         }
     }

@@ -4,7 +4,7 @@
 use super::nodes::Node;
 use super::*;
 use crate::cpus::policy::Policy as CpuPolicy;
-use crate::cpus::topology::{Place, Topology as CpuTopology};
+use crate::cpus::topology::{CpuLocation, Topology as CpuTopology};
 use serde_json::json;
 
 const GI: u64 = 1 << 30;
@@ -26,7 +26,7 @@ fn machine() -> Machine {
 
 fn bench(policy: Policy, scope: Scope) -> Bench {
     let dir = tempfile::tempdir().unwrap();
-    let place = |cpu: u32| Place {
+    let place = |cpu: u32| CpuLocation {
         socket: cpu / 4,
         core: cpu % 4,
     };

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 /// What a pod has of a claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Held {
+pub struct MountedClaim {
     /// Namespace of the claim.
     pub namespace: String,
     /// Its name.
@@ -39,7 +39,7 @@ pub struct Held {
 
 /// A claim that was found, with its volume.
 #[derive(Debug)]
-pub struct Found {
+pub struct BoundClaim {
     /// The claim.
     pub claim: PersistentVolumeClaim,
     /// What it is bound to.
@@ -48,7 +48,7 @@ pub struct Found {
     pub read_only: bool,
 }
 
-impl Found {
+impl BoundClaim {
     /// The name of the persistent volume.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -64,12 +64,12 @@ impl Found {
 
     /// What is to be kept of it when it is at `path`.
     #[must_use]
-    pub fn at(&self, path: PathBuf) -> Held {
+    pub fn at(&self, path: PathBuf) -> MountedClaim {
         let meta = &self.claim.metadata;
         let modes = self.claim.spec.as_ref();
         let modes = modes.and_then(|s| s.access_modes.as_deref());
         let alone = "ReadWriteOncePod".to_owned();
-        Held {
+        MountedClaim {
             namespace: meta.namespace.clone().unwrap_or_default(),
             claim: meta.name.clone().unwrap_or_default(),
             volume: self.name().to_owned(),
@@ -91,7 +91,7 @@ pub struct Claims {
     client: kube::Client,
     node: Arc<OwnNode>,
     /// By the pod's UID and the volume's name.
-    held: Mutex<BTreeMap<(String, String), Held>>,
+    held: Mutex<BTreeMap<(String, String), MountedClaim>>,
 }
 
 impl std::fmt::Debug for Claims {
@@ -112,7 +112,7 @@ impl Claims {
     }
 
     /// The claim of a pod's volume and what it is bound to, if the pod may have it here.
-    pub async fn find(&self, order: Order<'_>) -> Result<Found, Error> {
+    pub async fn find(&self, order: Order<'_>) -> Result<BoundClaim, Error> {
         let namespace = spec::namespace(order.pod);
         let name = claim_name(order.pod, order.volume);
         let wrong = |text: String| {
@@ -146,7 +146,7 @@ impl Claims {
         }
         let source = order.volume.persistent_volume_claim.as_ref();
         let read_only = source.is_some_and(|s| s.read_only == Some(true));
-        Ok(Found {
+        Ok(BoundClaim {
             claim,
             volume,
             read_only,
@@ -154,9 +154,9 @@ impl Claims {
     }
 
     /// Notes what a pod has; an error: it is for one pod alone, and another one has it.
-    pub fn hold(&self, uid: &str, volume: &str, held: Held) -> Result<(), String> {
+    pub fn hold(&self, uid: &str, volume: &str, held: MountedClaim) -> Result<(), String> {
         let mut all = self.held.lock();
-        let others = |((other, _), h): (&(String, String), &Held)| {
+        let others = |((other, _), h): (&(String, String), &MountedClaim)| {
             other != uid && h.volume == held.volume && (h.exclusive || held.exclusive)
         };
         if all.iter().any(others) {
@@ -171,14 +171,14 @@ impl Claims {
 
     /// What a pod has by the name of its volume.
     #[must_use]
-    pub fn held(&self, uid: &str, volume: &str) -> Option<Held> {
+    pub fn held(&self, uid: &str, volume: &str) -> Option<MountedClaim> {
         let key = (uid.to_owned(), volume.to_owned());
         self.held.lock().get(&key).cloned()
     }
 
     /// All that a pod has, by the names of its volumes.
     #[must_use]
-    pub fn of_pod(&self, uid: &str) -> Vec<(String, Held)> {
+    pub fn of_pod(&self, uid: &str) -> Vec<(String, MountedClaim)> {
         let all = self.held.lock();
         let own = all.iter().filter(|((pod, _), _)| pod == uid);
         own.map(|((_, name), held)| (name.clone(), held.clone()))

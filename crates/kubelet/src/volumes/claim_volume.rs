@@ -1,11 +1,11 @@
 //! Volumes of persistent volume claims, also of those that are made for the pod.
 
-use super::claim_lookup::Found;
+use super::claim_lookup::BoundClaim;
 use super::disk::Disk;
 use super::error::{Error, io_at, open_folder};
 use super::source::{Order, Preparing, Source};
 use super::{csi, file_system, host_path, iscsi, nfs};
-use crate::csi::Asked;
+use crate::csi::CsiVolume;
 use crate::pod::spec;
 use api::local_volumes::{PROVISIONED_BY, PROVISIONER};
 use k8s_openapi::api::core::v1::{PersistentVolumeSpec, Volume};
@@ -52,14 +52,14 @@ async fn refresh(order: Order<'_>, path: PathBuf) -> Result<PathBuf, Error> {
             return Ok(path);
         }
     };
-    if let Some(asked) = Asked::of_volume(&found.volume, found.read_only) {
+    if let Some(asked) = CsiVolume::of_volume(&found.volume, found.read_only) {
         csi::publish_again(order, &asked).await?;
         grow(order, &found, &asked).await?;
     }
     Ok(path)
 }
 
-async fn grow(order: Order<'_>, found: &Found, asked: &Asked) -> Result<(), Error> {
+async fn grow(order: Order<'_>, found: &BoundClaim, asked: &CsiVolume) -> Result<(), Error> {
     let csi = &order.means.csi;
     let grown = csi
         .grow(asked, order.pod, &found.claim, &found.volume)
@@ -101,7 +101,7 @@ async fn prepare(order: Order<'_>) -> Result<PathBuf, Error> {
 }
 
 /// A file system is mounted, a block device is a device.
-fn is_used_as_it_is(order: Order<'_>, found: &Found) -> Result<(), Error> {
+fn is_used_as_it_is(order: Order<'_>, found: &BoundClaim) -> Result<(), Error> {
     let name = &order.volume.name;
     let containers = || {
         let init = spec::init_containers(order.pod).iter();
@@ -126,12 +126,12 @@ fn is_used_as_it_is(order: Order<'_>, found: &Found) -> Result<(), Error> {
     }
 }
 
-async fn mount(order: Order<'_>, found: &Found) -> Result<PathBuf, Error> {
+async fn mount(order: Order<'_>, found: &BoundClaim) -> Result<PathBuf, Error> {
     let none = PersistentVolumeSpec::default();
     let spec = found.volume.spec.as_ref().unwrap_or(&none);
     let options = spec.mount_options.as_deref().unwrap_or_default();
     let wrong = |text: &str| order.of(found.name(), text);
-    if let Some(asked) = Asked::of_volume(&found.volume, found.read_only) {
+    if let Some(asked) = CsiVolume::of_volume(&found.volume, found.read_only) {
         let path = csi::publish(order, &asked).await?;
         grow(order, found, &asked).await?;
         return Ok(path);
@@ -152,7 +152,7 @@ async fn mount(order: Order<'_>, found: &Found) -> Result<PathBuf, Error> {
             (true, true) => Ok(place),
             (true, false) => Err(wrong(&format!("{:?} is not a block device", local.path))),
             (false, true) => {
-                let wanted = file_system::Wanted {
+                let wanted = file_system::FileSystemSpec {
                     kind: local.fs_type.as_deref(),
                     options,
                     // Another pod may write it: who may not is kept from it in its containers.
@@ -214,7 +214,7 @@ async fn mount(order: Order<'_>, found: &Found) -> Result<PathBuf, Error> {
 }
 
 /// The folder of a volume that was made on this node's own disk; `None`: it is not such a volume.
-fn own_folder(order: Order<'_>, found: &Found, path: &str) -> Result<Option<PathBuf>, Error> {
+fn own_folder(order: Order<'_>, found: &BoundClaim, path: &str) -> Result<Option<PathBuf>, Error> {
     let annotations = found.volume.metadata.annotations.as_ref();
     let maker = annotations.and_then(|a| a.get(PROVISIONED_BY));
     let disk = order.means.disk.as_ref();
@@ -231,7 +231,7 @@ fn own_folder(order: Order<'_>, found: &Found, path: &str) -> Result<Option<Path
 }
 
 /// Shows a folder of the node below the pod's folder.
-async fn bind(order: Order<'_>, found: &Found, place: &Path) -> Result<PathBuf, Error> {
+async fn bind(order: Order<'_>, found: &BoundClaim, place: &Path) -> Result<PathBuf, Error> {
     let target = order.folder(LOCAL, found.name());
     open_folder(&target).map_err(io_at(&target))?;
     if !host::mounts::is_mount_point(&target).map_err(io_at(&target))? {

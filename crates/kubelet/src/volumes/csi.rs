@@ -3,7 +3,7 @@
 use super::error::Error;
 use super::source::{Order, Preparing, Source};
 use crate::csi::publish::Group;
-use crate::csi::{Asked, PLUGIN};
+use crate::csi::{CsiVolume, PLUGIN};
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Volume;
 use std::path::{Path, PathBuf};
@@ -50,8 +50,8 @@ impl Source for Csi {
     }
 }
 
-fn asked(order: Order<'_>) -> Result<Asked, Error> {
-    let asked = Asked::inline(order.pod, order.volume);
+fn asked(order: Order<'_>) -> Result<CsiVolume, Error> {
+    let asked = CsiVolume::inline(order.pod, order.volume);
     asked.ok_or_else(|| order.wrong("it names no driver"))
 }
 
@@ -63,14 +63,14 @@ fn group(order: Order<'_>) -> Group {
 }
 
 /// Makes a driver's volume ready for the pod; where it is.
-pub(super) async fn publish(order: Order<'_>, asked: &Asked) -> Result<PathBuf, Error> {
+pub(super) async fn publish(order: Order<'_>, asked: &CsiVolume) -> Result<PathBuf, Error> {
     let csi = &order.means.csi;
     let done = csi.publish(asked, order.pod, group(order)).await;
     done.map_err(|e| order.of(&asked.name, &e.to_string()))
 }
 
 /// Publishes it once more, if its driver wants that.
-pub(super) async fn publish_again(order: Order<'_>, asked: &Asked) -> Result<(), Error> {
+pub(super) async fn publish_again(order: Order<'_>, asked: &CsiVolume) -> Result<(), Error> {
     let csi = &order.means.csi;
     let done = csi.publish_again(asked, order.pod, group(order)).await;
     done.map_err(|e| order.of(&asked.name, &e.to_string()))

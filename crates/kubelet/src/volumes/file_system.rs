@@ -47,7 +47,7 @@ static TURN: Mutex<()> = Mutex::const_new(());
 
 /// What a volume says of its file system.
 #[derive(Clone, Copy, Debug)]
-pub struct Wanted<'a> {
+pub struct FileSystemSpec<'a> {
     /// Its kind; none: what the device has.
     pub kind: Option<&'a str>,
     /// Options of the mount.
@@ -88,7 +88,7 @@ fn read(said: Said) -> Result<Has, String> {
     })
 }
 
-fn decide(has: Has, wanted: &Wanted<'_>) -> Result<Step, String> {
+fn decide(has: Has, wanted: &FileSystemSpec<'_>) -> Result<Step, String> {
     let kind = wanted.kind.filter(|kind| !kind.is_empty());
     let usual = kind.unwrap_or(USUAL);
     match has {
@@ -120,7 +120,12 @@ fn make_arguments(kind: &str, device: &str) -> Result<(Tool, Vec<String>), Strin
     Ok((tool, args.map(str::to_owned).collect()))
 }
 
-fn mount_arguments(kind: &str, wanted: &Wanted<'_>, device: &str, dir: &str) -> Vec<String> {
+fn mount_arguments(
+    kind: &str,
+    wanted: &FileSystemSpec<'_>,
+    device: &str,
+    dir: &str,
+) -> Vec<String> {
     let mut options = wanted.options.to_vec();
     if wanted.read_only {
         options.push("ro".to_owned());
@@ -146,7 +151,7 @@ fn checked(said: &Said) -> Result<(), String> {
 }
 
 /// Mounts a device's file system at a folder, or finds it mounted. An error says why not.
-pub async fn mount(device: &Path, dir: &Path, wanted: &Wanted<'_>) -> Result<(), String> {
+pub async fn mount(device: &Path, dir: &Path, wanted: &FileSystemSpec<'_>) -> Result<(), String> {
     open_folder(dir).map_err(|e| e.to_string())?;
     if host::mounts::is_mount_point(dir).map_err(|e| e.to_string())? {
         return Ok(());
@@ -226,7 +231,7 @@ mod tests {
         // Several contradict each other.
         assert!(has(8, "").is_err());
         let step = |has: Has, kind: Option<&str>, read_only| {
-            let wanted = Wanted {
+            let wanted = FileSystemSpec {
                 kind,
                 options: &[],
                 read_only,
@@ -262,7 +267,7 @@ mod tests {
         );
         assert!(make_arguments("-h", "/dev/x").is_err());
         let options = ["noatime".to_owned(), "nodev".to_owned()];
-        let wanted = Wanted {
+        let wanted = FileSystemSpec {
             kind: None,
             options: &options,
             read_only: true,

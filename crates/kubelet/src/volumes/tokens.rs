@@ -18,7 +18,7 @@ const RENEW_AFTER: SignedDuration = SignedDuration::from_hours(24);
 type Key = (String, String, i64);
 
 #[derive(Clone, Debug)]
-struct Held {
+struct CachedToken {
     token: Token,
     renew_at: Timestamp,
 }
@@ -36,7 +36,7 @@ pub struct Token {
 pub struct Tokens {
     client: kube::Client,
     clock: Clock,
-    held: Mutex<HashMap<Key, Held>>,
+    held: Mutex<HashMap<Key, CachedToken>>,
 }
 
 impl std::fmt::Debug for Tokens {
@@ -84,7 +84,7 @@ impl Tokens {
         match self.ask(pod, audience, seconds).await {
             Ok((text, expires)) => {
                 let token = Token { text, expires };
-                let held = Held {
+                let held = CachedToken {
                     token: token.clone(),
                     renew_at: renewal(now, expires),
                 };

@@ -1,7 +1,7 @@
 //! A disk behind iSCSI as a volume names it: what the host's tool is asked for it, where its device
 //! appears, and the tool's records, as text.
 
-use crate::volumes::file_system::Wanted;
+use crate::volumes::file_system::FileSystemSpec;
 use k8s_openapi::api::core::v1::{ISCSIPersistentVolumeSource, ISCSIVolumeSource};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -28,7 +28,7 @@ pub struct Disk {
 
 /// What a volume asks for beside its disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Asked {
+pub struct IscsiOptions {
     /// The kind of its file system.
     pub kind: Option<String>,
     /// It may not be written.
@@ -39,10 +39,10 @@ pub struct Asked {
     pub session_chap: bool,
 }
 
-impl Asked {
+impl IscsiOptions {
     /// What is mounted of it, with these options.
-    pub fn file_system<'a>(&'a self, options: &'a [String]) -> Wanted<'a> {
-        Wanted {
+    pub fn file_system<'a>(&'a self, options: &'a [String]) -> FileSystemSpec<'a> {
+        FileSystemSpec {
             kind: self.kind.as_deref(),
             options,
             read_only: self.read_only,
@@ -51,7 +51,7 @@ impl Asked {
 }
 
 /// `volume` names the interface that is made for an initiator's name.
-pub fn of_volume(source: &ISCSIVolumeSource, volume: &str) -> (Disk, Asked) {
+pub fn of_volume(source: &ISCSIVolumeSource, volume: &str) -> (Disk, IscsiOptions) {
     let disk = Disk::of(
         &source.target_portal,
         source.portals.as_deref().unwrap_or_default(),
@@ -60,7 +60,7 @@ pub fn of_volume(source: &ISCSIVolumeSource, volume: &str) -> (Disk, Asked) {
         source.initiator_name.as_deref(),
         volume,
     );
-    let asked = Asked {
+    let asked = IscsiOptions {
         kind: source.fs_type.clone(),
         read_only: source.read_only == Some(true),
         discovery_chap: source.chap_auth_discovery == Some(true),
@@ -70,7 +70,7 @@ pub fn of_volume(source: &ISCSIVolumeSource, volume: &str) -> (Disk, Asked) {
 }
 
 /// The same of a persistent volume, whose type has the same fields.
-pub fn of_persistent(source: &ISCSIPersistentVolumeSource, volume: &str) -> (Disk, Asked) {
+pub fn of_persistent(source: &ISCSIPersistentVolumeSource, volume: &str) -> (Disk, IscsiOptions) {
     let same = ISCSIVolumeSource {
         target_portal: source.target_portal.clone(),
         portals: source.portals.clone(),

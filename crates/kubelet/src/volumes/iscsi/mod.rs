@@ -11,8 +11,8 @@ use super::tools::{Said, Tool};
 use crate::checkpoint;
 use crate::objects::{Key, ObjectKind};
 use crate::pod::spec;
-pub use disk::{Asked, Disk, of_persistent};
 use disk::{DISCOVERY_AUTH, SESSION_AUTH, interface_values, of_volume, with_secret};
+pub use disk::{Disk, IscsiOptions, of_persistent};
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Volume;
 use std::collections::BTreeMap;
@@ -114,7 +114,7 @@ pub async fn attach(
     order: Order<'_>,
     dir: &Path,
     disk: &Disk,
-    asked: &Asked,
+    asked: &IscsiOptions,
     secret: Option<(String, String)>,
 ) -> Result<PathBuf, String> {
     open_folder(dir).map_err(|e| e.to_string())?;
@@ -155,7 +155,7 @@ pub async fn attach(
 
 async fn secret_of(
     order: Order<'_>,
-    asked: &Asked,
+    asked: &IscsiOptions,
     secret: Option<(String, String)>,
 ) -> Result<BTreeMap<String, Vec<u8>>, String> {
     if !asked.discovery_chap && !asked.session_chap {
@@ -196,7 +196,7 @@ async fn make_interface(interface: &str, base: &str, initiator: &str) -> Result<
 
 async fn log_in(
     disk: &Disk,
-    asked: &Asked,
+    asked: &IscsiOptions,
     portal: &str,
     secret: &BTreeMap<String, Vec<u8>>,
 ) -> Result<(), String> {

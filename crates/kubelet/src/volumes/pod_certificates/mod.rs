@@ -17,7 +17,7 @@ use k8s_openapi::api::core::v1::{Pod, PodCertificateProjection, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::PostParams;
 use parking_lot::Mutex;
-use plan::{Asked, Held, Seen};
+use plan::{CertificateState, PendingRequest, RequestStatus};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +34,7 @@ type Which = (String, String, usize);
 #[derive(Debug, PartialEq, Eq)]
 struct Request {
     pod_uid: String,
-    seen: Seen,
+    seen: RequestStatus,
 }
 
 /// A key with its certificate.
@@ -55,7 +55,7 @@ pub struct PodCertificates {
     node: Arc<OwnNode>,
     requests: Followed<PodCertificateRequest, Request>,
     wakes: Wakes,
-    held: Mutex<HashMap<Which, Held>>,
+    held: Mutex<HashMap<Which, CertificateState>>,
 }
 
 impl std::fmt::Debug for PodCertificates {
@@ -117,7 +117,7 @@ impl PodCertificates {
         })
     }
 
-    fn held(&self, which: &Which) -> Held {
+    fn held(&self, which: &Which) -> CertificateState {
         self.held.lock().get(which).cloned().unwrap_or_default()
     }
 
@@ -135,7 +135,7 @@ impl PodCertificates {
         });
         let mut said = Vec::new();
         let now = self.clock.now();
-        let seen = seen.unwrap_or(Seen::Missing);
+        let seen = seen.unwrap_or(RequestStatus::Missing);
         let due = held.step(seen, now, self.random.fraction(), &mut said);
         for said in said {
             let warning = Severity::Warning;
@@ -163,7 +163,11 @@ impl PodCertificates {
         asked
     }
 
-    async fn ask(&self, pod: &Pod, source: &PodCertificateProjection) -> Result<Asked, String> {
+    async fn ask(
+        &self,
+        pod: &Pod,
+        source: &PodCertificateProjection,
+    ) -> Result<PendingRequest, String> {
         let failed = |what: &str, e: &dyn std::fmt::Display| format!("while {what}: {e}");
         let namespace = spec::namespace(pod);
         let account = spec::of(pod).service_account_name.clone();
@@ -210,7 +214,7 @@ impl PodCertificates {
         let made: Result<PodCertificateRequest, _> =
             requests.create(&PostParams::default(), &request).await;
         let made = made.map_err(|e| failed("creating PodCertificateRequest", &e))?;
-        Ok(Asked {
+        Ok(PendingRequest {
             name: made.metadata.name.unwrap_or_default(),
             key: key.key_pem,
             at: self.clock.now(),
@@ -231,11 +235,11 @@ fn request(object: PodCertificateRequest) -> Request {
     }
 }
 
-fn seen(object: &PodCertificateRequest) -> Seen {
+fn seen(object: &PodCertificateRequest) -> RequestStatus {
     let status = object.status.as_ref();
     let conditions = status.and_then(|s| s.conditions.as_deref());
     for condition in conditions.unwrap_or_default() {
-        let refused = |which| Seen::Refused {
+        let refused = |which| RequestStatus::Refused {
             condition: which,
             reason: condition.reason.clone(),
             message: condition.message.clone(),
@@ -252,12 +256,12 @@ fn seen(object: &PodCertificateRequest) -> Seen {
                     )
                 };
                 return match clean(&status.certificate_chain.unwrap_or_default()) {
-                    Ok(chain) => Seen::Issued {
+                    Ok(chain) => RequestStatus::Issued {
                         chain,
                         refresh_at: at(status.begin_refresh_at),
                         not_after: at(status.not_after),
                     },
-                    Err(why) => Seen::Refused {
+                    Err(why) => RequestStatus::Refused {
                         condition: "Failed",
                         reason: "UnreadableCertificateChain".into(),
                         message: why,
@@ -267,7 +271,7 @@ fn seen(object: &PodCertificateRequest) -> Seen {
             _ => {}
         }
     }
-    Seen::Pending
+    RequestStatus::Pending
 }
 
 /// The certificates alone, without what stands around them.
@@ -300,9 +304,9 @@ mod tests {
             json!([{ "type": kind, "status": "True", "reason": "R", "message": "m",
                 "lastTransitionTime": "1970-01-01T00:00:00Z" }])
         };
-        assert_eq!(read(json!([]), "").seen, Seen::Pending);
+        assert_eq!(read(json!([]), "").seen, RequestStatus::Pending);
         let issued = read(one("Issued"), &format!("text\n{ca}"));
-        let want = Seen::Issued {
+        let want = RequestStatus::Issued {
             chain: ca,
             refresh_at: Timestamp::from_second(600).unwrap(),
             not_after: Timestamp::from_second(3600).unwrap(),
@@ -310,7 +314,7 @@ mod tests {
         assert_eq!((issued.pod_uid.as_str(), issued.seen), ("u", want));
         for kind in ["Denied", "Failed"] {
             let found = read(one(kind), "").seen;
-            assert!(matches!(found, Seen::Refused { condition, .. } if condition == kind));
+            assert!(matches!(found, RequestStatus::Refused { condition, .. } if condition == kind));
         }
     }
 }

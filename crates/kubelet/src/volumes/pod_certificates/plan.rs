@@ -19,7 +19,7 @@ const JITTER: SignedDuration = SignedDuration::from_mins(5);
 
 /// What was asked for.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Asked {
+pub struct PendingRequest {
     /// Name of the request.
     pub name: String,
     /// The key that it is for, PEM.
@@ -43,8 +43,8 @@ pub struct Issued {
 
 /// What is held for one source of one pod.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Held {
-    asked: Option<Asked>,
+pub struct CertificateState {
+    asked: Option<PendingRequest>,
     issued: Option<Issued>,
     /// Why there will never be one.
     refused: Option<String>,
@@ -54,7 +54,7 @@ pub struct Held {
 
 /// What a request shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Seen {
+pub enum RequestStatus {
     /// It is not seen.
     Missing,
     /// Its signer has not said anything.
@@ -88,7 +88,7 @@ pub struct Said {
     pub message: String,
 }
 
-impl Held {
+impl CertificateState {
     /// Name of the request that is under way.
     #[must_use]
     pub fn asked(&self) -> Option<&str> {
@@ -96,22 +96,30 @@ impl Held {
     }
 
     /// Notes that another one was asked for.
-    pub fn note(&mut self, asked: Asked) {
+    pub fn note(&mut self, asked: PendingRequest) {
         self.asked = Some(asked);
     }
 
     /// Takes in what the request under way shows. `jitter`: from 0 to 1. True: a certificate is to
     /// be asked for now.
-    pub fn step(&mut self, seen: Seen, now: Timestamp, jitter: f64, said: &mut Vec<Said>) -> bool {
+    pub fn step(
+        &mut self,
+        seen: RequestStatus,
+        now: Timestamp,
+        jitter: f64,
+        said: &mut Vec<Said>,
+    ) -> bool {
         if self.refused.is_some() {
             return false;
         }
         if let Some(asked) = self.asked.take() {
             match seen {
-                Seen::Missing if later(asked.at, GONE_AFTER) > now => self.asked = Some(asked),
-                Seen::Missing => {}
-                Seen::Pending => self.asked = Some(asked),
-                Seen::Issued {
+                RequestStatus::Missing if later(asked.at, GONE_AFTER) > now => {
+                    self.asked = Some(asked)
+                }
+                RequestStatus::Missing => {}
+                RequestStatus::Pending => self.asked = Some(asked),
+                RequestStatus::Issued {
                     chain,
                     refresh_at,
                     not_after,
@@ -124,7 +132,7 @@ impl Held {
                     });
                     (self.told_overdue, self.told_expired) = (false, false);
                 }
-                Seen::Refused {
+                RequestStatus::Refused {
                     condition,
                     reason,
                     message,
@@ -204,36 +212,36 @@ mod tests {
         Timestamp::from_second(minutes * 60).unwrap()
     }
 
-    fn asked(name: &str, minutes: i64) -> Asked {
-        Asked {
+    fn asked(name: &str, minutes: i64) -> PendingRequest {
+        PendingRequest {
             name: name.into(),
             key: format!("key of {name}"),
             at: at(minutes),
         }
     }
 
-    fn issued(chain: &str, refresh: i64, end: i64) -> Seen {
-        Seen::Issued {
+    fn issued(chain: &str, refresh: i64, end: i64) -> RequestStatus {
+        RequestStatus::Issued {
             chain: chain.into(),
             refresh_at: at(refresh),
             not_after: at(end),
         }
     }
 
-    fn shown(held: &Held) -> Result<(&str, &str), String> {
+    fn shown(held: &CertificateState) -> Result<(&str, &str), String> {
         held.certificate()
             .map(|i| (i.key.as_str(), i.chain.as_str()))
     }
 
     #[test]
     fn a_certificate_is_exchanged_before_it_expires() {
-        let (mut held, mut said) = (Held::default(), Vec::new());
-        assert!(held.step(Seen::Missing, at(0), 0.0, &mut said));
+        let (mut held, mut said) = (CertificateState::default(), Vec::new());
+        assert!(held.step(RequestStatus::Missing, at(0), 0.0, &mut said));
         assert!(!held.waits());
         held.note(asked("a", 0));
         // Not seen yet, then waiting for its signer.
-        assert!(!held.step(Seen::Missing, at(1), 0.0, &mut said));
-        assert!(!held.step(Seen::Pending, at(2), 0.0, &mut said) && held.waits());
+        assert!(!held.step(RequestStatus::Missing, at(1), 0.0, &mut said));
+        assert!(!held.step(RequestStatus::Pending, at(2), 0.0, &mut said) && held.waits());
         assert_eq!(
             shown(&held),
             Err("credential bundle is not issued yet".into())
@@ -241,10 +249,10 @@ mod tests {
         assert!(!held.step(issued("A", 40, 60), at(3), 0.5, &mut said));
         assert_eq!(shown(&held), Ok(("key of a", "A")));
         // Put off by half of the jitter.
-        assert!(!held.step(Seen::Missing, at(42), 0.0, &mut said));
-        assert!(held.step(Seen::Missing, at(43), 0.0, &mut said));
+        assert!(!held.step(RequestStatus::Missing, at(42), 0.0, &mut said));
+        assert!(held.step(RequestStatus::Missing, at(43), 0.0, &mut said));
         held.note(asked("b", 43));
-        assert!(!held.step(Seen::Pending, at(44), 0.0, &mut said));
+        assert!(!held.step(RequestStatus::Pending, at(44), 0.0, &mut said));
         assert_eq!(shown(&held), Ok(("key of a", "A")));
         assert!(!held.step(issued("B", 80, 100), at(45), 0.0, &mut said));
         assert_eq!(shown(&held), Ok(("key of b", "B")));
@@ -253,18 +261,18 @@ mod tests {
 
     #[test]
     fn a_request_that_was_deleted_is_made_again_and_a_refusal_is_for_good() {
-        let (mut held, mut said) = (Held::default(), Vec::new());
+        let (mut held, mut said) = (CertificateState::default(), Vec::new());
         held.note(asked("a", 0));
-        assert!(!held.step(Seen::Missing, at(9), 0.0, &mut said));
-        assert!(held.step(Seen::Missing, at(11), 0.0, &mut said));
+        assert!(!held.step(RequestStatus::Missing, at(9), 0.0, &mut said));
+        assert!(held.step(RequestStatus::Missing, at(11), 0.0, &mut said));
         held.note(asked("b", 11));
-        let refused = Seen::Refused {
+        let refused = RequestStatus::Refused {
             condition: "Denied",
             reason: "Policy".into(),
             message: "no".into(),
         };
         assert!(!held.step(refused, at(12), 0.0, &mut said));
-        assert!(!held.step(Seen::Missing, at(99), 0.0, &mut said) && !held.waits());
+        assert!(!held.step(RequestStatus::Missing, at(99), 0.0, &mut said) && !held.waits());
         let why = shown(&held).unwrap_err();
         assert_eq!(
             why,
@@ -276,13 +284,13 @@ mod tests {
 
     #[test]
     fn people_hear_once_of_what_is_overdue_and_of_what_has_expired() {
-        let (mut held, mut said) = (Held::default(), Vec::new());
+        let (mut held, mut said) = (CertificateState::default(), Vec::new());
         held.note(asked("a", 0));
         held.step(issued("A", 40, 60), at(1), 0.0, &mut said);
-        assert!(held.step(Seen::Missing, at(41), 0.0, &mut said));
+        assert!(held.step(RequestStatus::Missing, at(41), 0.0, &mut said));
         held.note(asked("b", 41));
         for minute in [45, 51, 55, 61, 70] {
-            held.step(Seen::Pending, at(minute), 0.0, &mut said);
+            held.step(RequestStatus::Pending, at(minute), 0.0, &mut said);
         }
         let reasons: Vec<_> = said.iter().map(|s| s.reason.as_str()).collect();
         assert_eq!(

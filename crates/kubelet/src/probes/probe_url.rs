@@ -4,7 +4,7 @@ use std::fmt;
 
 /// The parts of a URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct ProbeUrl {
     /// Under TLS.
     pub https: bool,
     /// Without brackets.
@@ -15,7 +15,7 @@ pub struct Place {
     pub path: String,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for ProbeUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.https { "https" } else { "http" };
         let at = api::host_port(&self.host, self.port);
@@ -23,7 +23,7 @@ impl fmt::Display for Place {
     }
 }
 
-impl Place {
+impl ProbeUrl {
     /// A place by its parts; the path may be as people write it.
     #[must_use]
     pub fn new(https: bool, host: &str, port: u16, path: &str) -> Self {
@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn locations_are_read_as_a_browser_reads_them() {
-        let from = Place::new(false, "10.0.0.1", 8080, "/a/b?x=1");
+        let from = ProbeUrl::new(false, "10.0.0.1", 8080, "/a/b?x=1");
         for (location, to) in [
             ("/c", "http://10.0.0.1:8080/c"),
             ("c", "http://10.0.0.1:8080/a/c"),
