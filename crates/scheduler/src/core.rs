@@ -2,12 +2,12 @@
 //! bind where or why it cannot be. Everything happens here in one order, so that a decision sees
 //! all decisions before it.
 
-mod asked;
+mod extender_calls;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use asked::Asked;
+use extender_calls::ExtenderCall;
 use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::resource::v1::ResourceClaim;
@@ -104,7 +104,7 @@ pub struct Core {
     /// Steps of pods that waited, to be taken before others.
     ready: VecDeque<Step>,
     extenders: Vec<Extender>,
-    asked: Option<Asked>,
+    asked: Option<ExtenderCall>,
 }
 
 impl Core {
@@ -400,7 +400,7 @@ impl Core {
                 Ok(candidates) if extenders::ask_about_victims(&self.extenders, &pod) => {
                     // Until then nothing wakes it.
                     self.queue.hold(&pod.uid);
-                    self.asked = Some(Asked {
+                    self.asked = Some(ExtenderCall {
                         pod: pod.clone(),
                         profile,
                         seed,

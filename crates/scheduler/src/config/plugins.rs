@@ -72,7 +72,7 @@ const SORT: &str = "PrioritySort";
 const PREEMPTION: &str = "DefaultPreemption";
 
 /// A plugin as the file wants it.
-struct Wanted {
+struct ConfiguredPlugin {
     plugin: Box<dyn Plugin>,
     weight: i64,
     phases: Phases,
@@ -101,9 +101,9 @@ impl ProfileFile {
             let path = format!("{path}.percentageOfNodesToScore");
             profile.percentage_of_nodes = percentage(Some(own), &path, faults);
         }
-        let mut wanted: Vec<Wanted> = plugins::defaults()
+        let mut wanted: Vec<ConfiguredPlugin> = plugins::defaults()
             .into_iter()
-            .map(|(plugin, weight)| Wanted {
+            .map(|(plugin, weight)| ConfiguredPlugin {
                 plugin,
                 weight,
                 phases: Phases::ALL,
@@ -173,7 +173,7 @@ impl ProfileFile {
     }
 }
 
-fn replace(wanted: &mut [Wanted], plugin: Box<dyn Plugin>) {
+fn replace(wanted: &mut [ConfiguredPlugin], plugin: Box<dyn Plugin>) {
     let slot = wanted.iter_mut().find(|w| w.plugin.name() == plugin.name());
     if let Some(slot) = slot {
         slot.plugin = plugin;
@@ -215,12 +215,12 @@ fn keep<T>(read: Result<T, Vec<String>>, faults: &mut Vec<String>, set: impl FnO
 fn switch(
     set: &Set,
     phases: Phases,
-    wanted: &mut [Wanted],
+    wanted: &mut [ConfiguredPlugin],
     preempts: &mut bool,
     path: &str,
     faults: &mut Vec<String>,
 ) {
-    let known = |wanted: &[Wanted], name: &str| {
+    let known = |wanted: &[ConfiguredPlugin], name: &str| {
         matches!(name, SORT | PREEMPTION) || wanted.iter().any(|w| w.plugin.name() == name)
     };
     for (i, off) in set.disabled.iter().enumerate() {

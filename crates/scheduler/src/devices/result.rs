@@ -7,7 +7,7 @@ use k8s_openapi::api::resource::v1 as k8s;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 
 use super::allocate::Chosen;
-use super::slices::Place;
+use super::slices::NodeScope;
 use super::wanted::{Request, WantedClaim};
 
 /// The allocation of a claim; `share_id` makes an identity for each share of a device.
@@ -102,7 +102,7 @@ fn node_selector(chosen: &[Chosen<'_>], node: &str) -> Option<core::NodeSelector
     let mut term = core::NodeSelectorTerm::default();
     for c in chosen {
         let place = c.slice.place_of(c.device);
-        if c.device.binds_to_node || matches!(place, Place::Node(_)) {
+        if c.device.binds_to_node || matches!(place, NodeScope::Node(_)) {
             let name = core::NodeSelectorRequirement {
                 key: "metadata.name".to_owned(),
                 operator: "In".to_owned(),
@@ -115,7 +115,7 @@ fn node_selector(chosen: &[Chosen<'_>], node: &str) -> Option<core::NodeSelector
                 }],
             });
         }
-        if let Place::Selected(selector, _) = place
+        if let NodeScope::Selected(selector, _) = place
             && let Some(first) = selector.node_selector_terms.first()
         {
             let lists = [

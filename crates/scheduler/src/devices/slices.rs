@@ -59,7 +59,7 @@ pub struct Steps {
 
 /// Where something can be used.
 #[derive(Clone, Debug)]
-pub enum Place {
+pub enum NodeScope {
     Node(String),
     All,
     Selected(NodeSelector, Vec<NodeTerm>),
@@ -67,7 +67,7 @@ pub enum Place {
     Unknown,
 }
 
-impl Place {
+impl NodeScope {
     fn read(name: Option<&String>, all: Option<bool>, selector: Option<&NodeSelector>) -> Self {
         match (name.filter(|n| !n.is_empty()), selector) {
             (Some(name), _) => Self::Node(name.clone()),
@@ -101,7 +101,7 @@ pub struct Device {
     pub taints: Vec<k8s::DeviceTaint>,
     pub consumes: Counters,
     /// Where its slice leaves that to its devices.
-    pub place: Place,
+    pub place: NodeScope,
     pub binds_to_node: bool,
     pub binding: Option<Vec<String>>,
     pub binding_failure: Option<Vec<String>>,
@@ -117,7 +117,7 @@ pub struct Slice {
     /// Slices that the pool has.
     pub count: i64,
     /// None where each device says it.
-    pub place: Option<Place>,
+    pub place: Option<NodeScope>,
     pub devices: Vec<Device>,
     /// A slice has counters or devices.
     pub counters: Option<Counters>,
@@ -181,7 +181,7 @@ impl Device {
             shared: from.allow_multiple_allocations == Some(true),
             taints: from.taints.clone().unwrap_or_default(),
             consumes: counters(consumes.map(|c| (&c.counter_set, &c.counters))),
-            place: Place::read(
+            place: NodeScope::read(
                 from.node_name.as_ref(),
                 from.all_nodes,
                 from.node_selector.as_ref(),
@@ -208,7 +208,7 @@ impl Slice {
     pub fn read(from: &k8s::ResourceSlice) -> Self {
         let spec = &from.spec;
         let each_says = spec.per_device_node_selection == Some(true);
-        let place = Place::read(
+        let place = NodeScope::read(
             spec.node_name.as_ref(),
             spec.all_nodes,
             spec.node_selector.as_ref(),
@@ -235,7 +235,7 @@ impl Slice {
     }
 
     /// Where one of its devices can be used.
-    pub fn place_of<'a>(&'a self, device: &'a Device) -> &'a Place {
+    pub fn place_of<'a>(&'a self, device: &'a Device) -> &'a NodeScope {
         self.place.as_ref().unwrap_or(&device.place)
     }
 

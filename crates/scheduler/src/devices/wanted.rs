@@ -85,7 +85,7 @@ pub struct WantedClaim<'a> {
 }
 
 /// What a request has in common with an alternative.
-struct Asked<'a> {
+struct RequestFields<'a> {
     class: &'a str,
     mode: Option<&'a str>,
     count: Option<i64>,
@@ -109,7 +109,7 @@ impl<'a> WantedClaim<'a> {
         for of in spec.iter().flat_map(|s| s.requests.iter().flatten()) {
             let mut alternatives = Vec::new();
             if let Some(exact) = &of.exactly {
-                let asked = Asked {
+                let asked = RequestFields {
                     class: &exact.device_class_name,
                     mode: exact.allocation_mode.as_deref(),
                     count: exact.count,
@@ -121,7 +121,7 @@ impl<'a> WantedClaim<'a> {
                 alternatives.push(request(of.name.clone(), &of.name, &asked, key, devices)?);
             }
             for sub in of.first_available.iter().flatten() {
-                let asked = Asked {
+                let asked = RequestFields {
                     class: &sub.device_class_name,
                     mode: sub.allocation_mode.as_deref(),
                     count: sub.count,
@@ -170,7 +170,7 @@ impl<'a> WantedClaim<'a> {
 fn request<'a>(
     name: String,
     base: &'a str,
-    asked: &Asked<'a>,
+    asked: &RequestFields<'a>,
     key: &str,
     devices: &'a Devices,
 ) -> Result<Request<'a>, String> {

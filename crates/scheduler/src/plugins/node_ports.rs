@@ -6,7 +6,7 @@ use crate::pod::{HostPort, Pod};
 use crate::snapshot::Snapshot;
 
 pub struct NodePorts;
-struct Wanted<'a>(&'a [HostPort]);
+struct HostPorts<'a>(&'a [HostPort]);
 
 impl Plugin for NodePorts {
     fn name(&self) -> &'static str {
@@ -19,11 +19,11 @@ impl Plugin for NodePorts {
         true
     }
     fn prepare<'a>(&'a self, pod: &'a Pod, _: &'a Snapshot) -> Prepare<'a> {
-        Ok((!pod.ports.is_empty()).then(|| Box::new(Wanted(&pod.ports)) as Box<dyn Check>))
+        Ok((!pod.ports.is_empty()).then(|| Box::new(HostPorts(&pod.ports)) as Box<dyn Check>))
     }
 }
 
-impl Check for Wanted<'_> {
+impl Check for HostPorts<'_> {
     fn advice(&self, node: &Node) -> Option<String> {
         let pods = node.pods.iter();
         let taken = pods.flat_map(|pod| {

@@ -13,7 +13,7 @@ pub struct NodeVolumeLimits;
 /// Driver, and a name of the volume that is unique for it.
 type Name<'a> = (&'a str, &'a str);
 
-struct Wanted<'a> {
+struct PodVolumes<'a> {
     volumes: HashSet<Name<'a>>,
     storage: &'a Storage,
 }
@@ -48,11 +48,12 @@ impl Plugin for NodeVolumeLimits {
     fn prepare<'a>(&'a self, pod: &'a Pod, snapshot: &'a Snapshot) -> Prepare<'a> {
         let storage = snapshot.storage();
         let volumes: HashSet<_> = volumes(pod, storage).collect();
-        Ok((!volumes.is_empty()).then(|| Box::new(Wanted { volumes, storage }) as Box<dyn Check>))
+        Ok((!volumes.is_empty())
+            .then(|| Box::new(PodVolumes { volumes, storage }) as Box<dyn Check>))
     }
 }
 
-impl Wanted<'_> {
+impl PodVolumes<'_> {
     /// Whether there is room even if everything on the node were another volume of the same driver:
     /// then nobody needs to look which they are.
     fn has_ample_room(&self, node: &Node, limits: &Limits) -> bool {
@@ -63,7 +64,7 @@ impl Wanted<'_> {
     }
 }
 
-impl Check for Wanted<'_> {
+impl Check for PodVolumes<'_> {
     fn filter(&self, node: &Node) -> Verdict {
         let Some(limits) = self.storage.limits(&node.name).filter(|l| !l.is_empty()) else {
             return Verdict::Fits;

@@ -11,8 +11,8 @@ use kube::core::GroupVersionKind;
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 
-use super::state::{Held, State};
-use super::{Change, Kind, Question};
+use super::state::{State, TerminatingObject};
+use super::{Change, Question, QuestionKind};
 
 /// Objects of one list request: large clusters are read in parts.
 const PAGE: u32 = 500;
@@ -69,8 +69,8 @@ impl State {
             return Self::whole(client).await;
         };
         match question.kind {
-            Kind::Pod | Kind::Deployment => Self::whole(client).await,
-            Kind::Claim => Ok(Self {
+            QuestionKind::Pod | QuestionKind::Deployment => Self::whole(client).await,
+            QuestionKind::Claim => Ok(Self {
                 pods: within(client, namespace).await?,
                 claims: within(client, namespace).await?,
                 volumes: all(client).await?,
@@ -78,8 +78,8 @@ impl State {
                 drivers: all(client).await?,
                 ..Self::default()
             }),
-            Kind::Namespace => Self::of_namespace(client, &question.name).await,
-            Kind::Service => Ok(Self {
+            QuestionKind::Namespace => Self::of_namespace(client, &question.name).await,
+            QuestionKind::Service => Ok(Self {
                 pods: within(client, namespace).await?,
                 services: within(client, namespace).await?,
                 slices: within(client, namespace).await?,
@@ -152,7 +152,7 @@ async fn holding(
     client: &Client,
     namespace: &str,
     (resource, group): &(String, String),
-) -> Result<Vec<Held>, kube::Error> {
+) -> Result<Vec<TerminatingObject>, kube::Error> {
     let (version, served) = if group.is_empty() {
         ("v1".to_owned(), client.list_core_api_resources("v1").await?)
     } else {
@@ -184,7 +184,9 @@ async fn holding(
     let resource = ApiResource::from_gvk_with_plural(&names, resource);
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
     let objects = pages(api, usize::try_from(PAGE).unwrap_or(usize::MAX)).await?;
-    let held = objects.iter().map(|o| Held::read(&kind, &o.metadata));
+    let held = objects
+        .iter()
+        .map(|o| TerminatingObject::read(&kind, &o.metadata));
     Ok(held.flatten().collect())
 }
 

@@ -21,12 +21,12 @@ pub use state::State;
 /// What is asked about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
-    pub kind: Kind,
+    pub kind: QuestionKind,
     pub name: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum QuestionKind {
     Pod,
     Deployment,
     Claim,
@@ -41,11 +41,11 @@ impl FromStr for Question {
         let wrong = || WhyError::Question(text.to_owned());
         let (kind, name) = text.split_once('/').ok_or_else(wrong)?;
         let kind = match kind {
-            "pod" | "pods" | "po" => Kind::Pod,
-            "deployment" | "deployments" | "deploy" => Kind::Deployment,
-            "persistentvolumeclaim" | "persistentvolumeclaims" | "pvc" => Kind::Claim,
-            "namespace" | "namespaces" | "ns" => Kind::Namespace,
-            "service" | "services" | "svc" => Kind::Service,
+            "pod" | "pods" | "po" => QuestionKind::Pod,
+            "deployment" | "deployments" | "deploy" => QuestionKind::Deployment,
+            "persistentvolumeclaim" | "persistentvolumeclaims" | "pvc" => QuestionKind::Claim,
+            "namespace" | "namespaces" | "ns" => QuestionKind::Namespace,
+            "service" | "services" | "svc" => QuestionKind::Service,
             _ => return Err(wrong()),
         };
         if name.is_empty() || name.contains('/') {
@@ -95,27 +95,27 @@ fn ask(
 ) -> Result<Answer, WhyError> {
     let name = &question.name;
     let found = match question.kind {
-        Kind::Pod => {
+        QuestionKind::Pod => {
             let pod = state.pods.iter().find(|p| state::is(*p, namespace, name));
             pod.map(|pod| pod::explain(state, pod, profiles))
                 .transpose()?
         }
-        Kind::Deployment => {
+        QuestionKind::Deployment => {
             let all = state.deployments.iter();
             let found = all.clone().find(|d| state::is(*d, namespace, name));
             found
                 .map(|d| deployment::explain(state, d, profiles))
                 .transpose()?
         }
-        Kind::Claim => {
+        QuestionKind::Claim => {
             let claim = state.claims.iter().find(|c| state::is(*c, namespace, name));
             claim.map(|claim| claim::explain(state, claim))
         }
-        Kind::Namespace => {
+        QuestionKind::Namespace => {
             let found = state.namespaces.iter().find(|n| state::is(*n, "", name));
             found.map(|n| namespace::explain(state, n))
         }
-        Kind::Service => {
+        QuestionKind::Service => {
             let found = state
                 .services
                 .iter()
@@ -124,13 +124,13 @@ fn ask(
         }
     };
     let kind = match question.kind {
-        Kind::Pod => "pod",
-        Kind::Deployment => "deployment",
-        Kind::Claim => "persistentvolumeclaim",
-        Kind::Namespace => {
+        QuestionKind::Pod => "pod",
+        QuestionKind::Deployment => "deployment",
+        QuestionKind::Claim => "persistentvolumeclaim",
+        QuestionKind::Namespace => {
             return found.ok_or_else(|| WhyError::NotFound(format!("namespace {name}")));
         }
-        Kind::Service => "service",
+        QuestionKind::Service => "service",
     };
     found.ok_or_else(|| WhyError::NotFound(format!("{kind} {namespace}/{name}")))
 }
@@ -156,6 +156,6 @@ mod tests {
             assert!(error.to_string().contains("suppose node/NAME"), "{error}");
         }
         let good = "deploy/web".parse::<Question>().map(|q| q.kind);
-        assert_eq!(good, Ok(Kind::Deployment));
+        assert_eq!(good, Ok(QuestionKind::Deployment));
     }
 }

@@ -4,13 +4,13 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::ResourceExt;
 
 use super::answers::Answer;
-use super::state::{Held, State};
+use super::state::{State, TerminatingObject};
 
 /// Objects that are named one by one beside the first.
 const NAMED: usize = 10;
 
 /// Who has to remove what of an object.
-fn must_remove(held: &Held) -> String {
+fn must_remove(held: &TerminatingObject) -> String {
     let each = held.finalizers.iter().map(|(finalizer, by)| match by {
         Some(manager) => format!("{manager}, which set {finalizer}"),
         None => format!("whoever set {finalizer}"),
@@ -39,7 +39,7 @@ pub fn explain(state: &State, of: &Namespace) -> Answer {
     // The order is that of what must go first: a finalizer explains content that stays.
     if let Some(message) = of_type("NamespaceFinalizersRemaining") {
         let held = state.held.iter().filter(|h| h.namespace == name);
-        let held: Vec<&Held> = held.collect();
+        let held: Vec<&TerminatingObject> = held.collect();
         let mut answer = Answer::of(about, format!("finalizers hold what is in it: {message}"))
             .change(match held.first() {
                 Some(first) => must_remove(first),

@@ -98,7 +98,7 @@ fn on_its_node(
     }
     before.pods.retain(|p| p.metadata.uid != pod.metadata.uid);
     let core = before.core_of(profiles)?;
-    let Some(seen) = Seen::of(&core, &free) else {
+    let Some(seen) = PodWithProfile::of(&core, &free) else {
         return Ok(answer);
     };
     answer.nodes = seen.nodes(&core);
@@ -132,12 +132,12 @@ fn leaving(pod: &k8s::Pod, about: String) -> Answer {
 }
 
 /// A pod with the profile that decides about it.
-struct Seen<'a> {
+struct PodWithProfile<'a> {
     pod: Arc<Pod>,
     profile: &'a Profile,
 }
 
-impl<'a> Seen<'a> {
+impl<'a> PodWithProfile<'a> {
     fn of(core: &'a Core, pod: &k8s::Pod) -> Option<Self> {
         let pod = Pod::read(pod, &mut crate::interned::Strings::default());
         let profile = core.profile(&pod.scheduler)?;
@@ -231,7 +231,7 @@ fn without_node(
         return Ok(leaving(pod, about));
     }
     let core = state.core_of(profiles)?;
-    let Some(seen) = Seen::of(&core, pod) else {
+    let Some(seen) = PodWithProfile::of(&core, pod) else {
         let spec = pod.spec.as_ref();
         let name = spec.map_or("", |s| crate::pod::scheduler_of(s));
         let cause = format!("it is for scheduler {name:?}, which is not this one");
@@ -313,7 +313,7 @@ fn change_of(node: &NodeAnswer) -> String {
     )
 }
 
-fn about_preemption(core: &Core, seen: &Seen<'_>, answer: Answer) -> Answer {
+fn about_preemption(core: &Core, seen: &PodWithProfile<'_>, answer: Answer) -> Answer {
     let snapshot = core.snapshot();
     if let Some(node) = snapshot.nomination(&seen.pod.uid) {
         return answer.note(format!("room is being made for it on node {node}"));

@@ -42,12 +42,12 @@ pub struct State {
     pub device_classes: Vec<devices::DeviceClass>,
     pub device_slices: Vec<devices::ResourceSlice>,
     /// Objects of any kind that are being deleted and that finalizers hold.
-    pub held: Vec<Held>,
+    pub held: Vec<TerminatingObject>,
 }
 
 /// An object that finalizers hold.
 #[derive(Clone, Debug)]
-pub struct Held {
+pub struct TerminatingObject {
     pub namespace: String,
     /// As a person names it: `widget.example.com w`.
     pub what: String,
@@ -55,7 +55,7 @@ pub struct Held {
     pub finalizers: Vec<(String, Option<String>)>,
 }
 
-impl Held {
+impl TerminatingObject {
     /// `kind` as a person names it; none for an object that is not held.
     pub fn read(kind: &str, meta: &ObjectMeta) -> Option<Self> {
         meta.deletion_timestamp.as_ref()?;
@@ -110,7 +110,7 @@ impl State {
             let meta = object.get("metadata").cloned().unwrap_or_default();
             let meta: ObjectMeta = serde_json::from_value(meta)?;
             let name = kind.unwrap_or_default().to_lowercase();
-            out.held.extend(Held::read(&name, &meta));
+            out.held.extend(TerminatingObject::read(&name, &meta));
             match kind.unwrap_or_default() {
                 "Pod" => out.pods.push(serde_json::from_value(object)?),
                 "Node" => out.nodes.push(serde_json::from_value(object)?),

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 use scheduler::Profile;
-use scheduler::why::{Answer, Kind, Question, State, answer};
+use scheduler::why::{Answer, Question, QuestionKind, State, answer};
 
 use super::census::{is_finished, node_of};
 use super::report::{Pending, Workload};
@@ -94,7 +94,7 @@ fn owner(pod: &Pod, state: &State) -> String {
     format!("{}/{}", top.kind, top.name)
 }
 
-fn asked(state: &State, namespace: &str, kind: Kind, name: &str) -> Option<Answer> {
+fn asked(state: &State, namespace: &str, kind: QuestionKind, name: &str) -> Option<Answer> {
     let question = Question {
         kind,
         name: name.to_owned(),
@@ -109,7 +109,7 @@ impl Ending {
     pub async fn look(client: &Client, pods: &[Arc<Pod>]) -> Result<Self, kube::Error> {
         let workloads = workloads(client).await?;
         let any = Question {
-            kind: Kind::Pod,
+            kind: QuestionKind::Pod,
             name: String::new(),
         };
         let state = State::load(client, "", Some(&any), &[]).await?;
@@ -131,7 +131,8 @@ impl Ending {
         let mut pending = Vec::new();
         for (at, ((namespace, owner), pods)) in groups.into_iter().enumerate() {
             let first = pods.first().filter(|_| at < MOST_ASKED);
-            let why = first.and_then(|p| asked(&state, &namespace, Kind::Pod, &p.name_any()));
+            let why =
+                first.and_then(|p| asked(&state, &namespace, QuestionKind::Pod, &p.name_any()));
             pending.push(of_answer(owner, namespace, pods.len(), why));
         }
         // Pods that were never made have no reason of their own.
@@ -144,7 +145,7 @@ impl Ending {
                 .iter()
                 .any(|p| p.owner == owner && p.namespace == one.namespace);
             if !known && pending.len() < MOST_ASKED {
-                let why = asked(&state, &one.namespace, Kind::Deployment, &one.name);
+                let why = asked(&state, &one.namespace, QuestionKind::Deployment, &one.name);
                 let missing = usize::try_from(one.wanted - one.ready).unwrap_or(0);
                 pending.push(of_answer(owner, one.namespace.clone(), missing, why));
             }

@@ -9,7 +9,7 @@ use crate::pod::Pod;
 use crate::preempt::{self, Candidate, Preemption};
 
 /// A pod about which extenders are asked.
-pub(super) struct Asked {
+pub(super) struct ExtenderCall {
     pub pod: Arc<Pod>,
     /// The place of its profile.
     pub profile: usize,
@@ -30,7 +30,7 @@ impl Core {
         let decision = if extenders::ask_about_nodes(&self.extenders, &pod) {
             let (decision, nodes) = fitting(&self.snapshot, &pod, profile, seed);
             if !nodes.is_empty() {
-                self.asked = Some(Asked {
+                self.asked = Some(ExtenderCall {
                     pod: pod.clone(),
                     profile: at,
                     seed,
