@@ -1,0 +1,226 @@
+//! From a node that was chosen to the binding: what plugins reserve, permit and want written before,
+//! and how long a pod waits for that with its node.
+
+use std::sync::Arc;
+
+use super::{Core, Nomination, Step};
+use crate::plugins::{Events, Ready, Refused, Write};
+use crate::pod::Pod;
+
+/// A pod that has a node and waits until it can be bound.
+pub(super) struct Waiting {
+    pub pod: Arc<Pod>,
+    pub node: Arc<str>,
+    pub stage: Stage,
+    /// When it gives up.
+    pub until_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// A plugin does not permit it yet.
+    Permit,
+    /// What must be there before is being written.
+    Writing,
+    /// It is written, and has not had its effect yet.
+    PreBind,
+}
+
+impl Core {
+    /// When the next pod that waits with its node gives up.
+    pub(super) fn next_late_ms(&self) -> Option<u64> {
+        let waiting = self.waiting.values();
+        let waiting = waiting.filter(|w| w.stage != Stage::Writing);
+        waiting.map(|w| w.until_ms).min()
+    }
+
+    /// The pod has a node: reserves what it takes there, and goes on as far as it can.
+    pub(super) fn take_node(
+        &mut self,
+        pod: Arc<Pod>,
+        node: Arc<str>,
+        profile: usize,
+        now_ms: u64,
+    ) -> Option<Step> {
+        let mut refused = None;
+        let profile = self.profiles.get(profile);
+        let plugins = profile.map_or(&[][..], |p| p.plugins.as_slice());
+        for (at, (plugin, _)) in plugins.iter().enumerate() {
+            if let Err(reason) = plugin.reserve(&pod, &node, &mut self.snapshot) {
+                refused = Some((at, plugin.name(), reason));
+                break;
+            }
+        }
+        if let Some((at, name, reason)) = refused {
+            for (plugin, _) in plugins {
+                plugin.unreserve(&pod, &mut self.snapshot);
+            }
+            self.queue.failed(&pod.uid, Refused::NOBODY.and(at));
+            let reasons: Vec<&str> = reason.texts().collect();
+            return Some(Step::Unschedulable {
+                message: format!("running Reserve plugin {name:?}: {}", reasons.join(", ")),
+                pod,
+                nomination: Nomination::Stays,
+                writes: Vec::new(),
+            });
+        }
+        let patience = plugins.iter().map(|(p, _)| p.patience_ms()).max();
+        self.snapshot.end_nomination(&pod.uid);
+        self.snapshot.assume(&node, pod.clone());
+        self.happened.on_node(Events::POD_ADDED, &node);
+        let uid = pod.uid.clone();
+        let waiting = Waiting {
+            pod,
+            node,
+            stage: Stage::Permit,
+            until_ms: now_ms.saturating_add(patience.unwrap_or(0)),
+        };
+        self.waiting.insert(uid.clone(), waiting);
+        self.go_on(&uid, now_ms)
+    }
+
+    /// The next step of a pod that has a node; none while it has to wait.
+    pub(super) fn go_on(&mut self, uid: &Arc<str>, now_ms: u64) -> Option<Step> {
+        let waiting = self.waiting.get(uid)?;
+        let (pod, node) = (waiting.pod.clone(), waiting.node.clone());
+        let (stage, late) = (waiting.stage, waiting.until_ms <= now_ms);
+        let profile = self.profile(&pod.scheduler)?;
+        let place = self.snapshot.node(&node)?;
+        let ask = |stage: Stage| {
+            let answers = profile.plugins.iter().map(|(p, _)| {
+                let answer = match stage {
+                    Stage::Permit => p.permit(&pod, place, &self.snapshot),
+                    _ => p.is_bindable(&pod, place, &self.snapshot),
+                };
+                (p.name(), answer)
+            });
+            let phase = if stage == Stage::Permit {
+                "Permit"
+            } else {
+                "PreBind"
+            };
+            all_ready(answers, phase, late)
+        };
+        let mut answer = if place.exists {
+            ask(stage)
+        } else {
+            Err(format!("node {node:?} is gone"))
+        };
+        if answer == Ok(true) && stage == Stage::Permit {
+            let plugins = profile.plugins.iter();
+            let writes = plugins.flat_map(|(p, _)| p.pre_bind(&pod, place, &self.snapshot));
+            let writes: Vec<Write> = writes.collect();
+            if !writes.is_empty() {
+                self.set_stage(uid, Stage::Writing);
+                return Some(Step::Prepare { pod, node, writes });
+            }
+            answer = ask(Stage::PreBind);
+        }
+        match answer {
+            Ok(true) => {
+                let mut plugins = profile.plugins.iter();
+                let write = plugins.find_map(|(p, _)| p.bind(&pod, &node));
+                self.waiting.remove(uid);
+                if let Some(Write::BindPod { node }) = write {
+                    return Some(Step::Bind { pod, node });
+                }
+                self.not_bound(uid, now_ms);
+                let message = "no plugin of the profile binds pods".to_owned();
+                Some(Step::Failed { pod, message })
+            }
+            Ok(false) => {
+                let next = if stage == Stage::Permit && self.is_permitted(uid) {
+                    Stage::PreBind
+                } else {
+                    stage
+                };
+                self.set_stage(uid, next);
+                None
+            }
+            Err(message) => {
+                self.not_bound(uid, now_ms);
+                Some(Step::Failed { pod, message })
+            }
+        }
+    }
+
+    fn is_permitted(&self, uid: &str) -> bool {
+        let Some(waiting) = self.waiting.get(uid) else {
+            return false;
+        };
+        let (pod, node) = (&waiting.pod, self.snapshot.node(&waiting.node));
+        let profile = self.profile(&pod.scheduler);
+        profile.zip(node).is_some_and(|(profile, node)| {
+            let mut plugins = profile.plugins.iter();
+            plugins.all(|(p, _)| p.permit(pod, node, &self.snapshot) == Ready::Yes)
+        })
+    }
+
+    fn set_stage(&mut self, uid: &str, stage: Stage) {
+        if let Some(waiting) = self.waiting.get_mut(uid) {
+            waiting.stage = stage;
+        }
+    }
+
+    /// What had to be written before a pod is bound was written, or could not be.
+    pub fn prepared(&mut self, uid: &Arc<str>, outcome: Result<(), String>, now_ms: u64) {
+        if !self.waiting.contains_key(uid) {
+            return;
+        }
+        let step = match outcome {
+            Ok(()) => {
+                self.set_stage(uid, Stage::PreBind);
+                self.go_on(uid, now_ms)
+            }
+            Err(message) => {
+                let pod = self.waiting.get(uid).map(|w| w.pod.clone());
+                self.not_bound(uid, now_ms);
+                pod.map(|pod| Step::Failed { pod, message })
+            }
+        };
+        self.ready.extend(step);
+    }
+
+    /// Nothing of what was reserved for a pod is needed any more.
+    pub(super) fn settle(&mut self, uid: &str) {
+        self.waiting.remove(uid);
+        let Some(pod) = self.snapshot.pod(uid).cloned() else {
+            return;
+        };
+        if let Some(profile) = self.profiles.iter().find(|p| p.scheduler == *pod.scheduler) {
+            for (plugin, _) in &profile.plugins {
+                plugin.unreserve(&pod, &mut self.snapshot);
+            }
+        }
+    }
+
+    /// The binding was refused: the pod takes no room any more and is tried again later.
+    pub fn not_bound(&mut self, uid: &Arc<str>, now_ms: u64) {
+        let node = self.snapshot.place(uid).map(|(node, _)| node.clone());
+        self.settle(uid);
+        if let Some(node) = node.filter(|_| self.snapshot.forget(uid)) {
+            self.happened.on_node(Events::POD_REMOVED, &node);
+        }
+        self.queue.retry(uid, now_ms);
+    }
+}
+
+/// Whether all plugins say yes; `late`: one that does not, does not any more.
+fn all_ready(
+    answers: impl Iterator<Item = (&'static str, Ready)>,
+    phase: &str,
+    late: bool,
+) -> Result<bool, String> {
+    let mut all = true;
+    for (name, answer) in answers {
+        match answer {
+            Ready::Yes => {}
+            Ready::Not if late => {
+                return Err(format!("running {phase} plugin {name:?}: timed out"));
+            }
+            Ready::Not => all = false,
+            Ready::Never(why) => return Err(format!("running {phase} plugin {name:?}: {why}")),
+        }
+    }
+    Ok(all)
+}

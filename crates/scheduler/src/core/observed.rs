@@ -1,0 +1,270 @@
+//! What informers report, as the snapshot and the queue take it in; and whom each change may help.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1 as k8s;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::resource::v1::ResourceClaim;
+
+use super::Core;
+use crate::devices::Devices;
+use crate::node::Offer;
+use crate::plugins::Events;
+use crate::pod::{Pod, is_terminal, scheduler_of};
+use crate::resources::is_infeasible;
+use crate::selectors::Selectors;
+use crate::storage::{self, Storage};
+
+impl Core {
+    pub fn node_changed(&mut self, old: Option<&k8s::Node>, new: Option<&k8s::Node>) {
+        let name_of = |n: &k8s::Node| n.metadata.name.clone().unwrap_or_default();
+        let Some(new) = new else {
+            if let Some(old) = old {
+                self.snapshot.remove_node(&name_of(old));
+                // A domain of its labels may have gone with it.
+                self.happened.anything(Events::NODE_LABELS);
+            }
+            return;
+        };
+        let name = self.strings.get(&name_of(new));
+        let offer = Offer::read(new, &mut self.strings);
+        let events = match self.snapshot.node(&name).filter(|n| n.exists) {
+            None => Events::NODE_ADDED,
+            Some(before) => {
+                let when = |changed: bool, event| if changed { event } else { Events::NONE };
+                let resources = before.allocatable != offer.allocatable
+                    || before.allowed_pods != offer.allowed_pods;
+                let taints =
+                    before.taints != offer.taints || before.unschedulable != offer.unschedulable;
+                when(before.labels != offer.labels, Events::NODE_LABELS)
+                    .with(when(taints, Events::NODE_TAINTS))
+                    .with(when(resources, Events::NODE_RESOURCES))
+            }
+        };
+        self.snapshot.set_node(&name, offer);
+        self.happened.on_node(events, &name);
+    }
+
+    pub fn namespace_changed(
+        &mut self,
+        old: Option<&k8s::Namespace>,
+        new: Option<&k8s::Namespace>,
+    ) {
+        let Some(object) = new.or(old) else { return };
+        let name = self
+            .strings
+            .get(object.metadata.name.as_deref().unwrap_or_default());
+        let labels = new.map(|n| self.strings.labels(n.metadata.labels.as_ref()));
+        self.snapshot.set_namespace(name, labels);
+        self.happened.anything(Events::NAMESPACE_LABELS);
+    }
+
+    pub fn claim_changed(
+        &mut self,
+        old: Option<&k8s::PersistentVolumeClaim>,
+        new: Option<&k8s::PersistentVolumeClaim>,
+    ) {
+        let Some(meta) = new.or(old).map(|c| &c.metadata) else {
+            return;
+        };
+        let name = meta.name.as_deref().unwrap_or_default();
+        let namespace = meta.namespace.as_deref().unwrap_or_default();
+        let key = self.strings.get(&format!("{namespace}/{name}"));
+        let claim = new.map(|c| storage::Claim::read(c, &mut self.strings));
+        self.snapshot.storage_mut().set_claim(key.clone(), claim);
+        self.happened.to_claim(Events::CLAIMS, &key);
+    }
+
+    pub fn volume_changed(
+        &mut self,
+        old: Option<&k8s::PersistentVolume>,
+        new: Option<&k8s::PersistentVolume>,
+    ) {
+        let Some(meta) = new.or(old).map(|v| &v.metadata) else {
+            return;
+        };
+        let name = self.strings.get(meta.name.as_deref().unwrap_or_default());
+        let volume = new.map(|v| storage::Volume::read(v, &mut self.strings));
+        self.snapshot.storage_mut().set_volume(name, volume);
+        self.happened.anything(Events::STORAGE);
+    }
+
+    pub fn device_claim_changed(
+        &mut self,
+        old: Option<&ResourceClaim>,
+        new: Option<&ResourceClaim>,
+    ) {
+        let Some(meta) = new.or(old).map(|c| &c.metadata) else {
+            return;
+        };
+        let name = meta.name.as_deref().unwrap_or_default();
+        let namespace = meta.namespace.as_deref().unwrap_or_default();
+        let key = self.strings.get(&format!("{namespace}/{name}"));
+        self.snapshot.devices_mut().set_claim(key, new);
+        // A finalizer or the like helps nobody.
+        let same = old.zip(new).is_some_and(|(old, new)| {
+            let going = |c: &ResourceClaim| c.metadata.deletion_timestamp.is_some();
+            old.status == new.status && going(old) == going(new)
+        });
+        if !same {
+            self.happened.anything(Events::DEVICE_CLAIMS);
+        }
+    }
+
+    /// Slices or classes of devices changed.
+    pub fn devices_changed(&mut self, change: impl FnOnce(&mut Devices)) {
+        change(self.snapshot.devices_mut());
+        self.happened.anything(Events::DEVICES);
+    }
+
+    /// What a Service or a controller of pods selects.
+    pub fn selectors_changed(&mut self, change: impl FnOnce(&mut Selectors)) {
+        change(self.snapshot.selectors_mut());
+    }
+
+    /// Something else about volumes changed: a class, or what a driver says.
+    pub fn storage_changed(&mut self, change: impl FnOnce(&mut Storage)) {
+        change(self.snapshot.storage_mut());
+        self.happened.anything(Events::STORAGE);
+    }
+
+    pub fn budget_changed(
+        &mut self,
+        old: Option<&PodDisruptionBudget>,
+        new: Option<&PodDisruptionBudget>,
+    ) {
+        self.snapshot.budgets_mut().changed(old, new);
+    }
+
+    pub fn pod_changed(&mut self, old: Option<&k8s::Pod>, new: Option<&k8s::Pod>, now_ms: u64) {
+        let uid_of = |p: &k8s::Pod| p.metadata.uid.clone().unwrap_or_default();
+        if let Some(old) = old
+            && new.is_none_or(|n| n.metadata.uid != old.metadata.uid)
+        {
+            self.pod_gone(&uid_of(old));
+        }
+        let Some(new) = new else { return };
+        if is_terminal(new) {
+            return self.pod_gone(&uid_of(new));
+        }
+        let same = old.filter(|o| o.metadata.uid == new.metadata.uid);
+        let unchanged = same.is_some_and(|old| unchanged(old, new));
+        let bound = new.spec.as_ref().and_then(|s| s.node_name.as_deref());
+        if bound.is_some_and(|n| !n.is_empty()) {
+            let confirmed = self.snapshot.place(&uid_of(new));
+            if unchanged && confirmed.is_some_and(|(_, assumed)| !assumed) {
+                return;
+            }
+            let pod = Pod::read(new, &mut self.strings);
+            self.pod_bound(pod);
+        } else {
+            self.pod_waits(same, new, unchanged, now_ms);
+        }
+    }
+
+    fn pod_gone(&mut self, uid: &str) {
+        self.queue.remove(&Arc::from(uid));
+        self.settle(uid);
+        if self.snapshot.end_nomination(uid) {
+            self.happened.anything(Events::POD_REMOVED);
+        }
+        let node = self.snapshot.place(uid).map(|(node, _)| node.clone());
+        if let Some(node) = node.filter(|_| self.snapshot.remove_pod(uid)) {
+            self.happened.on_node(Events::POD_REMOVED, &node);
+        }
+    }
+
+    fn pod_bound(&mut self, pod: Pod) {
+        let Some(node) = pod.node.clone() else { return };
+        self.queue.remove(&pod.uid);
+        self.snapshot.end_nomination(&pod.uid);
+        self.settle(&pod.uid);
+        let mut events = Events::NONE;
+        match self.snapshot.pod(&pod.uid) {
+            None => events = Events::POD_ADDED,
+            Some(before) => {
+                let place = self.snapshot.place(&pod.uid).map(|(n, _)| n);
+                let elsewhere = place.filter(|n| **n != node).cloned();
+                if before.labels != pod.labels || elsewhere.is_some() {
+                    events = events.with(Events::POD_ADDED);
+                }
+                if before.request != pod.request {
+                    events = events.with(Events::POD_REMOVED);
+                }
+                if let Some(left) = elsewhere {
+                    self.happened.on_node(Events::POD_REMOVED, &left);
+                }
+            }
+        }
+        self.happened.on_node(events, &node);
+        self.snapshot.observe(&node, Arc::new(pod));
+    }
+
+    fn pod_waits(&mut self, old: Option<&k8s::Pod>, new: &k8s::Pod, unchanged: bool, now_ms: u64) {
+        let uid: Arc<str> = Arc::from(new.metadata.uid.as_deref().unwrap_or_default());
+        let spec = new.spec.as_ref();
+        let ours = spec.is_some_and(|s| self.profile(scheduler_of(s)).is_some());
+        // Old news of a pod that has its node already, by decision or in the API.
+        let placed = self.snapshot.place(&uid).is_some();
+        if new.metadata.deletion_timestamp.is_some() || !ours {
+            if !placed {
+                self.queue.remove(&uid);
+                self.snapshot.end_nomination(&uid);
+            }
+            return;
+        }
+        if placed && !self.queue.contains(&uid) {
+            return;
+        }
+        let pod = Arc::new(Pod::read(new, &mut self.strings));
+        match pod.wants.nominated.clone().filter(|_| !placed) {
+            Some(node) => self.snapshot.nominate(node, pod.clone()),
+            // Only what the API showed before has ended; what was decided since is not there yet.
+            None if old.is_some_and(is_nominated) => {
+                self.snapshot.end_nomination(&uid);
+            }
+            None => {}
+        }
+        let gated = self
+            .profile(&pod.scheduler)
+            .is_some_and(|p| p.gate(&pod).is_some());
+        self.queue.put(pod, gated, !unchanged, now_ms);
+    }
+}
+
+fn is_nominated(pod: &k8s::Pod) -> bool {
+    let status = pod.status.as_ref();
+    let node = status.and_then(|s| s.nominated_node_name.as_deref());
+    node.is_some_and(|n| !n.is_empty())
+}
+
+/// Whether all is as before that a decision may depend on. Status changes of running pods are the
+/// bulk of all events.
+fn unchanged(old: &k8s::Pod, new: &k8s::Pod) -> bool {
+    let resources = |p: &k8s::Pod| -> Vec<_> {
+        let statuses = p.status.iter();
+        statuses
+            .flat_map(|s| {
+                let init = s.init_container_statuses.iter().flatten();
+                init.chain(s.container_statuses.iter().flatten())
+            })
+            .map(|c| {
+                let in_effect = c.resources.as_ref().and_then(|r| r.requests.clone());
+                (in_effect, c.allocated_resources.clone())
+            })
+            .filter(|(in_effect, set_aside)| in_effect.is_some() || set_aside.is_some())
+            .collect()
+    };
+    let started = |p: &k8s::Pod| p.status.as_ref().and_then(|s| s.start_time.clone());
+    let devices = |p: &k8s::Pod| {
+        let status = p.status.as_ref();
+        status.and_then(|s| s.resource_claim_statuses.clone())
+    };
+    old.spec == new.spec
+        && devices(old) == devices(new)
+        && started(old) == started(new)
+        && old.metadata.labels == new.metadata.labels
+        && old.metadata.deletion_timestamp == new.metadata.deletion_timestamp
+        && resources(old) == resources(new)
+        && is_infeasible(old) == is_infeasible(new)
+}
