@@ -194,7 +194,7 @@ pub fn host_paths_are_what_their_types_say(cx: &Context) -> Result<()> {
     on_node(&format!("rm -r {at}")).map(drop)
 }
 
-/// Files of the node in which a container's log and its last words are: who may change the folders
+/// Files of the node in which a container's log and its termination message are: who may change the folders
 /// must not make the kubelet read something else.
 pub fn logs_and_last_words_are_not_read_through_links(cx: &Context) -> Result<()> {
     const SECRET: &str = "known to the node alone";

@@ -1,4 +1,4 @@
-//! Files that the kubelet makes for a container: one for its last words, and the hosts file.
+//! Files that the kubelet makes for a container: one for its termination message, and the hosts file.
 
 use super::{sandbox, spec};
 use crate::config::Config;
