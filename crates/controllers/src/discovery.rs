@@ -34,7 +34,7 @@ impl Served {
 
 /// What a discovery found.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct Found {
+pub struct DiscoveredResources {
     pub served: Vec<Served>,
     /// Groups with their version (`group/version`) whose server could not be asked.
     pub failed: Vec<String>,
@@ -105,16 +105,16 @@ struct ResponseKind {
 
 /// A document as it was read last, with its ETag.
 #[derive(Default)]
-struct Known {
+struct CachedDocument {
     tag: Option<String>,
-    found: Found,
+    found: DiscoveredResources,
 }
 
 #[derive(Default)]
 struct State {
-    core: Known,
-    groups: Known,
-    all: Option<Arc<Found>>,
+    core: CachedDocument,
+    groups: CachedDocument,
+    all: Option<Arc<DiscoveredResources>>,
 }
 
 /// Asks the server what it serves; remembers the answer.
@@ -132,7 +132,7 @@ impl Discovery {
     }
 
     /// What is served now. The same pointer as before when nothing has changed.
-    pub async fn ask(&self) -> Result<Arc<Found>, DiscoveryError> {
+    pub async fn ask(&self) -> Result<Arc<DiscoveredResources>, DiscoveryError> {
         let mut state = self.state.lock().await;
         let mut changed = self.refresh("/api", &mut state.core).await?;
         changed |= self.refresh("/apis", &mut state.groups).await?;
@@ -153,7 +153,11 @@ impl Discovery {
     }
 
     /// Whether the document may have changed.
-    async fn refresh(&self, path: &'static str, known: &mut Known) -> Result<bool, DiscoveryError> {
+    async fn refresh(
+        &self,
+        path: &'static str,
+        known: &mut CachedDocument,
+    ) -> Result<bool, DiscoveryError> {
         let ask = |cause: kube::Error| DiscoveryError::Ask {
             path,
             cause: Box::new(cause),
@@ -184,9 +188,9 @@ impl Discovery {
 }
 
 /// Reads an aggregated document.
-fn read(bytes: &[u8]) -> Result<Found, serde_json::Error> {
+fn read(bytes: &[u8]) -> Result<DiscoveredResources, serde_json::Error> {
     let document: Document = serde_json::from_slice(bytes)?;
-    let mut found = Found::default();
+    let mut found = DiscoveredResources::default();
     for group in document.items {
         add_group(&mut found, group);
     }
@@ -194,7 +198,7 @@ fn read(bytes: &[u8]) -> Result<Found, serde_json::Error> {
 }
 
 /// Versions come in the order of preference: the first that has a resource counts.
-fn add_group(found: &mut Found, group: Group) {
+fn add_group(found: &mut DiscoveredResources, group: Group) {
     let name = group.metadata.name;
     let mut had = HashSet::new();
     for version in group.versions {

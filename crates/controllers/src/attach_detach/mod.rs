@@ -24,7 +24,7 @@ use parking_lot::Mutex;
 use crate::common::{is_deleting, is_finished};
 use crate::nodes::{BY_NODE, node_of};
 use crate::volumes::{PODS_BY_CLAIM, claims_of, index_pods, volume_name};
-use plan::{Observed, Wanted};
+use plan::{DesiredVolume, Observed};
 
 /// The index of attachments by node.
 const ATTACHMENTS_BY_NODE: &str = "by node";
@@ -76,8 +76,8 @@ impl Attachments {
     }
 
     /// Volumes that pods of the node want and that are attached, by the name of the attachment.
-    fn wanted(&self, node: &str) -> BTreeMap<String, Wanted> {
-        let mut out: BTreeMap<String, Wanted> = BTreeMap::new();
+    fn wanted(&self, node: &str) -> BTreeMap<String, DesiredVolume> {
+        let mut out: BTreeMap<String, DesiredVolume> = BTreeMap::new();
         for pod in self.pods.by_index(BY_NODE, node) {
             if !needs_volumes(&pod) {
                 continue;
@@ -105,7 +105,7 @@ impl Attachments {
     }
 
     /// Where else a volume is attached, and which pods there have it.
-    fn elsewhere(&self, wanted: &Wanted, node: &str) -> Option<plan::Elsewhere> {
+    fn elsewhere(&self, wanted: &DesiredVolume, node: &str) -> Option<plan::Elsewhere> {
         let all = self
             .attachments
             .by_index(ATTACHMENTS_BY_VOLUME, &wanted.volume);

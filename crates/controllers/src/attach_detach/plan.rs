@@ -34,7 +34,7 @@ pub struct Elsewhere {
 
 /// A volume that pods of the node want.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Wanted {
+pub struct DesiredVolume {
     /// The persistent volume.
     pub volume: String,
     /// Its driver.
@@ -57,19 +57,19 @@ pub struct Observed {
     /// None: it is gone.
     pub node: Option<Arc<Node>>,
     /// By the name of the attachment.
-    pub wanted: BTreeMap<String, Wanted>,
+    pub wanted: BTreeMap<String, DesiredVolume>,
     pub attachments: Vec<Arc<VolumeAttachment>>,
     /// Since when attachments are not wanted, in milliseconds.
     pub since: BTreeMap<String, i64>,
 }
 
 /// A volume of a driver as something to attach: the attachment's name, and what there is to know.
-pub(super) fn wanted(volume: &PersistentVolume, node: &str) -> Option<(String, Wanted)> {
+pub(super) fn wanted(volume: &PersistentVolume, node: &str) -> Option<(String, DesiredVolume)> {
     let spec = volume.spec.as_ref()?;
     let csi = spec.csi.as_ref()?;
     let id = api::csi::attachment_name(&csi.driver, &csi.volume_handle, node);
     let modes = spec.access_modes.iter().flatten();
-    let wanted = Wanted {
+    let wanted = DesiredVolume {
         volume: volume.name_any(),
         driver: csi.driver.clone(),
         unique: api::csi::unique_name(&csi.driver, &csi.volume_handle),
@@ -85,7 +85,7 @@ pub(super) fn wanted(volume: &PersistentVolume, node: &str) -> Option<(String, W
 
 /// Why a volume is not attached, in words for its pods.
 pub(super) fn trouble(
-    wanted: &Wanted,
+    wanted: &DesiredVolume,
     attachment: Option<&Arc<VolumeAttachment>>,
 ) -> Option<String> {
     let name = &wanted.volume;
@@ -224,7 +224,7 @@ impl<'a> View<'a> {
     }
 }
 
-fn attach(seen: &Observed, id: &str, wanted: &Wanted, out: &mut Plan) {
+fn attach(seen: &Observed, id: &str, wanted: &DesiredVolume, out: &mut Plan) {
     if let Some(why) = &wanted.trouble {
         for pod in &wanted.pods {
             out.actions.push(Action::Event {
@@ -249,7 +249,7 @@ fn attach(seen: &Observed, id: &str, wanted: &Wanted, out: &mut Plan) {
     out.actions.push(Action::Create { target, object });
 }
 
-fn say_attached(view: &View, wanted: &Wanted, out: &mut Plan) {
+fn say_attached(view: &View, wanted: &DesiredVolume, out: &mut Plan) {
     if view.listed.values().any(|unique| *unique == wanted.unique) {
         return;
     }

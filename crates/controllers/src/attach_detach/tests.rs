@@ -9,7 +9,7 @@ use k8s_openapi::api::storage::v1::VolumeAttachment;
 use serde_json::{Value, json};
 
 use super::needs_volumes;
-use super::plan::{Elsewhere, Observed, Wanted, plan, trouble, wanted};
+use super::plan::{DesiredVolume, Elsewhere, Observed, plan, trouble, wanted};
 
 const UNIQUE: &str = "kubernetes.io/csi/d^h";
 
@@ -17,7 +17,7 @@ fn id() -> String {
     api::csi::attachment_name("d", "h", "n")
 }
 
-fn volume(mode: &str) -> Wanted {
+fn volume(mode: &str) -> DesiredVolume {
     let volume = json!({ "metadata": { "name": "pv" }, "spec": { "accessModes": [mode],
         "csi": { "driver": "d", "volumeHandle": "h" } } });
     let volume: PersistentVolume = serde_json::from_value(volume).unwrap();
@@ -51,7 +51,7 @@ fn node(attached: bool, used: bool, more: Value) -> Option<Arc<Node>> {
 
 fn seen(
     node: Option<Arc<Node>>,
-    volume: Option<Wanted>,
+    volume: Option<DesiredVolume>,
     attachment: Option<Arc<VolumeAttachment>>,
 ) -> Observed {
     Observed {

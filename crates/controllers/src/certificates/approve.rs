@@ -47,7 +47,7 @@ impl Grant {
 }
 
 /// What the cluster knows that a request's approval depends on.
-pub struct Known {
+pub struct ApprovalFacts {
     /// None: it may have nothing, or nobody was asked.
     pub grant: Option<Grant>,
     pub holder: Holder,
@@ -118,7 +118,7 @@ pub fn grants(spec: &Spec) -> Vec<Grant> {
 }
 
 /// What is to be done with a request that nobody has decided.
-pub fn decide(spec: &Spec, known: &Known) -> Decision {
+pub fn decide(spec: &Spec, known: &ApprovalFacts) -> Decision {
     let signer = spec.signer_name.as_str();
     let Some(names) = names(spec) else {
         return Decision::Person(None);

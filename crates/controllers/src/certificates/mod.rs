@@ -28,7 +28,7 @@ use kube::{Api, Client, ResourceExt};
 use wire::pki::{self, Ca};
 
 use crate::common::{millis_of, time_at, value_of};
-use approve::{Decision, Grant, Holder, Known};
+use approve::{ApprovalFacts, Decision, Grant, Holder};
 
 /// Approves and signs.
 pub struct Certificates {
@@ -65,7 +65,7 @@ enum Signature {
 pub struct Observed {
     request: Arc<CertificateSigningRequest>,
     signed: Option<Signature>,
-    known: Known,
+    known: ApprovalFacts,
     /// When the issued certificate ends, in milliseconds since the epoch.
     ends: Option<i64>,
 }
@@ -193,8 +193,8 @@ impl Certificates {
             .collect()
     }
 
-    fn known(&self, request: &CertificateSigningRequest, now_millis: i64) -> Known {
-        let nothing = Known {
+    fn known(&self, request: &CertificateSigningRequest, now_millis: i64) -> ApprovalFacts {
+        let nothing = ApprovalFacts {
             grant: None,
             holder: Holder::Free,
             others: Vec::new(),
@@ -205,11 +205,11 @@ impl Certificates {
         let names = approve::names(&request.spec).unwrap_or_default();
         match (request.spec.signer_name.as_str(), approve::node_of(&names)) {
             (_, "") => nothing,
-            (signers::KUBELET_CLIENT, node) => Known {
+            (signers::KUBELET_CLIENT, node) => ApprovalFacts {
                 holder: self.holder(node, request, now_millis),
                 ..nothing
             },
-            (signers::KUBELET_SERVING, node) => Known {
+            (signers::KUBELET_SERVING, node) => ApprovalFacts {
                 others: self.others(node),
                 ..nothing
             },

@@ -51,7 +51,7 @@ fn grant(request: &CertificateSigningRequest) -> Option<Grant> {
 fn plan_of(controller: &Certificates, name: &str) -> Plan {
     let request = controller.requests.get("", name).expect("request");
     let seen = Observed {
-        known: Known {
+        known: ApprovalFacts {
             grant: grant(&request),
             ..controller.known(&request, NOW)
         },
@@ -305,7 +305,7 @@ fn a_serving_certificate_has_no_other_nodes_address() {
 
 fn with_outcome(request: CertificateSigningRequest, signed: Option<Signature>) -> Observed {
     Observed {
-        known: Known {
+        known: ApprovalFacts {
             grant: None,
             holder: Holder::Free,
             others: Vec::new(),

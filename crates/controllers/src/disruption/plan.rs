@@ -48,7 +48,7 @@ pub fn asks_for_scales(budget: &PodDisruptionBudget) -> bool {
 }
 
 /// How many pods there should be, and how many of them healthy.
-struct Wanted {
+struct ExpectedPods {
     expected: i32,
     healthy: i32,
     /// Some pods have no owner, so that nobody knows how many there should be.
@@ -103,33 +103,33 @@ pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
     plan
 }
 
-fn wanted(seen: &Observed) -> Result<Wanted, String> {
+fn wanted(seen: &Observed) -> Result<ExpectedPods, String> {
     let spec = seen.budget.spec.as_ref();
     let pods = count(seen.pods.iter());
     if let Some(most) = spec.and_then(|s| s.max_unavailable.as_ref()) {
         let (expected, unmanaged) = scaled(seen)?;
         let away = int_or_percent(most, expected, true);
-        return Ok(Wanted {
+        return Ok(ExpectedPods {
             expected,
             healthy: (expected - away).max(0),
             unmanaged,
         });
     }
     match spec.and_then(|s| s.min_available.as_ref()) {
-        Some(IntOrString::Int(least)) => Ok(Wanted {
+        Some(IntOrString::Int(least)) => Ok(ExpectedPods {
             expected: pods,
             healthy: *least,
             unmanaged: false,
         }),
         Some(share) => {
             let (expected, unmanaged) = scaled(seen)?;
-            Ok(Wanted {
+            Ok(ExpectedPods {
                 expected,
                 healthy: int_or_percent(share, expected, true),
                 unmanaged,
             })
         }
-        None => Ok(Wanted {
+        None => Ok(ExpectedPods {
             expected: 0,
             healthy: 0,
             unmanaged: false,
@@ -161,7 +161,7 @@ fn scaled(seen: &Observed) -> Result<(i32, bool), String> {
 fn counted(
     seen: &Observed,
     published: &PodDisruptionBudgetStatus,
-    wanted: &Wanted,
+    wanted: &ExpectedPods,
     now_millis: i64,
     plan: &mut Plan,
 ) -> PodDisruptionBudgetStatus {

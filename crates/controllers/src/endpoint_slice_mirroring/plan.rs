@@ -39,7 +39,7 @@ pub struct Observed {
 type Group = (&'static str, Vec<Port>);
 
 #[derive(Default)]
-struct Wanted {
+struct DesiredSlices {
     groups: BTreeMap<Group, Vec<Endpoint>>,
     invalid: usize,
     too_many: usize,
@@ -70,8 +70,8 @@ fn endpoint(address: &EndpointAddress, ready: bool) -> Option<(&'static str, End
     Some((family, endpoint))
 }
 
-fn wanted(endpoints: &Endpoints) -> Wanted {
-    let mut out = Wanted::default();
+fn wanted(endpoints: &Endpoints) -> DesiredSlices {
+    let mut out = DesiredSlices::default();
     for subset in repack(endpoints.subsets.as_deref().unwrap_or_default()) {
         let mut taken = 0;
         for (address, ready) in &subset.addresses {
@@ -237,7 +237,7 @@ fn create(endpoints: &Endpoints, mut object: Value, now_millis: i64, number: usi
 }
 
 /// What could not be mirrored.
-fn complaints(endpoints: &Endpoints, wanted: &Wanted) -> Vec<Action> {
+fn complaints(endpoints: &Endpoints, wanted: &DesiredSlices) -> Vec<Action> {
     let event = |reason: &'static str, message: String| Action::Event {
         about: reference(endpoints),
         warning: true,

@@ -251,7 +251,7 @@ fn changed_at(seen: &Observed, before: &[Value], now: &[Value]) -> Option<String
 }
 
 /// By its address: what an endpoint of a group is to say.
-type Wanted = BTreeMap<String, Value>;
+type DesiredEndpoints = BTreeMap<String, Value>;
 
 #[expect(
     clippy::too_many_arguments,
@@ -268,14 +268,16 @@ fn slices_of(
     plan: &mut Plan,
 ) {
     // Pods with the same ports share slices. The key is the ports' text.
-    let mut groups: BTreeMap<String, (Vec<Value>, Wanted)> = BTreeMap::new();
+    let mut groups: BTreeMap<String, (Vec<Value>, DesiredEndpoints)> = BTreeMap::new();
     for pod in pods.iter().filter(|p| !is_finished(p)) {
         let Some(ip) = address(pod, family) else {
             continue;
         };
         let ports = ports_of(spec, pod);
         let text = Value::from(ports.clone()).to_string();
-        let group = groups.entry(text).or_insert_with(|| (ports, Wanted::new()));
+        let group = groups
+            .entry(text)
+            .or_insert_with(|| (ports, DesiredEndpoints::new()));
         group
             .1
             .insert(uid_of(&**pod), endpoint(seen, spec, pod, &ip));
@@ -289,7 +291,7 @@ fn slices_of(
     }
     if groups.is_empty() {
         // One empty slice says that the Service is known and has nobody.
-        groups.insert("[]".into(), (Vec::new(), Wanted::new()));
+        groups.insert("[]".into(), (Vec::new(), DesiredEndpoints::new()));
     }
     let mut own = labels(service, spec);
     own.insert(SERVICE_NAME.into(), seen.name.clone());
@@ -341,7 +343,7 @@ fn pack(
     seen: &Observed,
     labels: &BTreeMap<String, String>,
     slices: &[&EndpointSlice],
-    wanted: &mut Wanted,
+    wanted: &mut DesiredEndpoints,
     plan: &mut Plan,
 ) {
     let mut kept: Vec<Vec<Value>> = Vec::new();

@@ -26,7 +26,7 @@ use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
-use crate::discovery::{Discovery, Found, Served};
+use crate::discovery::{DiscoveredResources, Discovery, Served};
 use graph::{Graph, OwnerLocation, Uid};
 use plan::Observed;
 
@@ -160,7 +160,7 @@ impl Collector {
         let mut monitors: HashMap<Arc<Served>, AbortHandle> = HashMap::new();
         // Dropped with this function: ends all watches.
         let mut tasks = JoinSet::new();
-        let mut last: Option<Arc<Found>> = None;
+        let mut last: Option<Arc<DiscoveredResources>> = None;
         loop {
             let wait = match discovery.ask().await {
                 Ok(found) => {
@@ -186,7 +186,7 @@ impl Collector {
 
     fn take_kinds(
         self: &Arc<Self>,
-        found: &Found,
+        found: &DiscoveredResources,
         monitors: &mut HashMap<Arc<Served>, AbortHandle>,
         tasks: &mut JoinSet<()>,
     ) {

@@ -36,7 +36,7 @@ enum Next {
 
 /// When the Job is to be looked at again, if nothing happens.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Look {
+enum Requeue {
     /// When the next pods are gathered.
     NextRound,
     /// For the next step of this one.
@@ -79,7 +79,7 @@ pub fn ended(state: &mut State<'_>, plan: &mut Plan) {
         match next {
             Next::Wait => continue,
             Next::NameSucceeded | Next::NameFailed | Next::Complete(_) if is_next_rounds => {
-                look = look.max(Some(Look::NextRound));
+                look = look.max(Some(Requeue::NextRound));
                 continue;
             }
             Next::LetGo => plan.actions.push(untrack(pod)),
@@ -87,12 +87,12 @@ pub fn ended(state: &mut State<'_>, plan: &mut Plan) {
             Next::NameFailed => failed.push(uid_of(pod)),
             Next::Complete(index) => completed.push(index),
         }
-        look = Some(Look::Now);
+        look = Some(Requeue::Now);
     }
     let gathered = i64::try_from(GATHERED.as_millis()).unwrap_or(0);
     let at = look.map(|look| match look {
-        Look::Now => state.now_millis,
-        Look::NextRound => state.now_millis + gathered,
+        Requeue::Now => state.now_millis,
+        Requeue::NextRound => state.now_millis + gathered,
     });
     wake_at(at, state.now_millis, plan);
     let uncounted = state

@@ -14,7 +14,7 @@ use kube::ResourceExt;
 use kube::core::ApiResource;
 
 use crate::common::{millis_of, time_at, value_of};
-use crate::discovery::{Found, Served};
+use crate::discovery::{DiscoveredResources, Served};
 
 /// The finalizer of a namespace's spec that this controller takes away.
 pub const FINALIZER: &str = "kubernetes";
@@ -80,7 +80,7 @@ impl Content {
     }
 
     /// Nothing is known but what discovery failed to list.
-    pub fn of(found: &Found) -> Self {
+    pub fn of(found: &DiscoveredResources) -> Self {
         Self {
             round: Round::of(found),
             ..Self::default()
@@ -264,7 +264,7 @@ pub struct Round {
 
 impl Round {
     /// A round that knows what discovery failed to list.
-    pub fn of(found: &Found) -> Self {
+    pub fn of(found: &DiscoveredResources) -> Self {
         let failing = found.failed.len();
         let discovery_failure = (failing > 0).then(|| {
             let groups: Vec<String> = found
@@ -480,7 +480,7 @@ fn wait_millis(deleted_at_millis: i64, now_millis: i64) -> u64 {
 
 /// What is deleted of what is served: pods first and alone, so that nothing that they use goes
 /// before them; then all the rest.
-pub fn content(found: &Found) -> (Option<&Served>, Vec<&Served>) {
+pub fn content(found: &DiscoveredResources) -> (Option<&Served>, Vec<&Served>) {
     let all = found
         .served
         .iter()
@@ -540,9 +540,9 @@ mod tests {
                 left("pods.", 2, &[("x/y", 1)]),
                 left("jobs.batch", 1, &[("a/b", 1), ("x/y", 1)]),
             ],
-            ..Round::of(&Found {
+            ..Round::of(&DiscoveredResources {
                 failed: vec!["g/v1".into()],
-                ..Found::default()
+                ..DiscoveredResources::default()
             })
         };
         assert!(!round.is_clean());
@@ -758,7 +758,7 @@ mod tests {
 
     #[test]
     fn pods_come_first_and_alone() {
-        let found = Found {
+        let found = DiscoveredResources {
             served: vec![
                 served("", "v1", "configmaps", true, &["delete", "list"]),
                 served("", "v1", "pods", true, &["delete", "list"]),
@@ -766,7 +766,7 @@ mod tests {
                 served("", "v1", "nodes", false, &["delete", "list"]),
                 served("metrics.k8s.io", "v1", "pods", true, &["delete"]),
             ],
-            ..Found::default()
+            ..DiscoveredResources::default()
         };
         let (pods, rest) = content(&found);
         assert_eq!(pods.map(|p| p.resource.group.as_str()), Some(""));

@@ -47,7 +47,7 @@ impl PodGc {
     }
 
     /// How a pod's node is, as far as the caches know.
-    fn place(&self, node_name: String) -> Place {
+    fn place(&self, node_name: String) -> AssignedNode {
         let Some(node) = self.nodes.get("", &node_name) else {
             let mut all = self.missing.lock();
             let missing = all.entry(node_name).or_insert_with(|| Missing {
@@ -59,16 +59,16 @@ impl PodGc {
                 QUARANTINE_MILLIS.saturating_sub(millis),
                 missing.is_confirmed,
             ) {
-                (0, true) => Place::Gone,
-                (0, false) => Place::Unconfirmed,
-                (wait, _) => Place::Missing {
+                (0, true) => AssignedNode::Gone,
+                (0, false) => AssignedNode::Unconfirmed,
+                (wait, _) => AssignedNode::Missing {
                     for_another_millis: wait,
                 },
             };
         };
         match is_out_of_service(&node) {
-            true => Place::OutOfService,
-            false => Place::Node,
+            true => AssignedNode::OutOfService,
+            false => AssignedNode::Node,
         }
     }
 }
@@ -81,7 +81,7 @@ fn is_out_of_service(node: &Node) -> bool {
 
 /// Where a pod is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Place {
+enum AssignedNode {
     Unbound,
     Node,
     OutOfService,
@@ -97,7 +97,7 @@ enum Place {
 /// What is known of a pod.
 pub struct ObservedPod {
     pod: Arc<Pod>,
-    place: Place,
+    place: AssignedNode,
 }
 
 impl Controller for PodGc {
@@ -128,7 +128,7 @@ impl Controller for PodGc {
         let pod = self.pods.get(namespace, name)?;
         let place = match node_of(&pod).pop().filter(|n| !n.is_empty()) {
             Some(node) => self.place(node),
-            None => Place::Unbound,
+            None => AssignedNode::Unbound,
         };
         Some(ObservedPod { pod, place })
     }
@@ -139,21 +139,21 @@ impl Controller for PodGc {
         mut seen: ObservedPod,
     ) -> Result<ObservedPod, kube::Error> {
         let node = node_of(&seen.pod).pop();
-        let (Place::Unconfirmed, Some(node)) = (seen.place, node) else {
+        let (AssignedNode::Unconfirmed, Some(node)) = (seen.place, node) else {
             return Ok(seen);
         };
         let found = Api::<Node>::all(client.clone()).get_opt(&node).await?;
         let mut all = self.missing.lock();
         match found {
             None => {
-                seen.place = Place::Gone;
+                seen.place = AssignedNode::Gone;
                 if let Some(missing) = all.get_mut(&node) {
                     missing.is_confirmed = true;
                 }
             }
             // It has come back: the cache will show it.
             Some(_) => {
-                seen.place = Place::Missing {
+                seen.place = AssignedNode::Missing {
                     for_another_millis: QUARANTINE_MILLIS,
                 };
                 all.remove(&node);
@@ -169,8 +169,8 @@ impl Controller for PodGc {
 
     fn metrics(&self, seen: &ObservedPod, plan: &Plan) -> Option<Count> {
         let reason = match seen.place {
-            Place::Unbound => "unscheduled",
-            Place::OutOfService => "out-of-service",
+            AssignedNode::Unbound => "unscheduled",
+            AssignedNode::OutOfService => "out-of-service",
             _ => "orphaned",
         };
         metrics::forced(reason, plan)
@@ -180,18 +180,23 @@ impl Controller for PodGc {
 fn plan(seen: &ObservedPod, now_millis: i64) -> Plan {
     let pod = &*seen.pod;
     match seen.place {
-        Place::Gone => {
+        AssignedNode::Gone => {
             let (reason, message) = ("DeletionByPodGC", "PodGC: node no longer exists");
             let why = disruption_target(pod, reason, message, now_millis);
             remove(pod, Some(why), "its node is no more")
         }
-        Place::Missing { for_another_millis } => Plan {
+        AssignedNode::Missing { for_another_millis } => Plan {
             wake_after_millis: Some(for_another_millis + 1),
             ..Plan::default()
         },
-        Place::Unbound if is_deleting(pod) => remove(pod, None, "it was never bound"),
-        Place::OutOfService if is_deleting(pod) => remove(pod, None, "its node is out of service"),
-        Place::Unbound | Place::OutOfService | Place::Node | Place::Unconfirmed => Plan::nothing(),
+        AssignedNode::Unbound if is_deleting(pod) => remove(pod, None, "it was never bound"),
+        AssignedNode::OutOfService if is_deleting(pod) => {
+            remove(pod, None, "its node is out of service")
+        }
+        AssignedNode::Unbound
+        | AssignedNode::OutOfService
+        | AssignedNode::Node
+        | AssignedNode::Unconfirmed => Plan::nothing(),
     }
 }
 
@@ -246,13 +251,13 @@ mod tests {
         }
     }
 
-    fn seen(place: Place, deleting: bool, phase: &str) -> ObservedPod {
+    fn seen(place: AssignedNode, deleting: bool, phase: &str) -> ObservedPod {
         let deletion = match deleting {
             true => json!("2026-01-01T00:00:00Z"),
             false => Value::Null,
         };
         let node = match place {
-            Place::Unbound => Value::Null,
+            AssignedNode::Unbound => Value::Null,
             _ => json!("n"),
         };
         let value = json!({
@@ -269,21 +274,21 @@ mod tests {
 
     #[test]
     fn only_lost_pods_are_removed() {
-        let missing = Place::Missing {
+        let missing = AssignedNode::Missing {
             for_another_millis: 7,
         };
         for (place, deleting, removed) in [
-            (Place::Node, false, false),
-            (Place::Node, true, false),
-            (Place::OutOfService, true, true),
-            (Place::OutOfService, false, false),
-            (Place::Unbound, true, true),
-            (Place::Unbound, false, false),
+            (AssignedNode::Node, false, false),
+            (AssignedNode::Node, true, false),
+            (AssignedNode::OutOfService, true, true),
+            (AssignedNode::OutOfService, false, false),
+            (AssignedNode::Unbound, true, true),
+            (AssignedNode::Unbound, false, false),
             (missing, false, false),
             (missing, true, false),
-            (Place::Unconfirmed, true, false),
-            (Place::Gone, false, true),
-            (Place::Gone, true, true),
+            (AssignedNode::Unconfirmed, true, false),
+            (AssignedNode::Gone, false, true),
+            (AssignedNode::Gone, true, true),
         ] {
             let planned = plan(&seen(place, deleting, "Running"), 0);
             assert_eq!(!planned.is_empty(), removed, "{place:?} {deleting}");
@@ -294,7 +299,7 @@ mod tests {
 
     #[test]
     fn the_pods_of_a_lost_node_say_why_they_failed() {
-        let planned = plan(&seen(Place::Gone, false, "Running"), 10_000);
+        let planned = plan(&seen(AssignedNode::Gone, false, "Running"), 10_000);
         let [
             Action::Patch {
                 subresource: "status",
@@ -318,10 +323,10 @@ mod tests {
         });
         assert_eq!(*patch, expected);
         // What ended stays as it ended.
-        let planned = plan(&seen(Place::Gone, false, "Succeeded"), 10_000);
+        let planned = plan(&seen(AssignedNode::Gone, false, "Succeeded"), 10_000);
         assert!(planned.actions.is_empty() && planned.last.len() == 1);
         // Nothing disrupts a pod that somebody else has deleted.
-        let planned = plan(&seen(Place::Unbound, true, "Pending"), 10_000);
+        let planned = plan(&seen(AssignedNode::Unbound, true, "Pending"), 10_000);
         let [Action::Patch { patch, .. }] = planned.actions.as_slice() else {
             panic!("{planned:?}");
         };

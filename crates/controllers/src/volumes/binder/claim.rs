@@ -17,7 +17,7 @@ use super::super::{
 use super::matching;
 use crate::common::{key_of, uid_of, update_status, value_of};
 
-pub struct Seen {
+pub struct ObservedClaim {
     pub claim: Arc<PersistentVolumeClaim>,
     /// The volume that the claim names.
     pub named: Option<Arc<PersistentVolume>>,
@@ -30,7 +30,7 @@ pub struct Seen {
     pub waiting: Vec<String>,
 }
 
-pub fn plan(seen: &Seen) -> Plan {
+pub fn plan(seen: &ObservedClaim) -> Plan {
     if annotation(&*seen.claim, BIND_COMPLETED).is_some() {
         return bound_once(seen);
     }
@@ -45,7 +45,7 @@ pub fn plan(seen: &Seen) -> Plan {
 }
 
 /// No volume suits the claim: one is made, or waited for.
-fn without_volume(seen: &Seen, delayed: bool) -> Plan {
+fn without_volume(seen: &ObservedClaim, delayed: bool) -> Plan {
     let claim = &seen.claim;
     if !names_class(claim)
         && let Some(class) = &seen.default_class
@@ -67,7 +67,7 @@ fn without_volume(seen: &Seen, delayed: bool) -> Plan {
     plan
 }
 
-fn waits(seen: &Seen) -> Plan {
+fn waits(seen: &ObservedClaim) -> Plan {
     let (reason, message) = match &seen.waiting[..] {
         [] => (
             "WaitForFirstConsumer",
@@ -86,7 +86,7 @@ fn waits(seen: &Seen) -> Plan {
 }
 
 /// Says who is to make a volume. None of them is the binder itself.
-fn provision(seen: &Seen) -> Plan {
+fn provision(seen: &ObservedClaim) -> Plan {
     let claim = &seen.claim;
     let failed = |text: String| say(claim, true, "ProvisioningFailed", text).into();
     let Some(class) = &seen.class else {
@@ -113,7 +113,7 @@ fn provision(seen: &Seen) -> Plan {
 }
 
 /// The claim names a volume, and was never bound to it.
-fn wants_one(seen: &Seen) -> Plan {
+fn wants_one(seen: &ObservedClaim) -> Plan {
     let claim = &seen.claim;
     let Some(volume) = &seen.named else {
         return pending(claim, None);
@@ -138,7 +138,7 @@ fn wants_one(seen: &Seen) -> Plan {
 }
 
 /// The claim was bound once: it is bound, or has lost what it had.
-fn bound_once(seen: &Seen) -> Plan {
+fn bound_once(seen: &ObservedClaim) -> Plan {
     let claim = &seen.claim;
     let lost = |reason, text: &str| {
         if claim_phase(claim) == "Lost" {

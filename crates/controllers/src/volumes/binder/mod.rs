@@ -37,8 +37,8 @@ pub enum Key {
 }
 
 pub enum Observed {
-    Claim(claim::Seen),
-    Volume(volume::Seen),
+    Claim(claim::ObservedClaim),
+    Volume(volume::ObservedVolume),
 }
 
 pub struct Binder {
@@ -70,7 +70,7 @@ impl Binder {
         all
     }
 
-    fn claim(&self, namespace: &str, name: &str) -> Option<claim::Seen> {
+    fn claim(&self, namespace: &str, name: &str) -> Option<claim::ObservedClaim> {
         let claim = self.claims.get(namespace, name)?;
         let class = class_of_claim(&claim).to_owned();
         let key = format!("{namespace}/{name}");
@@ -92,7 +92,7 @@ impl Binder {
             .map(|p| p.name_any())
             .collect();
         waiting.sort();
-        Some(claim::Seen {
+        Some(claim::ObservedClaim {
             named: self.volumes.get("", volume_name(&claim)),
             class: self.classes.get("", &class),
             default_class: default_class(&self.classes.list()),
@@ -102,14 +102,14 @@ impl Binder {
         })
     }
 
-    fn volume(&self, name: &str) -> Option<volume::Seen> {
+    fn volume(&self, name: &str) -> Option<volume::ObservedVolume> {
         let volume = self.volumes.get("", name)?;
         let reference = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref());
         let claim = reference.and_then(|r| {
             let (namespace, name) = (r.namespace.as_deref()?, r.name.as_deref()?);
             self.claims.get(namespace, name)
         });
-        Some(volume::Seen { volume, claim })
+        Some(volume::ObservedVolume { volume, claim })
     }
 }
 

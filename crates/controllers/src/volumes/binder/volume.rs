@@ -14,13 +14,13 @@ use super::super::{BOUND_BY_CONTROLLER, PROVISIONED_BY, annotation, volume_name,
 use super::matching;
 use crate::common::{update_status, value_of};
 
-pub struct Seen {
+pub struct ObservedVolume {
     pub volume: Arc<PersistentVolume>,
     /// The claim that the volume names: the very one, by its UID.
     pub claim: Option<Arc<PersistentVolumeClaim>>,
 }
 
-pub fn plan(seen: &Seen) -> Plan {
+pub fn plan(seen: &ObservedVolume) -> Plan {
     let volume = &*seen.volume;
     let claim_ref = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref());
     let uid = claim_ref.and_then(|r| r.uid.as_deref()).unwrap_or_default();

@@ -14,14 +14,14 @@ use super::super::{capacity, is_to_grow, requested};
 use super::make::Offer;
 use crate::common::{update_status, value_of};
 
-pub struct Seen {
+pub struct ClaimToExpand {
     pub claim: Arc<PersistentVolumeClaim>,
     pub volume: Arc<PersistentVolume>,
     /// The volume's node; `None` when it is gone.
     pub offer: Option<Offer>,
 }
 
-pub fn plan(seen: &Seen) -> Plan {
+pub fn plan(seen: &ClaimToExpand) -> Plan {
     if !is_to_grow(&seen.claim) {
         return Plan::nothing();
     }
@@ -59,7 +59,7 @@ pub fn plan(seen: &Seen) -> Plan {
 }
 
 /// The claim's status with all of its volume; nothing is under way any more.
-fn granted(seen: &Seen) -> Action {
+fn granted(seen: &ClaimToExpand) -> Action {
     let mut status = value_of(&seen.claim.status);
     status["capacity"] = json!({ "storage": capacity(&seen.volume).to_string() });
     if let Some(conditions) = status["conditions"].as_array_mut() {

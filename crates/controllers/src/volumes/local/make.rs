@@ -32,7 +32,7 @@ impl Offer {
     }
 }
 
-pub struct Seen {
+pub struct ClaimToProvision {
     pub claim: Arc<PersistentVolumeClaim>,
     pub class: Arc<StorageClass>,
     /// The node that the scheduler has chosen.
@@ -46,7 +46,7 @@ pub fn name(uid: &str) -> String {
     format!("pvc-{uid}")
 }
 
-pub fn plan(seen: &Seen) -> Plan {
+pub fn plan(seen: &ClaimToProvision) -> Plan {
     if let Some(why) = refusal(&seen.claim, &seen.class) {
         return failed(seen, &why).into();
     }
@@ -92,7 +92,7 @@ fn refusal(claim: &PersistentVolumeClaim, class: &StorageClass) -> Option<String
 }
 
 /// The node for the volume, or why there is none.
-fn choose(seen: &Seen) -> Result<&Node, String> {
+fn choose(seen: &ClaimToProvision) -> Result<&Node, String> {
     let wanted = requested(&seen.claim).value();
     let allowed = |o: &&Offer| is_allowed(&seen.class, &o.node);
     if let Some(node) = &seen.selected {
@@ -137,7 +137,7 @@ fn is_allowed(class: &StorageClass, node: &Node) -> bool {
     })
 }
 
-fn make(seen: &Seen, node: &Node) -> Plan {
+fn make(seen: &ClaimToProvision, node: &Node) -> Plan {
     let (namespace, claim) = key_of(&*seen.claim);
     let name = name(&uid_of(&*seen.claim));
     let folder = annotation(node, PATH).unwrap_or_default();
@@ -174,7 +174,7 @@ fn make(seen: &Seen, node: &Node) -> Plan {
     ))
 }
 
-fn failed(seen: &Seen, why: &str) -> Action {
+fn failed(seen: &ClaimToProvision, why: &str) -> Action {
     let (namespace, name) = key_of(&*seen.claim);
     let class = class_of_claim(&seen.claim);
     Action::Event {
@@ -188,7 +188,7 @@ fn failed(seen: &Seen, why: &str) -> Action {
 }
 
 /// Gives the choice of a node back to the scheduler.
-fn choose_again(seen: &Seen) -> Option<Action> {
+fn choose_again(seen: &ClaimToProvision) -> Option<Action> {
     let mut claim = PersistentVolumeClaim::clone(&seen.claim);
     claim.metadata.annotations.as_mut()?.remove(SELECTED_NODE)?;
     let (namespace, name) = key_of(&claim);

@@ -36,10 +36,10 @@ pub enum Key {
 
 pub enum Observed {
     /// A volume is to be made.
-    Make(Box<make::Seen>),
+    Make(Box<make::ClaimToProvision>),
     /// A claim wants more than its volume has.
-    Grow(grow::Seen),
-    Release(release::Seen),
+    Grow(grow::ClaimToExpand),
+    Release(release::VolumeToReclaim),
 }
 
 pub struct LocalVolumes {
@@ -83,7 +83,7 @@ impl LocalVolumes {
                 return None;
             }
             let node = self.nodes.get("", local_node(&volume));
-            return Some(Observed::Grow(grow::Seen {
+            return Some(Observed::Grow(grow::ClaimToExpand {
                 claim,
                 offer: node.map(|n| self.offer(n)),
                 volume,
@@ -103,7 +103,7 @@ impl LocalVolumes {
             Some(node) => self.nodes.get("", node).into_iter().collect(),
             None => self.nodes.list(),
         };
-        Some(Observed::Make(Box::new(make::Seen {
+        Some(Observed::Make(Box::new(make::ClaimToProvision {
             offers: nodes.into_iter().map(|n| self.offer(n)).collect(),
             claim,
             class,
@@ -152,7 +152,7 @@ impl Controller for LocalVolumes {
             Key::Volume(name) => {
                 let volume = self.volumes.get("", name).filter(|v| is_local(v))?;
                 let node = self.nodes.get("", local_node(&volume)).is_some();
-                Some(Observed::Release(release::Seen { volume, node }))
+                Some(Observed::Release(release::VolumeToReclaim { volume, node }))
             }
         }
     }

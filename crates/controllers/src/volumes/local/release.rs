@@ -13,13 +13,13 @@ use kube::ResourceExt;
 use super::super::{has_finalizer, local_node, volume_phase};
 use crate::common::{is_deleting, uid_of, value_of};
 
-pub struct Seen {
+pub struct VolumeToReclaim {
     pub volume: Arc<PersistentVolume>,
     /// Whether its node exists.
     pub node: bool,
 }
 
-pub fn plan(seen: &Seen) -> Plan {
+pub fn plan(seen: &VolumeToReclaim) -> Plan {
     let volume = &*seen.volume;
     let target = Target::of::<PersistentVolume>("", &volume.name_any());
     if is_deleting(volume) {

@@ -13,7 +13,11 @@ fn node(name: &str, capacity: &str) -> Arc<Node> {
     Arc::new(serde_json::from_value(node).unwrap())
 }
 
-fn seen(selected: Option<&str>, mode: &str, offers: &[(&str, &str, i64)]) -> make::Seen {
+fn seen(
+    selected: Option<&str>,
+    mode: &str,
+    offers: &[(&str, &str, i64)],
+) -> make::ClaimToProvision {
     let mut claim = json!({ "metadata": { "name": "c", "namespace": "a", "uid": "u1" },
         "spec": { "accessModes": ["ReadWriteOnce"], "storageClassName": "local",
             "resources": { "requests": { "storage": "2Gi" } } } });
@@ -26,7 +30,7 @@ fn seen(selected: Option<&str>, mode: &str, offers: &[(&str, &str, i64)]) -> mak
         node: node(name, capacity),
         promised_bytes: *promised,
     };
-    make::Seen {
+    make::ClaimToProvision {
         claim: Arc::new(serde_json::from_value(claim).unwrap()),
         class: Arc::new(serde_json::from_value(class).unwrap()),
         selected: selected.map(str::to_owned),
@@ -125,7 +129,7 @@ fn volume(phase: &str, policy: &str, deleting: bool) -> Arc<PersistentVolume> {
 fn a_released_volume_goes_and_waits_for_its_node() {
     let plan = |phase, policy, deleting, node| {
         let volume = volume(phase, policy, deleting);
-        release::plan(&release::Seen { volume, node })
+        release::plan(&release::VolumeToReclaim { volume, node })
     };
     assert!(plan("Bound", "Delete", false, true).is_empty());
     assert!(plan("Released", "Retain", false, true).is_empty());
@@ -149,7 +153,7 @@ fn a_claim_grows_in_two_steps() {
         "spec": { "volumeName": "pvc-u1", "resources": { "requests": { "storage": "4Gi" } } },
         "status": { "phase": "Bound", "capacity": { "storage": "2Gi" },
             "conditions": [{ "type": "Resizing", "status": "True" }] } });
-    let mut seen = grow::Seen {
+    let mut seen = grow::ClaimToExpand {
         claim: Arc::new(serde_json::from_value(claim).unwrap()),
         volume: volume("Bound", "Delete", false),
         offer: Some(make::Offer {
