@@ -6,20 +6,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clock::{Clock, Random};
+use control::lease::Times;
 use host::runtime::fake::Fake;
 use jiff::Timestamp;
 use kube::Client;
 use parking_lot::Mutex;
 use store::{Memory, Store};
 
+use crate::basis::{BEGINNING, Failed};
+use crate::beginning;
 use crate::control_plane::{self, Base, Course};
 use crate::faults::{Faults, Weather};
 use crate::net::Cable;
 use crate::node::{SimNode, Size, World};
 use crate::trace::Trace;
 
-/// When every run begins: 2026-01-01T00:00:00Z.
-pub(crate) const BEGINNING: i64 = 1_767_225_600;
 /// A condition is looked at so often.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -32,6 +33,12 @@ pub struct Plan {
     pub nodes: u8,
     pub size: Size,
     pub faults: Faults,
+    /// How patient candidates for leadership are. Their leases are most of what is written in a
+    /// cluster at rest.
+    pub elections: Times,
+    /// Whether the first objects of a cluster are there already, as another server made them: then
+    /// they are no part of what is simulated.
+    pub begun: bool,
     /// An empty folder, for what the nodes write.
     pub folder: PathBuf,
 }
@@ -50,20 +57,11 @@ impl Plan {
                 failing: 0.0,
                 runtime_micros: 100_000,
             },
+            elections: Times::default(),
+            begun: false,
             folder: folder.to_owned(),
         }
     }
-}
-
-/// The runtime that a cluster lives in: one thread, and a clock that goes on only when all wait.
-///
-/// # Errors
-/// Where the machine has no more descriptors.
-pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
 }
 
 /// A cluster that runs.
@@ -74,10 +72,6 @@ pub struct Cluster {
     base: Base,
     random: Random,
 }
-
-/// What went wrong with the simulation itself.
-#[derive(Debug)]
-pub struct Failed(pub String);
 
 impl Cluster {
     /// Starts all parts in this runtime, which must have one thread and a paused clock.
@@ -99,6 +93,9 @@ impl Cluster {
         let start = Timestamp::from_second(BEGINNING).map_err(|e| Failed(e.to_string()))?;
         let (clock, random) = (Clock::virtual_from(start), Random::seeded(plan.seed));
         let store: Arc<dyn Store> = Arc::new(Memory::new(clock));
+        if plan.begun {
+            beginning::fill(&*store).await?;
+        }
         let trace = Trace::follow(store.clone());
         let base = Base {
             servers: Arc::new(Mutex::new(vec![None; plan.servers])),
@@ -107,7 +104,10 @@ impl Cluster {
             clock,
             random: random.fork(),
             configure: Arc::new(configure),
-            course: Course::default(),
+            course: Course {
+                elections: plan.elections,
+                ..Course::default()
+            },
             starting: Arc::default(),
         };
         for number in 0..plan.servers {

@@ -9,11 +9,11 @@ use apiserver::settings::Shared;
 use apiserver::{ApiServer, admission, filters};
 use client::Accounts;
 use clock::{Clock, Random};
-use control::lease::{Election, lead};
+use control::lease::{Election, Times, lead};
 use store::Store;
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::Failed;
+use crate::basis::Failed;
 use crate::faults::{FaultyStore, Fuse, Weather};
 use crate::net::{Cable, Servers, Up};
 
@@ -31,6 +31,9 @@ pub(crate) struct Course {
     pub node_grace: Option<Duration>,
     /// Whether nodes get ranges of addresses for their pods.
     pub pod_ranges: bool,
+    /// How patient candidates and leaders are. Servers show themselves to each other in the same
+    /// measure: once in three tries.
+    pub elections: Times,
 }
 
 impl Default for Course {
@@ -38,6 +41,7 @@ impl Default for Course {
         Self {
             node_grace: None,
             pod_ranges: true,
+            elections: Times::default(),
         }
     }
 }
@@ -82,24 +86,13 @@ pub(crate) async fn start(base: &Base, number: usize) -> Result<(), Failed> {
         fuse.clone(),
         dies,
     );
-    let last = u8::try_from(number).unwrap_or(0) + 1;
-    let address = IpAddr::V4(Ipv4Addr::new(192, 0, 2, last));
-    let mut config = apiserver::Config::new(address, 6443, base.clock, random.fork());
-    config.authorizers = filters::authorizers();
-    config.admission = admission::standard(&admission::Options::default());
-    config.settings.shared = Some(Shared::default());
-    (base.configure)(&mut config);
-    let api = ApiServer::new(config, Arc::new(store), dead.clone())
-        .await
-        .map_err(|e| Failed(e.to_string()))?;
-    let mut tries = 0;
-    while let Err(e) = api.bootstrap().await {
-        tries += 1;
-        if tries > TRIES {
-            return Err(Failed(format!("{e:?}")));
-        }
-        tokio::time::sleep(AGAIN).await;
-    }
+    let course = base.course;
+    let configure = |config: &mut apiserver::Config| {
+        config.settings.shared = Some(shared(course.elections));
+        (base.configure)(config);
+    };
+    let own = (base.clock, random.fork());
+    let api = api(number, own, Arc::new(store), &configure, &dead).await?;
     let up = Up {
         api,
         dead: dead.clone(),
@@ -122,8 +115,47 @@ pub(crate) async fn start(base: &Base, number: usize) -> Result<(), Failed> {
         cable.clone(),
         dead.clone(),
     ));
-    tokio::spawn(scheduler(base.clock, random, cable, dead));
+    tokio::spawn(scheduler(base.course, base.clock, random, cable, dead));
     Ok(())
+}
+
+/// What servers owe each other where candidates for leadership are so patient: as usual with the
+/// usual times.
+fn shared(elections: Times) -> Shared {
+    let renew = elections.retry() * 3;
+    Shared {
+        renew,
+        lease_seconds: u32::try_from(renew.as_secs() * 3).unwrap_or(u32::MAX),
+        ..Shared::default()
+    }
+}
+
+/// An API server of this number on a store, which has made its first objects.
+pub(crate) async fn api(
+    number: usize,
+    (clock, random): (Clock, Random),
+    store: Arc<dyn Store>,
+    configure: &(dyn Fn(&mut apiserver::Config) + Sync),
+    dead: &CancellationToken,
+) -> Result<ApiServer, Failed> {
+    let last = u8::try_from(number).unwrap_or(0) + 1;
+    let address = IpAddr::V4(Ipv4Addr::new(192, 0, 2, last));
+    let mut config = apiserver::Config::new(address, 6443, clock, random);
+    config.authorizers = filters::authorizers();
+    config.admission = admission::standard(&admission::Options::default());
+    configure(&mut config);
+    let api = ApiServer::new(config, store, dead.clone())
+        .await
+        .map_err(|e| Failed(e.to_string()))?;
+    let mut tries = 0;
+    while let Err(e) = api.bootstrap().await {
+        tries += 1;
+        if tries > TRIES {
+            return Err(Failed(format!("{e:?}")));
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+    Ok(api)
 }
 
 /// The process dies: nothing of it is heard of any more.
@@ -150,7 +182,10 @@ async fn controllers(
     });
     while !stop.is_cancelled() {
         let identity = format!("controllers_{}", random.uuid());
-        let election = Election::new("kube-controller-manager", &identity, clock);
+        let election = Election {
+            times: course.elections,
+            ..Election::new("kube-controller-manager", &identity, clock)
+        };
         let (informers, accounts) = (informers.clone(), accounts.clone());
         let work = move |fence, term| async move {
             let usual = controllers::Config::default();
@@ -177,12 +212,21 @@ fn pod_ranges() -> Option<controllers::nodes::cidr::Ranges> {
     Ranges::new(&all, NODE_PREFIX_IPV4, NODE_PREFIX_IPV6).ok()
 }
 
-async fn scheduler(clock: Clock, random: Random, cable: Cable, stop: CancellationToken) {
+async fn scheduler(
+    course: Course,
+    clock: Clock,
+    random: Random,
+    cable: Cable,
+    stop: CancellationToken,
+) {
     let own = cable.client("system:kube-scheduler", &[]);
     let informers = control::kept::informers(own.clone(), clock, random.fork());
     while !stop.is_cancelled() {
         let identity = format!("scheduler_{}", random.uuid());
-        let election = Election::new("kube-scheduler", &identity, clock);
+        let election = Election {
+            times: course.elections,
+            ..Election::new("kube-scheduler", &identity, clock)
+        };
         let (informers, client) = (informers.clone(), own.clone());
         let work = move |fence, term| async move {
             let client = client::fenced(&client, &fence);

@@ -14,6 +14,7 @@ use host::runtime;
 use host::runtime::fake::{Step, Trouble};
 use rand::RngExt;
 use store::{KeyValue, Outcome, RangePage, Result, Revision, Store, StoreError, Txn, WatchStream};
+use tokio::sync::Notify;
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, Default)]
@@ -77,6 +78,8 @@ pub(crate) struct Runtime {
     pub random: Random,
     /// Called when a container was started.
     pub started: Arc<dyn Fn() + Send + Sync>,
+    /// Told when something has changed whose containers may end by themselves.
+    pub changed: Arc<Notify>,
 }
 
 impl fmt::Debug for Runtime {
@@ -119,6 +122,7 @@ impl Trouble for Runtime {
             if step == Step::Any {
                 return Ok(());
             }
+            self.changed.notify_one();
             self.fails("after")
         })
     }

@@ -12,6 +12,8 @@
 
 #![forbid(unsafe_code)]
 
+mod basis;
+mod beginning;
 mod cluster;
 mod control_plane;
 pub mod described;
@@ -25,7 +27,10 @@ mod pods;
 mod trace;
 mod values;
 
-pub use cluster::{Cluster, Failed, Plan, runtime};
+pub use control::lease::Times;
+
+pub use basis::{Failed, runtime};
+pub use cluster::{Cluster, Plan};
 pub use faults::Faults;
 pub use node::{SimNode, Size};
 pub use trace::{Line, Trace};

@@ -7,19 +7,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use clock::{Clock, Instant, Random};
+use clock::{Clock, Random};
 use host::cgroup::{Hierarchy, OomScores};
 use host::runtime::fake::{Behaviour, Fake, Running};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::Failed;
+use crate::basis::Failed;
 use crate::faults::{Runtime, Weather};
 use crate::net::{Cable, Servers};
-
-/// The runtime is looked at so often for what has ended.
-const LOOK: Duration = Duration::from_millis(200);
 
 /// What a node has.
 #[derive(Clone, Copy, Debug)]
@@ -102,16 +100,18 @@ impl SimNode {
         world: &Arc<World>,
         random: Random,
     ) -> Result<Self, Failed> {
+        let changed = Arc::new(Notify::new());
         let trouble = Runtime {
             weather: world.weather.clone(),
             random: random.fork(),
             started: world.started.clone(),
+            changed: changed.clone(),
         };
         let runtime = Arc::new(Fake::around(world.clock, Arc::new(trouble)));
         for (image, behaviour) in images() {
             runtime.add_image(image, behaviour);
         }
-        let driver = tokio::spawn(drive(runtime.clone(), world.clock)).abort_handle();
+        let driver = tokio::spawn(drive(runtime.clone(), changed, world.clock)).abort_handle();
         let node = Self {
             name: format!("node-{number}"),
             number,
@@ -295,13 +295,23 @@ impl Drop for SimNode {
 }
 
 /// Ends containers in their time.
-async fn drive(runtime: Arc<Fake>, clock: Clock) {
+async fn drive(runtime: Arc<Fake>, changed: Arc<Notify>, clock: Clock) {
     loop {
         let now = clock.now().as_nanosecond();
-        let next = runtime.next_end().map(i128::from);
-        let wait = next.map(|at| u64::try_from(at - now).unwrap_or(0));
-        let wait = wait.map_or(LOOK, |nanos| Duration::from_nanos(nanos).min(LOOK));
-        tokio::time::sleep_until(Instant::now() + wait.max(Duration::from_millis(1))).await;
+        let left = |at: i64| u64::try_from(i128::from(at) - now).unwrap_or(0);
+        let wait = runtime.next_end().map(|at| Duration::from_nanos(left(at)));
+        let end = async {
+            match wait {
+                // Timers count milliseconds.
+                Some(wait) => tokio::time::sleep(wait.max(Duration::from_millis(1))).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = end => {}
+            () = changed.notified() => {}
+        }
         let now = clock.now().as_nanosecond();
         runtime.advance(i64::try_from(now).unwrap_or(i64::MAX));
     }

@@ -28,6 +28,8 @@ fn plan(seed: u64, failing: f64) -> Plan {
             failing,
             runtime_micros: 1_000_000,
         },
+        elections: Default::default(),
+        begun: false,
         folder: Default::default(),
     }
 }

@@ -35,6 +35,8 @@ fn plan(seed: u64) -> Plan {
             failing: 0.0,
             runtime_micros: 100_000,
         },
+        elections: Default::default(),
+        begun: false,
         folder: Default::default(),
     }
 }

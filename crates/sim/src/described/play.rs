@@ -25,7 +25,7 @@ use super::hollow::{self, Phase};
 use super::objects::{Objects, said};
 use super::report::Report;
 use super::{SimulateError, ending};
-use crate::cluster::BEGINNING;
+use crate::basis::BEGINNING;
 use crate::control_plane::{self, Base, Course};
 use crate::faults::{Faults, Weather};
 use crate::net::Cable;
@@ -113,6 +113,7 @@ pub(super) async fn play(description: &Description) -> Result<Report, SimulateEr
             node_grace: Some(FOREVER),
             // Addresses of nodes say nothing here, and a range has an end.
             pod_ranges: false,
+            ..Course::default()
         },
         configure: Arc::new(|_| {}),
         starting: Arc::default(),

@@ -2,11 +2,12 @@
 //! it when it is whole, a quota and a budget, and how bad the weather is. Values alone.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use clock::Random;
 use rand::RngExt;
 use serde_json::{Value, json};
-use sim::{Faults, Plan, Size};
+use sim::{Faults, Plan, Size, Times};
 
 use crate::common::{job, pod};
 
@@ -213,6 +214,12 @@ impl Draw {
         }
     }
 
+    /// Quick candidates for leadership, or patient ones, who write less.
+    fn elections(&mut self) -> Times {
+        let retry = Duration::from_secs(self.one(&[1, 2, 5]));
+        Times::new(retry * 6, retry * 4, retry).expect("times that go together")
+    }
+
     /// A quota with room for all that is wanted, and little more.
     fn quota(&mut self, works: &BTreeMap<String, Work>) -> Value {
         let pods: u64 = works.values().map(|w| w.most).sum();
@@ -257,6 +264,8 @@ impl Storm {
                 failing: draw.one(&[0.0, 0.005, 0.02, 0.05]),
                 runtime_micros: draw.one(&[10_000, 200_000, 2_000_000]),
             },
+            elections: Default::default(),
+            begun: false,
             folder: Default::default(),
         };
         // What updates and replacements need comes on top, and nodes have gaps.
@@ -280,13 +289,21 @@ impl Storm {
         } else {
             None
         };
+        let deeds = u32::try_from(draw.from(6, 14)).unwrap_or(6);
+        let pause_millis = draw.one(&[2_000, 10_000, 30_000]);
+        let plan = Plan {
+            elections: draw.elections(),
+            // One in ten begins with nothing: then its first objects are made in bad weather.
+            begun: draw.chance(90),
+            ..plan
+        };
         Self {
             plan,
             works,
             quota,
             budget,
-            deeds: u32::try_from(draw.from(6, 14)).unwrap_or(6),
-            pause_millis: draw.one(&[2_000, 10_000, 30_000]),
+            deeds,
+            pause_millis,
         }
     }
 }

@@ -28,6 +28,8 @@ pub fn plan(seed: u64) -> Plan {
             failing: 0.01,
             runtime_micros: 1_000_000,
         },
+        elections: Default::default(),
+        begun: true,
         folder: Default::default(),
     }
 }

@@ -15,8 +15,8 @@ use crate::common::{has_condition, number};
 use crate::deeds::Story;
 use crate::drawn::Work;
 
-/// Between two looks.
-const LOOK: Duration = Duration::from_secs(2);
+/// Between two looks, each of which reads all that there is.
+const LOOK: Duration = Duration::from_secs(5);
 
 pub struct Looks<'a> {
     pub story: &'a Story<'a>,
