@@ -232,18 +232,49 @@ const PLUGINS: &str = "/usr/lib/cni";
 /// Addresses that pods of the other machine have: those of a range's end.
 const ADDRESSES: usize = 5;
 
-/// Bridge, tuning and bandwidth, one after another, with addresses of the node's own range. What the
-/// plugin gives out it writes down in `kept`, not on the machine, where other runs would find it.
-fn chained(range: &str, kept: &Path) -> Result<Value> {
+/// The plugins of theirs that connect pods, one a configuration.
+#[derive(Clone, Copy, Debug)]
+enum Main {
+    /// All pods of a node at one bridge.
+    Bridge,
+    /// A cable of its own for each pod.
+    Pair,
+}
+
+impl Main {
+    /// The first of its addresses in the node's range: each has its own.
+    fn first(self) -> usize {
+        match self {
+            Self::Bridge => 100,
+            Self::Pair => 120,
+        }
+    }
+
+    fn plugin(self) -> Value {
+        match self {
+            Self::Bridge => json!({
+                "type": "bridge", "bridge": "cni0", "isGateway": true, "hairpinMode": true,
+            }),
+            Self::Pair => json!({ "type": "ptp" }),
+        }
+    }
+}
+
+/// One of them, tuning and bandwidth, one after another, with addresses of the node's own range. What
+/// the plugin gives out it writes down in `kept`, not on the machine, where other runs would find it.
+fn chained(main: Main, range: &str, kept: &Path) -> Result<Value> {
     let (network, _) = range.split_once(".0/24").context(range.to_owned())?;
-    let (first, last) = (100, 100 + ADDRESSES - 1);
+    let (first, last) = (main.first(), main.first() + ADDRESSES - 1);
+    let mut plugin = main.plugin();
+    plugin["ipam"] = json!({
+        "type": "host-local", "dataDir": kept, "routes": [{ "dst": "0.0.0.0/0" }], "ranges": [[{
+            "subnet": range, "gateway": format!("{network}.1"),
+            "rangeStart": format!("{network}.{first}"), "rangeEnd": format!("{network}.{last}") }]],
+    });
     Ok(json!({
         "cniVersion": "0.4.0", "name": "theirs",
         "plugins": [
-            { "type": "bridge", "bridge": "cni0", "isGateway": true, "hairpinMode": true,
-              "ipam": { "type": "host-local", "dataDir": kept, "routes": [{ "dst": "0.0.0.0/0" }], "ranges": [[{
-                  "subnet": range, "gateway": format!("{network}.1"),
-                  "rangeStart": format!("{network}.{first}"), "rangeEnd": format!("{network}.{last}") }]] } },
+            plugin,
             { "type": "tuning", "sysctl": { "net.ipv4.conf.all.log_martians": "1" } },
             { "type": "bandwidth", "capabilities": { "bandwidth": true } },
         ],
@@ -251,7 +282,7 @@ fn chained(range: &str, kept: &Path) -> Result<Value> {
 }
 
 pub fn plugins_of_others_connect_pods(cx: &Context) -> Result<()> {
-    for plugin in ["bridge", "tuning", "bandwidth", "host-local"] {
+    for plugin in ["bridge", "ptp", "tuning", "bandwidth", "host-local"] {
         ensure!(
             Path::new(PLUGINS).join(plugin).is_file(),
             "there is no {PLUGINS}/{plugin}: apt-get install containernetworking-plugins"
@@ -265,15 +296,20 @@ pub fn plugins_of_others_connect_pods(cx: &Context) -> Result<()> {
         conf.display()
     );
     let machine = Machine::start(cx.cluster, THEIRS, dir.path(), &line)?;
-    let outcome = connected_by_others(cx, &machine, &conf);
+    let outcome = registered(cx, &machine, THEIRS).and_then(|()| {
+        for main in [Main::Bridge, Main::Pair] {
+            connected_by_others(cx, &machine, &conf, main).with_context(|| format!("{main:?}"))?;
+        }
+        Ok(())
+    });
     outcome.with_context(|| machine.init.text())?;
     drop(machine);
     cx.kubectl("delete pods --all --force --grace-period=0")?;
     cx.kubectl(&format!("delete node {THEIRS}")).map(drop)
 }
 
-fn connected_by_others(cx: &Context, machine: &Machine, conf: &Path) -> Result<()> {
-    registered(cx, machine, THEIRS)?;
+/// A configuration comes, serves, and goes.
+fn connected_by_others(cx: &Context, machine: &Machine, conf: &Path, main: Main) -> Result<()> {
     let ready = ".status.conditions[?(@.type==\"Ready\")]";
     eventually("it says that no network is configured", || {
         let why = cx.field(&format!("node {THEIRS}"), &format!("{ready}.message"))?;
@@ -285,16 +321,23 @@ fn connected_by_others(cx: &Context, machine: &Machine, conf: &Path) -> Result<(
         ensure!(!range.is_empty());
         Ok(range)
     })?;
-    std::fs::write(
-        conf.join("10-theirs.conflist"),
-        chained(&range, &conf.with_file_name("addresses"))?.to_string(),
-    )?;
+    let file = conf.join("10-theirs.conflist");
+    let kept = conf.with_file_name(format!("addresses-{main:?}"));
+    std::fs::write(&file, chained(main, &range, &kept)?.to_string())?;
     pods_meet(cx, THEIRS)?;
-    let links = machine.run("ip -o link show master cni0")?.ok()?;
-    ensure!(
-        links.lines().count() == 1,
-        "one pod at their bridge: {links}"
-    );
+    let way = machine.run(&format!("ip route get {}", cx.pod_ip("there")?))?;
+    let way = way.ok()?;
+    match main {
+        Main::Bridge => {
+            ensure!(way.contains("dev cni0"), "{way}");
+            let links = machine.run("ip -o link show master cni0")?.ok()?;
+            ensure!(
+                links.lines().count() == 1,
+                "one pod at their bridge: {links}"
+            );
+        }
+        Main::Pair => ensure!(way.contains("dev veth"), "{way}"),
+    }
     let sysctl = "cat /proc/sys/net/ipv4/conf/all/log_martians";
     ensure!(
         cx.sh("there", sysctl)?.trim() == "1",
@@ -314,7 +357,12 @@ fn connected_by_others(cx: &Context, machine: &Machine, conf: &Path) -> Result<(
     );
     cx.kubectl("delete pod slow")?;
     their_services(cx)?;
-    addresses_run_out(cx)
+    addresses_run_out(cx)?;
+    std::fs::remove_file(file)?;
+    if matches!(main, Main::Bridge) {
+        machine.run("ip link delete cni0")?.ok()?;
+    }
+    Ok(())
 }
 
 /// A Service of pods there is reached at every node.
@@ -338,6 +386,7 @@ fn their_services(cx: &Context) -> Result<()> {
             Ok(())
         })?;
     }
+    cx.kubectl("delete service web")?;
     cx.kubectl("delete deployment web --cascade=foreground --timeout=280s")
         .map(drop)
 }
