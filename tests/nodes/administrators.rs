@@ -10,8 +10,8 @@ use tests::context::{STAY, pod, web};
 const GROUP: &str = "policy.networking.k8s.io";
 
 /// A kind: its name, its name in paths, and its version.
-type Kind = (&'static str, &'static str, &'static str);
-const KINDS: [Kind; 3] = [
+type PolicyKind = (&'static str, &'static str, &'static str);
+const KINDS: [PolicyKind; 3] = [
     ("ClusterNetworkPolicy", "clusternetworkpolicies", "v1alpha2"),
     ("AdminNetworkPolicy", "adminnetworkpolicies", "v1alpha1"),
     (
@@ -22,7 +22,7 @@ const KINDS: [Kind; 3] = [
 ];
 
 /// As much of a definition as is needed to store such policies.
-fn definition((kind, plural, version): Kind) -> Value {
+fn definition((kind, plural, version): PolicyKind) -> Value {
     let object = json!({ "type": "object", "properties": {
         "spec": { "type": "object", "x-kubernetes-preserve-unknown-fields": true } } });
     json!({
@@ -40,12 +40,12 @@ fn definition((kind, plural, version): Kind) -> Value {
     })
 }
 
-fn policy((kind, _, version): Kind, name: &str, spec: Value) -> Value {
+fn policy((kind, _, version): PolicyKind, name: &str, spec: Value) -> Value {
     json!({ "apiVersion": format!("{GROUP}/{version}"), "kind": kind,
             "metadata": { "name": name }, "spec": spec })
 }
 
-fn gone(cx: &Context, (_, plural, _): Kind, name: &str) -> Result<()> {
+fn gone(cx: &Context, (_, plural, _): PolicyKind, name: &str) -> Result<()> {
     cx.kubectl(&format!("delete {plural}.{GROUP} {name}"))
         .map(drop)
 }

@@ -120,20 +120,20 @@ fn converted(review: ConversionReview) -> ConversionReview {
     .into_review()
 }
 
-type Asked = AdmissionRequest<DynamicObject>;
+type DynamicRequest = AdmissionRequest<DynamicObject>;
 
 fn reviewed(
     body: &[u8],
-    judge: fn(&Asked, AdmissionResponse) -> Result<AdmissionResponse>,
+    judge: fn(&DynamicRequest, AdmissionResponse) -> Result<AdmissionResponse>,
 ) -> Result<Vec<u8>> {
     let review: AdmissionReview<DynamicObject> = serde_json::from_slice(body)?;
-    let request: Asked = review.try_into()?;
+    let request: DynamicRequest = review.try_into()?;
     let response = judge(&request, AdmissionResponse::from(&request))?;
     Ok(serde_json::to_vec(&response.into_review())?)
 }
 
 /// Who made a site stands on it.
-fn with_label(request: &Asked, response: AdmissionResponse) -> Result<AdmissionResponse> {
+fn with_label(request: &DynamicRequest, response: AdmissionResponse) -> Result<AdmissionResponse> {
     let object = request.object.as_ref().context("no object")?;
     if object.labels().contains_key(LABEL) {
         return Ok(response);
@@ -153,7 +153,7 @@ fn with_label(request: &Asked, response: AdmissionResponse) -> Result<AdmissionR
 }
 
 /// Some titles are not allowed, and many servers are warned of.
-fn judged(request: &Asked, mut response: AdmissionResponse) -> Result<AdmissionResponse> {
+fn judged(request: &DynamicRequest, mut response: AdmissionResponse) -> Result<AdmissionResponse> {
     let object = request.object.as_ref().context("no object")?;
     if object.data["spec"]["title"] == "casino" {
         return Ok(response.deny("no casino here"));

@@ -19,14 +19,14 @@ const SEEDS: Range<u64> = 1..10_001;
 /// Seeds that one process plays: what all seeds have in common it makes once.
 const AT_A_TIME: u64 = 50;
 
-struct Asked {
+struct SoakOptions {
     seeds: Range<u64>,
     processes: usize,
 }
 
-fn asked(args: &[String]) -> Result<Asked> {
+fn asked(args: &[String]) -> Result<SoakOptions> {
     let processes = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut asked = Asked {
+    let mut asked = SoakOptions {
         seeds: SEEDS,
         processes,
     };

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use anyhow::{Result, ensure};
 use kube::api::DynamicObject;
 use kube::runtime::watcher::Event;
-use network::policy::cluster_wide::{GROUP, Kind};
+use network::policy::cluster_wide::{GROUP, PolicyKind};
 use network::policy::door::Notice;
 use network::policy::{Agent, Config, Heard};
 use serde::{Deserialize, Serialize};
@@ -132,8 +132,8 @@ pub fn wide_policy(index: u32, last: u16) -> Result<Heard> {
     let ingress: Vec<Value> = (0..half).map(|nth| rule("from", nth)).collect();
     let egress: Vec<Value> = (half..all).map(|nth| rule("to", nth)).collect();
     let object: DynamicObject = serde_json::from_value(json!({
-        "apiVersion": format!("{GROUP}/{}", Kind::Cluster.names().1),
-        "kind": Kind::Cluster.names().0,
+        "apiVersion": format!("{GROUP}/{}", PolicyKind::Cluster.names().1),
+        "kind": PolicyKind::Cluster.names().0,
         "metadata": { "name": format!("c{index}") },
         "spec": {
             "tier": if index.is_multiple_of(2) { "Admin" } else { "Baseline" },
@@ -142,7 +142,7 @@ pub fn wide_policy(index: u32, last: u16) -> Result<Heard> {
         },
     }))?;
     let event = Box::new(Event::Apply(object));
-    Ok(Heard::ClusterWide(Kind::Cluster, event))
+    Ok(Heard::ClusterWide(PolicyKind::Cluster, event))
 }
 
 fn pod(index: u32, here: bool, labels: Value) -> Result<Heard> {
@@ -152,9 +152,9 @@ fn pod(index: u32, here: bool, labels: Value) -> Result<Heard> {
 }
 
 fn hear_all(agent: &mut Agent, make: Make, policies: u32, pods: u32) -> Result<()> {
-    agent.hear(Heard::Kinds([Kind::Cluster].into()));
+    agent.hear(Heard::Kinds([PolicyKind::Cluster].into()));
     for event in [Event::Init, Event::InitDone] {
-        agent.hear(Heard::ClusterWide(Kind::Cluster, Box::new(event)));
+        agent.hear(Heard::ClusterWide(PolicyKind::Cluster, Box::new(event)));
     }
     agent.hear(Heard::Policy(Box::new(Event::Init)));
     agent.hear(Heard::Policy(Box::new(Event::InitDone)));

@@ -199,7 +199,7 @@ struct Grant {
 }
 
 /// A grant, and to whom.
-type Held = (Arc<Grant>, Subject);
+type GrantToSubject = (Arc<Grant>, Subject);
 
 /// Why a request is allowed, in upstream's words.
 fn reason(grant: &Grant, to: &Subject) -> String {
@@ -223,12 +223,12 @@ fn reason(grant: &Grant, to: &Subject) -> String {
 /// An immutable index of who may do what.
 #[derive(Debug, Default)]
 pub struct Policy {
-    users: HashMap<String, Vec<Held>>,
-    groups: HashMap<String, Vec<Held>>,
+    users: HashMap<String, Vec<GrantToSubject>>,
+    groups: HashMap<String, Vec<GrantToSubject>>,
 }
 
 impl Policy {
-    fn grants<'a>(&'a self, user: &'a UserInfo) -> impl Iterator<Item = &'a Held> {
+    fn grants<'a>(&'a self, user: &'a UserInfo) -> impl Iterator<Item = &'a GrantToSubject> {
         let own = self.users.get(&user.name).into_iter().flatten();
         let shared = user
             .groups
@@ -239,7 +239,7 @@ impl Policy {
     }
 
     pub fn decide(&self, user: &UserInfo, a: &Attributes<'_>) -> Decision {
-        let applies = |(g, _): &&Held| {
+        let applies = |(g, _): &&GrantToSubject| {
             g.namespace.is_empty() || (a.is_resource && g.namespace == a.namespace)
         };
         let grant = self

@@ -74,12 +74,12 @@ impl Amount {
 }
 
 /// Of each of [`RESOURCES`] what a container asks for, or the pod itself.
-pub type Asked = [Amount; 2];
+pub type ContainerAmounts = [Amount; 2];
 
 /// The class of a pod: of its own resources if its specification has any, even empty ones, else
 /// of those of all its containers, init containers among them.
 #[must_use]
-pub fn class(of: &[Asked]) -> Class {
+pub fn class(of: &[ContainerAmounts]) -> Class {
     let all = || of.iter().flatten();
     if !all().any(|amount| amount.asks()) {
         Class::BestEffort

@@ -23,11 +23,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use wire::pki::{Ca, Subject};
-use wire::stream::remote::{self, Outcome, Wanted};
+use wire::stream::remote::{self, Outcome, RequestedStreams};
 use wire::stream::upgrade::{self, UpgradeError, Wish};
 use wire::stream::websocket;
 
-const PIPES: Wanted = Wanted {
+const PIPES: RequestedStreams = RequestedStreams {
     stdin: true,
     stdout: true,
     stderr: true,

@@ -94,7 +94,7 @@ const ASK_WITHIN: Duration = Duration::from_secs(10);
 /// Pause after a renewal that failed, while the old token is still good.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
 
-struct Held {
+struct AccountToken {
     token: String,
     renew_at: Instant,
     ends: Instant,
@@ -105,7 +105,7 @@ struct Account {
     name: String,
     own: Client,
     bare: Client,
-    held: tokio::sync::Mutex<Option<Held>>,
+    held: tokio::sync::Mutex<Option<AccountToken>>,
 }
 
 impl Account {
@@ -158,7 +158,7 @@ impl Account {
         }
     }
 
-    async fn ask(&self) -> Result<Held, BoxError> {
+    async fn ask(&self) -> Result<AccountToken, BoxError> {
         let asked = Instant::now();
         let api: Api<ServiceAccount> = Api::namespaced(self.own.clone(), NAMESPACE);
         let spec = TokenRequestSpec {
@@ -187,7 +187,7 @@ impl Account {
         let seconds = answer.spec.and_then(|s| s.expiration_seconds);
         let seconds = seconds.unwrap_or(LIFETIME_SECONDS);
         let lifetime = Duration::from_secs(seconds.try_into().unwrap_or(0));
-        Ok(Held {
+        Ok(AccountToken {
             token,
             renew_at: asked + lifetime * 4 / 5,
             ends: asked + lifetime,

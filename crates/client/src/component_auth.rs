@@ -45,7 +45,7 @@ pub struct User {
 
 /// What a request needs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Asked {
+pub enum RequestAttributes {
     /// A verb on a node's subresource.
     Node {
         verb: &'static str,
@@ -60,7 +60,7 @@ pub enum Asked {
 pub struct Gate {
     client: kube::Client,
     users: Mutex<HashMap<[u8; 32], (User, Instant)>>,
-    decisions: Mutex<HashMap<(User, Asked), (bool, Instant)>>,
+    decisions: Mutex<HashMap<(User, RequestAttributes), (bool, Instant)>>,
 }
 
 impl std::fmt::Debug for Gate {
@@ -144,7 +144,7 @@ impl Gate {
     }
 
     /// Whether the user may do what is asked.
-    pub async fn allowed(&self, user: &User, asked: &Asked) -> Result<bool, Refusal> {
+    pub async fn allowed(&self, user: &User, asked: &RequestAttributes) -> Result<bool, Refusal> {
         let key = (user.clone(), asked.clone());
         let known = self.decisions.lock().get(&key).copied();
         if let Some((allowed, at)) = known
@@ -154,7 +154,7 @@ impl Gate {
         }
         let (mut of_node, mut of_path) = (None, None);
         match asked {
-            Asked::Node {
+            RequestAttributes::Node {
                 verb,
                 node,
                 subresource,
@@ -168,7 +168,7 @@ impl Gate {
                     ..Default::default()
                 });
             }
-            Asked::Path { verb, path } => {
+            RequestAttributes::Path { verb, path } => {
                 of_path = Some(NonResourceAttributes {
                     verb: Some((*verb).to_owned()),
                     path: Some(path.clone()),

@@ -192,11 +192,11 @@ mod tests {
     }
 
     /// How many lists and how many watches a server was asked for.
-    type Asked = Arc<[AtomicUsize; 2]>;
+    type CallCounts = Arc<[AtomicUsize; 2]>;
 
     /// A server that answers by whether it is asked for a watch, and how many such questions came
     /// before; where there is no answer, it is silent for ever.
-    fn server(asked: &Asked, answer: fn(bool, usize) -> Option<String>) -> Client {
+    fn server(asked: &CallCounts, answer: fn(bool, usize) -> Option<String>) -> Client {
         let asked = asked.clone();
         let serve = move |request: Request<kube::client::Body>| {
             let is_watch = request.uri().query().is_some_and(|q| q.contains("watch="));
@@ -228,7 +228,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_list_with_an_object_that_cannot_be_read_is_never_complete() {
-        let asked = Asked::default();
+        let asked = CallCounts::default();
         let api: Api<ConfigMap> = Api::all(server(&asked, mended_by_and_by));
         let events = events(Random::seeded(1), api, Config::default());
         let until_complete =
@@ -256,7 +256,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn behind_an_event_that_cannot_be_read_all_is_listed_again() {
-        let asked = Asked::default();
+        let asked = CallCounts::default();
         let api: Api<ConfigMap> = Api::all(server(&asked, garbled_once));
         let events = events(Random::seeded(1), api, Config::default());
         let lists = events.filter(|event| std::future::ready(matches!(event, Event::InitDone)));

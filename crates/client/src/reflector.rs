@@ -202,9 +202,9 @@ impl<K> Change<K> {
 }
 
 /// An object as a watch brought it; alike are those of one version.
-struct Held<K>(Arc<K>);
+struct ComparedByVersion<K>(Arc<K>);
 
-impl<K: Resource> PartialEq for Held<K> {
+impl<K: Resource> PartialEq for ComparedByVersion<K> {
     fn eq(&self, other: &Self) -> bool {
         let (a, b) = (self.0.meta(), other.0.meta());
         a.resource_version.is_some() && a.resource_version == b.resource_version
@@ -219,7 +219,7 @@ type Index<K> = (IndexFn<K>, HashMap<String, BTreeSet<Key>>);
 
 /// The objects of one kind.
 pub struct Objects<K> {
-    objects: Table<Key, Held<K>>,
+    objects: Table<Key, ComparedByVersion<K>>,
     /// UID of an owner → keys of what it owns.
     owned: HashMap<String, BTreeSet<Key>>,
     indexes: HashMap<&'static str, Index<K>>,
@@ -338,7 +338,7 @@ impl<K: Resource> Objects<K> {
             Event::Delete(object) => self.saw(object),
             Event::Init | Event::InitDone => {}
         }
-        let hold = |object| Some(Held(Arc::new(object)));
+        let hold = |object| Some(ComparedByVersion(Arc::new(object)));
         let changed = self.objects.take(event, key_of, hold);
         changed.into_iter().map(|c| self.relink(c)).collect()
     }
@@ -351,7 +351,7 @@ impl<K: Resource> Objects<K> {
     }
 
     /// Brings the look-ups up to date.
-    fn relink(&mut self, changed: Changed<Key, Held<K>>) -> Change<K> {
+    fn relink(&mut self, changed: Changed<Key, ComparedByVersion<K>>) -> Change<K> {
         let key = changed.key;
         let old = changed.old.map(|held| held.0);
         let new = self.objects.get(&key).map(|held| held.0.clone());

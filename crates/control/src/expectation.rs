@@ -12,13 +12,13 @@ use tokio::time::Instant;
 use crate::action::Target;
 
 /// UID, resourceVersion and whether the object is being deleted.
-pub(crate) type Known = (String, u64, bool);
+pub(crate) type ObjectVersion = (String, u64, bool);
 /// What is known of an object, and up to which version the cache knows everything.
-pub(crate) type LookUp = Arc<dyn Fn(&str, &str) -> (Option<Known>, u64) + Send + Sync>;
+pub(crate) type LookUp = Arc<dyn Fn(&str, &str) -> (Option<ObjectVersion>, u64) + Send + Sync>;
 /// What is known of objects, by kind.
 pub(crate) type LookUps = HashMap<String, LookUp>;
 
-pub(crate) fn known_of(meta: &ObjectMeta) -> Known {
+pub(crate) fn known_of(meta: &ObjectMeta) -> ObjectVersion {
     let version = meta
         .resource_version
         .as_deref()

@@ -123,7 +123,7 @@ struct Observed {
 
 /// A lease as it is found.
 #[derive(Clone, Copy, Debug)]
-struct Found<'a> {
+struct ObservedLease<'a> {
     holder: &'a str,
     transitions: i32,
     /// How long it has not changed, and how long it may not.
@@ -145,7 +145,7 @@ enum Decision {
 
 /// What to do about a lease; `term` is the number of transitions at which this process took it,
 /// if it leads.
-fn decide(found: Option<Found<'_>>, own: &str, term: Option<i32>) -> Decision {
+fn decide(found: Option<ObservedLease<'_>>, own: &str, term: Option<i32>) -> Decision {
     match (found, term) {
         (None, None) => Decision::Create,
         // With the lease its fence is gone, and another may have led meanwhile.
@@ -354,7 +354,7 @@ impl Candidate {
         let theirs = spec
             .and_then(|s| s.lease_duration_seconds)
             .and_then(|s| u64::try_from(s).ok());
-        let found = Found {
+        let found = ObservedLease {
             holder: spec
                 .and_then(|s| s.holder_identity.as_deref())
                 .unwrap_or_default(),
@@ -439,8 +439,8 @@ fn spec_of(election: &Election, now: MicroTime, transitions: i32) -> LeaseSpec {
 mod tests {
     use super::*;
 
-    fn found(holder: &str, silent: u64) -> Found<'_> {
-        Found {
+    fn found(holder: &str, silent: u64) -> ObservedLease<'_> {
+        ObservedLease {
             holder,
             transitions: 3,
             unchanged: Duration::from_secs(silent),

@@ -140,14 +140,14 @@ const SPECIFICATION: &str = "1.1.0";
 const ALIASES: usize = 8;
 
 /// What was found of a name.
-enum Found {
+enum Resolution {
     /// It does not exist.
     Nothing,
     /// It exists; these are its records of the asked type, and others that help.
     Records(Vec<Record>, Vec<Record>),
 }
 
-impl Found {
+impl Resolution {
     fn records(records: Vec<Record>) -> Self {
         Self::Records(records, Vec::new())
     }
@@ -169,12 +169,16 @@ pub fn answer(index: &Index, zone: &Zone, name: &str, kind: QueryType) -> Option
         let records = lookup.pointers(name, ip);
         return (!records.is_empty()).then(|| {
             let asked = matches!(kind, QueryType::Ptr | QueryType::Any);
-            lookup.finish(Found::records(if asked { records } else { Vec::new() }))
+            lookup.finish(Resolution::records(if asked {
+                records
+            } else {
+                Vec::new()
+            }))
         });
     }
     let labels = lookup.labels(name)?;
     let mut found = lookup.find(name, &labels);
-    if let Found::Records(records, _) = &mut found {
+    if let Resolution::Records(records, _) = &mut found {
         lookup.follow(records);
     }
     Some(lookup.finish(found))
@@ -198,20 +202,20 @@ impl Lookup<'_> {
         Some(inner.split('.').collect())
     }
 
-    fn find(&self, name: &str, labels: &[&str]) -> Found {
+    fn find(&self, name: &str, labels: &[&str]) -> Resolution {
         match labels {
             [] => self.apex(name),
             ["dns-version"] => {
-                Found::records(if matches!(self.kind, QueryType::Txt | QueryType::Any) {
+                Resolution::records(if matches!(self.kind, QueryType::Txt | QueryType::Any) {
                     vec![self.record(name, Data::Txt(SPECIFICATION.into()))]
                 } else {
                     Vec::new()
                 })
             }
-            ["svc" | "pod" | "dns"] => Found::empty(),
+            ["svc" | "pod" | "dns"] => Resolution::empty(),
             ["ns", "dns"] => {
                 let ips = self.dns_addresses().iter().copied();
-                Found::records(self.addresses(name, ips))
+                Resolution::records(self.addresses(name, ips))
             }
             [namespace, "svc" | "pod"] => {
                 let namespace_lives = self.index.has_namespace(namespace)
@@ -220,9 +224,9 @@ impl Lookup<'_> {
                         .service_keys()
                         .any(|key| key.namespace == *namespace);
                 if namespace_lives {
-                    Found::empty()
+                    Resolution::empty()
                 } else {
-                    Found::Nothing
+                    Resolution::Nothing
                 }
             }
             [pod, namespace, "pod"] => self.pod(name, pod, namespace),
@@ -233,18 +237,18 @@ impl Lookup<'_> {
                         if self.zone.ignore_empty_service
                             && self.index.endpoints(&key).is_empty() =>
                     {
-                        Found::Nothing
+                        Resolution::Nothing
                     }
                     Some(service) => self.service(name, rest, &key, service),
-                    None => Found::Nothing,
+                    None => Resolution::Nothing,
                 }
             }
-            _ => Found::Nothing,
+            _ => Resolution::Nothing,
         }
     }
 
     /// The zone itself: who serves it is the Service that all ask.
-    fn apex(&self, name: &str) -> Found {
+    fn apex(&self, name: &str) -> Resolution {
         let server = format!("ns.dns.{}.", self.zone.domain);
         let is_asked = |kind| self.kind == kind || self.kind == QueryType::Any;
         let mut records = Vec::new();
@@ -257,7 +261,7 @@ impl Lookup<'_> {
             let ips = self.dns_addresses().iter();
             additional.extend(ips.map(|ip| self.record(&server, Data::Address(*ip))));
         }
-        Found::Records(records, additional)
+        Resolution::Records(records, additional)
     }
 
     fn dns_addresses(&self) -> &[IpAddr] {
@@ -267,21 +271,21 @@ impl Lookup<'_> {
         }
     }
 
-    fn service(&self, name: &str, rest: &[&str], key: &Key, service: &Service) -> Found {
+    fn service(&self, name: &str, rest: &[&str], key: &Key, service: &Service) -> Resolution {
         match (rest, service) {
             ([], Service::External(target)) => {
                 let target = format!("{}.", target.trim_end_matches('.').to_lowercase());
-                Found::records(vec![self.record(name, Data::Cname(target))])
+                Resolution::records(vec![self.record(name, Data::Cname(target))])
             }
-            (_, Service::External(_)) => Found::Nothing,
+            (_, Service::External(_)) => Resolution::Nothing,
             ([], Service::Addressed { ips, ports }) => match self.kind {
                 QueryType::Srv => self.service_srv(name, key, ips, ports.iter()),
-                _ => Found::records(self.addresses(name, ips.iter().copied())),
+                _ => Resolution::records(self.addresses(name, ips.iter().copied())),
             },
             ([], Service::Headless) => {
                 let endpoints = self.index.endpoints(key);
                 if endpoints.is_empty() {
-                    return Found::Nothing;
+                    return Resolution::Nothing;
                 }
                 match self.kind {
                     QueryType::Srv => self.endpoint_srv(name, key, &endpoints, |_| true),
@@ -289,19 +293,19 @@ impl Lookup<'_> {
                         let mut ips: Vec<IpAddr> = endpoints.iter().map(|e| e.ip).collect();
                         ips.sort();
                         ips.dedup();
-                        Found::records(self.addresses(name, ips.into_iter()))
+                        Resolution::records(self.addresses(name, ips.into_iter()))
                     }
                 }
             }
             ([only], service) if only.starts_with('_') => self.protocol(key, service, only),
             ([endpoint], _) => self.endpoint(name, key, endpoint),
             ([port, protocol], service) => self.port(name, key, service, port, protocol),
-            _ => Found::Nothing,
+            _ => Resolution::Nothing,
         }
     }
 
     /// `_tcp.service`: exists if a port below it does.
-    fn protocol(&self, key: &Key, service: &Service, label: &str) -> Found {
+    fn protocol(&self, key: &Key, service: &Service, label: &str) -> Resolution {
         let fits =
             |port: &Port| !port.name.is_empty() && label.strip_prefix('_') == Some(port.protocol);
         let exists = match service {
@@ -313,46 +317,53 @@ impl Lookup<'_> {
                 .any(|e| e.ports.iter().any(fits)),
         };
         if exists {
-            Found::empty()
+            Resolution::empty()
         } else {
-            Found::Nothing
+            Resolution::Nothing
         }
     }
 
-    fn endpoint(&self, name: &str, key: &Key, label: &str) -> Found {
+    fn endpoint(&self, name: &str, key: &Key, label: &str) -> Resolution {
         let endpoints = self.index.endpoints(key);
         let named = |e: &&Endpoint| self.label(e) == label;
         let named: Vec<_> = endpoints.into_iter().filter(named).collect();
         if named.is_empty() {
-            return Found::Nothing;
+            return Resolution::Nothing;
         }
         match self.kind {
             QueryType::Srv => self.endpoint_srv(name, key, &named, |_| true),
             _ => {
                 let mut ips: Vec<IpAddr> = named.iter().map(|e| e.ip).collect();
                 ips.dedup();
-                Found::records(self.addresses(name, ips.into_iter()))
+                Resolution::records(self.addresses(name, ips.into_iter()))
             }
         }
     }
 
-    fn port(&self, name: &str, key: &Key, service: &Service, port: &str, protocol: &str) -> Found {
+    fn port(
+        &self,
+        name: &str,
+        key: &Key,
+        service: &Service,
+        port: &str,
+        protocol: &str,
+    ) -> Resolution {
         let (Some(port), Some(protocol)) = (port.strip_prefix('_'), protocol.strip_prefix('_'))
         else {
-            return Found::Nothing;
+            return Resolution::Nothing;
         };
         let fits = |p: &Port| !port.is_empty() && p.name == port && p.protocol == protocol;
         let found = match service {
             Service::Addressed { ips, ports } => {
                 if !ports.iter().any(fits) {
-                    return Found::Nothing;
+                    return Resolution::Nothing;
                 }
                 self.service_srv(name, key, ips, ports.iter().filter(|p| fits(p)))
             }
             _ => {
                 let endpoints = self.index.endpoints(key);
                 if !endpoints.iter().any(|e| e.ports.iter().any(fits)) {
-                    return Found::Nothing;
+                    return Resolution::Nothing;
                 }
                 self.endpoint_srv(name, key, &endpoints, fits)
             }
@@ -360,7 +371,7 @@ impl Lookup<'_> {
         if matches!(self.kind, QueryType::Srv | QueryType::Any) {
             found
         } else {
-            Found::empty()
+            Resolution::empty()
         }
     }
 
@@ -370,7 +381,7 @@ impl Lookup<'_> {
         key: &Key,
         ips: &[IpAddr],
         ports: impl Iterator<Item = &'p Port>,
-    ) -> Found {
+    ) -> Resolution {
         let target = self.service_name(key);
         let srv = |port: &Port| {
             let data = Data::Srv {
@@ -389,7 +400,7 @@ impl Lookup<'_> {
         } else {
             helping.collect()
         };
-        Found::Records(records, additional)
+        Resolution::Records(records, additional)
     }
 
     fn endpoint_srv(
@@ -398,7 +409,7 @@ impl Lookup<'_> {
         key: &Key,
         endpoints: &[&Endpoint],
         fits: impl Fn(&Port) -> bool,
-    ) -> Found {
+    ) -> Resolution {
         let (mut records, mut additional) = (Vec::new(), Vec::new());
         // The weights of all together are about a hundred.
         let weight = u16::try_from((100 / endpoints.len().max(1)).max(1)).unwrap_or(1);
@@ -420,11 +431,11 @@ impl Lookup<'_> {
                 additional.push(address);
             }
         }
-        Found::Records(records, additional)
+        Resolution::Records(records, additional)
     }
 
     /// `1-2-3-4.namespace.pod`: the address is in the name; only the namespace is checked.
-    fn pod(&self, name: &str, pod: &str, namespace: &str) -> Found {
+    fn pod(&self, name: &str, pod: &str, namespace: &str) -> Resolution {
         let ip = pod
             .replace('-', ".")
             .parse::<Ipv4Addr>()
@@ -432,9 +443,9 @@ impl Lookup<'_> {
             .or_else(|_| pod.replace('-', ":").parse::<Ipv6Addr>().map(IpAddr::V6));
         match ip {
             Ok(ip) if self.zone.pods && self.index.has_namespace(namespace) => {
-                Found::records(self.addresses(name, [ip].into_iter()))
+                Resolution::records(self.addresses(name, [ip].into_iter()))
             }
-            _ => Found::Nothing,
+            _ => Resolution::Nothing,
         }
     }
 
@@ -469,7 +480,7 @@ impl Lookup<'_> {
             let Some(labels) = self.labels(&name) else {
                 return;
             };
-            let Found::Records(more, _) = self.find(&name, &labels) else {
+            let Resolution::Records(more, _) = self.find(&name, &labels) else {
                 return;
             };
             if more.is_empty() {
@@ -492,14 +503,14 @@ impl Lookup<'_> {
             .collect()
     }
 
-    fn finish(&self, found: Found) -> Answer {
+    fn finish(&self, found: Resolution) -> Answer {
         match found {
-            Found::Nothing => Answer {
+            Resolution::Nothing => Answer {
                 nonexistent: true,
                 authority: vec![self.soa()],
                 ..Answer::default()
             },
-            Found::Records(answers, additional) => Answer {
+            Resolution::Records(answers, additional) => Answer {
                 authority: if answers.is_empty() {
                     vec![self.soa()]
                 } else {

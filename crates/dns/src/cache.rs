@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clock::Instant;
 
-use crate::packet::{Kind, Layout};
+use crate::packet::{AnswerKind, Layout};
 
 /// All kept answers together have so many bytes at most.
 const MOST_BYTES: usize = 16 << 20;
@@ -116,16 +116,18 @@ impl Cache {
         };
         let kind = answer.layout.kind(&answer.bytes);
         let (seconds, stale) = match kind {
-            Kind::Success(seconds) => (clamp(seconds, terms.success_seconds), terms.stale_seconds),
-            Kind::Denial(Some(seconds)) => {
+            AnswerKind::Success(seconds) => {
+                (clamp(seconds, terms.success_seconds), terms.stale_seconds)
+            }
+            AnswerKind::Denial(Some(seconds)) => {
                 (clamp(seconds, terms.denial_seconds), terms.stale_seconds)
             }
             // A zone that does not say is believed for the least.
-            Kind::Denial(None) => (terms.denial_seconds.0.min(terms.denial_seconds.1), 0),
-            Kind::Failure => (terms.failure_seconds, 0),
+            AnswerKind::Denial(None) => (terms.denial_seconds.0.min(terms.denial_seconds.1), 0),
+            AnswerKind::Failure => (terms.failure_seconds, 0),
         };
         let old = self.entries.get(&key);
-        if seconds == 0 || kind == Kind::Failure && old.is_some() {
+        if seconds == 0 || kind == AnswerKind::Failure && old.is_some() {
             return;
         }
         self.remove(&key);

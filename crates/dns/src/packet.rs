@@ -14,7 +14,7 @@ const RECORDS: usize = 6000;
 
 /// A record's place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Place {
+struct RecordLocation {
     start: usize,
     end: usize,
     /// Where its four bytes of time to live are.
@@ -28,12 +28,12 @@ pub struct Layout {
     /// The end of the question.
     question_end: usize,
     /// Answers, authorities, additional records.
-    sections: [Vec<Place>; 3],
+    sections: [Vec<RecordLocation>; 3],
 }
 
 /// What an answer is to whoever keeps it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum AnswerKind {
     /// Records, believed so many seconds.
     Success(u32),
     /// That there is nothing, believed so many seconds where the zone says.
@@ -78,7 +78,7 @@ impl Layout {
             for _ in 0..number(bytes, 6 + 2 * index)? {
                 let named = behind_name(bytes, at)?;
                 let length = usize::from(number(bytes, named + 8)?);
-                let place = Place {
+                let place = RecordLocation {
                     start: at,
                     end: named + 10 + length,
                     ttl_at: named + 4,
@@ -97,25 +97,25 @@ impl Layout {
         })
     }
 
-    fn records(&self) -> impl Iterator<Item = &Place> {
+    fn records(&self) -> impl Iterator<Item = &RecordLocation> {
         self.sections.iter().flatten().filter(|p| p.kind != OPT)
     }
 
     /// What the answer says, and for how long.
-    pub fn kind(&self, bytes: &[u8]) -> Kind {
-        let ttl = |place: &Place| long(bytes, place.ttl_at);
+    pub fn kind(&self, bytes: &[u8]) -> AnswerKind {
+        let ttl = |place: &RecordLocation| long(bytes, place.ttl_at);
         let least = self.records().filter_map(ttl).min();
         match bytes.get(3).map(|flags| flags & 0x0f) {
-            Some(0) if !self.sections[0].is_empty() => Kind::Success(least.unwrap_or(0)),
+            Some(0) if !self.sections[0].is_empty() => AnswerKind::Success(least.unwrap_or(0)),
             Some(0 | 3) => {
                 let zone = self.sections[1].iter().find(|p| p.kind == SOA);
                 let believed = zone.and_then(|p| {
                     let minimum = long(bytes, p.end.checked_sub(4)?)?;
                     Some(minimum.min(ttl(p)?))
                 });
-                Kind::Denial(believed)
+                AnswerKind::Denial(believed)
             }
-            _ => Kind::Failure,
+            _ => AnswerKind::Failure,
         }
     }
 
@@ -272,25 +272,25 @@ mod tests {
         for (bytes, expected) in [
             (
                 message(0, [&[long.clone(), short.clone()], &[], &[options()]]),
-                Kind::Success(60),
+                AnswerKind::Success(60),
             ),
             (
                 message(0, [std::slice::from_ref(&long), &[short], &[]]),
-                Kind::Success(60),
+                AnswerKind::Success(60),
             ),
             (
                 message(3, [&[], &[soa(900, 30)], &[]]),
-                Kind::Denial(Some(30)),
+                AnswerKind::Denial(Some(30)),
             ),
             (
                 message(0, [&[], &[soa(20, 30)], &[]]),
-                Kind::Denial(Some(20)),
+                AnswerKind::Denial(Some(20)),
             ),
-            (message(3, [&[], &[], &[]]), Kind::Denial(None)),
-            (message(2, [&[], &[], &[]]), Kind::Failure),
+            (message(3, [&[], &[], &[]]), AnswerKind::Denial(None)),
+            (message(2, [&[], &[], &[]]), AnswerKind::Failure),
             (
                 message(5, [std::slice::from_ref(&long), &[], &[]]),
-                Kind::Failure,
+                AnswerKind::Failure,
             ),
         ] {
             let layout = Layout::of(&bytes).unwrap();
@@ -308,7 +308,7 @@ mod tests {
             assert_eq!(served[..4], [1, 2, 0x80, 0x80]);
             assert_eq!(question_of(&served), Some(client(0).question));
             let again = Layout::of(&served).unwrap();
-            assert_eq!(again.kind(&served), Kind::Success(expected));
+            assert_eq!(again.kind(&served), AnswerKind::Success(expected));
             // What the record of EDNS has there are flags.
             assert_eq!(served[served.len() - 11..], options());
         }

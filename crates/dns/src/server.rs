@@ -66,7 +66,7 @@ pub struct Answerer {
 }
 
 /// A question with where it came from.
-struct Asked {
+struct ClientQuery {
     question: Question,
     /// Its name without the final dot.
     name: String,
@@ -76,7 +76,7 @@ struct Asked {
     limit: usize,
 }
 
-impl Asked {
+impl ClientQuery {
     /// Whether EDNS is spoken and then whether signatures are wanted, and that they are not checked.
     fn wants(&self) -> (Option<bool>, bool) {
         let request = &self.question.request;
@@ -129,7 +129,7 @@ enum Handled {
     /// It is answered, or not at all.
     Done(Option<Vec<u8>>),
     /// It waits for others.
-    Waits(Box<Asked>, Said),
+    Waits(Box<ClientQuery>, Said),
 }
 
 impl Answerer {
@@ -188,7 +188,7 @@ impl Answerer {
     }
 
     /// Answers from what is known here, or says what is still needed.
-    fn say(&self, settings: &Settings, asked: &Asked) -> Said {
+    fn say(&self, settings: &Settings, asked: &ClientQuery) -> Said {
         let (request, kind) = (&asked.question.request, asked.question.kind);
         let refuse = |code| Said::Answer(Box::new(error(request, code)));
         let Some((_, ways, zone)) = settings.ways(&asked.name) else {
@@ -254,7 +254,7 @@ impl Answerer {
         };
         let taken = METRICS.asked(question.kind, by_udp, from.is_ipv4(), bytes.len());
         let stranger = stranger.then_some(bytes.len());
-        let asked = Asked {
+        let asked = ClientQuery {
             name: question.name.trim_end_matches('.').to_owned(),
             written: crate::packet::question_of(bytes)
                 .unwrap_or_default()
@@ -287,7 +287,7 @@ impl Answerer {
     }
 
     /// What others said, if it is kept and still good: nobody has to wait for that.
-    fn fresh(&self, settings: &Settings, asked: &Asked, said: &Said) -> Option<Vec<u8>> {
+    fn fresh(&self, settings: &Settings, asked: &ClientQuery, said: &Said) -> Option<Vec<u8>> {
         if !matches!(said, Said::Ask) {
             return None;
         }
@@ -304,7 +304,7 @@ impl Answerer {
     }
 
     /// Goes on where others are needed.
-    async fn go_on(&self, asked: Asked, said: Said) -> Option<Vec<u8>> {
+    async fn go_on(&self, asked: ClientQuery, said: Said) -> Option<Vec<u8>> {
         let request = &asked.question.request;
         let settings = self.settings();
         match said {
@@ -330,7 +330,7 @@ impl Answerer {
         settings: &Settings,
         mut message: Message,
         name: hickory_proto::rr::Name,
-        asked: &Asked,
+        asked: &ClientQuery,
     ) -> Message {
         let ascii = name.to_lowercase().to_ascii();
         let query = hickory_proto::op::Query::query(name, asked.question.query.query_type);
@@ -380,7 +380,7 @@ impl Answerer {
                     && let Ok(Ok(new)) =
                         tokio::time::timeout(STALE_WAIT, self.fetch((settings, ways), name, key))
                             .await
-                    && new.layout.kind(&new.bytes) != crate::packet::Kind::Failure
+                    && new.layout.kind(&new.bytes) != crate::packet::AnswerKind::Failure
                 {
                     return Ok((new, (0, 0)));
                 }

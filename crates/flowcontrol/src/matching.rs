@@ -5,7 +5,7 @@ use crate::config::{NonResourceRule, ResourceRule, Rule, Schema, Subject};
 
 /// What is known of a request before it runs.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Asked<'a> {
+pub struct RequestDigest<'a> {
     pub user: &'a str,
     pub groups: &'a [String],
     pub verb: &'a str,
@@ -22,13 +22,13 @@ const ALL: &str = "*";
 const SERVICE_ACCOUNT: &str = "system:serviceaccount:";
 
 impl Schema {
-    pub fn matches(&self, asked: &Asked<'_>) -> bool {
+    pub fn matches(&self, asked: &RequestDigest<'_>) -> bool {
         self.rules.iter().any(|rule| rule.matches(asked))
     }
 }
 
 impl Rule {
-    fn matches(&self, asked: &Asked<'_>) -> bool {
+    fn matches(&self, asked: &RequestDigest<'_>) -> bool {
         if !self.subjects.iter().any(|s| s.matches(asked)) {
             return false;
         }
@@ -41,7 +41,7 @@ impl Rule {
 }
 
 impl Subject {
-    fn matches(&self, asked: &Asked<'_>) -> bool {
+    fn matches(&self, asked: &RequestDigest<'_>) -> bool {
         match self {
             Self::User { user } => user.name == ALL || user.name == asked.user,
             Self::Group { group } => group.name == ALL || asked.groups.contains(&group.name),
@@ -61,7 +61,7 @@ fn names(list: &[String], word: &str) -> bool {
 }
 
 impl ResourceRule {
-    fn matches(&self, asked: &Asked<'_>) -> bool {
+    fn matches(&self, asked: &RequestDigest<'_>) -> bool {
         names(&self.verbs, asked.verb)
             && self.names_resource(asked)
             && names(&self.api_groups, asked.group)
@@ -72,7 +72,7 @@ impl ResourceRule {
             }
     }
 
-    fn names_resource(&self, asked: &Asked<'_>) -> bool {
+    fn names_resource(&self, asked: &RequestDigest<'_>) -> bool {
         if asked.subresource.is_empty() {
             return names(&self.resources, asked.resource);
         }
@@ -85,7 +85,7 @@ impl ResourceRule {
 }
 
 impl NonResourceRule {
-    fn matches(&self, asked: &Asked<'_>) -> bool {
+    fn matches(&self, asked: &RequestDigest<'_>) -> bool {
         names(&self.verbs, asked.verb) && self.urls.iter().any(|url| is_below(url, asked.path))
     }
 }
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
     use crate::defaults;
 
-    fn first(asked: &Asked<'_>) -> String {
+    fn first(asked: &RequestDigest<'_>) -> String {
         let all = defaults::schemas();
         let mut all: Vec<Schema> = all
             .iter()
@@ -121,9 +121,9 @@ mod tests {
         groups: &'a [String],
         verb: &'a str,
         of: [&'a str; 4],
-    ) -> Asked<'a> {
+    ) -> RequestDigest<'a> {
         let [group, resource, subresource, namespace] = of;
-        Asked {
+        RequestDigest {
             user,
             groups,
             verb,
@@ -198,12 +198,12 @@ mod tests {
         for (asked, want) in cases {
             assert_eq!(first(&asked), want, "{asked:?}");
         }
-        let probe = |path| Asked {
+        let probe = |path| RequestDigest {
             verb: "get",
             path,
             user: "jane",
             groups: &users,
-            ..Asked::default()
+            ..RequestDigest::default()
         };
         assert_eq!(first(&probe("/healthz")), "probes");
         assert_eq!(first(&probe("/readyz/ping")), "probes");

@@ -11,7 +11,7 @@ use crate::process;
 
 /// Answers of one check.
 #[derive(Clone, Copy, Debug, Default)]
-struct Seen {
+struct CheckCounts {
     is_well: bool,
     well: u64,
     failed: u64,
@@ -19,7 +19,7 @@ struct Seen {
 
 /// Checks by their names and the pages on which they are asked. Both are words of this program, so
 /// there is only a handful.
-type Table = BTreeMap<(&'static str, &'static str), Seen>;
+type Table = BTreeMap<(&'static str, &'static str), CheckCounts>;
 
 static ALL: Mutex<Table> = Mutex::new(BTreeMap::new());
 

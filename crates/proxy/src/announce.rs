@@ -30,14 +30,14 @@ const LOOK_SECONDS: u64 = 5;
 
 /// The addresses that Services ask this node to announce.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Wanted {
+pub struct AnnouncedAddresses {
     /// At any time.
     pub always: BTreeSet<IpAddr>,
     /// While the node that has it is gone: where that is asked.
     pub instead: BTreeMap<IpAddr, IpAddr>,
 }
 
-impl Wanted {
+impl AnnouncedAddresses {
     /// What the node of this name is asked for.
     pub fn of<'a>(node: &str, services: impl IntoIterator<Item = &'a Service>) -> Self {
         let mut wanted = Self::default();
@@ -54,7 +54,7 @@ impl Wanted {
 
 /// A link on which addresses may be announced.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct AnnouncingLink {
     /// Its number.
     pub link: u32,
     /// Its name.
@@ -66,8 +66,8 @@ pub struct Place {
 }
 
 /// The link of each address: the one whose network has it, the smallest of several.
-pub fn placed(addresses: &BTreeSet<IpAddr>, places: &[Place]) -> BTreeMap<IpAddr, u32> {
-    let fit = |place: &Place, ip: IpAddr| -> Option<u8> {
+pub fn placed(addresses: &BTreeSet<IpAddr>, places: &[AnnouncingLink]) -> BTreeMap<IpAddr, u32> {
+    let fit = |place: &AnnouncingLink, ip: IpAddr| -> Option<u8> {
         let around = place.networks.iter().filter(|n| n.contains(ip));
         around.map(|n| n.length).max()
     };
@@ -83,20 +83,20 @@ pub fn placed(addresses: &BTreeSet<IpAddr>, places: &[Place]) -> BTreeMap<IpAddr
 /// Announces what it is given until it is dropped.
 #[derive(Debug)]
 pub struct Announcer {
-    wanted: watch::Sender<Wanted>,
+    wanted: watch::Sender<AnnouncedAddresses>,
     task: JoinHandle<()>,
 }
 
 impl Announcer {
     /// Announces nothing yet; in the network namespace of the calling thread.
     pub fn start() -> Self {
-        let wanted = watch::Sender::new(Wanted::default());
+        let wanted = watch::Sender::new(AnnouncedAddresses::default());
         let task = tokio::spawn(run(wanted.subscribe()));
         Self { wanted, task }
     }
 
     /// From now on these addresses.
-    pub fn set(&self, wanted: Wanted) {
+    pub fn set(&self, wanted: AnnouncedAddresses) {
         self.wanted.send_if_modified(|now| {
             let changed = *now != wanted;
             *now = wanted;
@@ -131,7 +131,7 @@ enum Voice {
 }
 
 impl Listener {
-    fn start(place: &Place, family: Family) -> std::io::Result<Self> {
+    fn start(place: &AnnouncingLink, family: Family) -> std::io::Result<Self> {
         let voice = match family {
             Family::Ip4 => Voice::listen(place)?,
             Family::Ip6 => Voice::Ndp(Ndp::open(place.link, &place.name)?),
@@ -140,7 +140,7 @@ impl Listener {
         Ok(Self { mac, voice })
     }
 
-    fn serves(&self, place: &Place) -> bool {
+    fn serves(&self, place: &AnnouncingLink) -> bool {
         let alive = match &self.voice {
             Voice::Arp { ended, .. } => !ended.load(Ordering::Relaxed),
             Voice::Ndp(_) => true,
@@ -166,7 +166,7 @@ impl Listener {
 }
 
 impl Voice {
-    fn listen(place: &Place) -> std::io::Result<Self> {
+    fn listen(place: &AnnouncingLink) -> std::io::Result<Self> {
         let arp = Arc::new(Arp::open(place.link, place.mac)?);
         let answers = watch::Sender::new(BTreeSet::new());
         let ended = Arc::new(AtomicBool::new(false));
@@ -236,13 +236,13 @@ struct State {
     cleaned: bool,
 }
 
-async fn run(mut wanted: watch::Receiver<Wanted>) {
+async fn run(mut wanted: watch::Receiver<AnnouncedAddresses>) {
     let mut state = State::default();
     let mut watchman = Watchman::default();
     let mut taken = BTreeSet::new();
     let mut look = Instant::now();
     loop {
-        let Wanted { always, instead } = wanted.borrow_and_update().clone();
+        let AnnouncedAddresses { always, instead } = wanted.borrow_and_update().clone();
         watchman.watch(&instead.values().copied().collect());
         let gone = instead.iter().filter(|(_, asks)| watchman.is_gone(**asks));
         let now: BTreeSet<IpAddr> = gone.map(|(ip, _)| *ip).collect();
@@ -385,7 +385,7 @@ impl State {
 }
 
 /// The links that lead to other machines: up, with a hardware address, and no pod's.
-async fn places() -> Result<Vec<Place>, NetlinkError> {
+async fn places() -> Result<Vec<AnnouncingLink>, NetlinkError> {
     let netlink = Netlink::connect()?;
     let mut places = Vec::new();
     for link in netlink.links().await? {
@@ -396,7 +396,7 @@ async fn places() -> Result<Vec<Place>, NetlinkError> {
             continue;
         }
         let networks = netlink.addresses(Some(link.index)).await?;
-        places.push(Place {
+        places.push(AnnouncingLink {
             link: link.index,
             name: link.name,
             mac,
@@ -417,7 +417,7 @@ mod tests {
 
     #[test]
     fn an_address_is_announced_where_its_network_is() {
-        let place = |link, networks: &[&str]| Place {
+        let place = |link, networks: &[&str]| AnnouncingLink {
             link,
             name: format!("eth{link}"),
             mac: [2, 0, 0, 0, 0, 1],
@@ -477,10 +477,13 @@ mod tests {
             ),
             service(&[], &[]),
         ];
-        let wanted = Wanted::of("a", &services);
+        let wanted = AnnouncedAddresses::of("a", &services);
         assert_eq!(wanted.always, ["192.0.2.1", "2001:db8::1"].map(ip).into());
         // Not what it announces already.
         assert_eq!(wanted.instead, [(ip("192.0.2.2"), ip("10.0.0.2"))].into());
-        assert_eq!(Wanted::of("c", &services), Wanted::default());
+        assert_eq!(
+            AnnouncedAddresses::of("c", &services),
+            AnnouncedAddresses::default()
+        );
     }
 }

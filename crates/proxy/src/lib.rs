@@ -35,7 +35,7 @@ use kube::runtime::watcher::{Config as Watched, Event};
 use kube::{Api, Client};
 use thiserror::Error;
 
-use crate::announce::{Announcer, Wanted};
+use crate::announce::{AnnouncedAddresses, Announcer};
 use crate::health::{Health, Page, ServiceHealth, health_page};
 use crate::metrics::Metrics;
 use crate::program::Programmer;
@@ -415,7 +415,7 @@ impl Proxy {
         // Not before the rules are there: packets follow.
         let services = self.state.special().map(|(_, service)| service);
         self.announcer
-            .set(Wanted::of(&self.config.node_name, services));
+            .set(AnnouncedAddresses::of(&self.config.node_name, services));
         let wanted = health_ports(&self.state);
         self.service_health
             .update(self.config.service_health_address, &wanted)

@@ -178,7 +178,7 @@ pub fn is_best_effort(pod: &Value) -> bool {
     if let Some(class) = noted.filter(|class| !class.is_empty()) {
         return class == qos::Class::BestEffort.name();
     }
-    let of = |owner: &Value| -> qos::Asked {
+    let of = |owner: &Value| -> qos::ContainerAmounts {
         let (requests, limits) = (asked(owner, List::Requests), asked(owner, List::Limits));
         qos::RESOURCES.map(|name| qos::Amount {
             request: requests.get(name).copied(),

@@ -55,7 +55,7 @@ async fn commit_at_last(store: &Etcd, txn: &Txn) -> Revision {
 /// What one writer knows in the end: of each of its keys the acknowledged value, and of writes
 /// without an answer the value that may be there, too.
 #[derive(Default)]
-struct Known {
+struct WriterRecord {
     acknowledged: BTreeMap<Bytes, Revision>,
     unknown: Vec<Bytes>,
     refused: Vec<Bytes>,
@@ -63,8 +63,8 @@ struct Known {
 }
 
 /// Creates one key after another until asked to stop; each key is tried once.
-async fn create_many(store: Etcd, writer: usize, stop: Arc<AtomicBool>) -> Known {
-    let mut known = Known::default();
+async fn create_many(store: Etcd, writer: usize, stop: Arc<AtomicBool>) -> WriterRecord {
+    let mut known = WriterRecord::default();
     let mut last = Instant::now();
     for n in 0.. {
         if stop.load(Ordering::SeqCst) {

@@ -51,15 +51,15 @@ enum Action {
 
 /// An image of a node.
 #[derive(Serialize)]
-struct Found {
+struct NodeImage {
     node: String,
     image: String,
     digest: String,
 }
 
-fn lines(found: &[Found]) -> Vec<String> {
+fn lines(found: &[NodeImage]) -> Vec<String> {
     let columns = ["NODE", "IMAGE", "DIGEST"].map(Column::left);
-    let cells = |f: &Found| {
+    let cells = |f: &NodeImage| {
         [&f.node, &f.image, &f.digest]
             .map(|text| text.as_str().into())
             .into()
@@ -113,11 +113,16 @@ pub async fn run(args: ImageArgs) -> Result<()> {
         Action::List { data, output } => {
             let mut found = Vec::new();
             for (node, socket) in nodes(&data)? {
-                found.extend(images::list(&socket).await?.into_iter().map(|image| Found {
-                    node: node.clone(),
-                    image: image.name,
-                    digest: image.digest,
-                }));
+                found.extend(
+                    images::list(&socket)
+                        .await?
+                        .into_iter()
+                        .map(|image| NodeImage {
+                            node: node.clone(),
+                            image: image.name,
+                            digest: image.digest,
+                        }),
+                );
             }
             say!("{}", output.of(&found, || lines(&found))?);
         }

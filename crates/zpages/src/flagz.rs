@@ -9,7 +9,7 @@ use parking_lot::RwLock;
 use serde_json::json;
 
 use crate::negotiate;
-use crate::page::{Asked, Component};
+use crate::page::{Component, PageRequest};
 
 static FLAGS: RwLock<BTreeMap<String, String>> = RwLock::new(BTreeMap::new());
 
@@ -27,7 +27,7 @@ pub(crate) fn head(component: &str, page: &str) -> String {
     )
 }
 
-pub fn answer(component: &Component, asked: &Asked<'_>) -> Response<Bytes> {
+pub fn answer(component: &Component, asked: &PageRequest<'_>) -> Response<Bytes> {
     let flags = FLAGS.read().clone();
     let form = negotiate::form(asked.accept, "Flagz");
     let plain = || {
@@ -64,7 +64,7 @@ mod tests {
             paths: &[],
         };
         let of = |accept| {
-            let asked = Asked {
+            let asked = PageRequest {
                 method: &http::Method::GET,
                 path: "/flagz",
                 query: "",

@@ -25,7 +25,7 @@ pub use flagz::show as show_flags;
 pub use logs::set_by as set_logs_by;
 pub use page::{CLASSIFIED, Component};
 
-use page::{Asked, text};
+use page::{PageRequest, text};
 
 /// Bytes of a request's body: a filter of logs is a line.
 const MOST_BODY: usize = 4096;
@@ -60,7 +60,7 @@ impl Component {
             _ => Bytes::new(),
         };
         let accept = head.headers.get(http::header::ACCEPT);
-        let asked = Asked {
+        let asked = PageRequest {
             method: &head.method,
             path,
             query: head.uri.query().unwrap_or_default(),
@@ -70,7 +70,7 @@ impl Component {
         Ok(self.page(&asked).await)
     }
 
-    async fn page(&self, asked: &Asked<'_>) -> Response<Bytes> {
+    async fn page(&self, asked: &PageRequest<'_>) -> Response<Bytes> {
         match asked.path {
             "/statusz" => statusz::answer(self, asked),
             "/flagz" => flagz::answer(self, asked),

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 use http::{Method, Response, StatusCode};
 
-use crate::page::{Asked, text};
+use crate::page::{PageRequest, text};
 
 pub const PATH: &str = "/debug/flags/v";
 
@@ -31,7 +31,7 @@ pub fn filter(wish: &str) -> &str {
     }
 }
 
-pub fn answer(asked: &Asked<'_>) -> Response<Bytes> {
+pub fn answer(asked: &PageRequest<'_>) -> Response<Bytes> {
     if *asked.method != Method::PUT {
         return text(StatusCode::NOT_ACCEPTABLE, "unsupported http method\n");
     }
@@ -81,7 +81,7 @@ mod tests {
             other => Err(format!("{other} is not a filter")),
         });
         let put = |method: &Method, body: &'static str| {
-            let asked = Asked {
+            let asked = PageRequest {
                 method,
                 path: PATH,
                 query: "",

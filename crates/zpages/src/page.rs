@@ -18,7 +18,7 @@ pub struct Component {
 
 /// What a request says, as far as these pages look at it.
 #[derive(Clone, Debug)]
-pub(crate) struct Asked<'a> {
+pub(crate) struct PageRequest<'a> {
     pub method: &'a Method,
     pub path: &'a str,
     pub query: &'a str,

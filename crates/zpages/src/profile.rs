@@ -87,7 +87,7 @@ struct Function {
 
 /// One function on a stack; several share an address where one was inlined in the other.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Place {
+pub struct StackFunction {
     pub name: String,
     pub file: String,
     pub line: i64,
@@ -98,7 +98,7 @@ pub struct Place {
 pub struct Frame {
     pub address: u64,
     /// The innermost first.
-    pub places: Vec<Place>,
+    pub places: Vec<StackFunction>,
 }
 
 /// A profile that is being made.
@@ -198,7 +198,7 @@ impl Writer {
         id
     }
 
-    fn function(&mut self, place: &Place) -> u64 {
+    fn function(&mut self, place: &StackFunction) -> u64 {
         let key = (place.name.clone(), place.file.clone());
         if let Some(known) = self.functions.get(&key) {
             return *known;
@@ -251,7 +251,7 @@ pub(crate) mod tests {
 
     #[test]
     fn what_is_written_can_be_read_and_nothing_stands_twice() {
-        let place = |name: &str| Place {
+        let place = |name: &str| StackFunction {
             name: name.into(),
             file: "f.rs".into(),
             line: 7,

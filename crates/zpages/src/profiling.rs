@@ -8,8 +8,8 @@ use http::header::{CONTENT_DISPOSITION, HeaderValue, LOCATION};
 use http::{Response, StatusCode};
 use procfs::process::{MMapPath, MemoryMap, Process};
 
-use crate::page::{Asked, CLASSIFIED, page, parameter, text};
-use crate::profile::{Frame, Place, Writer};
+use crate::page::{CLASSIFIED, PageRequest, page, parameter, text};
+use crate::profile::{Frame, StackFunction, Writer};
 
 pub const BASE: &str = "/debug/pprof/";
 
@@ -23,7 +23,7 @@ const MOST_SECONDS: u64 = 300;
 
 const BINARY: &str = "application/octet-stream";
 
-pub async fn answer(asked: &Asked<'_>) -> Response<Bytes> {
+pub async fn answer(asked: &PageRequest<'_>) -> Response<Bytes> {
     let Some(name) = asked.path.strip_prefix(BASE) else {
         let mut moved = text(StatusCode::FOUND, "");
         let headers = moved.headers_mut();
@@ -152,7 +152,7 @@ fn cpu_file(report: &pprof::Report) -> Vec<u8> {
 
 fn frame(symbols: &[pprof::Symbol]) -> Frame {
     let address = symbols.iter().find_map(|s| s.addr);
-    let place = |s: &pprof::Symbol| Place {
+    let place = |s: &pprof::Symbol| StackFunction {
         name: s.name(),
         file: s.filename().into_owned(),
         line: i64::from(s.lineno()),
@@ -220,7 +220,7 @@ fn memory(query: &str) -> Response<Bytes> {
     }
     let mut out = Writer::new(&[("resident_space", "bytes"), ("inuse_space", "bytes")], 1);
     for (at, part) in parts.iter().enumerate() {
-        let place = Place {
+        let place = StackFunction {
             name: part.name.clone(),
             file: String::new(),
             line: 0,
@@ -241,7 +241,7 @@ mod tests {
     use crate::profile::tests::read;
 
     async fn ask(path: &str, query: &str) -> Response<Bytes> {
-        let asked = Asked {
+        let asked = PageRequest {
             method: &http::Method::GET,
             path,
             query,

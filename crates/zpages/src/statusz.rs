@@ -10,7 +10,7 @@ use metrics::process;
 use serde_json::{Value, json};
 
 use crate::negotiate::{self, Version};
-use crate::page::{Asked, Component};
+use crate::page::{Component, PageRequest};
 
 /// Pages of these components that are the API and not for looking into it.
 const NOT_FOR_LOOKING: [&str; 5] = ["/apis", "/api", "/openid", "/openapi", "/.well-known"];
@@ -97,7 +97,7 @@ fn numbers(git_version: &str) -> String {
         .to_owned()
 }
 
-pub fn answer(component: &Component, asked: &Asked<'_>) -> Response<Bytes> {
+pub fn answer(component: &Component, asked: &PageRequest<'_>) -> Response<Bytes> {
     let form = negotiate::form(asked.accept, "Statusz");
     let status = || Status::now(component);
     negotiate::answer(

@@ -147,7 +147,7 @@ impl fmt::Display for Operation {
 }
 
 /// Which revision wrote which value, as far as anybody saw it.
-type Known = BTreeMap<Value, Revision>;
+type RevisionByValue = BTreeMap<Value, Revision>;
 
 /// Judges a history.
 ///
@@ -167,8 +167,8 @@ pub fn check(history: &History) -> Result<(), Violation> {
 }
 
 /// A value is written once, and every answer that has it agrees on the revision.
-fn known(history: &History) -> Result<Known, Violation> {
-    let mut known = Known::new();
+fn known(history: &History) -> Result<RevisionByValue, Violation> {
+    let mut known = RevisionByValue::new();
     let mut learn = |value: Value, revision: Revision| match known.insert(value, revision) {
         Some(before) if before != revision => Err(Violation::new(format!(
             "value {value} was seen at revision {before} and at {revision}"

@@ -164,7 +164,7 @@ fn has_an_order(
     left: &[&Operation],
     value: Option<Value>,
     newest: Revision,
-    known: &Known,
+    known: &RevisionByValue,
 ) -> bool {
     let is_answered = |o: &&Operation| o.outcome != Outcome::Unknown;
     let answered = left.iter().filter(|o| is_answered(o));

@@ -3,14 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Change, Event, History, Input, Known, List, Operation, Outcome, Revision};
+use super::{Change, Event, History, Input, List, Operation, Outcome, Revision, RevisionByValue};
 use super::{Value, Violation, Watch};
 
 type Objects = BTreeMap<String, (Value, Revision)>;
 
 /// # Errors
 /// The first contradiction.
-pub fn check(history: &History, known: &Known) -> Result<(), Violation> {
+pub fn check(history: &History, known: &RevisionByValue) -> Result<(), Violation> {
     history
         .operations
         .iter()
@@ -43,7 +43,7 @@ fn value(operation: &Operation) -> Option<Value> {
 }
 
 /// A write that was refused has no effect.
-fn refused_is_unseen(operation: &Operation, known: &Known) -> Result<(), Violation> {
+fn refused_is_unseen(operation: &Operation, known: &RevisionByValue) -> Result<(), Violation> {
     let refused = matches!(
         operation.outcome,
         Outcome::Exists | Outcome::Conflict | Outcome::Absent

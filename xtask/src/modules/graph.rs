@@ -15,14 +15,14 @@ const MOST_HOPS: usize = 16;
 
 /// How a name is looked for.
 #[derive(Clone, Copy)]
-struct Look {
+struct Lookup {
     /// Names followed so far that stand for other names.
     hops: usize,
     /// Whether `use a::*` lines are looked through as well.
     globs: bool,
 }
 
-impl Look {
+impl Lookup {
     const FIRST: Self = Self {
         hops: 0,
         globs: true,
@@ -65,7 +65,7 @@ impl Crate {
                 |name: &str| !module.passed_on.contains(name) || module.words.contains(name);
             let names = module.names.iter().filter(|(name, _)| is_used(name));
             let used = names.map(|(_, path)| path).chain(&module.paths);
-            let items = used.filter_map(|path| match self.resolve(at, path, Look::FIRST) {
+            let items = used.filter_map(|path| match self.resolve(at, path, Lookup::FIRST) {
                 Target::Item(found) => Some(found),
                 Target::Module(_) | Target::Outside => None,
             });
@@ -83,7 +83,7 @@ impl Crate {
 
     /// The module that the path of a `use a::*` line names.
     fn module(&self, at: &Path, path: &Path) -> Option<Path> {
-        match self.resolve(at, path, Look::OF_A_GLOB) {
+        match self.resolve(at, path, Lookup::OF_A_GLOB) {
             Target::Module(found) => Some(found),
             // An enum's variants.
             Target::Item(found) => Some(found),
@@ -91,7 +91,7 @@ impl Crate {
         }
     }
 
-    fn resolve(&self, at: &Path, path: &Path, look: Look) -> Target {
+    fn resolve(&self, at: &Path, path: &Path, look: Lookup) -> Target {
         if look.hops > MOST_HOPS {
             return Target::Outside;
         }
@@ -125,7 +125,7 @@ impl Crate {
         part: &str,
         after: &[String],
         is_first: bool,
-        look: Look,
+        look: Lookup,
     ) -> Result<Path, Target> {
         let mut child = here.clone();
         child.push(part.to_owned());
@@ -165,7 +165,7 @@ impl Crate {
         })
     }
 
-    fn resolve_in(&self, from: &Path, part: &str, after: &[String], look: Look) -> Target {
+    fn resolve_in(&self, from: &Path, part: &str, after: &[String], look: Lookup) -> Target {
         let defines = self
             .modules
             .get(from)

@@ -23,7 +23,7 @@ use api::Status;
 use clock::{Clock, Instant};
 use flowcontrol::config::{Distinguisher, Response};
 use flowcontrol::levels::{self, PERIOD};
-use flowcontrol::matching::Asked;
+use flowcontrol::matching::RequestDigest;
 use flowcontrol::queues::{Granted, Refusal, Running, Start, Ticket};
 use flowcontrol::work::Work;
 use http::header::{HeaderMap, HeaderName};
@@ -317,8 +317,8 @@ impl FlowControl {
     }
 }
 
-fn asked<'a>(user: &'a UserInfo, info: &'a RequestInfo) -> Asked<'a> {
-    Asked {
+fn asked<'a>(user: &'a UserInfo, info: &'a RequestInfo) -> RequestDigest<'a> {
+    RequestDigest {
         user: &user.name,
         groups: &user.groups,
         verb: &info.verb,

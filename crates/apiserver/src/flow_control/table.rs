@@ -11,7 +11,7 @@ use clock::Instant;
 use flowcontrol::config::{self, Distinguisher, Response};
 use flowcontrol::demand::Demand;
 use flowcontrol::levels::{Limits, limits};
-use flowcontrol::matching::Asked;
+use flowcontrol::matching::RequestDigest;
 use flowcontrol::queues::{QueueSet, Running};
 use flowcontrol::retry::RetryAfter;
 use flowcontrol::{CATCH_ALL, EXEMPT, defaults, work};
@@ -144,7 +144,7 @@ impl Table {
         }
     }
 
-    pub fn schema_of(&self, asked: &Asked<'_>) -> &Arc<Schema> {
+    pub fn schema_of(&self, asked: &RequestDigest<'_>) -> &Arc<Schema> {
         let found = self.schemas.iter().find(|s| s.config.matches(asked));
         found.unwrap_or(&self.catch_all)
     }

@@ -52,7 +52,7 @@ pub trait Trouble: Send + Sync + std::fmt::Debug {
 }
 
 #[derive(Debug, Default)]
-struct Held {
+struct FakeState {
     now: Nanos,
     made: u64,
     sandboxes: BTreeMap<String, (Sandbox, SandboxNetwork)>,
@@ -77,7 +77,7 @@ struct Kept {
 /// A runtime in memory. Sandboxes and containers have ids in the order in which they were made.
 #[derive(Debug, Default)]
 pub struct Fake {
-    held: Mutex<Held>,
+    held: Mutex<FakeState>,
     around: Option<(Clock, Arc<dyn Trouble>)>,
 }
 
@@ -144,7 +144,7 @@ impl Fake {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Held> {
+    fn lock(&self) -> MutexGuard<'_, FakeState> {
         // A test that panicked elsewhere is reported there.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -211,7 +211,7 @@ impl Fake {
     fn done<'a, T: Send + 'a>(
         &'a self,
         step: Step,
-        work: impl FnOnce(&mut Held) -> Result<T> + Send + 'a,
+        work: impl FnOnce(&mut FakeState) -> Result<T> + Send + 'a,
     ) -> Call<'a, T> {
         async move {
             if let Some((clock, trouble)) = &self.around {
@@ -244,7 +244,7 @@ fn has(labels: &Texts, label: Option<(&str, &str)>) -> bool {
     label.is_none_or(|(key, value)| labels.get(key).map(String::as_str) == Some(value))
 }
 
-impl Held {
+impl FakeState {
     fn may_fail(&mut self, step: Step) -> Result<()> {
         for kind in [step, Step::Any] {
             if let Some(left) = self.failures.get_mut(&kind).filter(|left| **left > 0) {

@@ -21,7 +21,7 @@ pub fn qos(pod: &Pod) -> Qos {
 }
 
 fn compute_qos(pod: &Pod) -> Qos {
-    let of = |r: Option<&ResourceRequirements>| -> qos::Asked {
+    let of = |r: Option<&ResourceRequirements>| -> qos::ContainerAmounts {
         let amount = |all: Option<&Resources>, name: &str| -> Option<api::Quantity> {
             all?.get(name)?.0.parse().ok()
         };
@@ -35,7 +35,7 @@ fn compute_qos(pod: &Pod) -> Qos {
     }
     let init = spec::init_containers(pod).iter();
     let containers = init.chain(spec::containers(pod));
-    let each: Vec<qos::Asked> = containers.map(|c| of(c.resources.as_ref())).collect();
+    let each: Vec<qos::ContainerAmounts> = containers.map(|c| of(c.resources.as_ref())).collect();
     qos::class(&each)
 }
 

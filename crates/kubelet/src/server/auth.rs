@@ -1,7 +1,7 @@
 //! The permission that a path of the kubelet's port needs; authentication and authorization are
 //! [`client::component_auth`]'s.
 
-use client::component_auth::{self, Asked, verb};
+use client::component_auth::{self, RequestAttributes, verb};
 use http::Request;
 
 pub use client::component_auth::Refusal;
@@ -27,7 +27,7 @@ impl Gate {
         let all = subresources(request.uri().path());
         // A finer permission is tried first; the old, wide one includes it.
         for subresource in all {
-            let asked = Asked::Node {
+            let asked = RequestAttributes::Node {
                 verb,
                 node: self.node.clone(),
                 subresource,

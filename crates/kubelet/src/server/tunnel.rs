@@ -8,7 +8,7 @@ use crate::streaming::{self, Pod};
 use host::runtime::Streams;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
-use wire::stream::remote::Wanted;
+use wire::stream::remote::RequestedStreams;
 
 pub(super) async fn serve(
     server: &Shared,
@@ -43,7 +43,7 @@ pub(super) async fn serve(
 }
 
 enum Goal {
-    Command(String, Wanted),
+    Command(String, RequestedStreams),
     Ports(Pod, Vec<u16>),
     Done(Box<Answer>),
 }
@@ -99,7 +99,7 @@ async fn in_container(
         query.flag(&["error", "stderr"]) && !tty,
     );
     let id = found.id.clone();
-    let mut wanted = Wanted {
+    let mut wanted = RequestedStreams {
         stdin,
         stdout,
         stderr,

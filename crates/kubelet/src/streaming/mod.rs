@@ -18,7 +18,7 @@ use http::{Request, Response, StatusCode, Uri};
 use http_body_util::Full;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use wire::stream::remote::{self, Wanted};
+use wire::stream::remote::{self, RequestedStreams};
 use wire::stream::upgrade::{UpgradeError, Wish};
 use wire::stream::{BoxIo, ports};
 
@@ -62,7 +62,7 @@ fn agree<B>(
 
 /// Serves exec and attach: connects the client to the streams behind `url`, which the runtime
 /// gave for one use. `wanted` is what the runtime was asked for.
-pub async fn command<B>(url: &str, wanted: Wanted, request: &mut Request<B>) -> Answer {
+pub async fn command<B>(url: &str, wanted: RequestedStreams, request: &mut Request<B>) -> Answer {
     let wanted = match wanted.checked() {
         Ok(w) => w,
         Err(why) => return text(StatusCode::BAD_REQUEST, why),
@@ -92,7 +92,7 @@ pub async fn command<B>(url: &str, wanted: Wanted, request: &mut Request<B>) -> 
 }
 
 /// Asks the runtime's streaming server; what it refuses is passed on in its words.
-async fn ask_runtime(url: &str, wanted: Wanted) -> Result<remote::Client, Box<Answer>> {
+async fn ask_runtime(url: &str, wanted: RequestedStreams) -> Result<remote::Client, Box<Answer>> {
     let failed = |why: String| {
         let words = format!("the runtime's streaming server: {why}");
         Box::new(text(StatusCode::BAD_GATEWAY, words))

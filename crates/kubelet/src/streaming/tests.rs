@@ -11,7 +11,7 @@ use wire::stream::spdy::{Connection, Headers, Role};
 use wire::stream::upgrade;
 use wire::stream::websocket::{self, Tunnel};
 
-const PIPES: Wanted = Wanted {
+const PIPES: RequestedStreams = RequestedStreams {
     stdin: true,
     stdout: true,
     stderr: true,

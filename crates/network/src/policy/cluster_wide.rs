@@ -17,7 +17,7 @@ pub const GROUP: &str = "policy.networking.k8s.io";
 
 /// A kind of policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub enum PolicyKind {
     /// AdminNetworkPolicy.
     Admin,
     /// ClusterNetworkPolicy.
@@ -27,7 +27,7 @@ pub enum Kind {
 }
 
 /// All kinds.
-pub const KINDS: [Kind; 3] = [Kind::Admin, Kind::Cluster, Kind::Baseline];
+pub const KINDS: [PolicyKind; 3] = [PolicyKind::Admin, PolicyKind::Cluster, PolicyKind::Baseline];
 
 /// Whether a rule is asked before the policies of namespaces, or after them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -77,7 +77,7 @@ pub struct ClusterPolicy {
     pub unreadable: Vec<String>,
 }
 
-impl Kind {
+impl PolicyKind {
     /// Its name, its version, and its name in paths.
     pub fn names(self) -> (&'static str, &'static str, &'static str) {
         match self {
@@ -99,19 +99,19 @@ impl Kind {
 
 impl ClusterPolicy {
     /// From an object's `spec`.
-    pub fn of(kind: Kind, spec: &Json) -> Self {
+    pub fn of(kind: PolicyKind, spec: &Json) -> Self {
         let mut reader = Reader {
             kind,
             names_nodes: false,
             unreadable: Vec::new(),
         };
         let tier = match (kind, spec["tier"].as_str()) {
-            (Kind::Baseline, _) | (Kind::Cluster, Some("Baseline")) => Tier::Baseline,
+            (PolicyKind::Baseline, _) | (PolicyKind::Cluster, Some("Baseline")) => Tier::Baseline,
             _ => Tier::Admin,
         };
         // Of the old kind there is one alone; its rules are behind those of the new one.
         let priority = match kind {
-            Kind::Baseline => i64::MAX,
+            PolicyKind::Baseline => i64::MAX,
             _ => spec["priority"].as_i64().unwrap_or_default(),
         };
         Self {
@@ -157,7 +157,7 @@ fn list(value: &Json) -> &[Json] {
 const PROTOCOLS: [(&str, u8); 3] = [("TCP", 6), ("UDP", 17), ("SCTP", 132)];
 
 struct Reader {
-    kind: Kind,
+    kind: PolicyKind,
     names_nodes: bool,
     unreadable: Vec<String>,
 }
@@ -201,13 +201,13 @@ impl Reader {
 
     fn ports(&mut self, rule: &Json) -> Option<Vec<Port>> {
         let field = match self.kind {
-            Kind::Cluster => "protocols",
-            Kind::Admin | Kind::Baseline => "ports",
+            PolicyKind::Cluster => "protocols",
+            PolicyKind::Admin | PolicyKind::Baseline => "ports",
         };
         let ports = rule.get(field).filter(|ports| !ports.is_null())?;
         let read = list(ports).iter().flat_map(|port| match self.kind {
-            Kind::Cluster => self.protocol(port),
-            Kind::Admin | Kind::Baseline => self.port(port),
+            PolicyKind::Cluster => self.protocol(port),
+            PolicyKind::Admin | PolicyKind::Baseline => self.port(port),
         });
         Some(read.flatten().collect())
     }
@@ -329,9 +329,9 @@ fn range(first: &Json, last: &Json) -> Option<Number> {
 
 /// Policies by when they are asked.
 pub fn in_order<'a>(
-    all: impl IntoIterator<Item = (Kind, &'a str, &'a ClusterPolicy)>,
+    all: impl IntoIterator<Item = (PolicyKind, &'a str, &'a ClusterPolicy)>,
 ) -> Vec<&'a ClusterPolicy> {
-    let key = |(kind, name, policy): &(Kind, &'a str, &'a ClusterPolicy)| {
+    let key = |(kind, name, policy): &(PolicyKind, &'a str, &'a ClusterPolicy)| {
         (policy.tier, policy.priority, *kind, *name)
     };
     let ordered: BTreeMap<_, _> = all.into_iter().map(|p| (key(&p), p.2)).collect();

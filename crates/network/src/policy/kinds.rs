@@ -14,7 +14,7 @@ use kube::{Api, Client, ResourceExt};
 use tokio::sync::oneshot;
 
 use super::Heard;
-use super::cluster_wide::{GROUP, KINDS, Kind};
+use super::cluster_wide::{GROUP, KINDS, PolicyKind};
 
 /// The first and the longest wait before a server that gave no answer is asked again.
 const ASK_AGAIN_MILLISECONDS: (u64, u64) = (200, 3_000);
@@ -40,7 +40,7 @@ fn resource(group: &str, (kind, version, plural): (&str, &str, &str)) -> ApiReso
 
 /// The kinds that can be listed. What may not be listed is as good as not there: the client counts
 /// and logs the refusal.
-async fn present(client: &Client, random: &Random) -> BTreeSet<Kind> {
+async fn present(client: &Client, random: &Random) -> BTreeSet<PolicyKind> {
     let mut found = BTreeSet::new();
     for kind in KINDS {
         let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource(GROUP, kind.names()));
@@ -69,16 +69,16 @@ struct Watched {
     client: Client,
     random: Random,
     /// What the watches of definitions have shown.
-    definitions: BTreeMap<Kind, Table<String, ()>>,
-    events: SelectAll<BoxStream<'static, (Kind, Event<Definition>)>>,
+    definitions: BTreeMap<PolicyKind, Table<String, ()>>,
+    events: SelectAll<BoxStream<'static, (PolicyKind, Event<Definition>)>>,
     /// Dropping its sender ends a watch.
-    running: BTreeMap<Kind, oneshot::Sender<()>>,
+    running: BTreeMap<PolicyKind, oneshot::Sender<()>>,
     policies: SelectAll<BoxStream<'static, Heard>>,
     next: VecDeque<Heard>,
 }
 
 impl Watched {
-    fn new(client: Client, random: Random, present: BTreeSet<Kind>) -> Self {
+    fn new(client: Client, random: Random, present: BTreeSet<PolicyKind>) -> Self {
         let definition = (
             "CustomResourceDefinition",
             "v1",
@@ -86,7 +86,7 @@ impl Watched {
         );
         let of_definitions = resource("apiextensions.k8s.io", definition);
         // Each alone: those of others may be many and long.
-        let watch = |kind: Kind| {
+        let watch = |kind: PolicyKind| {
             let api: Api<Definition> = Api::all_with(client.clone(), &of_definitions);
             let one = Config::default().fields(&format!("metadata.name={}", kind.definition()));
             let events = client::events(random.clone(), api, one);
@@ -123,14 +123,14 @@ impl Watched {
     }
 
     /// A definition has come or gone.
-    fn defined(&mut self, kind: Kind, event: Event<Definition>) {
+    fn defined(&mut self, kind: PolicyKind, event: Event<Definition>) {
         let table = self.definitions.entry(kind).or_default();
         table.take(event, |d| d.name_any(), |_| Some(()));
         let is_there = !table.is_empty();
         if !table.is_complete() || is_there == self.running.contains_key(&kind) {
             return;
         }
-        let mut now: BTreeSet<Kind> = self.running.keys().copied().collect();
+        let mut now: BTreeSet<PolicyKind> = self.running.keys().copied().collect();
         match is_there {
             true => now.insert(kind),
             false => now.remove(&kind),
@@ -139,7 +139,7 @@ impl Watched {
     }
 
     /// Watches these kinds from now on.
-    fn change(&mut self, now: BTreeSet<Kind>) {
+    fn change(&mut self, now: BTreeSet<PolicyKind>) {
         self.running.retain(|kind, _| now.contains(kind));
         for kind in &now {
             if self.running.contains_key(kind) {

@@ -34,13 +34,13 @@ use kube::{Api, Client};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
-use cluster_wide::Kind;
+use cluster_wide::PolicyKind;
 use door::{Door, Notice, Question};
 use metrics::METRICS;
 use model::FAMILIES;
 use tables::{ORDER, Tables};
 use world::World;
-pub use world::{Tenant, Wanted};
+pub use world::{OptionalWatch, Tenant};
 
 /// The table, in both families.
 pub const TABLE: &str = "tiphys-policy";
@@ -89,9 +89,9 @@ pub enum PolicyError {
 #[derive(Debug, Clone)]
 pub enum Heard {
     /// The kinds of administrators' policies that there are now.
-    Kinds(BTreeSet<Kind>),
+    Kinds(BTreeSet<PolicyKind>),
     /// Of one of them.
-    ClusterWide(Kind, Box<Event<DynamicObject>>),
+    ClusterWide(PolicyKind, Box<Event<DynamicObject>>),
     /// Of NetworkPolicies.
     Policy(Box<Event<NetworkPolicy>>),
     /// Of Namespaces.
@@ -120,10 +120,10 @@ pub async fn run(
         kinds.chain(futures::stream::select(policies, wide))
     };
     let policies = futures::stream::once(first).flatten().boxed();
-    let others = move |wanted: Wanted| {
+    let others = move |wanted: OptionalWatch| {
         let (client, random) = (client.clone(), || random.clone());
         match wanted {
-            Wanted::Pods => {
+            OptionalWatch::Pods => {
                 let namespaces = Api::<core::Namespace>::all(client.clone());
                 let namespaces = client::events(random(), namespaces, Watched::default());
                 let pods = Api::<core::Pod>::all(client);
@@ -133,7 +133,7 @@ pub async fn run(
                     pods.map(|e| Heard::Pod(Box::new(e))).boxed(),
                 ]
             }
-            Wanted::Nodes => {
+            OptionalWatch::Nodes => {
                 let nodes = Api::<core::Node>::all(client);
                 let nodes = client::events(random(), nodes, Watched::default());
                 vec![nodes.map(|e| Heard::Node(Box::new(e))).boxed()]
@@ -147,7 +147,7 @@ pub async fn run(
 /// there are policies that ask for them.
 pub async fn run_on(
     policies: BoxStream<'static, Heard>,
-    others: impl Fn(Wanted) -> Vec<BoxStream<'static, Heard>>,
+    others: impl Fn(OptionalWatch) -> Vec<BoxStream<'static, Heard>>,
     config: Config,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), PolicyError> {
@@ -155,7 +155,7 @@ pub async fn run_on(
     let mut agent = Agent::new(&config)?;
     let mut events: SelectAll<BoxStream<'static, Heard>> = SelectAll::new();
     events.push(policies);
-    let mut asked: BTreeSet<Wanted> = BTreeSet::new();
+    let mut asked: BTreeSet<OptionalWatch> = BTreeSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

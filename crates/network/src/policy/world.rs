@@ -16,7 +16,7 @@ use kube::ResourceExt;
 use kube::api::DynamicObject;
 use kube::runtime::watcher::Event;
 
-use super::cluster_wide::{ClusterPolicy, Kind, in_order};
+use super::cluster_wide::{ClusterPolicy, PolicyKind, in_order};
 use super::model::{Name, Node, Pod, Policy};
 use super::profile::{Direction, Isolation, Query, isolation};
 
@@ -35,7 +35,7 @@ pub struct Tenant {
 
 /// What is watched only while a policy asks for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Wanted {
+pub enum OptionalWatch {
     /// Namespaces and pods.
     Pods,
     /// Nodes.
@@ -48,7 +48,7 @@ pub struct World {
     node: String,
     policies: Table<Name, Policy>,
     /// Of the kinds that there are.
-    cluster_wide: BTreeMap<Kind, Table<String, ClusterPolicy>>,
+    cluster_wide: BTreeMap<PolicyKind, Table<String, ClusterPolicy>>,
     /// Everything was known once: a kind that comes later is waited for no more.
     was_complete: bool,
     namespaces: Table<String, Labels>,
@@ -96,9 +96,9 @@ impl World {
 
     /// Whether enough is known to conclude anything. Without policies nobody has to be known.
     pub fn is_complete(&self) -> bool {
-        let known = |wanted: Wanted| match wanted {
-            Wanted::Pods => self.pods.is_complete() && self.namespaces.is_complete(),
-            Wanted::Nodes => self.nodes.is_complete(),
+        let known = |wanted: OptionalWatch| match wanted {
+            OptionalWatch::Pods => self.pods.is_complete() && self.namespaces.is_complete(),
+            OptionalWatch::Nodes => self.nodes.is_complete(),
         };
         self.policies.is_complete()
             && (self.was_complete || self.cluster_wide.values().all(Table::is_complete))
@@ -106,11 +106,12 @@ impl World {
     }
 
     /// What policies ask for.
-    pub fn wanted(&self) -> impl Iterator<Item = Wanted> {
+    pub fn wanted(&self) -> impl Iterator<Item = OptionalWatch> {
         let mut wide = self.cluster_wide.values().flat_map(Table::iter);
         let nodes = wide.any(|(_, policy)| policy.names_nodes);
-        let pods = (self.policies() > 0).then_some(Wanted::Pods);
-        pods.into_iter().chain(nodes.then_some(Wanted::Nodes))
+        let pods = (self.policies() > 0).then_some(OptionalWatch::Pods);
+        pods.into_iter()
+            .chain(nodes.then_some(OptionalWatch::Nodes))
     }
 
     /// Says that what is known is acted on.
@@ -132,12 +133,12 @@ impl World {
     }
 
     /// The kinds of administrators' policies that the API has now.
-    pub fn kinds(&mut self, kinds: &BTreeSet<Kind>) {
+    pub fn kinds(&mut self, kinds: &BTreeSet<PolicyKind>) {
         for kind in kinds {
             self.cluster_wide.entry(*kind).or_default();
         }
-        let gone = |kind: &Kind| !kinds.contains(kind);
-        let gone: Vec<Kind> = self.cluster_wide.keys().copied().filter(gone).collect();
+        let gone = |kind: &PolicyKind| !kinds.contains(kind);
+        let gone: Vec<PolicyKind> = self.cluster_wide.keys().copied().filter(gone).collect();
         for kind in gone {
             for event in [Event::Init, Event::InitDone] {
                 self.cluster_wide_event(kind, event);
@@ -150,7 +151,7 @@ impl World {
     /// that have changed.
     pub fn cluster_wide_event(
         &mut self,
-        kind: Kind,
+        kind: PolicyKind,
         event: Event<DynamicObject>,
     ) -> Vec<(String, String)> {
         let Some(table) = self.cluster_wide.get_mut(&kind) else {

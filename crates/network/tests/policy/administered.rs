@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use network::policy::cluster_wide::{GROUP, KINDS, Kind};
+use network::policy::cluster_wide::{GROUP, KINDS, PolicyKind};
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 
@@ -37,19 +37,19 @@ fn peer(direction: &'static str) -> impl Strategy<Value = Json> {
     ]
 }
 
-fn port(kind: Kind) -> BoxedStrategy<Json> {
+fn port(kind: PolicyKind) -> BoxedStrategy<Json> {
     let protocol = (0..3usize, 0..4usize);
     protocol
         .prop_map(move |(protocol, what)| {
             let word = ["TCP", "UDP", "SCTP"][protocol];
             match (kind, what) {
-                (Kind::Cluster, 0) => json!({ word.to_lowercase(): {} }),
-                (Kind::Cluster, 1) => {
+                (PolicyKind::Cluster, 0) => json!({ word.to_lowercase(): {} }),
+                (PolicyKind::Cluster, 1) => {
                     json!({ word.to_lowercase(): { "destinationPort": { "number": 80 } } })
                 }
-                (Kind::Cluster, 2) => json!({ word.to_lowercase():
+                (PolicyKind::Cluster, 2) => json!({ word.to_lowercase():
                     { "destinationPort": { "range": { "start": 81, "end": 200 } } } }),
-                (Kind::Cluster, _) => json!({ "destinationNamedPort": "web" }),
+                (PolicyKind::Cluster, _) => json!({ "destinationNamedPort": "web" }),
                 (_, 0) => json!({ "portNumber": { "protocol": word, "port": 80 } }),
                 (_, 1) => {
                     json!({ "portRange": { "protocol": word, "start": 81, "end": 200 } })
@@ -60,19 +60,19 @@ fn port(kind: Kind) -> BoxedStrategy<Json> {
         .boxed()
 }
 
-fn rules(kind: Kind, direction: &'static str) -> impl Strategy<Value = Vec<Json>> {
+fn rules(kind: PolicyKind, direction: &'static str) -> impl Strategy<Value = Vec<Json>> {
     let ports = prop::option::weighted(0.4, prop::collection::vec(port(kind), 1..3));
     let peers = prop::collection::vec(peer(direction), 1..3);
     let rule = (0..3usize, peers, ports).prop_map(move |(action, peers, ports)| {
         let action = match (kind, action) {
-            (Kind::Cluster, 0) => "Accept",
+            (PolicyKind::Cluster, 0) => "Accept",
             (_, 0) => "Allow",
-            (Kind::Baseline, _) | (_, 1) => "Deny",
+            (PolicyKind::Baseline, _) | (_, 1) => "Deny",
             _ => "Pass",
         };
         let mut rule = json!({ "action": action, direction: peers });
         if let Some(ports) = ports {
-            let field = if kind == Kind::Cluster {
+            let field = if kind == PolicyKind::Cluster {
                 "protocols"
             } else {
                 "ports"
@@ -84,14 +84,14 @@ fn rules(kind: Kind, direction: &'static str) -> impl Strategy<Value = Vec<Json>
     prop::collection::vec(rule, 0..3)
 }
 
-fn of_kind(kind: Kind) -> impl Strategy<Value = Change> {
+fn of_kind(kind: PolicyKind) -> impl Strategy<Value = Change> {
     let what = (pods(), rules(kind, "from"), rules(kind, "to"));
     let of = (0..3u8, 0..3u64, prop::bool::ANY, 0..4u8);
     (what, of).prop_map(
         move |((subject, ingress, egress), (name, priority, base, come))| {
             let (word, version, _) = kind.names();
             let name = match kind {
-                Kind::Baseline => "default".to_owned(),
+                PolicyKind::Baseline => "default".to_owned(),
                 _ => format!("p{name}"),
             };
             let mut object = json!({
@@ -99,10 +99,10 @@ fn of_kind(kind: Kind) -> impl Strategy<Value = Change> {
                 "metadata": { "name": name },
                 "spec": { "subject": subject, "ingress": ingress, "egress": egress },
             });
-            if kind != Kind::Baseline {
+            if kind != PolicyKind::Baseline {
                 object["spec"]["priority"] = priority.into();
             }
-            if kind == Kind::Cluster {
+            if kind == PolicyKind::Cluster {
                 object["spec"]["tier"] = if base { "Baseline" } else { "Admin" }.into();
             }
             let object = Box::new(serde_json::from_value(object).expect("an object"));
@@ -117,9 +117,9 @@ fn of_kind(kind: Kind) -> impl Strategy<Value = Change> {
 /// A policy of any kind comes, is another, or goes.
 pub fn policy() -> impl Strategy<Value = Change> {
     prop_oneof![
-        2 => of_kind(Kind::Admin),
-        3 => of_kind(Kind::Cluster),
-        1 => of_kind(Kind::Baseline),
+        2 => of_kind(PolicyKind::Admin),
+        3 => of_kind(PolicyKind::Cluster),
+        1 => of_kind(PolicyKind::Baseline),
     ]
 }
 
@@ -127,7 +127,7 @@ pub fn policy() -> impl Strategy<Value = Change> {
 pub fn kinds() -> impl Strategy<Value = Change> {
     prop::collection::vec(prop::bool::weighted(0.8), KINDS.len()).prop_map(|there| {
         let all = KINDS.into_iter().zip(there);
-        let there: BTreeSet<Kind> = all.filter_map(|(k, there)| there.then_some(k)).collect();
+        let there: BTreeSet<PolicyKind> = all.filter_map(|(k, there)| there.then_some(k)).collect();
         Change::Kinds(there)
     })
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::DynamicObject;
-use network::policy::cluster_wide::Kind;
+use network::policy::cluster_wide::PolicyKind;
 use serde_json::Value as Json;
 
 use crate::planned::Call;
@@ -20,17 +20,17 @@ pub enum Change {
     NoNode(Box<core::Node>),
     Pod(Box<core::Pod>),
     NoPod(Box<core::Pod>),
-    Kinds(BTreeSet<Kind>),
-    ClusterWide(Kind, Box<DynamicObject>),
-    NoClusterWide(Kind, Box<DynamicObject>),
+    Kinds(BTreeSet<PolicyKind>),
+    ClusterWide(PolicyKind, Box<DynamicObject>),
+    NoClusterWide(PolicyKind, Box<DynamicObject>),
 }
 
 /// All objects, by what they are and their names.
 #[derive(Debug, Clone, Default)]
 pub struct Objects {
     policies: BTreeMap<(String, String), Json>,
-    kinds: BTreeSet<Kind>,
-    cluster_wide: BTreeMap<(Kind, String), Json>,
+    kinds: BTreeSet<PolicyKind>,
+    cluster_wide: BTreeMap<(PolicyKind, String), Json>,
     namespaces: BTreeMap<String, Json>,
     nodes: BTreeMap<String, Json>,
     pods: BTreeMap<(String, String), Json>,
@@ -150,14 +150,14 @@ impl Objects {
 
     /// The word of the first rule of administrators that matches, of one tier.
     fn tier(&self, admin: bool, direction: &str, pod: &Json, call: &Call) -> Option<&str> {
-        let of_tier = |((kind, name), policy): (&(Kind, String), &'_ Json)| {
+        let of_tier = |((kind, name), policy): (&(PolicyKind, String), &'_ Json)| {
             let is_admin = match kind {
-                Kind::Admin => true,
-                Kind::Cluster => text(policy, "/spec/tier") == "Admin",
-                Kind::Baseline => false,
+                PolicyKind::Admin => true,
+                PolicyKind::Cluster => text(policy, "/spec/tier") == "Admin",
+                PolicyKind::Baseline => false,
             };
             let priority = match kind {
-                Kind::Baseline => u64::MAX,
+                PolicyKind::Baseline => u64::MAX,
                 _ => policy["spec"]["priority"].as_u64().unwrap_or(0),
             };
             (is_admin == admin).then(|| (priority, *kind, name.clone()))

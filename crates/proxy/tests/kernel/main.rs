@@ -21,7 +21,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher::Event;
 use lab::{Lab, NODE_IP, ask, ask_udp, count};
 use proxy::Heard;
-use proxy::announce::{Announcer, Wanted};
+use proxy::announce::{AnnouncedAddresses, Announcer};
 use proxy::metrics::Metrics;
 use proxy::model::Name;
 use proxy::program::Programmer;
@@ -293,7 +293,7 @@ fn an_announced_address_is_found_from_outside() {
     let mut proxy = Proxy::start(&lab.node);
     let local = json!({"externalTrafficPolicy": "Local"});
     proxy.apply(balanced(local), slice("TCP", &[(pod(2), NODE)]));
-    let wanted = Wanted::of(NODE, proxy.state.special().map(|(_, s)| s));
+    let wanted = AnnouncedAddresses::of(NODE, proxy.state.special().map(|(_, s)| s));
     assert_eq!(wanted.always, [IpAddr::from(BALANCER)].into());
     let (done, ended) = tokio::sync::oneshot::channel::<()>();
     std::thread::scope(|scope| {
@@ -343,7 +343,7 @@ fn an_address_is_taken_over_while_its_node_is_silent() {
     let notes = notes.map(|(word, text)| (format!("tiphys.io/load-balancer-{word}"), text));
     service.metadata.annotations = Some(notes.into());
     proxy.apply(service, slice("TCP", &[(pod(2), NODE)]));
-    let wanted = Wanted::of(NODE, proxy.state.special().map(|(_, s)| s));
+    let wanted = AnnouncedAddresses::of(NODE, proxy.state.special().map(|(_, s)| s));
     assert!(wanted.always.is_empty());
     let mute = |mute: bool| {
         let value = if mute { "1" } else { "0" };

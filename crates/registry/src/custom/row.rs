@@ -41,7 +41,7 @@ pub fn row(crd: &Value, webhook: impl FnOnce(&Value) -> Arc<dyn Convert>) -> Opt
     let group = text(spec, "group");
     let (kind, list_kind) = (text(names, "kind"), text(names, "listKind"));
     let resource = text(names, "plural");
-    let known = Known {
+    let known = CustomKind {
         group: group.into(),
         kind: kind.into(),
         list_kind: list_kind.into(),
@@ -108,13 +108,13 @@ pub fn row(crd: &Value, webhook: impl FnOnce(&Value) -> Arc<dyn Convert>) -> Opt
 }
 
 /// The names of a kind, shared by all that stands for it.
-struct Known {
+struct CustomKind {
     group: Arc<str>,
     kind: Arc<str>,
     list_kind: Arc<str>,
 }
 
-impl Known {
+impl CustomKind {
     /// The type of a version, made when it is asked for.
     fn ty(&self, version: &str, parts: &Arc<Version>) -> Option<Type> {
         let (group, kind, list_kind) = (
@@ -151,7 +151,7 @@ fn shapes(crd: &Value) -> BTreeMap<Arc<str>, Arc<Version>> {
     all.collect()
 }
 
-fn served_version(crd: &Value, version: &Value, ty: Type, known: &Known) -> ServedVersion {
+fn served_version(crd: &Value, version: &Value, ty: Type, known: &CustomKind) -> ServedVersion {
     let name = text(version, "name");
     let parts = VersionParts {
         columns: columns(version),
@@ -214,7 +214,7 @@ fn scale(given: &Value) -> Option<Scale> {
     })
 }
 
-fn subresources(version: &Value, known: &Known, ty: &Type) -> Vec<Subresource> {
+fn subresources(version: &Value, known: &CustomKind, ty: &Type) -> Vec<Subresource> {
     let verbs = || SUB_VERBS.iter().map(|v| Arc::from(*v)).collect();
     let given = at(version, "subresources");
     let mut out = Vec::new();

@@ -35,13 +35,13 @@ pub fn plan(seed: u64) -> Plan {
 }
 
 /// What is wanted, as far as it changes.
-struct Wanted {
+struct Replicas {
     web: u64,
     db: u64,
 }
 
-async fn begin(admin: &Admin) -> Wanted {
-    let wanted = Wanted { web: 4, db: 3 };
+async fn begin(admin: &Admin) -> Replicas {
+    let wanted = Replicas { web: 4, db: 3 };
     // Room for all that is wanted, and little more.
     let quota = json!({ "metadata": { "name": "narrow" },
         "spec": { "hard": { "pods": "18", "requests.cpu": "7200m" } } });
@@ -85,7 +85,7 @@ async fn begin(admin: &Admin) -> Wanted {
 }
 
 /// One thing happens.
-async fn happen(cluster: &Cluster, admin: &Admin, wanted: &mut Wanted) -> Result<(), Failed> {
+async fn happen(cluster: &Cluster, admin: &Admin, wanted: &mut Replicas) -> Result<(), Failed> {
     let mut random: Random = cluster.random().clone();
     let nodes = cluster.nodes();
     let node = &nodes[random.random_range(0..nodes.len())];
@@ -165,7 +165,7 @@ async fn heal_servers(cluster: &Cluster) -> Result<(), Failed> {
 }
 
 /// What is not as it is wanted.
-async fn lacking(cluster: &Cluster, admin: &Admin, wanted: &Wanted) -> Vec<String> {
+async fn lacking(cluster: &Cluster, admin: &Admin, wanted: &Replicas) -> Vec<String> {
     let mut out = Vec::new();
     let mut note = |is_so: bool, what: String| {
         if !is_so {

@@ -24,7 +24,7 @@ const MOST_SLACK_SECONDS: u32 = 60;
 /// Different lifetimes that are remembered: a cluster has one or two.
 const MOST_LIFETIMES: usize = 16;
 
-struct Held {
+struct GrantedLease {
     id: i64,
     ends: Instant,
     values: u32,
@@ -33,7 +33,7 @@ struct Held {
 /// The leases in use, by lifetime in seconds.
 #[derive(Default)]
 pub struct Leases {
-    held: Mutex<HashMap<u32, Held>>,
+    held: Mutex<HashMap<u32, GrantedLease>>,
 }
 
 fn slack(seconds: u32) -> u32 {
@@ -69,7 +69,7 @@ impl Leases {
         }
         held.insert(
             seconds,
-            Held {
+            GrantedLease {
                 id: granted.id,
                 ends: needed + Duration::from_secs(extra.into()),
                 values: 1,

@@ -10,7 +10,7 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 
-use super::{Finding, Level, Read, Seen};
+use super::{ClusterSnapshot, Finding, Level, Read};
 use crate::pods::{PATIENCE, state};
 use crate::words;
 
@@ -22,7 +22,7 @@ const SHORT: [&str; 4] = [
     "NetworkUnavailable",
 ];
 
-pub fn all(seen: &Seen) -> Vec<Finding> {
+pub fn all(seen: &ClusterSnapshot) -> Vec<Finding> {
     let now = seen.now;
     let failing = seen.failing.iter().flatten();
     let mut out: Vec<Finding> = failing.map(|c| api_finding(c)).collect();
@@ -285,7 +285,7 @@ fn pods(all: &[Pod], now: Timestamp) -> Vec<Finding> {
     out
 }
 
-fn claims(seen: &Seen) -> Vec<Finding> {
+fn claims(seen: &ClusterSnapshot) -> Vec<Finding> {
     let used: BTreeSet<(&str, &str)> = rest(&seen.pods).iter().flat_map(claims_of).collect();
     let waits = |c: &PersistentVolumeClaim| {
         let class = c

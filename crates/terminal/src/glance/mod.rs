@@ -30,7 +30,7 @@ pub struct Use {
 }
 
 /// All that is looked at.
-pub struct Seen {
+pub struct ClusterSnapshot {
     pub now: Timestamp,
     pub server: String,
     pub version: String,
@@ -161,7 +161,7 @@ pub struct Glance {
 }
 
 /// What there is to say of what was seen.
-pub fn glance(seen: &Seen) -> Glance {
+pub fn glance(seen: &ClusterSnapshot) -> Glance {
     let (cpu, memory) = match (&seen.nodes, &seen.pods) {
         (Ok(nodes), Ok(pods)) => {
             let (cpu, memory) = room(nodes, pods, seen.usage.as_ref().ok());
@@ -180,7 +180,7 @@ pub fn glance(seen: &Seen) -> Glance {
     }
 }
 
-fn unread(seen: &Seen) -> BTreeMap<&'static str, String> {
+fn unread(seen: &ClusterSnapshot) -> BTreeMap<&'static str, String> {
     fn why<K>(read: &Read<K>) -> Option<String> {
         read.as_ref().err().cloned()
     }
@@ -204,7 +204,7 @@ fn unread(seen: &Seen) -> BTreeMap<&'static str, String> {
     .collect()
 }
 
-fn counts(seen: &Seen) -> Counts {
+fn counts(seen: &ClusterSnapshot) -> Counts {
     let workloads = [
         seen.deployments
             .as_deref()

@@ -12,8 +12,8 @@ fn read<K: DeserializeOwned>(all: Value) -> Read<K> {
 }
 
 /// A cluster with one node that is ready, and nothing on it.
-fn calm() -> Seen {
-    Seen {
+fn calm() -> ClusterSnapshot {
+    ClusterSnapshot {
         now: "2026-01-01T01:00:00Z".parse().expect("time"),
         server: "https://127.0.0.1:6443".to_owned(),
         version: "v1.36.0".to_owned(),
@@ -61,7 +61,7 @@ fn crashing(name: &str) -> Value {
             "lastState": { "terminated": { "exitCode": 1 } } }] } })
 }
 
-fn shown(seen: &Seen) -> String {
+fn shown(seen: &ClusterSnapshot) -> String {
     render(&glance(seen), false, Some(78), Style::PLAIN).join("\n")
 }
 

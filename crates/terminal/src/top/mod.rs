@@ -41,7 +41,7 @@ impl Sort {
 }
 
 /// Of one moment: what there is, and what it uses.
-pub struct Seen {
+pub struct UsageSnapshot {
     pub now: Timestamp,
     pub nodes: Read<Node>,
     pub pods: Read<Pod>,
@@ -93,7 +93,7 @@ impl Row {
 }
 
 /// What a view shows, sorted, and why figures are missing, if they are.
-pub fn rows(seen: &Seen, view: View, sort: Sort, filter: &str) -> (Vec<Row>, Vec<String>) {
+pub fn rows(seen: &UsageSnapshot, view: View, sort: Sort, filter: &str) -> (Vec<Row>, Vec<String>) {
     let (mut rows, lacks) = match view {
         View::Nodes => (
             node_rows(seen),
@@ -128,7 +128,7 @@ fn listed<K>(read: &Read<K>) -> &[K] {
     read.as_deref().unwrap_or_default()
 }
 
-fn node_rows(seen: &Seen) -> Vec<Row> {
+fn node_rows(seen: &UsageSnapshot) -> Vec<Row> {
     let row = |node: &Node| {
         let name = node.metadata.name.clone().unwrap_or_default();
         let status = node.status.as_ref();
@@ -217,7 +217,7 @@ fn base(pod: &Pod, now: Timestamp) -> Row {
 }
 
 /// Pods that have not ended; one row for each container.
-fn container_rows(seen: &Seen) -> Vec<Row> {
+fn container_rows(seen: &UsageSnapshot) -> Vec<Row> {
     let known = seen.container_use.as_ref().ok();
     let mut out = Vec::new();
     for pod in listed(&seen.pods).iter().filter(|p| !pods::has_ended(p)) {
@@ -250,7 +250,7 @@ fn container_rows(seen: &Seen) -> Vec<Row> {
     out
 }
 
-fn pod_rows(seen: &Seen) -> Vec<Row> {
+fn pod_rows(seen: &UsageSnapshot) -> Vec<Row> {
     let mut out: Vec<Row> = Vec::new();
     // Containers of a pod come one after the other.
     for row in container_rows(seen) {

@@ -1,6 +1,6 @@
 //! The live form of `top`: which keys do what, and what stands on the screen.
 
-use super::{Seen, Sort, View, rows, table};
+use super::{Sort, UsageSnapshot, View, rows, table};
 use crate::style::{Style, Tone, harmless};
 use crate::table::cut;
 use crate::words;
@@ -157,7 +157,13 @@ impl Screen {
     }
 
     /// The lines of the screen, `height` at most.
-    pub fn draw(&mut self, seen: &Seen, width: usize, height: usize, style: Style) -> Vec<String> {
+    pub fn draw(
+        &mut self,
+        seen: &UsageSnapshot,
+        width: usize,
+        height: usize,
+        style: Style,
+    ) -> Vec<String> {
         let (all, lacks) = rows(seen, self.view, self.sort, &self.filter);
         let room = self.room(height);
         self.above = self.above.min(all.len().saturating_sub(room));

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::*;
 
-fn seen() -> Seen {
+fn seen() -> UsageSnapshot {
     let pod = |ns: &str, name: &str, containers: serde_json::Value| {
         let status = |c: &serde_json::Value| {
             let restarts = if c["name"] == "main" { 2 } else { 0 };
@@ -29,7 +29,7 @@ fn seen() -> Seen {
         memory_bytes: mib << 20,
     };
     let key = |a: &str, b: &str, c: &str| (a.to_owned(), b.to_owned(), c.to_owned());
-    Seen {
+    UsageSnapshot {
         now: "2026-01-01T00:00:00Z".parse().expect("time"),
         nodes: Ok(
             serde_json::from_value(json!([{ "metadata": { "name": "node-1" }, "status": {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use client::component_auth::{Asked, Gate, Refusal, verb};
+use client::component_auth::{Gate, Refusal, RequestAttributes, verb};
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Bytes;
@@ -56,7 +56,7 @@ fn metrics<B>(request: &Request<B>, lines: &str) -> Answer {
 
 async fn admit<B>(gate: &Gate, request: &Request<B>) -> Result<(), Refusal> {
     let user = gate.user(request).await?;
-    let asked = Asked::Path {
+    let asked = RequestAttributes::Path {
         verb: path_verb(request.method()),
         path: request.uri().path().to_owned(),
     };

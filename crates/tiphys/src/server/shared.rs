@@ -100,7 +100,7 @@ impl Bundle {
 
 /// What a store holds of a cluster.
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Found {
+enum StoreContents {
     Nothing,
     /// Objects, but no record.
     Objects,
@@ -149,20 +149,20 @@ enum Refusal {
 }
 
 /// Makes or joins the cluster, or refuses.
-fn decide(found: &Found, before: &Before, adopt: bool) -> Result<Step, Refusal> {
+fn decide(found: &StoreContents, before: &Before, adopt: bool) -> Result<Step, Refusal> {
     match (found, before) {
-        (Found::Cluster(_), Before::Nothing) => Ok(Step::Join),
-        (Found::Cluster(store), Before::Cluster(data)) if store == data => Ok(Step::Join),
-        (Found::Cluster(store), Before::Cluster(data)) => Err(Refusal::Other {
+        (StoreContents::Cluster(_), Before::Nothing) => Ok(Step::Join),
+        (StoreContents::Cluster(store), Before::Cluster(data)) if store == data => Ok(Step::Join),
+        (StoreContents::Cluster(store), Before::Cluster(data)) => Err(Refusal::Other {
             store: store.clone(),
             data: data.clone(),
         }),
-        (Found::Cluster(store), Before::Alone) => Err(Refusal::OwnCluster(store.clone())),
+        (StoreContents::Cluster(store), Before::Alone) => Err(Refusal::OwnCluster(store.clone())),
         (_, _) if adopt => Ok(Step::Make),
         (_, Before::Cluster(data)) => Err(Refusal::Lost(data.clone())),
-        (Found::Objects, _) => Err(Refusal::Foreign),
-        (Found::Nothing, Before::Alone) => Err(Refusal::WouldLoseObjects),
-        (Found::Nothing, Before::Nothing) => Ok(Step::Make),
+        (StoreContents::Objects, _) => Err(Refusal::Foreign),
+        (StoreContents::Nothing, Before::Alone) => Err(Refusal::WouldLoseObjects),
+        (StoreContents::Nothing, Before::Nothing) => Ok(Step::Make),
     }
 }
 
@@ -272,9 +272,9 @@ impl Terms<'_> {
     pub async fn settle(&self, store: &dyn Store) -> Result<Token> {
         let record = read_record(store).await?;
         let found = match &record {
-            Some(record) => Found::Cluster(record.cluster_id.clone()),
-            None if holds_objects(store).await? => Found::Objects,
-            None => Found::Nothing,
+            Some(record) => StoreContents::Cluster(record.cluster_id.clone()),
+            None if holds_objects(store).await? => StoreContents::Objects,
+            None => StoreContents::Nothing,
         };
         let step = decide(&found, &before(self.dir)?, self.adopt)?;
         let record = match (step, record) {

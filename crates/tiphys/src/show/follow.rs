@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 use super::logs::{MOST, Pods, Printer};
 use super::read;
-use super::stream::{Lines, Wanted};
+use super::stream::{Lines, LogOptions};
 
 /// Lines that wait to be printed: whoever writes more is read more slowly.
 const WAITING: usize = 1_000;
@@ -39,7 +39,7 @@ enum What {
 pub async fn run(
     client: &Client,
     pods: &Pods,
-    (marks, wanted): (Vec<(Run, Mark)>, Wanted),
+    (marks, wanted): (Vec<(Run, Mark)>, LogOptions),
     printer: &mut Printer,
 ) -> Result<()> {
     let (sender, mut said) = mpsc::channel::<Said>(WAITING);
@@ -121,7 +121,7 @@ impl Tasks {
         self.sender = None;
     }
 
-    fn note(&mut self, run: &Run, from: (Mark, Wanted), printer: &Printer) {
+    fn note(&mut self, run: &Run, from: (Mark, LogOptions), printer: &Printer) {
         let Some(open) = self.opened.note(run) else {
             return;
         };
@@ -159,7 +159,7 @@ struct Container {
     source: Source,
     mark: Mark,
     /// Of its first run.
-    wanted: Wanted,
+    wanted: LogOptions,
     said: mpsc::Sender<Said>,
 }
 
@@ -193,9 +193,9 @@ impl Container {
         let limits = if since.is_none() {
             limits
         } else {
-            Wanted::default()
+            LogOptions::default()
         };
-        let wanted = Wanted {
+        let wanted = LogOptions {
             since,
             follow: !previous,
             previous,
@@ -208,7 +208,7 @@ impl Container {
             Err(_) if previous => return true,
             Err(e) => return self.say(What::Note(read::said(&e))).await,
         };
-        self.wanted = Wanted::default();
+        self.wanted = LogOptions::default();
         loop {
             match lines.next().await {
                 Ok(Some(line)) => {

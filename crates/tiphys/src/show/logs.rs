@@ -13,7 +13,7 @@ use kube::{Api, Client};
 use serde_json::Value;
 use terminal::logs::{Line, Mark, Naming, Record, Run, Source, Writer, earliest, runs};
 
-use super::stream::{Lines, Wanted};
+use super::stream::{Lines, LogOptions};
 use super::{Who, follow, print, read, standard_output};
 use crate::flags::go_duration;
 use crate::say::complain;
@@ -203,18 +203,23 @@ struct History {
 }
 
 /// What is wanted of each of so many logs at first.
-fn wanted(args: &LogsArgs, logs: usize) -> Wanted {
+fn wanted(args: &LogsArgs, logs: usize) -> LogOptions {
     let usual = (logs > 1).then_some(TAIL);
-    Wanted {
+    LogOptions {
         tail: args.tail.or(usual).filter(|n| *n >= 0),
         // Seconds, and at least one.
         since_seconds: args.since.map(|nanos| (nanos / 1_000_000_000).max(1)),
         previous: args.previous,
-        ..Wanted::default()
+        ..LogOptions::default()
     }
 }
 
-async fn open(wanted: &Wanted, client: &Client, all: &[Run], printer: &Printer) -> Vec<History> {
+async fn open(
+    wanted: &LogOptions,
+    client: &Client,
+    all: &[Run],
+    printer: &Printer,
+) -> Vec<History> {
     let one = |run: &Run| {
         let (run, wanted) = (run.clone(), wanted.clone());
         async move { (Lines::open(client, &run.source, &wanted).await, run) }

@@ -9,7 +9,7 @@ use kube::{Api, Client};
 use serde::Serialize;
 use supervisor::control::ControlError;
 use supervisor::report::{self, Report};
-use terminal::glance::{self, Glance, Level, Seen};
+use terminal::glance::{self, ClusterSnapshot, Glance, Level};
 use terminal::style::{Style, Tone};
 
 use super::{Output, print, read, standard_output};
@@ -87,7 +87,7 @@ fn unreachable(why: &str, style: Style) -> String {
 }
 
 /// Reads all of it at once; why nothing could be read, if so.
-async fn look(kubeconfig: &std::path::Path) -> Result<Seen, String> {
+async fn look(kubeconfig: &std::path::Path) -> Result<ClusterSnapshot, String> {
     let client = client::from_kubeconfig(kubeconfig, "tiphys-status").await;
     let client = client.map_err(|e| e.to_string())?;
     let version = client.apiserver_version();
@@ -105,7 +105,7 @@ fn server_of(kubeconfig: &std::path::Path) -> String {
     cluster.and_then(|c| c.cluster?.server).unwrap_or_default()
 }
 
-async fn seen(client: &Client, version: String, server: String) -> Seen {
+async fn seen(client: &Client, version: String, server: String) -> ClusterSnapshot {
     fn all<K>(client: &Client) -> impl Future<Output = glance::Read<K>> + use<K>
     where
         K: kube::Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
@@ -135,7 +135,7 @@ async fn seen(client: &Client, version: String, server: String) -> Seen {
     let (objects, others, (failing, usage)) = tokio::join!(objects, others, figures);
     let (nodes, pods, deployments, stateful_sets, daemon_sets, jobs) = objects;
     let (claims, volumes, classes, namespaces, api_services) = others;
-    Seen {
+    ClusterSnapshot {
         now: jiff::Timestamp::now(),
         server,
         version,

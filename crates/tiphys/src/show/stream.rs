@@ -13,7 +13,7 @@ const LONGEST: u64 = 1 << 20;
 
 /// What of a log is wanted.
 #[derive(Clone, Default)]
-pub struct Wanted {
+pub struct LogOptions {
     pub tail: Option<i64>,
     pub since_seconds: Option<i64>,
     pub since: Option<jiff::Timestamp>,
@@ -27,7 +27,7 @@ pub struct Lines {
 }
 
 impl Lines {
-    pub async fn open(client: &Client, source: &Source, wanted: &Wanted) -> kube::Result<Self> {
+    pub async fn open(client: &Client, source: &Source, wanted: &LogOptions) -> kube::Result<Self> {
         let pods: Api<Pod> = Api::namespaced(client.clone(), &source.namespace);
         let params = LogParams {
             container: Some(source.container.clone()),

@@ -14,7 +14,7 @@ use kube::runtime::watcher::Config;
 use kube::{Api, Client};
 use serde::Serialize;
 use terminal::glance::Read as Listed;
-use terminal::top::{Next, Row, Screen, Seen, Sort, View, keys, rows, table};
+use terminal::top::{Next, Row, Screen, Sort, UsageSnapshot, View, keys, rows, table};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -116,7 +116,7 @@ async fn once(args: &TopArgs, client: &Client) -> Result<()> {
         read::list(args.pods(client), args.selector.as_deref()),
         figures(client, args.namespace.as_deref()),
     );
-    let seen = Seen {
+    let seen = UsageSnapshot {
         now: jiff::Timestamp::now(),
         nodes,
         pods,
@@ -219,7 +219,7 @@ async fn live(args: &TopArgs, client: &Client) -> Result<()> {
     let mut typed = typed();
     let screen = tty::Screen::enter()?;
     loop {
-        let seen = Seen {
+        let seen = UsageSnapshot {
             now: jiff::Timestamp::now(),
             nodes: nodes.all(),
             pods: pods.all(),

@@ -171,7 +171,7 @@ impl Balancer {
     }
 
     /// A connection to the first server that takes one.
-    async fn reach(&self) -> Option<(TcpStream, Held)> {
+    async fn reach(&self) -> Option<(TcpStream, ServerSlot)> {
         let mut tried = Vec::new();
         loop {
             let held = self.hold(&tried)?;
@@ -186,14 +186,14 @@ impl Balancer {
     }
 
     /// Chooses a server and counts a connection to it as long as the answer lives.
-    fn hold(&self, tried: &[String]) -> Option<Held> {
+    fn hold(&self, tried: &[String]) -> Option<ServerSlot> {
         let mut state = self.0.state.lock();
         let address = state.servers.choose(tried)?;
         state.servers.opened(&address);
         let leave = state.leave.entry(address.clone()).or_default().clone();
         drop(state);
         self.0.changed.notify_waiters();
-        Some(Held {
+        Some(ServerSlot {
             balancer: self.clone(),
             address,
             leave,
@@ -202,13 +202,13 @@ impl Balancer {
 }
 
 /// A connection's place at a server.
-struct Held {
+struct ServerSlot {
     balancer: Balancer,
     address: String,
     leave: CancellationToken,
 }
 
-impl Drop for Held {
+impl Drop for ServerSlot {
     fn drop(&mut self) {
         self.balancer.0.state.lock().servers.closed(&self.address);
     }

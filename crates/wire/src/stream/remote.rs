@@ -51,14 +51,14 @@ mod channel {
 
 /// Which streams a command has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Wanted {
+pub struct RequestedStreams {
     pub stdin: bool,
     pub stdout: bool,
     pub stderr: bool,
     pub tty: bool,
 }
 
-impl Wanted {
+impl RequestedStreams {
     /// A terminal has no stderr of its own; a command without any stream is an error, in
     /// upstream's words.
     pub fn checked(mut self) -> Result<Self, &'static str> {
@@ -179,7 +179,7 @@ pub async fn serve<I: Io>(
     io: I,
     wish: &Wish,
     protocol: &str,
-    wanted: Wanted,
+    wanted: RequestedStreams,
 ) -> io::Result<Server> {
     match wish {
         Wish::WebSocket { .. } => Ok(serve_websocket(io, protocol, wanted).await),
@@ -187,7 +187,7 @@ pub async fn serve<I: Io>(
     }
 }
 
-async fn serve_websocket<I: Io>(io: I, protocol: &str, wanted: Wanted) -> Server {
+async fn serve_websocket<I: Io>(io: I, protocol: &str, wanted: RequestedStreams) -> Server {
     let role = websocket::Role::Server;
     let codec = if protocol.contains("base64.") {
         Codec::Base64
@@ -200,8 +200,8 @@ async fn serve_websocket<I: Io>(io: I, protocol: &str, wanted: Wanted) -> Server
     readable.extend(wanted.stdin.then_some(channel::STDIN));
     let mut channels = Channels::start(socket, role, codec, version_5, readable);
     let lowest = match wanted {
-        Wanted { stdout: true, .. } => channel::STDOUT,
-        Wanted { stderr: true, .. } => channel::STDERR,
+        RequestedStreams { stdout: true, .. } => channel::STDOUT,
+        RequestedStreams { stderr: true, .. } => channel::STDERR,
         _ => channel::ERROR,
     };
     channels.greet(lowest).await;
@@ -218,7 +218,7 @@ async fn serve_websocket<I: Io>(io: I, protocol: &str, wanted: Wanted) -> Server
     }
 }
 
-async fn serve_spdy<I: Io>(io: I, protocol: &str, wanted: Wanted) -> io::Result<Server> {
+async fn serve_spdy<I: Io>(io: I, protocol: &str, wanted: RequestedStreams) -> io::Result<Server> {
     let (connection, mut incoming) = spdy::Connection::start(io, spdy::Role::Server);
     let resizes = protocol.starts_with("v4.") || protocol.starts_with("v3.");
     let mut expected = vec!["error"];
@@ -339,7 +339,7 @@ pub async fn connect_spdy<I: Io>(
     io: I,
     host: &str,
     path: &str,
-    wanted: Wanted,
+    wanted: RequestedStreams,
 ) -> Result<Client, UpgradeError> {
     let offered = SPDY_PROTOCOLS.get(..1).unwrap_or_default();
     let asked = upgrade::ask_spdy(host, path, offered)?;
@@ -348,7 +348,7 @@ pub async fn connect_spdy<I: Io>(
     opened.map_err(|e| UpgradeError::Protocol(e.to_string()))
 }
 
-async fn open_spdy<I: Io>(io: I, wanted: Wanted) -> io::Result<Client> {
+async fn open_spdy<I: Io>(io: I, wanted: RequestedStreams) -> io::Result<Client> {
     let (connection, incoming) = spdy::Connection::start(io, spdy::Role::Client);
     let open = |kind| connection.open(Headers::new([(STREAM_TYPE, kind)]));
     let mut kept = Vec::new();
@@ -392,7 +392,7 @@ pub async fn connect_websocket<I: Io>(
     io: I,
     host: &str,
     path: &str,
-    wanted: Wanted,
+    wanted: RequestedStreams,
 ) -> Result<Client, UpgradeError> {
     let offered = WEBSOCKET_PROTOCOLS.get(..1).unwrap_or_default();
     let asked = upgrade::ask_websocket(host, path, offered)?;
@@ -400,7 +400,7 @@ pub async fn connect_websocket<I: Io>(
     Ok(open_websocket(io, wanted).await)
 }
 
-async fn open_websocket<I: Io>(io: I, wanted: Wanted) -> Client {
+async fn open_websocket<I: Io>(io: I, wanted: RequestedStreams) -> Client {
     let role = websocket::Role::Client;
     let socket = websocket::open(io, role).await;
     let mut readable = vec![channel::ERROR];
@@ -502,7 +502,7 @@ mod tests {
     use super::*;
     use tokio::io::duplex;
 
-    const ALL: Wanted = Wanted {
+    const ALL: RequestedStreams = RequestedStreams {
         stdin: true,
         stdout: true,
         stderr: true,
@@ -521,7 +521,7 @@ mod tests {
         }
     }
 
-    async fn spdy_pair(protocol: &str, wanted: Wanted) -> (Server, Client) {
+    async fn spdy_pair(protocol: &str, wanted: RequestedStreams) -> (Server, Client) {
         let (a, b) = duplex(5_000);
         let wish = spdy_wish();
         let (server, client) =
@@ -529,7 +529,7 @@ mod tests {
         (server.unwrap(), client.unwrap())
     }
 
-    async fn websocket_pair(wanted: Wanted) -> (Server, Client) {
+    async fn websocket_pair(wanted: RequestedStreams) -> (Server, Client) {
         let (a, b) = duplex(5_000);
         let wish = websocket_wish();
         let (server, client) = tokio::join!(
@@ -617,7 +617,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_terminal_is_resized() {
-        let tty = Wanted {
+        let tty = RequestedStreams {
             stdin: true,
             stdout: true,
             stderr: true,
@@ -662,6 +662,6 @@ mod tests {
 
     #[test]
     fn nothing_wanted_is_an_error() {
-        assert!(Wanted::default().checked().is_err());
+        assert!(RequestedStreams::default().checked().is_err());
     }
 }

@@ -227,7 +227,7 @@ fn http_get(h: &mut Value) {
 /// The quality of service of a pod, from what it or its containers ask for.
 pub fn qos_class(pod: &Value) -> qos::Class {
     let spec = at(pod, "spec");
-    let of = |owner: &Value| -> qos::Asked {
+    let of = |owner: &Value| -> qos::ContainerAmounts {
         let amount = |list: &str, name: &str| {
             let resources = at(owner, "resources");
             quantity::parse(at(at(resources, list), name))

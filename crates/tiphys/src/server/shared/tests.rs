@@ -192,14 +192,14 @@ async fn a_server_that_was_alone_takes_its_keys_along() {
 #[test]
 fn every_case_is_decided() {
     let id = |s: &str| s.to_owned();
-    let (a, b) = (Found::Cluster(id("a")), Before::Cluster(id("b")));
+    let (a, b) = (StoreContents::Cluster(id("a")), Before::Cluster(id("b")));
     let cases = [
-        (Found::Nothing, Before::Nothing, true, true),
-        (Found::Nothing, Before::Alone, false, true),
-        (Found::Nothing, b.clone(), false, true),
-        (Found::Objects, Before::Nothing, false, true),
-        (Found::Objects, Before::Alone, false, true),
-        (Found::Objects, b.clone(), false, true),
+        (StoreContents::Nothing, Before::Nothing, true, true),
+        (StoreContents::Nothing, Before::Alone, false, true),
+        (StoreContents::Nothing, b.clone(), false, true),
+        (StoreContents::Objects, Before::Nothing, false, true),
+        (StoreContents::Objects, Before::Alone, false, true),
+        (StoreContents::Objects, b.clone(), false, true),
         (a.clone(), Before::Nothing, true, true),
         (a.clone(), Before::Alone, false, false),
         (a.clone(), b, false, false),
