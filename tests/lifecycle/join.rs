@@ -179,8 +179,24 @@ fn replaced(cx: &Context, machine: &Machine, flags: &Path) -> Result<()> {
             ensure!(there == wanted, "{there:?}");
             Ok(())
         })?;
+        led_to_dns(cx, name != "cluster-dns")?;
     }
     Ok(())
+}
+
+/// Whether the pods of the node are led to its own DNS server.
+fn led_to_dns(cx: &Context, wanted: bool) -> Result<()> {
+    eventually(
+        &format!("it is an endpoint of cluster DNS: {wanted}"),
+        || {
+            let line = "--namespace kube-system get endpointslice kube-dns-nodes -o json";
+            let slice: Value = serde_json::from_str(&cx.cluster.kubectl(line)?.ok()?)?;
+            let mut all = slice["endpoints"].as_array().into_iter().flatten();
+            let is = all.any(|e| e["nodeName"] == PARTED);
+            ensure!(is == wanted, "{slice}");
+            Ok(())
+        },
+    )
 }
 
 fn registered(cx: &Context, machine: &Machine, node: &str) -> Result<()> {

@@ -15,6 +15,7 @@ mod host_port;
 pub mod local_volumes;
 pub mod meta;
 pub mod names;
+pub mod node_notes;
 pub mod qos;
 pub mod quantity;
 pub mod resize;

@@ -130,6 +130,8 @@ pub struct Config {
     pub pause_image: String,
     /// Labels that the node is registered with, beside the usual.
     pub labels: BTreeMap<String, String>,
+    /// Annotations of the node beside its own; those without a value it does not have.
+    pub annotations: BTreeMap<String, Option<String>>,
     /// Taints that the node is registered with, `key=value:Effect`.
     pub taints: Vec<String>,
     /// Machine id to report, where several nodes share one machine; else the machine's own.
@@ -227,6 +229,7 @@ impl Config {
             tls: ServingTls::default(),
             pause_image: "registry.k8s.io/pause:3.10.1".into(),
             labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
             taints: Vec::new(),
             machine_id: None,
             boot_id: None,

@@ -441,6 +441,9 @@ pub async fn kubelet(args: KubeletArgs) -> Result<()> {
     config.runtime_endpoint = args.container_runtime_endpoint;
     config.cluster_dns = vec![args.ranges.dns_ip()?];
     config.cluster_domain = args.ranges.cluster_domain.clone();
+    // Names are answered by the node's agent, which does not run here.
+    let (key, none) = (api::node_notes::CLUSTER_DNS, api::node_notes::NONE);
+    config.annotations = [(key.to_owned(), Some(none.to_owned()))].into();
     config.listen = Some(std::net::SocketAddr::new(own, args.port));
     config.pause_image = args.pod_infra_container_image;
     args.flags.set(&mut config)?;

@@ -3,12 +3,13 @@
 //!
 //! So each endpoint is asked by its own node alone, and is ready whatever is said of that node: one
 //! that shuts down, whose heartbeats are late or whose runtime is silent still has pods that ask,
-//! and nobody else could answer them.
+//! and nobody else could answer them. A node that says that it has no such server is none.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api::cidr::IpFamily;
+use api::node_notes::{CLUSTER_DNS, NONE};
 use client::{Informer, Informers};
 use control::action::Target;
 use control::{Action, Controller, Plan, Watches};
@@ -121,7 +122,16 @@ fn served(spec: &ServiceSpec) -> Vec<IpFamily> {
         .collect()
 }
 
+/// Whether a server answers at the node, as its agent says.
+fn answers(node: &Node) -> bool {
+    let said = node.annotations().get(CLUSTER_DNS);
+    said.is_none_or(|said| said != NONE)
+}
+
 fn endpoint(node: &Node, family: IpFamily) -> Option<Value> {
+    if !answers(node) {
+        return None;
+    }
     let status = node.status.as_ref()?;
     let address = status
         .addresses
@@ -296,6 +306,18 @@ mod tests {
         // The Service has one family again.
         again.families.pop();
         assert!(matches!(&plan(&again).actions[..], [Action::Delete { .. }]));
+    }
+
+    #[test]
+    fn a_node_without_a_server_is_no_endpoint() {
+        let with = |said: Option<&str>| {
+            let mut node = Node::clone(&node("a", "True"));
+            let said = said.map(|said| [(CLUSTER_DNS.to_owned(), said.to_owned())].into());
+            node.metadata.annotations = said;
+            endpoint(&node, IpFamily::Four).is_some()
+        };
+        assert!(with(None), "an agent of before");
+        assert!(with(Some("builtin")) && !with(Some(NONE)));
     }
 
     #[test]

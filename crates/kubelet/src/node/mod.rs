@@ -194,20 +194,22 @@ impl NodeKeeper {
         labels
     }
 
-    /// What this node says of the volumes on its disk; without a value: it keeps none.
+    /// What this node says of the volumes on its disk, without a value: it keeps none; and what it was
+    /// told to say.
     fn annotations(&self) -> std::collections::BTreeMap<String, Option<String>> {
         let dir = self.config.local_volumes.as_deref();
         let size = dir.and_then(|d| host::mounts::fs_usage(d).ok());
         let size = size.map(|s| i64::try_from(s.capacity_bytes).unwrap_or(i64::MAX));
-        [
+        let volumes = [
             (PATH, dir.map(|d| d.to_string_lossy().into_owned())),
             (
                 CAPACITY,
                 size.map(|s| api::Quantity::from_bytes(s).to_string()),
             ),
-        ]
-        .map(|(key, value)| (key.to_owned(), value))
-        .into()
+        ];
+        let volumes = volumes.map(|(key, value)| (key.to_owned(), value));
+        let told = self.config.annotations.clone();
+        told.into_iter().chain(volumes).collect()
     }
 
     fn fresh(&self) -> Node {

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
+use api::node_notes::{CLUSTER_DNS, NONE};
 use clap::{Args, Subcommand, ValueEnum};
 use clock::{Clock, Random};
 use host::nft::Family;
@@ -480,6 +481,8 @@ fn kubelet_config(
                 .map_or((l.clone(), String::new()), |(k, v)| (k.into(), v.into()))
         })
         .collect();
+    let dns = (args.parts.cluster_dns == Part::None).then(|| NONE.to_owned());
+    config.annotations = [(CLUSTER_DNS.to_owned(), dns)].into();
     // Volumes name it wherever they are read, so it says the whole way.
     let volumes = std::path::absolute(args.data_dir.join("volumes"));
     config.local_volumes = Some(volumes.context("finding the folder of volumes")?);
