@@ -3,7 +3,7 @@
 
 use apiserver::storage::Layout;
 use apiserver::storage::encryption::config;
-use apiserver::verbs::paging::Place;
+use apiserver::verbs::paging::ContinueToken;
 use bytes::Bytes;
 use fuzz::throw;
 use serde_json::{Value, json};
@@ -98,15 +98,15 @@ fn encrypted_values() {
 
 #[test]
 fn places_in_lists() {
-    let token = Place::behind("default/web", 1234).token();
+    let token = ContinueToken::behind("default/web", 1234).token();
     throw(
         "continue tokens",
         &texts(&[&token, "eyJ2IjoibWV0YS5rOHMuaW8vdjEifQ"]),
         |bytes| {
             let text = String::from_utf8_lossy(bytes);
-            if let Ok(place) = Place::read(&text) {
+            if let Ok(place) = ContinueToken::read(&text) {
                 assert!(place.rv != 0, "{text}");
-                let again = Place::read(&place.token()).expect("our own token");
+                let again = ContinueToken::read(&place.token()).expect("our own token");
                 assert_eq!((again.rv, again.start), (place.rv, place.start));
             }
         },
@@ -118,7 +118,7 @@ fn places_in_lists() {
         |bytes| {
             use base64::Engine;
             let token = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes);
-            if let Ok(place) = Place::read(&token) {
+            if let Ok(place) = ContinueToken::read(&token) {
                 assert!(!place.start.split('/').any(|part| part == ".."));
             }
         },

@@ -40,7 +40,7 @@ pub trait Connect: Send + Sync + 'static {
 
 /// What is asked at `/tiphys/why`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Asked {
+pub struct WhyQuestion {
     /// Such as `pod/web`; without it, what the suppositions would do.
     pub of: Option<String>,
     pub namespace: String,
@@ -53,7 +53,7 @@ pub struct Asked {
 pub trait Explain: Send + Sync + 'static {
     fn explain(
         &self,
-        asked: Asked,
+        asked: WhyQuestion,
         user: UserInfo,
     ) -> BoxFuture<'static, Result<serde_json::Value, Status>>;
 }

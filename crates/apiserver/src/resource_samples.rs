@@ -195,17 +195,17 @@ impl<'t> Series<'t> {
 pub struct Samples(Mutex<HashMap<String, Slot>>);
 
 /// Held by who asks the node, so that it is asked once for all who want to know.
-pub type Slot = Arc<tokio::sync::Mutex<Known>>;
+pub type Slot = Arc<tokio::sync::Mutex<NodeSamples>>;
 
 /// What is known of a node.
 #[derive(Debug, Default)]
-pub struct Known {
+pub struct NodeSamples {
     pub pair: Option<Pair>,
     /// When it was last waited for in vain, in seconds since the epoch.
     pub in_vain: Option<i64>,
 }
 
-impl Known {
+impl NodeSamples {
     /// Whether it is not worth waiting for the node: it was, lately, and in vain. `now` in seconds
     /// since the epoch.
     pub fn is_silent(&self, now: i64) -> bool {

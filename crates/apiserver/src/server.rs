@@ -137,7 +137,7 @@ impl ApiServer {
     /// Makes the objects that a cluster starts with; `/readyz` waits for it. From then on the
     /// server shows itself to the others and does its part of the store's upkeep.
     pub async fn bootstrap(&self) -> Result<(), Status> {
-        let mut told = loopback::service_range::Told::default();
+        let mut told = loopback::service_range::LastReported::default();
         loopback::bootstrap::run(&self.0.loopback, &self.0.presence, &mut told).await?;
         // Custom kinds are there before the server is ready, as after a restart they must be.
         let mut rows = loopback::definitions::Rows::default();

@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 /// Metadata that has owners. The rest is the server's.
 const OWNED: [&str; 4] = ["annotations", "finalizers", "labels", "ownerReferences"];
 
-struct Kind {
+struct KindUnderTest {
     table: Arc<TypeTable>,
     ty: TypeId,
     api_version: String,
@@ -60,14 +60,14 @@ fn ships() -> Value {
     })
 }
 
-static KINDS: LazyLock<Vec<Kind>> = LazyLock::new(|| {
+static KINDS: LazyLock<Vec<KindUnderTest>> = LazyLock::new(|| {
     let no_webhook = |_: &Value| unreachable!("it converts by itself");
     let custom = registry::custom::row::row(&ships(), no_webhook).expect("it is established");
     let built_in = registry::kinds().rows().iter().filter(|r| !r.virtual_kind);
     let mut all = Vec::new();
     for row in built_in.map(|r| &**r).chain([&custom]) {
         for version in &row.versions {
-            all.push(Kind {
+            all.push(KindUnderTest {
                 table: version.ty.table().clone(),
                 ty: version.ty.id(),
                 api_version: api::GroupVersion::new(&row.group, &version.version).to_string(),
@@ -81,7 +81,7 @@ static KINDS: LazyLock<Vec<Kind>> = LazyLock::new(|| {
 
 static NONE: LazyLock<Set> = LazyLock::new(Set::new);
 
-impl Kind {
+impl KindUnderTest {
     fn request<'a>(&'a self, manager: &'a str) -> Request<'a> {
         Request {
             table: &self.table,

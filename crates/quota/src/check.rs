@@ -60,7 +60,7 @@ pub struct Limited {
 
 /// A write that is to be judged.
 #[derive(Clone, Copy)]
-pub struct Asked<'a> {
+pub struct WriteRequest<'a> {
     pub operation: Operation,
     pub group: &'a str,
     pub resource: &'a str,
@@ -110,7 +110,7 @@ struct Growth {
 pub fn check(
     evaluator: &Evaluator,
     quotas: &[Quota],
-    asked: &Asked<'_>,
+    asked: &WriteRequest<'_>,
     limited: &[Limited],
 ) -> Result<Verdict, Refusal> {
     if !evaluator.handles(asked.operation, asked.subresource, asked.object, asked.old) {
@@ -150,7 +150,7 @@ pub fn check(
     Ok(verdict)
 }
 
-fn growth(evaluator: &Evaluator, asked: &Asked<'_>) -> Result<Growth, Refusal> {
+fn growth(evaluator: &Evaluator, asked: &WriteRequest<'_>) -> Result<Growth, Refusal> {
     let whole = evaluator.usage(asked.object, asked.now_seconds);
     let negative: Names = whole
         .iter()
@@ -174,7 +174,7 @@ fn growth(evaluator: &Evaluator, asked: &Asked<'_>) -> Result<Growth, Refusal> {
 fn interesting(
     evaluator: &Evaluator,
     quotas: &[Quota],
-    asked: &Asked<'_>,
+    asked: &WriteRequest<'_>,
 ) -> Result<Vec<usize>, Refusal> {
     let mut all = Vec::new();
     for (n, quota) in quotas.iter().enumerate() {
@@ -203,7 +203,7 @@ fn covered(
     evaluator: &Evaluator,
     quotas: &[Quota],
     interesting: &[usize],
-    asked: &Asked<'_>,
+    asked: &WriteRequest<'_>,
     limited: &[Limited],
 ) -> Result<(), Refusal> {
     if limited.is_empty() {
@@ -256,7 +256,11 @@ fn covered(
 }
 
 /// What a quota has used with this write; nothing where the write does not change it.
-fn charge(quota: &Quota, more: &Amounts, asked: &Asked<'_>) -> Result<Option<Amounts>, Refusal> {
+fn charge(
+    quota: &Quota,
+    more: &Amounts,
+    asked: &WriteRequest<'_>,
+) -> Result<Option<Amounts>, Refusal> {
     let is_hard = |name: &str| quota.hard.get(name).is_some();
     let more = more.clone().masked(is_hard);
     if more.is_empty() {
@@ -315,7 +319,7 @@ mod tests {
         } else {
             Operation::Create
         };
-        let asked = Asked {
+        let asked = WriteRequest {
             operation,
             group,
             resource,

@@ -11,6 +11,6 @@ pub mod pod;
 pub mod scope;
 
 pub use amounts::Amounts;
-pub use check::{Asked, Charge, Limited, Operation, Quota, Refusal, Verdict, check};
+pub use check::{Charge, Limited, Operation, Quota, Refusal, Verdict, WriteRequest, check};
 pub use evaluator::Evaluator;
 pub use scope::Scope;

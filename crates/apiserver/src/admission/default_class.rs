@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 use registry::Row;
 use serde_json::Value;
 
-use super::{Admit, Asked, Found, Need, Operation, Review, text};
+use super::{AdmissionAttributes, Admit, Need, NeededObjects, Operation, Review, text};
 use crate::state::State;
 
 /// One of the two.
@@ -49,7 +49,7 @@ impl Admit for DefaultClass {
             && subresource.is_empty()
             && (&*row.group, &*row.resource) == self.of
     }
-    fn needs(&self, asked: &Asked<'_>) -> Vec<Need> {
+    fn needs(&self, asked: &AdmissionAttributes<'_>) -> Vec<Need> {
         if asked.object.is_none_or(|o| self.is_chosen(o)) {
             return Vec::new();
         }
@@ -81,7 +81,7 @@ impl DefaultClass {
         named.is_some_and(|n| !n.is_null()) || annotation(object, self.old_annotation).is_some()
     }
 
-    fn default(&self, found: &Found) -> Option<String> {
+    fn default(&self, found: &NeededObjects) -> Option<String> {
         let all = found.all(self.name);
         choose(all.iter().map(|o| o.to_value()), self.mark)
     }

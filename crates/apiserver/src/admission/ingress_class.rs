@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 use registry::Row;
 use serde_json::Value;
 
-use super::{Admit, Asked, Need, Operation, Review, text};
+use super::{AdmissionAttributes, Admit, Need, Operation, Review, text};
 use crate::state::State;
 
 const NAME: &str = "IngressHasController";
@@ -23,7 +23,7 @@ impl Admit for IngressHasController {
             && &*row.group == "networking.k8s.io"
             && &*row.resource == "ingresses"
     }
-    fn needs(&self, _: &Asked<'_>) -> Vec<Need> {
+    fn needs(&self, _: &AdmissionAttributes<'_>) -> Vec<Need> {
         vec![Need::all(NAME, "networking.k8s.io", "ingressclasses")]
     }
     fn validate<'a>(

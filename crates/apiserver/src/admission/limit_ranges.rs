@@ -7,7 +7,7 @@ use quota::limits;
 use registry::Row;
 use serde_json::Value;
 
-use super::{Admit, Asked, Need, Operation, Review, is_pod, joined};
+use super::{AdmissionAttributes, Admit, Need, Operation, Review, is_pod, joined};
 use crate::state::State;
 
 /// The label of the namespace's limit ranges.
@@ -33,7 +33,7 @@ impl Admit for LimitRanger {
             _ => false,
         }
     }
-    fn needs(&self, asked: &Asked<'_>) -> Vec<Need> {
+    fn needs(&self, asked: &AdmissionAttributes<'_>) -> Vec<Need> {
         vec![Need::All {
             label: RANGES.to_owned(),
             group: String::new(),

@@ -104,7 +104,7 @@ pub struct Review<'a> {
     pub versions: &'a dyn Versions,
     pub passes: &'a mut Passes,
     /// What [`Admit::needs`] asked for and exists, by the label that it gave.
-    pub found: &'a Found,
+    pub found: &'a NeededObjects,
     /// Texts for `Warning` headers.
     pub warnings: &'a mut Vec<String>,
     /// For the audit log.
@@ -133,12 +133,12 @@ pub struct Together {
 
 /// What plugins need, by label.
 #[derive(Default)]
-pub struct Found {
+pub struct NeededObjects {
     one: BTreeMap<String, Arc<Object>>,
     all: BTreeMap<String, Vec<Arc<Object>>>,
 }
 
-impl Found {
+impl NeededObjects {
     /// The object of a [`Need::One`]; absent when it does not exist.
     pub fn get(&self, label: &str) -> Option<&Arc<Object>> {
         self.one.get(label)
@@ -223,7 +223,7 @@ impl Need {
 }
 
 /// What is known of a write when a plugin says what it needs: no plugin has changed it yet.
-pub struct Asked<'a> {
+pub struct AdmissionAttributes<'a> {
     pub state: &'a State,
     pub operation: Operation,
     /// As in [`Review`].
@@ -239,7 +239,7 @@ pub struct Asked<'a> {
     pub old: Option<&'a Value>,
 }
 
-impl Asked<'_> {
+impl AdmissionAttributes<'_> {
     pub fn is(&self, group: &str, resource: &str) -> bool {
         *self.row.group == *group && *self.row.resource == *resource
     }
@@ -270,7 +270,7 @@ pub trait Admit: Send + Sync + 'static {
     fn handles(&self, operation: Operation, row: &Row, subresource: &str) -> bool;
     /// What both steps need. The verb reads it, and puts what is relied on into the transaction.
     /// What a plugin reads by itself is not relied on, or it brings the comparisons ([`Together`]).
-    fn needs(&self, _asked: &Asked<'_>) -> Vec<Need> {
+    fn needs(&self, _asked: &AdmissionAttributes<'_>) -> Vec<Need> {
         Vec::new()
     }
     /// May change the object.

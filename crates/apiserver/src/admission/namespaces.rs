@@ -5,7 +5,7 @@ use api::{Cause, GroupResource, Status};
 use futures::future::BoxFuture;
 use registry::Row;
 
-use super::{Admit, Asked, Need, Operation, Review};
+use super::{AdmissionAttributes, Admit, Need, Operation, Review};
 use crate::state::State;
 
 const IMMORTAL: &[&str] = &["default", "kube-system", "kube-public"];
@@ -30,7 +30,7 @@ impl Admit for NamespaceLifecycle {
     }
     /// Between the look and the commit the namespace may end, and with it all that looks for what
     /// is left in it.
-    fn needs(&self, asked: &Asked<'_>) -> Vec<Need> {
+    fn needs(&self, asked: &AdmissionAttributes<'_>) -> Vec<Need> {
         if asked.operation == Operation::Delete {
             return Vec::new();
         }

@@ -10,8 +10,8 @@ use registry::Row;
 use serde_json::Value;
 
 use super::{
-    Admit, Asked, Need, Operation, Review, certificates, driver_tokens, list, node_volumes,
-    pod_certificates, text,
+    AdmissionAttributes, Admit, Need, Operation, Review, certificates, driver_tokens, list,
+    node_volumes, pod_certificates, text,
 };
 use crate::filters::authz;
 use crate::state::State;
@@ -71,7 +71,7 @@ impl Admit for NodeRestriction {
     }
     /// Pods and nodes are written all the time; what is asked of them here, a pod's node and a UID,
     /// never changes.
-    fn needs(&self, asked: &Asked<'_>) -> Vec<Need> {
+    fn needs(&self, asked: &AdmissionAttributes<'_>) -> Vec<Need> {
         let node = asked.user.node().unwrap_or_default();
         if node.is_empty() || !asked.user.is_in("system:nodes") {
             return Vec::new();

@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use registry::Row;
 use serde_json::Value;
 
-use super::{Admit, Asked, Need, Operation, Review, is_new_pod};
+use super::{AdmissionAttributes, Admit, Need, Operation, Review, is_new_pod};
 use crate::state::State;
 
 const ANNOTATION: &str = "scheduler.alpha.kubernetes.io/node-selector";
@@ -45,7 +45,7 @@ impl Admit for PodNodeSelector {
     fn handles(&self, operation: Operation, row: &Row, subresource: &str) -> bool {
         is_new_pod(operation, row, subresource)
     }
-    fn needs(&self, asked: &Asked<'_>) -> Vec<Need> {
+    fn needs(&self, asked: &AdmissionAttributes<'_>) -> Vec<Need> {
         let kind = ("", "namespaces");
         vec![Need::seen(NAMESPACE, kind, "", asked.namespace)]
     }

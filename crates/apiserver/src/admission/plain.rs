@@ -4,7 +4,7 @@ use api::{GroupResource, Status};
 use futures::future::BoxFuture;
 use registry::Row;
 
-use super::{Admit, Asked, Need, Operation, Review};
+use super::{AdmissionAttributes, Admit, Need, Operation, Review};
 use crate::state::State;
 
 /// Admits all. Deprecated upstream, since nothing is refused without it.
@@ -60,7 +60,7 @@ impl Admit for NamespaceExists {
     fn handles(&self, operation: Operation, row: &Row, _: &str) -> bool {
         operation != Operation::Connect && row.namespaced
     }
-    fn needs(&self, asked: &Asked<'_>) -> Vec<Need> {
+    fn needs(&self, asked: &AdmissionAttributes<'_>) -> Vec<Need> {
         let kind = ("", "namespaces");
         vec![Need::seen(NAMESPACE, kind, "", asked.namespace)]
     }

@@ -70,13 +70,13 @@ enum Use {
     Unsupported(&'static str),
 }
 
-struct Known {
+struct KnownPlugin {
     name: &'static str,
     used: Use,
 }
 
-const fn known(name: &'static str, used: Use) -> Known {
-    Known { name, used }
+const fn known(name: &'static str, used: Use) -> KnownPlugin {
+    KnownPlugin { name, used }
 }
 
 fn arc<P: Admit>(plugin: P) -> Arc<dyn Admit> {
@@ -85,7 +85,7 @@ fn arc<P: Admit>(plugin: P) -> Arc<dyn Admit> {
 
 /// All plugins, in the order in which they run. A quota is charged last, when nobody refuses any
 /// more.
-const PLUGINS: &[Known] = &[
+const PLUGINS: &[KnownPlugin] = &[
     known("AlwaysAdmit", Use::Off(|_| arc(plain::AlwaysAdmit))),
     known(
         "NamespaceAutoProvision",
@@ -262,7 +262,7 @@ const PLUGINS: &[Known] = &[
 ];
 
 /// The plugin of a name that flags and configurations may use.
-fn find(name: &str) -> Option<&'static Known> {
+fn find(name: &str) -> Option<&'static KnownPlugin> {
     let all = PLUGINS.iter().find(|p| p.name == name);
     all.filter(|p| !matches!(p.used, Use::Always(_)))
 }

@@ -9,7 +9,7 @@ use registry::Row;
 use serde_json::Value;
 
 use super::certificates::may;
-use super::{Admit, Asked, Need, Operation, Review, list, text};
+use super::{AdmissionAttributes, Admit, Need, Operation, Review, list, text};
 use crate::state::State;
 
 /// The labels of what a node's request names.
@@ -150,7 +150,7 @@ fn issued(object: &Value, request: &[u8], now: i64) -> Result<(), FieldError> {
 }
 
 /// What is needed to judge a node's request.
-pub(super) fn needs(asked: &Asked<'_>, node: &str) -> Vec<Need> {
+pub(super) fn needs(asked: &AdmissionAttributes<'_>, node: &str) -> Vec<Need> {
     let namespace = asked.namespace;
     let account = asked.text("/spec/serviceAccountName");
     let mut all = vec![Need::seen(NODE, ("", "nodes"), "", node)];

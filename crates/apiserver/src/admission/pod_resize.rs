@@ -6,7 +6,7 @@ use quota::{Amounts, pod};
 use registry::Row;
 use serde_json::Value;
 
-use super::{Admit, Asked, Need, Operation, Review, text};
+use super::{AdmissionAttributes, Admit, Need, Operation, Review, text};
 use crate::state::State;
 
 /// The label of the pod's node.
@@ -29,7 +29,7 @@ impl Admit for PodResizeValidator {
             && row.group.is_empty()
             && &*row.resource == "pods"
     }
-    fn needs(&self, asked: &Asked<'_>) -> Vec<Need> {
+    fn needs(&self, asked: &AdmissionAttributes<'_>) -> Vec<Need> {
         match asked.text("/spec/nodeName") {
             "" => Vec::new(),
             name => vec![Need::seen(NODE, ("", "nodes"), "", name)],

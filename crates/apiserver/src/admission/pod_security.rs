@@ -11,7 +11,7 @@ use podsecurity::{Level, Policy, Standard, evaluate, reasons, show};
 use registry::Row;
 use serde_json::Value;
 
-use super::{Admit, Asked, Need, Operation, Review, list, text};
+use super::{AdmissionAttributes, Admit, Need, Operation, Review, list, text};
 use crate::cache::Object;
 use crate::state::State;
 
@@ -89,7 +89,7 @@ impl Admit for PodSecurity {
         }
         subresource.is_empty() && (is_core(row, "namespaces") || template(row).is_some())
     }
-    fn needs(&self, asked: &Asked<'_>) -> Vec<Need> {
+    fn needs(&self, asked: &AdmissionAttributes<'_>) -> Vec<Need> {
         if asked.is("", "namespaces") {
             return Vec::new();
         }
@@ -177,7 +177,7 @@ impl PodSecurity {
             note(review, "exempt", "runtimeClass".into());
             return Ok(());
         }
-        let seen = Seen::new(&policy, itself, metadata, spec);
+        let seen = PodEvaluation::new(&policy, itself, metadata, spec);
         if !errors.is_empty() {
             let each: Vec<String> = errors.iter().map(ToString::to_string).collect();
             let why = format!("Failed to parse policy: {}", super::joined(each));
@@ -371,13 +371,13 @@ fn brings_images(pod: &Value, old: &Value) -> bool {
 }
 
 /// What the three parts of a policy say of one pod.
-struct Seen {
+struct PodEvaluation {
     refused: Option<String>,
     audited: Option<String>,
     warned: Option<String>,
 }
 
-impl Seen {
+impl PodEvaluation {
     fn new(policy: &Policy, enforced: bool, metadata: &Value, spec: &Value) -> Self {
         let says = |standard: Standard, how: &str| {
             let violations = evaluate(standard, metadata, spec);

@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 use registry::Row;
 use serde_json::Value;
 
-use super::{Admit, Asked, Found, Need, Operation, Review, text};
+use super::{AdmissionAttributes, Admit, Need, NeededObjects, Operation, Review, text};
 use crate::state::State;
 
 const GROUP: &str = "scheduling.k8s.io";
@@ -33,7 +33,7 @@ impl Admit for Priority {
     }
     /// The class that a pod names; of a pod that names none, and of a class that wants to be the
     /// default, all of them.
-    fn needs(&self, asked: &Asked<'_>) -> Vec<Need> {
+    fn needs(&self, asked: &AdmissionAttributes<'_>) -> Vec<Need> {
         let pod = asked.is("", "pods");
         if pod && asked.old.is_some() {
             return Vec::new();
@@ -109,7 +109,7 @@ fn keep(pod: &mut Value, old: &Value) {
 }
 
 /// The default class; of several (two servers raced) the one with the lowest value.
-fn default_class(found: &Found) -> Option<Value> {
+fn default_class(found: &NeededObjects) -> Option<Value> {
     let mut found: Vec<Value> = found
         .all(ALL)
         .iter()

@@ -18,7 +18,7 @@ use std::time::Duration;
 use api::Status;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use quota::{Asked as Use, Charge, Evaluator, Limited, Quota, Refusal, Verdict, check};
+use quota::{Charge, Evaluator, Limited, Quota, Refusal, Verdict, WriteRequest, check};
 use registry::Row;
 use serde_json::Value;
 use store::{Compare, Op};
@@ -85,13 +85,13 @@ impl Admit for ResourceQuota {
 }
 
 /// The quotas of a namespace and the namespace itself, as of one moment.
-struct Seen {
+struct NamespaceQuotas {
     namespace: Option<Arc<Object>>,
     objects: Vec<Arc<Object>>,
     quotas: Vec<Quota>,
 }
 
-impl Seen {
+impl NamespaceQuotas {
     async fn look(state: &State, namespace: &str) -> Result<Self, Status> {
         let found = state.lookup("", "namespaces", "", namespace);
         // Whoever sees the namespace at a revision sees all quotas of that revision.
@@ -115,7 +115,7 @@ fn key(state: &State, resource: &str, object: &Object) -> Option<bytes::Bytes> {
 }
 
 /// The namespace stays as it was seen, until the write is committed.
-fn rely_on_namespace(state: &State, seen: &Seen, review: &mut Review<'_>) {
+fn rely_on_namespace(state: &State, seen: &NamespaceQuotas, review: &mut Review<'_>) {
     if let Some(namespace) = &seen.namespace
         && let Some(key) = key(state, "namespaces", namespace)
     {
@@ -163,9 +163,9 @@ impl ResourceQuota {
         state: &State,
         review: &Review<'_>,
         evaluator: &Evaluator,
-    ) -> Result<(Seen, Verdict), Status> {
+    ) -> Result<(NamespaceQuotas, Verdict), Status> {
         let known = state.cache().revision();
-        let seen = Seen::look(state, review.namespace).await?;
+        let seen = NamespaceQuotas::look(state, review.namespace).await?;
         let refusal = match self.check(state, review, evaluator, &seen) {
             Ok(verdict) => return Ok((seen, verdict)),
             Err(refusal) => refusal,
@@ -173,7 +173,7 @@ impl ResourceQuota {
         if !state.catch_up(known).await? {
             return Err(refused(review, refusal));
         }
-        let seen = Seen::look(state, review.namespace).await?;
+        let seen = NamespaceQuotas::look(state, review.namespace).await?;
         match self.check(state, review, evaluator, &seen) {
             Ok(verdict) => Ok((seen, verdict)),
             Err(refusal) => Err(refused(review, refusal)),
@@ -185,13 +185,13 @@ impl ResourceQuota {
         state: &State,
         review: &Review<'_>,
         evaluator: &Evaluator,
-        seen: &Seen,
+        seen: &NamespaceQuotas,
     ) -> Result<Verdict, Refusal> {
         let operation = match review.operation {
             Operation::Create => quota::Operation::Create,
             _ => quota::Operation::Update,
         };
-        let asked = Use {
+        let asked = WriteRequest {
             operation,
             group: &review.row.group,
             resource: &review.row.resource,
@@ -243,7 +243,7 @@ fn announces(review: &Review<'_>) -> bool {
 }
 
 /// The namespace is written as it is: who has seen it before is refused, and looks again.
-fn announce(state: &State, seen: &Seen, review: &mut Review<'_>) {
+fn announce(state: &State, seen: &NamespaceQuotas, review: &mut Review<'_>) {
     if let Some(namespace) = &seen.namespace
         && let Some(key) = key(state, "namespaces", namespace)
     {
@@ -256,7 +256,7 @@ fn announce(state: &State, seen: &Seen, review: &mut Review<'_>) {
 }
 
 /// The quota of a charge, as it was and as it is then.
-fn write(state: &State, seen: &Seen, charge: &Charge) -> Option<(Compare, Op)> {
+fn write(state: &State, seen: &NamespaceQuotas, charge: &Charge) -> Option<(Compare, Op)> {
     let object = seen.objects.get(charge.quota)?;
     let key = key(state, "resourcequotas", object)?;
     let value = match &charge.used {

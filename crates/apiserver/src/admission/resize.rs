@@ -5,7 +5,7 @@ use futures::future::BoxFuture;
 use registry::Row;
 use serde_json::Value;
 
-use super::{Admit, Asked, Found, Need, Operation, Review, text};
+use super::{AdmissionAttributes, Admit, Need, NeededObjects, Operation, Review, text};
 use crate::state::State;
 
 /// The label of the claim's class.
@@ -23,7 +23,7 @@ impl Admit for PersistentVolumeClaimResize {
             && row.group.is_empty()
             && &*row.resource == "persistentvolumeclaims"
     }
-    fn needs(&self, asked: &Asked<'_>) -> Vec<Need> {
+    fn needs(&self, asked: &AdmissionAttributes<'_>) -> Vec<Need> {
         match asked.text("/spec/storageClassName") {
             "" => Vec::new(),
             name => vec![Need::relied(
@@ -54,7 +54,7 @@ fn size(claim: &Value) -> Option<Quantity> {
     text.parse().ok()
 }
 
-fn check(found: &Found, new: &Value, old: &Value) -> Result<(), &'static str> {
+fn check(found: &NeededObjects, new: &Value, old: &Value) -> Result<(), &'static str> {
     if text(old, "/status/phase") != "Bound" {
         return Err("Only bound persistent volume claims can be expanded");
     }

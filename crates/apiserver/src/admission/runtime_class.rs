@@ -5,7 +5,7 @@ use futures::future::BoxFuture;
 use registry::Row;
 use serde_json::Value;
 
-use super::{Admit, Asked, Need, Operation, Review, is_new_pod, list, push, text};
+use super::{AdmissionAttributes, Admit, Need, Operation, Review, is_new_pod, list, push, text};
 use crate::state::State;
 
 /// The label of the class that a pod names.
@@ -20,7 +20,7 @@ impl Admit for RuntimeClass {
     fn handles(&self, operation: Operation, row: &Row, subresource: &str) -> bool {
         is_new_pod(operation, row, subresource)
     }
-    fn needs(&self, asked: &Asked<'_>) -> Vec<Need> {
+    fn needs(&self, asked: &AdmissionAttributes<'_>) -> Vec<Need> {
         match asked.text("/spec/runtimeClassName") {
             "" => Vec::new(),
             name => vec![Need::relied(

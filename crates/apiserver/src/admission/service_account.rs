@@ -10,7 +10,7 @@ use rand::RngExt;
 use registry::Row;
 use serde_json::{Value, json};
 
-use super::{Admit, Asked, Need, Operation, Review, is_new_pod, list, push, text};
+use super::{AdmissionAttributes, Admit, Need, Operation, Review, is_new_pod, list, push, text};
 use crate::filters::tokens::POD_TOKEN_SECONDS;
 use crate::state::State;
 
@@ -37,7 +37,7 @@ impl Admit for ServiceAccount {
     }
     /// The account of a namespace's own controller appears soon after the namespace: a pod that
     /// is created at once waits for it.
-    fn needs(&self, asked: &Asked<'_>) -> Vec<Need> {
+    fn needs(&self, asked: &AdmissionAttributes<'_>) -> Vec<Need> {
         if asked.object.is_none_or(is_mirror) {
             return Vec::new();
         }

@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 use registry::Row;
 use serde_json::{Value, json};
 
-use super::{Admit, Asked, Need, Operation, Review, is_pod, list, text};
+use super::{AdmissionAttributes, Admit, Need, Operation, Review, is_pod, list, text};
 use crate::state::State;
 
 const DEFAULTS: &str = "scheduler.alpha.kubernetes.io/defaultTolerations";
@@ -31,7 +31,7 @@ impl Admit for PodTolerationRestriction {
     fn handles(&self, operation: Operation, row: &Row, subresource: &str) -> bool {
         matches!(operation, Operation::Create | Operation::Update) && is_pod(row, subresource)
     }
-    fn needs(&self, asked: &Asked<'_>) -> Vec<Need> {
+    fn needs(&self, asked: &AdmissionAttributes<'_>) -> Vec<Need> {
         let kind = ("", "namespaces");
         vec![Need::seen(NAMESPACE, kind, "", asked.namespace)]
     }

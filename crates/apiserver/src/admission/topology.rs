@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 use registry::Row;
 use serde_json::{Value, json};
 
-use super::{Admit, Asked, Need, Operation, Review};
+use super::{AdmissionAttributes, Admit, Need, Operation, Review};
 use crate::state::State;
 
 const COPIED: &[&str] = &[
@@ -30,7 +30,7 @@ impl Admit for PodTopologyLabels {
             && &*row.resource == "pods"
     }
     /// Nodes are written all the time (heartbeats), and their zone hardly ever.
-    fn needs(&self, asked: &Asked<'_>) -> Vec<Need> {
+    fn needs(&self, asked: &AdmissionAttributes<'_>) -> Vec<Need> {
         let field = if asked.subresource.is_empty() {
             "/spec/nodeName"
         } else {

@@ -9,9 +9,9 @@ use http::{HeaderMap, HeaderValue, Method};
 use registry::aggregation::{Available, unreachable};
 use serde_json::{Map, Value, json};
 
-use super::Known;
+use super::ApiServiceSpec;
 use super::proxy::identify;
-use crate::egress::{self, Asked, Bounds};
+use crate::egress::{self, Bounds, OutgoingRequest};
 use crate::filters::authn::{MASTERS, UserInfo};
 use crate::state::State;
 
@@ -62,7 +62,7 @@ impl PartialEq for Pages {
 /// Asks one question as the server itself.
 async fn ask(
     state: &State,
-    known: &Known,
+    known: &ApiServiceSpec,
     path: &str,
     accept: &'static str,
 ) -> Result<(http::response::Parts, Bytes), String> {
@@ -73,7 +73,7 @@ async fn ask(
         &mut headers,
         &UserInfo::new("system:kube-aggregator", &[MASTERS]),
     );
-    let asked = Asked {
+    let asked = OutgoingRequest {
         method: Method::GET,
         path: path.to_owned(),
         headers,
@@ -83,12 +83,12 @@ async fn ask(
     answer.map_err(|e| e.to_string())
 }
 
-fn own_path(known: &Known) -> String {
+fn own_path(known: &ApiServiceSpec) -> String {
     format!("/apis/{}/{}", known.group, known.version)
 }
 
 /// Whether an extension server can be used.
-pub async fn check(state: &State, known: &Known) -> Available {
+pub async fn check(state: &State, known: &ApiServiceSpec) -> Available {
     let (namespace, name, port) = &known.service;
     let service = state.lookup("", "services", namespace, name);
     let service = service.map(|s| s.to_value());
@@ -117,7 +117,7 @@ pub async fn check(state: &State, known: &Known) -> Available {
 }
 
 /// Asks for everything that the server's own pages show. What is not answered stands as it was.
-pub async fn pages(state: &State, known: &Known) -> Pages {
+pub async fn pages(state: &State, known: &ApiServiceSpec) -> Pages {
     let before = known.pages.load_full();
     let resources = resources(state, known).await;
     if let Err(why) = &resources {
@@ -132,7 +132,7 @@ pub async fn pages(state: &State, known: &Known) -> Pages {
     }
 }
 
-async fn resources(state: &State, known: &Known) -> Result<Value, String> {
+async fn resources(state: &State, known: &ApiServiceSpec) -> Result<Value, String> {
     let (head, body) = ask(state, known, "/apis", DISCOVERY).await?;
     let kind = head.headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok());
     let aggregated = kind.is_some_and(|k| k.contains("as=APIGroupDiscoveryList"));
@@ -154,7 +154,7 @@ async fn resources(state: &State, known: &Known) -> Result<Value, String> {
 }
 
 /// The resources of a version in an aggregated document; none if it is not in it.
-fn entry(document: &Value, known: &Known) -> Value {
+fn entry(document: &Value, known: &ApiServiceSpec) -> Value {
     let groups = document["items"].as_array().into_iter().flatten();
     let mut versions = groups
         .filter(|g| g["metadata"]["name"] == known.group.as_str())
@@ -225,7 +225,7 @@ fn from_list(group: &str, version: &str, list: &[Value]) -> Value {
 
 /// The hash of a server's OpenAPI v3; the document itself is asked of the server whenever a client
 /// asks for it.
-async fn v3(state: &State, known: &Known) -> Option<String> {
+async fn v3(state: &State, known: &ApiServiceSpec) -> Option<String> {
     let (head, body) = ask(state, known, "/openapi/v3", JSON).await.ok()?;
     let value: Value = serde_json::from_slice(&body).ok()?;
     let name = format!("apis/{}/{}", known.group, known.version);
@@ -235,7 +235,7 @@ async fn v3(state: &State, known: &Known) -> Option<String> {
     (head.status.is_success() && !hash.is_empty()).then(|| hash.to_owned())
 }
 
-async fn v2(state: &State, known: &Known) -> Option<Value> {
+async fn v2(state: &State, known: &ApiServiceSpec) -> Option<Value> {
     let (head, body) = ask(state, known, "/openapi/v2", JSON).await.ok()?;
     let mut value: Value = serde_json::from_slice(&body).ok()?;
     if !head.status.is_success() {

@@ -13,7 +13,7 @@ use registry::aggregation::{Available, Step, conditions, step, wanted};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use super::{Aggregation, Known, fetch};
+use super::{Aggregation, ApiServiceSpec, fetch};
 use crate::cache::{Cursor, Selection};
 use crate::loopback::Loopback;
 use crate::object::{meta_text, time_text};
@@ -208,7 +208,7 @@ async fn say(
 }
 
 /// Asks one extension server for as long as its APIService stays as it is.
-async fn follow(loopback: Loopback, aggregation: Arc<Aggregation>, known: Arc<Known>) {
+async fn follow(loopback: Loopback, aggregation: Arc<Aggregation>, known: Arc<ApiServiceSpec>) {
     let state = loopback.state.clone();
     let mut failures = 0;
     loop {
@@ -252,7 +252,7 @@ async fn changed(cursor: Option<Cursor>) {
 }
 
 /// Asks once whether a server answers, and what it serves; whether all went well.
-async fn ask(loopback: &Loopback, aggregation: &Aggregation, known: &Arc<Known>) -> bool {
+async fn ask(loopback: &Loopback, aggregation: &Aggregation, known: &Arc<ApiServiceSpec>) -> bool {
     let state = &loopback.state;
     let available = fetch::check(state, known).await;
     let mut is_fine = available.is;

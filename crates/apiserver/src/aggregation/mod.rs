@@ -39,11 +39,11 @@ struct Remotes(BTreeMap<String, Arc<Remote>>);
 pub struct Remote {
     /// Whether its APIService says that it is available.
     pub available: bool,
-    known: Arc<Known>,
+    known: Arc<ApiServiceSpec>,
 }
 
 /// What stays as long as the APIService's specification does.
-struct Known {
+struct ApiServiceSpec {
     /// Of the APIService: `v1.metrics.k8s.io`.
     name: String,
     uid: String,
@@ -95,7 +95,7 @@ impl Aggregation {
     }
 
     /// Takes the APIServices as they are now; gives those that have to be asked from now on.
-    fn take(&self, settings: &Settings, services: &[Value]) -> Vec<Arc<Known>> {
+    fn take(&self, settings: &Settings, services: &[Value]) -> Vec<Arc<ApiServiceSpec>> {
         let before = self.remotes.load_full();
         let (mut next, mut new) = (BTreeMap::new(), Vec::new());
         for service in services {
@@ -112,7 +112,8 @@ impl Aggregation {
             let known = match same {
                 Some(known) => known.clone(),
                 None => {
-                    let known = Arc::new(Known::read(settings, service, have.map(|k| &**k)));
+                    let known =
+                        Arc::new(ApiServiceSpec::read(settings, service, have.map(|k| &**k)));
                     new.push(known.clone());
                     known
                 }
@@ -184,7 +185,7 @@ impl Remote {
     }
 }
 
-impl Known {
+impl ApiServiceSpec {
     /// Reads an APIService with a Service. `before` is what was known of the group and version: its
     /// pages stand until others are fetched.
     fn read(settings: &Settings, service: &Value, before: Option<&Self>) -> Self {

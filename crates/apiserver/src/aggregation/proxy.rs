@@ -11,7 +11,7 @@ use http_body_util::Empty;
 use wire::stream::upgrade;
 
 use super::Remote;
-use crate::egress::{self, Asked, CallError};
+use crate::egress::{self, CallError, OutgoingRequest};
 use crate::filters::authn::UserInfo;
 use crate::http::body::{self, Body, BoxError};
 use crate::http::respond;
@@ -96,7 +96,7 @@ where
         }
         Err(e) => return respond::status(&Status::bad_request(e.to_string())),
     };
-    let asked = Asked {
+    let asked = OutgoingRequest {
         method: head.method,
         path,
         headers,

@@ -23,7 +23,7 @@ pub const TRUNCATED: &str = "audit.k8s.io/truncated";
 
 /// What is known of a request so far.
 #[derive(Clone, Debug, Default)]
-pub struct Told {
+pub struct RequestFacts {
     pub uri: String,
     pub verb: String,
     /// Nobody, where credentials were wrong.
@@ -191,7 +191,7 @@ impl Serialize for Micros {
 }
 
 /// The event of a stage, on one line, without a line's end.
-pub fn write(id: &str, level: Level, stage: Stage, told: &Told, times: Times) -> Bytes {
+pub fn write(id: &str, level: Level, stage: Stage, told: &RequestFacts, times: Times) -> Bytes {
     let event = Event {
         kind: "Event",
         api_version: "audit.k8s.io/v1",
@@ -245,13 +245,13 @@ mod tests {
     #[test]
     fn an_event_is_one_line_of_json() {
         let at = |text: &str| text.parse().expect("time");
-        let mut told = Told {
+        let mut told = RequestFacts {
             uri: "/api/v1/namespaces/a/pods?x=\"".into(),
             verb: "create".into(),
             user: Some(UserInfo::new("u", &["g"])),
             request: Some(Bytes::from_static(b"{\"kind\":\"Pod\"}")),
             response: Some(Bytes::from_static(b"{\"kind\":\"Status\"}")),
-            ..Told::default()
+            ..RequestFacts::default()
         };
         let times = Times {
             received: at("2026-11-29T02:00:00Z"),

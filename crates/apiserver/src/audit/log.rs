@@ -34,9 +34,9 @@ pub struct Rotation {
 }
 
 /// Where lines go.
-pub struct LogFile(Place);
+pub struct LogFile(LogSink);
 
-enum Place {
+enum LogSink {
     StandardOutput,
     File(Rotated),
 }
@@ -53,7 +53,7 @@ impl LogFile {
     /// Opens a file to append to; `-` is standard output.
     pub fn open(path: &Path, rotation: Rotation, clock: Clock) -> io::Result<Self> {
         if path == Path::new("-") {
-            return Ok(Self(Place::StandardOutput));
+            return Ok(Self(LogSink::StandardOutput));
         }
         if let Some(folder) = path.parent().filter(|f| !f.as_os_str().is_empty()) {
             fs::create_dir_all(folder)?;
@@ -67,14 +67,14 @@ impl LogFile {
             file,
         };
         rotated.tidy();
-        Ok(Self(Place::File(rotated)))
+        Ok(Self(LogSink::File(rotated)))
     }
 
     /// Writes lines, each with an end; how many have arrived, and what went wrong with the others.
     fn write<'a>(&mut self, lines: impl Iterator<Item = &'a [u8]>) -> (usize, Option<io::Error>) {
         let (mut arrived, mut buffer, mut in_buffer) = (0, Vec::new(), 0);
         for line in lines {
-            if let Place::File(file) = &mut self.0
+            if let LogSink::File(file) = &mut self.0
                 && file.is_full(buffer.len() as u64, line.len() as u64 + 1)
             {
                 if let Err(e) = file.put(&buffer) {
@@ -89,8 +89,8 @@ impl LogFile {
             in_buffer += 1;
         }
         let done = match &mut self.0 {
-            Place::File(file) => file.put(&buffer),
-            Place::StandardOutput => {
+            LogSink::File(file) => file.put(&buffer),
+            LogSink::StandardOutput => {
                 let mut out = io::stdout().lock();
                 out.write_all(&buffer).and_then(|()| out.flush())
             }

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::Value;
 
-use super::event::{self, Outcome, Reference, TRUNCATED, Times, Told};
+use super::event::{self, Outcome, Reference, RequestFacts, TRUNCATED, Times};
 use super::policy::{Level, Stage, Verdict};
 use super::sink::Sink;
 use super::{Audit, ID};
@@ -40,7 +40,7 @@ struct Tracked {
     id: String,
     verdict: Verdict,
     received: Timestamp,
-    told: Mutex<Told>,
+    told: Mutex<RequestFacts>,
 }
 
 /// An extension of each request: its number, and when it came.
@@ -81,14 +81,14 @@ impl Audit {
         let now = self.clock.now();
         let peer = head.extensions.get::<wire::serve::Peer>();
         let uri = head.uri.path_and_query().map(|p| p.as_str());
-        let told = Told {
+        let told = RequestFacts {
             uri: uri.unwrap_or_default().to_owned(),
             verb: begin.info.verb.clone(),
             user: begin.user.cloned(),
             source_ips: event::source_ips(&head.headers, peer.map(|p| p.addr.ip())),
             user_agent: event::user_agent(&head.headers),
             reference: Reference::of(begin.info),
-            ..Told::default()
+            ..RequestFacts::default()
         };
         Trail(Some(Arc::new(Tracked {
             audit: self.clone(),
@@ -110,7 +110,7 @@ impl Trail {
         self.records(Level::RequestResponse)
     }
 
-    fn tell(&self, tell: impl FnOnce(&mut Told)) {
+    fn tell(&self, tell: impl FnOnce(&mut RequestFacts)) {
         if let Some(tracked) = &self.0 {
             tell(&mut tracked.told.lock());
         }
@@ -318,7 +318,7 @@ impl Tracked {
         Some((line, &self.audit.sinks))
     }
 
-    fn line(&self, stage: Stage, told: &Told) -> Bytes {
+    fn line(&self, stage: Stage, told: &RequestFacts) -> Bytes {
         let times = Times {
             received: self.received,
             stage: match stage {

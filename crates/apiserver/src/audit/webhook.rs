@@ -16,7 +16,7 @@ use wire::trust::Trust;
 
 use super::sink::{self, Entry, Losses};
 use crate::dialer::TlsSide;
-use crate::egress::{self, Asked, Backend, BackendError, Bounds};
+use crate::egress::{self, Backend, BackendError, Bounds, OutgoingRequest};
 use crate::state::State;
 
 /// Tries of a batch, growth of the wait between them, and by how much it is drawn longer; upstream's.
@@ -115,7 +115,7 @@ impl Webhook {
         let mut wait = self.batches.backoff;
         let mut tried = 0;
         loop {
-            let asked = Asked {
+            let asked = OutgoingRequest {
                 method: Method::POST,
                 path: String::new(),
                 headers: self.headers.clone(),

@@ -6,7 +6,7 @@ use http::Response;
 use serde_json::Value;
 
 use crate::filters::authn::UserInfo;
-use crate::hooks::{Asked, Explain};
+use crate::hooks::{Explain, WhyQuestion};
 use crate::http::body::Body;
 use crate::http::negotiate::JSON;
 use crate::http::request::Query;
@@ -16,14 +16,14 @@ use crate::http::respond::respond;
 const SUPPOSITIONS: usize = 100;
 const PARAMETERS: &str = "of, namespace and if";
 
-fn read(query: &Query) -> Result<Asked, Status> {
+fn read(query: &Query) -> Result<WhyQuestion, Status> {
     let known = |name: &str| matches!(name, "of" | "namespace" | "if");
     if let Some(other) = query.names().find(|name| !known(name)) {
         return Err(Status::bad_request(format!(
             "{other:?} is not a parameter of this path: it takes {PARAMETERS}"
         )));
     }
-    let asked = Asked {
+    let asked = WhyQuestion {
         of: query.get("of").map(str::to_owned),
         namespace: query.get("namespace").unwrap_or("default").to_owned(),
         // A plus that was not encoded is a space by now; no change has one of its own.

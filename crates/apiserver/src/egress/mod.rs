@@ -121,7 +121,7 @@ pub struct Bounds {
 
 /// A request for somebody outside.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub struct OutgoingRequest {
     pub method: Method,
     /// Path and query; the path of the backend when empty.
     pub path: String,
@@ -298,7 +298,7 @@ pub async fn post_with(
     bounds: Bounds,
 ) -> Result<Bytes, CallError> {
     let seconds = bounds.within.as_secs_f64().ceil() as u64;
-    let asked = Asked {
+    let asked = OutgoingRequest {
         method: Method::POST,
         path: format!("{}?timeout={seconds}s", backend.path()),
         headers,
@@ -316,7 +316,7 @@ pub async fn post_with(
 pub async fn call(
     state: &State,
     backend: &Backend,
-    asked: Asked,
+    asked: OutgoingRequest,
     bounds: Bounds,
 ) -> Result<(http::response::Parts, Bytes), CallError> {
     let (method, url) = (asked.method.clone(), backend.shown(&asked.path));
@@ -346,7 +346,7 @@ pub async fn call(
 pub async fn send(
     state: &State,
     backend: &Backend,
-    asked: Asked,
+    asked: OutgoingRequest,
 ) -> Result<http::Response<Incoming>, CallError> {
     let (method, url) = (asked.method.clone(), backend.shown(&asked.path));
     let failed = |why: String| CallError::Unreachable {
@@ -410,7 +410,7 @@ impl Backend {
 
 fn request(
     backend: &Backend,
-    asked: &Asked,
+    asked: &OutgoingRequest,
     url: &str,
 ) -> Result<Request<Full<Bytes>>, http::Error> {
     let request = Request::builder().method(asked.method.clone()).uri(url);

@@ -79,7 +79,7 @@ impl Rejected {
 
 /// A user that a token names, and the audiences for which it is good.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Known {
+pub struct AuthenticatedUser {
     pub user: UserInfo,
     pub audiences: Vec<String>,
 }
@@ -106,7 +106,7 @@ pub trait Authenticator: Send + Sync + 'static {
         _state: &'a State,
         _token: &'a str,
         _audiences: &'a [String],
-    ) -> BoxFuture<'a, Result<Option<Known>, Rejected>> {
+    ) -> BoxFuture<'a, Result<Option<AuthenticatedUser>, Rejected>> {
         Box::pin(std::future::ready(Ok(None)))
     }
 }
@@ -273,7 +273,7 @@ pub async fn by_token(
     state: &State,
     token: &str,
     audiences: &[String],
-) -> Result<Option<Known>, Rejected> {
+) -> Result<Option<AuthenticatedUser>, Rejected> {
     let mut errors = Vec::new();
     for way in ways {
         match way.token(state, token, audiences).await {

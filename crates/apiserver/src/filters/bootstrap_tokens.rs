@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use futures::future::BoxFuture;
 use serde_json::Value;
 
-use super::authn::{Authenticator, Known, Rejected};
+use super::authn::{AuthenticatedUser, Authenticator, Rejected};
 use crate::state::State;
 
 const TYPE: &str = "bootstrap.kubernetes.io/token";
@@ -22,7 +22,7 @@ impl Authenticator for BootstrapTokens {
         state: &'a State,
         token: &'a str,
         audiences: &'a [String],
-    ) -> BoxFuture<'a, Result<Option<Known>, Rejected>> {
+    ) -> BoxFuture<'a, Result<Option<AuthenticatedUser>, Rejected>> {
         Box::pin(async move {
             let Some((id, secret)) = parse(token) else {
                 return Ok(None);
@@ -43,7 +43,7 @@ impl Authenticator for BootstrapTokens {
                 return Ok(None);
             };
             let user = user_of(&held.to_value(), id, secret, state.now());
-            Ok(user.map(|user| Known { user, audiences }))
+            Ok(user.map(|user| AuthenticatedUser { user, audiences }))
         })
     }
 }

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::answers::{Answers, key};
-use super::authn::{Authenticator, Known, Rejected};
+use super::authn::{AuthenticatedUser, Authenticator, Rejected};
 use super::webhook::Webhook;
 use crate::document::drop_nulls;
 use crate::state::State;
@@ -27,7 +27,7 @@ pub struct TokenWebhook {
     version: Version,
     hold: Duration,
     /// Errors are not kept; as upstream.
-    answers: Answers<Option<Arc<Known>>>,
+    answers: Answers<Option<Arc<AuthenticatedUser>>>,
 }
 
 /// Of the TokenReview.
@@ -77,14 +77,14 @@ impl TokenWebhook {
         state: &State,
         token: &str,
         audiences: &[String],
-    ) -> Result<Option<Known>, Rejected> {
+    ) -> Result<Option<AuthenticatedUser>, Rejected> {
         if token.len() > MOST_BYTES {
             return Err(Rejected::new("the token is too long to ask about"));
         }
         let parts = std::iter::once(token).chain(audiences.iter().map(String::as_str));
         let parts: Vec<&[u8]> = parts.map(str::as_bytes).collect();
         let name = key(&parts);
-        let found = |known: Option<Arc<Known>>| Ok(known.map(|k| (*k).clone()));
+        let found = |known: Option<Arc<AuthenticatedUser>>| Ok(known.map(|k| (*k).clone()));
         if let Some(kept) = self.answers.get(&name) {
             return found(kept);
         }
@@ -104,7 +104,7 @@ impl TokenWebhook {
         state: &State,
         token: &str,
         audiences: &[String],
-    ) -> Result<Option<Arc<Known>>, String> {
+    ) -> Result<Option<Arc<AuthenticatedUser>>, String> {
         let mut spec = json!({ "token": token });
         if !audiences.is_empty() {
             spec["audiences"] = json!(audiences);
@@ -132,7 +132,11 @@ impl TokenWebhook {
 }
 
 /// Whom an answer names; `own`: the audiences of this server, which a webhook that says none means.
-fn read(mut answer: Value, asked: &[String], own: &[String]) -> Result<Option<Arc<Known>>, String> {
+fn read(
+    mut answer: Value,
+    asked: &[String],
+    own: &[String],
+) -> Result<Option<Arc<AuthenticatedUser>>, String> {
     if answer["kind"] != "TokenReview" {
         return Err(format!(
             "the answer is no TokenReview but {}",
@@ -155,7 +159,7 @@ fn read(mut answer: Value, asked: &[String], own: &[String]) -> Result<Option<Ar
         (false, true) => Ok(None),
         (false, false) => Err(status.error),
         (true, _) if status.user.name.is_empty() => Err("the answer names no user".into()),
-        (true, _) => Ok(Some(Arc::new(Known {
+        (true, _) => Ok(Some(Arc::new(AuthenticatedUser {
             user: status.user,
             audiences,
         }))),
@@ -168,7 +172,7 @@ impl Authenticator for TokenWebhook {
         state: &'a State,
         token: &'a str,
         audiences: &'a [String],
-    ) -> BoxFuture<'a, Result<Option<Known>, Rejected>> {
+    ) -> BoxFuture<'a, Result<Option<AuthenticatedUser>, Rejected>> {
         Box::pin(self.check(state, token, audiences))
     }
 }

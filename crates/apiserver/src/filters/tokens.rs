@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
-use super::authn::{Authenticator, Known, Rejected};
+use super::authn::{AuthenticatedUser, Authenticator, Rejected};
 use super::token_use::{self, Uses};
 use crate::state::State;
 
@@ -209,7 +209,7 @@ impl Authenticator for ServiceAccountTokens {
         state: &'a State,
         token: &'a str,
         audiences: &'a [String],
-    ) -> BoxFuture<'a, Result<Option<Known>, Rejected>> {
+    ) -> BoxFuture<'a, Result<Option<AuthenticatedUser>, Rejected>> {
         Box::pin(self.check(state, token, audiences))
     }
 }
@@ -220,7 +220,7 @@ impl ServiceAccountTokens {
         state: &State,
         token: &str,
         audiences: &[String],
-    ) -> Result<Option<Known>, Rejected> {
+    ) -> Result<Option<AuthenticatedUser>, Rejected> {
         let Some(tokens) = state.settings().tokens.as_deref() else {
             return Ok(None);
         };
@@ -238,7 +238,7 @@ impl ServiceAccountTokens {
             still_true(state, &verified, token)?;
         }
         verified.uses.report(state, &verified.claims);
-        Ok(Some(Known {
+        Ok(Some(AuthenticatedUser {
             user: verified.user.clone(),
             audiences: good_for,
         }))

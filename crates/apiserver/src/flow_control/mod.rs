@@ -87,17 +87,17 @@ pub struct Seat {
     running: Option<Running>,
     started: Duration,
     work: Work,
-    kind: Kind,
+    kind: RequestKind,
 }
 
 /// What figures distinguish requests by.
 #[derive(Clone, Copy)]
-struct Kind {
+struct RequestKind {
     is_read: bool,
     is_watch: bool,
 }
 
-impl Kind {
+impl RequestKind {
     fn of(info: &RequestInfo) -> Self {
         Self {
             is_read: matches!(&*info.verb, "get" | "list" | "watch" | "head" | "options"),
@@ -110,7 +110,7 @@ impl Kind {
     }
 }
 
-fn add(to: &[AtomicI64; 2], kind: Kind, n: i64) {
+fn add(to: &[AtomicI64; 2], kind: RequestKind, n: i64) {
     if let Some(count) = to.get(kind.nth()) {
         count.fetch_add(n, Ordering::Relaxed);
     }
@@ -163,7 +163,7 @@ impl FlowControl {
         info: &RequestInfo,
         cost: impl FnOnce(u32) -> Estimate,
     ) -> Entry {
-        let kind = Kind::of(info);
+        let kind = RequestKind::of(info);
         if info.long_running() && !kind.is_watch {
             return Entry::Free;
         }
@@ -180,7 +180,7 @@ impl FlowControl {
         objects: &Configurations,
         user: &UserInfo,
         info: &RequestInfo,
-        kind: Kind,
+        kind: RequestKind,
         cost: impl FnOnce(u32) -> Estimate,
     ) -> Result<Entry, InLine> {
         let now = self.now();
@@ -246,7 +246,7 @@ impl FlowControl {
         running: Running,
         now: Duration,
         work: Work,
-        kind: Kind,
+        kind: RequestKind,
     ) -> Seat {
         schema.metrics.executes(1, work);
         add(&self.in_flight.executing, kind, 1);
@@ -398,7 +398,7 @@ struct InLine {
     ticket: Option<Ticket>,
     since: Duration,
     work: Work,
-    kind: Kind,
+    kind: RequestKind,
 }
 
 impl InLine {

@@ -73,7 +73,7 @@ enum Step<'a> {
 }
 
 /// What is known.
-struct Known<'a> {
+struct ServicesAndAddresses<'a> {
     services: BTreeMap<&'a str, &'a Service>,
     addresses: BTreeMap<IpAddr, &'a Address>,
     /// Whether some range has an address.
@@ -88,7 +88,7 @@ impl Service {
     }
 }
 
-impl<'a> Known<'a> {
+impl<'a> ServicesAndAddresses<'a> {
     /// All that does not belong together.
     fn repairs(
         services: &'a [Service],
@@ -268,7 +268,7 @@ async fn turn(loopback: &Loopback, last: &mut Last) -> Result<(), Status> {
     let addresses: Vec<Address> = addresses.iter().filter_map(|o| address(o)).collect();
     let services: Vec<Service> = services.iter().map(|o| service(o)).collect();
     let serves = |ip: IpAddr| ranges.iter().any(|range| range.serves(ip));
-    let all = Known::repairs(&services, &addresses, &serves);
+    let all = ServicesAndAddresses::repairs(&services, &addresses, &serves);
     let is_quiet = all.iter().all(|r| matches!(r.step, Step::Tell(_)));
     last.quiet = is_quiet.then_some(extents);
     let mut told = BTreeSet::new();
@@ -409,7 +409,7 @@ mod tests {
     /// What is done, in short.
     fn seen(services: &[Service], addresses: &[Address]) -> Vec<String> {
         let serves = |ip: IpAddr| !ip.to_string().starts_with("192.");
-        let all = Known::repairs(services, addresses, &serves);
+        let all = ServicesAndAddresses::repairs(services, addresses, &serves);
         let show = |repair: &Repair<'_>| {
             let reason = repair.told.0;
             match repair.step {

@@ -18,7 +18,7 @@ const DNS_ADDRESS: u64 = 10;
 pub async fn run(
     loopback: &Loopback,
     presence: &endpoints::Presence,
-    told: &mut service_range::Told,
+    told: &mut service_range::LastReported,
 ) -> Result<(), Status> {
     loopback
         .state

@@ -29,7 +29,7 @@ const AGAIN: Duration = Duration::from_secs(5);
 const DELETED_AT_ONCE: usize = 1000;
 
 /// A definition as it was when it was looked at last.
-struct Seen {
+struct ObservedDefinition {
     revision: Revision,
     facts: Arc<Facts>,
 }
@@ -43,7 +43,7 @@ struct Made {
 /// What is known of definitions, and the rows of custom kinds, by the definitions' names.
 #[derive(Default)]
 pub struct Rows {
-    seen: HashMap<String, Seen>,
+    seen: HashMap<String, ObservedDefinition>,
     made: HashMap<String, Made>,
 }
 
@@ -131,7 +131,7 @@ pub async fn turn(loopback: &Loopback, known: &mut Rows) -> Result<bool, Status>
     known.seen = seen
         .map(|(object, facts)| {
             let revision = object.revision;
-            (facts.name.clone(), Seen { revision, facts })
+            (facts.name.clone(), ObservedDefinition { revision, facts })
         })
         .collect();
     Ok(done)

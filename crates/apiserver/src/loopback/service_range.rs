@@ -89,10 +89,10 @@ fn step(ranges: &Cidrs, object: Option<&Value>) -> Step {
 
 /// What was reported last, so that it is reported once.
 #[derive(Default)]
-pub struct Told(Option<Step>);
+pub struct LastReported(Option<Step>);
 
 /// Brings the object in line with the flag.
-pub async fn turn(loopback: &Loopback, told: &mut Told) -> Result<(), Status> {
+pub async fn turn(loopback: &Loopback, told: &mut LastReported) -> Result<(), Status> {
     let state = &loopback.state;
     let ranges = &state.settings().service_cidrs;
     for _ in 0..STEPS {
@@ -145,7 +145,7 @@ pub async fn turn(loopback: &Loopback, told: &mut Told) -> Result<(), Status> {
 }
 
 /// Does so every few seconds, until the server stops.
-pub async fn keep(loopback: Loopback, mut told: Told) {
+pub async fn keep(loopback: Loopback, mut told: LastReported) {
     while loopback.goes_on_after(EVERY).await {
         if let Err(e) = turn(&loopback, &mut told).await {
             tracing::warn!("the ServiceCIDR {DEFAULT}: {e}");

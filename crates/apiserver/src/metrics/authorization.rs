@@ -24,7 +24,7 @@ struct Decided {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct Asked {
+struct WebhookLabels {
     name: String,
     result: &'static str,
 }
@@ -48,9 +48,9 @@ pub struct AuthorizationMetrics {
     attempts: Quick<Outcome, Counter>,
     durations: Quick<Outcome, Histogram>,
     decisions: Family<Decided, Counter>,
-    webhooks: Family<Asked, Counter>,
-    webhook_seconds: Family<Asked, Histogram>,
-    failed_open: Family<Asked, Counter>,
+    webhooks: Family<WebhookLabels, Counter>,
+    webhook_seconds: Family<WebhookLabels, Histogram>,
+    failed_open: Family<WebhookLabels, Counter>,
     condition_errors: Family<Conditions, Counter>,
     exclusions: Family<Conditions, Counter>,
     condition_seconds: Family<Conditions, Histogram>,
@@ -165,7 +165,7 @@ impl AuthorizationMetrics {
     /// Counts a question to a webhook.
     pub fn webhook(&self, name: &str, result: &'static str, took: Duration) {
         let name = name.to_owned();
-        let labels = Asked { name, result };
+        let labels = WebhookLabels { name, result };
         self.webhooks.get_or_create(&labels).inc();
         let histogram = self.webhook_seconds.get_or_create(&labels);
         histogram.observe(took.as_secs_f64());
@@ -175,7 +175,7 @@ impl AuthorizationMetrics {
     pub fn failed_open(&self, name: &str, result: &'static str) {
         let name = name.to_owned();
         self.failed_open
-            .get_or_create(&Asked { name, result })
+            .get_or_create(&WebhookLabels { name, result })
             .inc();
     }
 

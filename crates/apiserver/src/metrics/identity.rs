@@ -57,7 +57,7 @@ struct Status {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct Held {
+struct HashLabels {
     apiserver_id_hash: String,
     hash: String,
 }
@@ -92,7 +92,7 @@ pub struct Reloads {
     server: String,
     all: Family<Status, Counter>,
     last: Family<Status, Gauge>,
-    held: Family<Held, Gauge>,
+    held: Family<HashLabels, Gauge>,
 }
 
 impl Reloads {
@@ -146,7 +146,7 @@ impl Reloads {
     /// What is in effect.
     pub fn holds(&self, bytes: &[u8]) {
         self.held.clear();
-        let labels = Held {
+        let labels = HashLabels {
             apiserver_id_hash: self.server.clone(),
             hash: hash(bytes),
         };

@@ -73,7 +73,7 @@ struct Sort<'a> {
 }
 
 impl<'a> Sort<'a> {
-    fn of(asked: &Asked<'a>, code: u16) -> Self {
+    fn of(asked: &MeasuredRequest<'a>, code: u16) -> Self {
         let info = asked.info;
         let sort = Self {
             verb: verb(asked),
@@ -128,7 +128,7 @@ fn is_connect(info: &RequestInfo) -> bool {
 }
 
 /// The verb as upstream reports it: the method, but LIST, WATCH, APPLY, CONNECT where that is meant.
-fn verb<'a>(asked: &Asked<'a>) -> &'a str {
+fn verb<'a>(asked: &MeasuredRequest<'a>) -> &'a str {
     let info = asked.info;
     if info.is_resource && is_connect(info) {
         return "CONNECT";
@@ -175,14 +175,14 @@ fn page(path: &str) -> &'static str {
 }
 
 /// What is known of a request when it has been answered.
-pub struct Asked<'a> {
+pub struct MeasuredRequest<'a> {
     info: &'a RequestInfo,
     dry_run: bool,
     is_apply: bool,
     trace: Option<String>,
 }
 
-impl<'a> Asked<'a> {
+impl<'a> MeasuredRequest<'a> {
     pub fn new(info: &'a RequestInfo, dry_run: bool, is_apply: bool) -> Self {
         Self {
             info,
@@ -240,13 +240,13 @@ impl Series {
 
 /// The figures.
 #[derive(Default)]
-struct Known {
+struct SeriesTable {
     /// By the hash of their sort, which owns nothing.
     by_hash: ByName<u64, Vec<Arc<Series>>>,
     count: usize,
 }
 
-impl Known {
+impl SeriesTable {
     fn hash(&self, sort: &Sort<'_>) -> u64 {
         self.by_hash.hasher().hash_one(sort)
     }
@@ -258,7 +258,7 @@ impl Known {
 }
 
 pub struct RequestMetrics {
-    known: RwLock<Known>,
+    known: RwLock<SeriesTable>,
     totals: Family<Labels, Counter>,
     durations: Family<Labels, Durations>,
     sli: Family<Labels, Durations>,
@@ -326,7 +326,13 @@ impl RequestMetrics {
     }
 
     /// Counts a request when its response begins. `size`: bytes of a body that is whole.
-    pub fn answered(&self, asked: &Asked<'_>, code: u16, took: Duration, size: Option<usize>) {
+    pub fn answered(
+        &self,
+        asked: &MeasuredRequest<'_>,
+        code: u16,
+        took: Duration,
+        size: Option<usize>,
+    ) {
         let sort = Sort::of(asked, code);
         let Some(series) = self.series(&sort, asked.info) else {
             return;
@@ -408,7 +414,7 @@ impl RequestMetrics {
 
     /// Counts a request that was sent away, or whose time was over.
     pub fn terminated(&self, info: &RequestInfo, code: u16) {
-        let asked = Asked::new(info, false, false);
+        let asked = MeasuredRequest::new(info, false, false);
         // It was not looked up whether what it names exists.
         let mut labels = Sort::of(&asked, 404).labels();
         labels.insert(0, ("code", code.to_string()));
@@ -500,7 +506,12 @@ mod tests {
         metrics.register(&mut registry);
         let second = Duration::from_secs(1);
         let one = |info: &RequestInfo, dry: bool, apply: bool, code| {
-            metrics.answered(&Asked::new(info, dry, apply), code, second, Some(2_000));
+            metrics.answered(
+                &MeasuredRequest::new(info, dry, apply),
+                code,
+                second,
+                Some(2_000),
+            );
         };
         one(&info("list", ["", "pods", "", "a", ""]), false, false, 200);
         one(&info("list", ["", "pods", "", "a", ""]), false, false, 200);

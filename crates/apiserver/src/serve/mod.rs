@@ -36,7 +36,7 @@ use crate::http::body::{self, Body, BoxError};
 use crate::http::options;
 use crate::http::request::{Query, RequestInfo};
 use crate::http::respond;
-use crate::metrics::requests::Asked;
+use crate::metrics::requests::MeasuredRequest;
 use crate::server::ApiServer;
 use crate::{render, subresources};
 use route::{Target, To};
@@ -92,8 +92,8 @@ impl ApiServer {
         let is_head = head.method == Method::HEAD;
         let content_type = head.headers.get(http::header::CONTENT_TYPE);
         let content_type = content_type.and_then(|v| v.to_str().ok());
-        let (dry_run, is_apply) = Asked::kind(&head.method, &query, content_type);
-        let trace = Asked::trace_of(&head.headers);
+        let (dry_run, is_apply) = MeasuredRequest::kind(&head.method, &query, content_type);
+        let trace = MeasuredRequest::trace_of(&head.headers);
         let trail = OnceLock::new();
         let running = self.limited(limit, head, body, &info, query, &trail);
         let done = AssertUnwindSafe(running).catch_unwind().await;
@@ -117,7 +117,7 @@ impl ApiServer {
                 ))
             }
         };
-        let asked = Asked::new(&info, dry_run, is_apply).traced(trace);
+        let asked = MeasuredRequest::new(&info, dry_run, is_apply).traced(trace);
         let (code, took) = (response.status().as_u16(), started.elapsed());
         let size = response.body().whole().map(Bytes::len);
         let metrics = &self.state().metrics().requests;

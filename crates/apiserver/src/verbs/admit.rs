@@ -14,7 +14,8 @@ use store::Compare;
 
 use super::convert;
 use crate::admission::{
-    self, Asked, Found, Need, Operation, Passes, RequestOptions, Review, Together, Versions,
+    self, AdmissionAttributes, Need, NeededObjects, Operation, Passes, RequestOptions, Review,
+    Together, Versions,
 };
 use crate::cache::{Object, Selection};
 use crate::call::Call;
@@ -34,7 +35,7 @@ pub struct Admission<'a> {
     deletion: Option<Value>,
     passes: Passes,
     /// `None` until it was fetched.
-    found: Option<Found>,
+    found: Option<NeededObjects>,
     relied: Vec<Compare>,
     together: Together,
 }
@@ -175,8 +176,8 @@ impl<'a> Admission<'a> {
     }
 
     /// Reads what the plugins need, once for both steps.
-    async fn fetch(&mut self, needs: Vec<Need>) -> Result<Found, Status> {
-        let (mut all, state) = (Found::default(), &self.call.state);
+    async fn fetch(&mut self, needs: Vec<Need>) -> Result<NeededObjects, Status> {
+        let (mut all, state) = (NeededObjects::default(), &self.call.state);
         for need in needs {
             let (read, relied, patience) = match need {
                 Need::One {
@@ -245,7 +246,7 @@ impl<'a> Admission<'a> {
             return Ok(());
         }
         if self.found.is_none() {
-            let asked = Asked {
+            let asked = AdmissionAttributes {
                 state: &call.state,
                 operation: self.operation,
                 kinds: &call.kinds,
@@ -265,7 +266,7 @@ impl<'a> Admission<'a> {
             let needs = needs.collect();
             self.found = Some(self.fetch(needs).await?);
         }
-        let nothing = Found::default();
+        let nothing = NeededObjects::default();
         let (mut warnings, mut annotations) = (Vec::new(), Vec::new());
         let mut review = Review {
             operation: self.operation,

@@ -22,12 +22,12 @@ const MUST_STAY: [(&str, &str); 3] = [("name", "name"), ("namespace", "namespace
 
 /// A kind whose conversion is asked of somebody else.
 #[derive(Clone)]
-pub struct Asked {
+pub struct AskedConversion {
     row: Arc<Row>,
     by: Arc<dyn Convert>,
 }
 
-impl Asked {
+impl AskedConversion {
     /// `None` for kinds whose conversion is pure.
     pub fn of(row: &Arc<Row>) -> Option<Self> {
         match &row.conversion {
@@ -69,7 +69,7 @@ impl Asked {
         Ok(objects)
     }
 
-    /// One object; see [`Asked::objects`].
+    /// One object; see [`AskedConversion::objects`].
     pub async fn object(
         &self,
         object: &Arc<Object>,
@@ -214,7 +214,7 @@ pub async fn value(
     mut value: Value,
     (group, version): (&str, &str),
 ) -> Result<Value, Status> {
-    let Some(asked) = Asked::of(row) else {
+    let Some(asked) = AskedConversion::of(row) else {
         row.strategy.convert(&mut value, version, group);
         return Ok(value);
     };
@@ -226,7 +226,7 @@ pub async fn value(
 /// A value that came in the version of the request, in the storage version with defaults, where
 /// that is not done yet.
 pub async fn to_storage(call: &Call, value: Value) -> Result<Value, Status> {
-    let Some(asked) = Asked::of(&call.row) else {
+    let Some(asked) = AskedConversion::of(&call.row) else {
         return Ok(value);
     };
     let want = call.row.storage_api_version();
@@ -245,7 +245,7 @@ pub async fn to_storage(call: &Call, value: Value) -> Result<Value, Status> {
 /// A stored object as a verb compares with it (in the storage version), and as the client knows
 /// it (in the version of the request).
 pub async fn both(call: &Call, object: &Arc<Object>) -> Result<(Arc<Object>, Arc<Object>), Status> {
-    let Some(asked) = Asked::of(&call.row) else {
+    let Some(asked) = AskedConversion::of(&call.row) else {
         return Ok((object.clone(), object.clone()));
     };
     let stored = asked
@@ -260,7 +260,7 @@ pub async fn both(call: &Call, object: &Arc<Object>) -> Result<(Arc<Object>, Arc
 /// An answer whose objects are in the version of the request, where that takes asking: tables show
 /// its columns, and labels may differ.
 pub async fn answer(call: &Call, answer: Answer) -> Result<Answer, Status> {
-    let Some(asked) = Asked::of(&call.row) else {
+    let Some(asked) = AskedConversion::of(&call.row) else {
         return Ok(answer);
     };
     let version = call.group_version().to_string();

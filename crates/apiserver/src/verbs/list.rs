@@ -5,8 +5,8 @@ use std::num::{IntErrorKind, ParseIntError};
 use api::{FieldError, FieldPath, GroupKind, Status};
 use store::StoreError;
 
-use super::convert::Asked;
-use super::paging::Place;
+use super::convert::AskedConversion;
+use super::paging::ContinueToken;
 use crate::cache::{Objects, Selection, objects_of, walk};
 use crate::call::{Answer, Call, List};
 use crate::errors::from_store;
@@ -160,7 +160,7 @@ pub async fn select(call: &Call) -> Result<List, Status> {
         return Ok(page(&Objects::new(), &selection, revision, None, limit));
     }
     let (objects, revision, start) = source(call, &selection, limit).await?;
-    let objects = match Asked::of(&call.row).filter(|_| selection.asks_fields()) {
+    let objects = match AskedConversion::of(&call.row).filter(|_| selection.asks_fields()) {
         None => objects,
         // Only in the version of the request do the fields say what is selected.
         Some(asked) => in_version(call, &asked, &objects, &selection).await?,
@@ -177,7 +177,7 @@ pub async fn select(call: &Call) -> Result<List, Status> {
 /// The objects that may be selected, in the version of the request.
 async fn in_version(
     call: &Call,
-    asked: &Asked,
+    asked: &AskedConversion,
     objects: &Objects,
     selection: &Selection,
 ) -> Result<Objects, Status> {
@@ -204,7 +204,7 @@ async fn source(
     let cache = call.cache()?;
     let given = call.query.get("resourceVersion");
     if let Some(token) = call.query.get("continue") {
-        let place = Place::read(token)?;
+        let place = ContinueToken::read(token)?;
         if given.is_some_and(|rv| rv != "0") {
             return Err(Status::bad_request(
                 "specifying resource version is not allowed when using continue",
@@ -292,7 +292,7 @@ fn page(
         }
         if limit > 0 && list.objects.len() == limit {
             let last = list.objects.last().map_or("", |o| &*o.key);
-            list.next = Place::behind(last, revision).token();
+            list.next = ContinueToken::behind(last, revision).token();
             // With a selector the rest is not counted: that would be a scan for a hint.
             list.remaining = everything.then(|| 1 + walk.count() as u64);
             break;

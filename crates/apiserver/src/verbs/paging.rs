@@ -11,7 +11,7 @@ use crate::errors::CONTINUE_EXPIRED;
 /// A place in a list: continue behind `start` in the state at `rv`; -1 for the newest state.
 #[derive(Serialize, Deserialize, Default)]
 #[serde(default)]
-pub struct Place {
+pub struct ContinueToken {
     v: String,
     pub rv: i64,
     pub start: String,
@@ -20,7 +20,7 @@ pub struct Place {
 const VERSION: &str = "meta.k8s.io/v1";
 const INVALID: &str = "continue key is not valid";
 
-impl Place {
+impl ContinueToken {
     /// Behind a key.
     pub fn behind(key: &str, revision: u64) -> Self {
         Self::new(
@@ -100,12 +100,13 @@ mod tests {
 
     #[test]
     fn tokens_are_read_or_refused_in_upstreams_words() {
-        let place = Place::read(&Place::behind("default/a", 7).token()).expect("own");
+        let place =
+            ContinueToken::read(&ContinueToken::behind("default/a", 7).token()).expect("own");
         assert_eq!((place.rv, &*place.start), (7, "default/a\0"));
-        assert!(Place::read(&place.expired().next).is_ok_and(|p| p.rv == -1));
+        assert!(ContinueToken::read(&place.expired().next).is_ok_and(|p| p.rv == -1));
         let refused = |json: &str| {
             let token = URL_SAFE_NO_PAD.encode(json);
-            Place::read(&token)
+            ContinueToken::read(&token)
                 .err()
                 .map(|s| s.message)
                 .unwrap_or_default()
@@ -131,7 +132,7 @@ mod tests {
                 format!("invalid continue token: {INVALID}: {why}")
             );
         }
-        let told = Place::read("a=b").err().map(|s| s.message);
+        let told = ContinueToken::read("a=b").err().map(|s| s.message);
         let words = "invalid continue token: continue key is not valid: illegal base64 data at input byte 1";
         assert_eq!(told.as_deref(), Some(words));
     }

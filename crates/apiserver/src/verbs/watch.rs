@@ -13,7 +13,7 @@ use registry::{Row, ServedVersion};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::convert::Asked;
+use super::convert::AskedConversion;
 use super::list::{invalid_options, newest, read_number, read_revision, selection, unread};
 use crate::cache::{Cursor, Event, EventType, Object, Objects, Selection, walk};
 use crate::call::{Answer, Call};
@@ -313,7 +313,7 @@ struct Frames {
     rows: Option<table::Rows>,
     /// Column definitions go with the first row only.
     head_sent: bool,
-    asked: Option<Asked>,
+    asked: Option<AskedConversion>,
     /// Those of the events at hand whose conversion had to be asked for, by the address of what
     /// they were, which is held here as well: an event knows two states of one key and revision.
     converted: HashMap<usize, (Arc<Object>, Arc<Object>)>,
@@ -337,7 +337,7 @@ impl Frames {
             stored: call.in_storage_version(),
             rows,
             head_sent: false,
-            asked: Asked::of(&call.row),
+            asked: AskedConversion::of(&call.row),
             converted: HashMap::new(),
         }
     }

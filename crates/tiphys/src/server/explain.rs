@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use api::Status;
 use api::status::Details;
-use apiserver::hooks::{Asked, Explain};
+use apiserver::hooks::{Explain, WhyQuestion};
 use apiserver::{ApiServer, UserInfo};
 use futures::future::BoxFuture;
 use scheduler::why::{Change, Question, State, WhyError, answer};
@@ -38,7 +38,11 @@ impl Explainer {
 }
 
 impl Explain for Explainer {
-    fn explain(&self, asked: Asked, user: UserInfo) -> BoxFuture<'static, Result<Value, Status>> {
+    fn explain(
+        &self,
+        asked: WhyQuestion,
+        user: UserInfo,
+    ) -> BoxFuture<'static, Result<Value, Status>> {
         let server = self.server.get().cloned();
         let (scheduling, places) = (self.scheduling.clone(), self.places.clone());
         Box::pin(async move {

@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use registry::Row;
 use serde_json::Value;
 
-use crate::admission::{Admit, Asked, Need, Operation, Review, text};
+use crate::admission::{AdmissionAttributes, Admit, Need, Operation, Review, text};
 use crate::filters::authn::{MASTERS, UserInfo};
 use crate::filters::authz;
 use crate::state::State;
@@ -42,7 +42,7 @@ impl Admit for Parameters {
             && subresource.is_empty()
             && policies_of(row).is_some()
     }
-    fn needs(&self, asked: &Asked<'_>) -> Vec<Need> {
+    fn needs(&self, asked: &AdmissionAttributes<'_>) -> Vec<Need> {
         match policies_of(asked.row) {
             Some((policies, true)) => {
                 let name = asked.text("/spec/policyName");

@@ -19,14 +19,14 @@ use serde_json::Value;
 use super::expressions::namespace_object;
 use super::matching::{Hit, Subject};
 use super::versions::shown;
-use super::{Asked, Need, Review};
+use super::{AdmissionAttributes, Need, Review};
 use hooks::Hook;
 
 /// The label of the namespace that an object is in.
 const NAMESPACE: &str = "policies/namespace";
 
 /// What all hooks of a plugin need that may be asked about a write.
-fn needs<E>(hooks: &[Hook<E>], asked: &Asked<'_>) -> Vec<Need> {
+fn needs<E>(hooks: &[Hook<E>], asked: &AdmissionAttributes<'_>) -> Vec<Need> {
     let subject = asked.subject();
     if hooks.is_empty() || subject.is_exempt() {
         return Vec::new();

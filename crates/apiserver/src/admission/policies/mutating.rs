@@ -14,7 +14,7 @@ use super::{in_version, namespace_of, needs, passed_over, request};
 use crate::admission::expressions::{resource_check, with_answers};
 use crate::admission::matching::Hit;
 use crate::admission::versions::stored;
-use crate::admission::{Admit, Asked, Need, Operation, Review};
+use crate::admission::{AdmissionAttributes, Admit, Need, Operation, Review};
 use crate::metrics::policies::ErrorType;
 use crate::state::State;
 
@@ -44,7 +44,7 @@ impl Admit for MutatingPolicies {
         // What is deleted has no object to change.
         operation != Operation::Delete
     }
-    fn needs(&self, asked: &Asked<'_>) -> Vec<Need> {
+    fn needs(&self, asked: &AdmissionAttributes<'_>) -> Vec<Need> {
         needs(&self.hooks(asked.state).1.all, asked)
     }
     fn mutate<'a>(
@@ -253,7 +253,7 @@ impl Changer<'_> {
             }
         };
         let request = request(review, &review.subject(), hit);
-        let seen = Seen {
+        let seen = MutationContext {
             changer: self,
             old: old.as_deref(),
             request: &request,
@@ -378,13 +378,13 @@ impl Changer<'_> {
 }
 
 /// What a policy sees beside the object, which changes from mutation to mutation.
-struct Seen<'a> {
+struct MutationContext<'a> {
     changer: &'a Changer<'a>,
     old: Option<&'a Value>,
     request: &'a Value,
 }
 
-impl Seen<'_> {
+impl MutationContext<'_> {
     fn with<'g>(&'g self, object: &'g Value, answers: &'g dyn cel::Authorizer) -> Given<'g> {
         let changer = self.changer;
         let policy = &changer.call.hook.evaluator;

@@ -16,7 +16,7 @@ use super::params::{self, Missing};
 use super::{in_version, namespace_of, needs, passed_over, request};
 use crate::admission::expressions::{resource_check, with_answers};
 use crate::admission::matching::Hit;
-use crate::admission::{Admit, Asked, Need, Operation, Review};
+use crate::admission::{AdmissionAttributes, Admit, Need, Operation, Review};
 use crate::metrics::policies::ErrorType;
 use crate::state::State;
 
@@ -47,7 +47,7 @@ impl Admit for ValidatingPolicies {
     fn handles(&self, _: Operation, _: &Row, _: &str) -> bool {
         true
     }
-    fn needs(&self, asked: &Asked<'_>) -> Vec<Need> {
+    fn needs(&self, asked: &AdmissionAttributes<'_>) -> Vec<Need> {
         needs(&self.hooks(asked.state).1.all, asked)
     }
     fn validate<'a>(

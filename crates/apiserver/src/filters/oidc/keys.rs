@@ -18,7 +18,7 @@ use wire::trust::Trust;
 
 use super::config::Issuer;
 use crate::dialer::TlsSide;
-use crate::egress::{self, Asked, Backend, Bounds};
+use crate::egress::{self, Backend, Bounds, OutgoingRequest};
 use crate::metrics::identity::Fetched;
 use crate::state::State;
 
@@ -43,11 +43,11 @@ pub struct Keys {
     issuer: String,
     discovery: String,
     tls: Result<TlsSide, String>,
-    known: ArcSwapOption<Known>,
+    known: ArcSwapOption<FetchedKeys>,
     turn: Mutex<Turn>,
 }
 
-struct Known {
+struct FetchedKeys {
     keys: KeySet,
     at: Instant,
 }
@@ -156,7 +156,8 @@ impl Keys {
         let now = Instant::now();
         match fetched {
             Ok(keys) => {
-                self.known.store(Some(Arc::new(Known { keys, at: now })));
+                self.known
+                    .store(Some(Arc::new(FetchedKeys { keys, at: now })));
                 turn.failures = 0;
                 turn.not_before = None;
                 turn.last_error.clear();
@@ -210,7 +211,7 @@ impl Keys {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static("application/json, */*"));
         headers.insert(USER_AGENT, HeaderValue::from_static("kube-apiserver"));
-        let asked = Asked {
+        let asked = OutgoingRequest {
             method: Method::GET,
             path: path.to_owned(),
             headers,

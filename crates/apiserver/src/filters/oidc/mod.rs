@@ -22,7 +22,7 @@ use wire::jwks::{Algorithm, Token};
 
 use super::Background;
 use super::answers::{Answers, key};
-use super::authn::{Authenticator, Known, Rejected};
+use super::authn::{AuthenticatedUser, Authenticator, Rejected};
 use super::files::{Configured, ReloadError, aggregate};
 use crate::metrics::identity::Reloads;
 use crate::state::State;
@@ -86,7 +86,7 @@ impl Jwt {
         state: &State,
         token: &str,
         audiences: &[String],
-    ) -> Result<Option<Known>, Rejected> {
+    ) -> Result<Option<AuthenticatedUser>, Rejected> {
         let Ok(parsed) = Token::parse(token) else {
             return Ok(None);
         };
@@ -109,7 +109,7 @@ impl Jwt {
         if meant.is_empty() && !own.is_empty() {
             return Ok(None);
         }
-        let known = |user| Known {
+        let known = |user| AuthenticatedUser {
             user,
             audiences: meant,
         };
@@ -241,7 +241,7 @@ impl Authenticator for Jwt {
         state: &'a State,
         token: &'a str,
         audiences: &'a [String],
-    ) -> BoxFuture<'a, Result<Option<Known>, Rejected>> {
+    ) -> BoxFuture<'a, Result<Option<AuthenticatedUser>, Rejected>> {
         Box::pin(self.check(state, token, audiences))
     }
 }
