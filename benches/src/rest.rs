@@ -104,6 +104,8 @@ pub async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
         "writes",
         written.saturating_sub(beats) as f64 / minutes,
     ));
+    let sent = beats as f64 / minutes;
+    report.add(Row::value("… heartbeats sent per minute", "writes", sent));
     let memory = memory_of(server.pid());
     report.add(Row::value("… resident", "MB", memory.resident_mb));
     consoles(&server, Duration::from_secs(watched), report).await?;

@@ -194,6 +194,11 @@ async fn one(plan: &Plan, report: &mut Report, case: &Case) -> Result<()> {
         "pods",
         busiest as f64,
     ));
+    let figures = client.send(0, Ask::get("/metrics")).await?;
+    if let Some(most) = p99_of_decisions(&String::from_utf8_lossy(&figures.body)) {
+        let row = Row::value("… 99 of 100 decisions took at most", "ms", most * 1e3);
+        report.add(row);
+    }
     let memory = memory_of(server.pid());
     let memory_row = if case.shape == Shape::Plain && case.nodes == 500 && case.pods == 5_000 {
         "control plane after scheduling, resident"
@@ -202,6 +207,23 @@ async fn one(plan: &Plan, report: &mut Report, case: &Case) -> Result<()> {
     };
     report.add(Row::value(memory_row, "MB", memory.resident_mb));
     server.stop().await
+}
+
+/// In which time 99 of 100 decisions were made, in seconds: the bound of their bucket in the
+/// scheduler's own figures. None where those have no such bucket.
+fn p99_of_decisions(figures: &str) -> Option<f64> {
+    let bucket = |line: &str| {
+        let rest = line.strip_prefix("scheduler_scheduling_algorithm_duration_seconds_bucket{")?;
+        let (labels, count) = rest.split_once("} ")?;
+        let (_, bound) = labels.split_once("le=\"")?;
+        let bound: f64 = bound.split('"').next()?.parse().ok()?;
+        Some((bound, count.trim().parse::<f64>().ok()?))
+    };
+    let mut buckets: Vec<(f64, f64)> = figures.lines().filter_map(bucket).collect();
+    buckets.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let all = buckets.last()?.1;
+    let reached = buckets.iter().find(|(_, count)| *count >= all * 0.99);
+    reached.map(|(bound, _)| *bound).filter(|b| b.is_finite())
 }
 
 /// Which pod is on which node, as the API shows it.
@@ -287,5 +309,25 @@ impl Bound {
         }
         rest.drain(..whole);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bucket_of_99_of_100_decisions_is_found() {
+        let name = "scheduler_scheduling_algorithm_duration_seconds_bucket";
+        let text = |counts: [u32; 3]| {
+            let [a, b, all] = counts;
+            format!(
+                "other 1\n{name}{{le=\"0.002\"}} {b}\n{name}{{le=\"0.001\"}} {a}\n{name}{{le=\"+Inf\"}} {all}\n"
+            )
+        };
+        assert_eq!(p99_of_decisions(&text([995, 999, 1000])), Some(0.001));
+        assert_eq!(p99_of_decisions(&text([900, 995, 1000])), Some(0.002));
+        assert_eq!(p99_of_decisions(&text([900, 901, 1000])), None);
+        assert_eq!(p99_of_decisions("other 1"), None);
     }
 }
