@@ -17,6 +17,7 @@ mod pressure;
 mod puzzles;
 mod services;
 mod static_pods;
+mod streams;
 mod traffic;
 
 use std::process::ExitCode;
@@ -100,6 +101,7 @@ const CHECKS: &[Check] = checks![
     drivers::claims_are_prepared_and_given_back,
     drivers::a_claim_goes_its_whole_way,
     static_pods::files_of_a_node_are_its_pods,
+    streams::streams_that_nobody_uses_end,
     faults::a_killed_runtime_leaves_containers_alone,
     faults::a_kubelet_killed_at_any_time_leaves_nothing_behind,
     faults::many_pods_come_and_go_at_once,

@@ -61,6 +61,7 @@ fn main() -> ExitCode {
             claims::a_device_gets_a_file_system_and_keeps_it,
             streams::commands_run_in_containers,
             streams::standard_input_ends,
+            streams::a_command_ends_with_its_client,
             streams::a_running_container_is_attached_to,
             streams::files_are_copied_both_ways,
             streams::logs_are_followed_and_cut,

@@ -4,6 +4,7 @@ use std::io::Write;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
+use tests::command::eventually;
 use tests::context::{STAY, pod};
 use tests::{Context, DEMO, traffic};
 
@@ -48,6 +49,59 @@ pub fn standard_input_ends(cx: &Context) -> Result<()> {
     tty.env("KUBECONFIG", cx.cluster.kubeconfig());
     let shown = tests::command::run(tty, "")?.ok()?;
     ensure!(shown.contains("/dev/pts/"), "{shown}");
+    Ok(())
+}
+
+/// Commands that sleep for as many seconds, in a pod.
+fn sleepers(cx: &Context, pod: &str, seconds: &str) -> Result<usize> {
+    // The brackets keep the search from finding itself.
+    let (first, rest) = seconds.split_at(1);
+    let line = format!("ps | grep -c 'sleep [{first}]{rest}'; true");
+    Ok(cx.sh(pod, &line)?.trim().parse()?)
+}
+
+/// A client that is killed says nothing; its command ends all the same, with what it started, and
+/// nobody else's does.
+pub fn a_command_ends_with_its_client(cx: &Context) -> Result<()> {
+    cx.shell_pod("p", STAY)?;
+    let others = cx.start("exec p -- sh -c 'echo here; sleep 7000001; true'")?;
+    others.line(|l| l == "here")?;
+    let plain = cx.start("exec p -- sh -c 'echo here; sleep 7000002; true'")?;
+    plain.line(|l| l == "here")?;
+    let mut tty = std::process::Command::new("script");
+    tty.args([
+        "-qec",
+        &format!(
+            "kubectl exec -it p --namespace {} -- sh -c 'echo here; sleep 7000003; true'",
+            cx.ns
+        ),
+        "/dev/null",
+    ]);
+    tty.env("KUBECONFIG", cx.cluster.kubeconfig());
+    let tty = tests::command::Running::start(tty)?;
+    tty.line(|l| l.trim() == "here")?;
+    for seconds in ["7000001", "7000002", "7000003"] {
+        let count = sleepers(cx, "p", seconds)?;
+        ensure!(count > 0, "{seconds} does not run");
+    }
+    // Dropping them kills them.
+    drop((plain, tty));
+    for seconds in ["7000002", "7000003"] {
+        eventually("the command has ended", || {
+            let count = sleepers(cx, "p", seconds)?;
+            ensure!(count == 0, "{count} of {seconds}");
+            Ok(())
+        })?;
+    }
+    ensure!(sleepers(cx, "p", "7000001")? > 0, "another's has ended");
+    ensure!(others.is_running());
+    // The container's own process is nobody's: who was attached to it may go.
+    let attached = cx.start("attach p")?;
+    drop(attached);
+    ensure!(
+        cx.field("pod p", ".status.containerStatuses[0].restartCount")? == "0",
+        "the container was restarted"
+    );
     Ok(())
 }
 

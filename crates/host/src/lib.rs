@@ -17,6 +17,7 @@ pub mod open_beneath;
 pub mod ping;
 pub mod plugins;
 pub mod podlink;
+pub mod process;
 pub mod runtime;
 pub mod signals;
 pub mod sysctl;

@@ -193,6 +193,9 @@ pub struct Config {
     pub shutdown: Graceful,
     /// Logs of the machine.
     pub system_logs: SystemLogs,
+    /// How long nothing may flow in the streams of exec, attach and port-forward; none: for ever.
+    /// 4 hours as upstream.
+    pub stream_idle: Option<Duration>,
     /// Files that say which pods the node runs by itself; none: there are none.
     pub static_pods: Option<Source>,
     /// Where spans of its work are sent; none: none are made.
@@ -259,6 +262,7 @@ impl Config {
             topology: Rules::default(),
             shutdown: Graceful::default(),
             system_logs: SystemLogs::default(),
+            stream_idle: Some(Duration::from_secs(4 * 3600)),
             static_pods: None,
             tracing: None,
             ready_file: None,

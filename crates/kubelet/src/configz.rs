@@ -64,6 +64,7 @@ pub fn of(config: &Config, pods: u64) -> Value {
         },
         "registerNode": true,
         "podLogsDir": c.log_dir,
+        "streamingConnectionIdleTimeout": duration(c.stream_idle.unwrap_or_default()),
     });
     if let Some(fields) = shown.as_object_mut() {
         fields.extend(numa(c));

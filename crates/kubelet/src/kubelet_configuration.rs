@@ -365,6 +365,14 @@ const ACTED_ON: &[(&str, Set)] = &[
         "" => Ok(()),
         _ => absolute(v).map(drop),
     }),
+    // Zero is upstream's default, as everywhere in this kind.
+    ("streamingConnectionIdleTimeout", |at, v| {
+        let most = duration(v)?;
+        if !most.is_zero() {
+            at.config.stream_idle = Some(most);
+        }
+        Ok(())
+    }),
     ("systemReserved", reserved),
     ("topologyManagerPolicy", |at, v| {
         at.config.topology.policy = numa::policy(text(v)?)?;
@@ -453,7 +461,6 @@ const WITHOUT_EFFECT: &[&str] = &[
     "singleProcessOOMKill",
     "staticPodURL",
     "staticPodURLHeader",
-    "streamingConnectionIdleTimeout",
     "syncFrequency",
     "systemCgroups",
     "systemReservedCgroup",

@@ -323,6 +323,7 @@ fn assemble(
         resources: node::machine::Resources::read(&config),
         app_armor: node::machine::has_app_armor(),
         owners: pod::deps::Owners::default(),
+        commands: Arc::default(),
         accounts: pod::reserved::Accounts::default(),
         listed: clock::watch::Sender::new(false),
         going_down: clock::watch::Sender::new(false),

@@ -2,7 +2,7 @@
 //! has no container events; the kubelet takes these as hints and lists to be sure.
 
 use super::NAMESPACE;
-use super::proto::containerd::events::{TaskDelete, TaskExit, TaskOom, TaskStart};
+use super::proto::containerd::events::{TaskDelete, TaskExecStarted, TaskExit, TaskOom, TaskStart};
 use super::proto::containerd::services::events::v1::{
     SubscribeRequest, events_client::EventsClient,
 };
@@ -47,6 +47,14 @@ fn decode(topic: &str, body: &prost_types::Any) -> Option<Event> {
         "/tasks/delete" => TaskDelete::decode(bytes)
             .ok()
             .map(|e| Event::Deleted(e.container_id)),
+        "/tasks/exec-started" => {
+            TaskExecStarted::decode(bytes)
+                .ok()
+                .map(|e| Event::CommandStarted {
+                    container: e.container_id,
+                    pid: e.pid,
+                })
+        }
         _ => None,
     }
 }
@@ -77,5 +85,19 @@ mod tests {
         );
         assert_eq!(decode("/tasks/exit", &any(exec)), None);
         assert_eq!(decode("/images/create", &any(TaskExit::default())), None);
+        let begun = TaskExecStarted {
+            container_id: "c".into(),
+            exec_id: "x".into(),
+            pid: 7,
+        };
+        let begun = prost_types::Any {
+            type_url: String::new(),
+            value: begun.encode_to_vec(),
+        };
+        let container = "c".to_owned();
+        assert_eq!(
+            decode("/tasks/exec-started", &begun),
+            Some(Event::CommandStarted { container, pid: 7 })
+        );
     }
 }

@@ -414,6 +414,13 @@ pub enum Event {
     OutOfMemory(String),
     /// It was removed.
     Deleted(String),
+    /// A command that somebody wants to have run in it has begun.
+    CommandStarted {
+        /// The container's id.
+        container: String,
+        /// Its process, as the node counts them.
+        pid: u32,
+    },
 }
 
 impl Event {
@@ -422,6 +429,7 @@ impl Event {
     pub fn container(&self) -> &str {
         match self {
             Self::Started(id) | Self::Exited(id) | Self::OutOfMemory(id) | Self::Deleted(id) => id,
+            Self::CommandStarted { container, .. } => container,
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::node::machine::Resources;
 use crate::node::own_object::OwnNode;
 use crate::objects::Objects;
 use crate::services::Services;
+use crate::streaming::commands::ClientCommands;
 use crate::topology::Topology;
 use crate::volumes::Volumes;
 use clock::{Clock, Random};
@@ -83,6 +84,8 @@ pub struct Deps {
     pub pressure: Arc<parking_lot::Mutex<Pressure>>,
     /// Which pod a container or sandbox of the runtime belongs to.
     pub owners: Owners,
+    /// ClientCommands of clients that run in containers.
+    pub commands: Arc<ClientCommands>,
 }
 
 /// UIDs of pods by ids of their containers and sandboxes. Events of the runtime name only the

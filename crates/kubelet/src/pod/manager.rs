@@ -301,6 +301,11 @@ impl Pods {
 
     fn poke_owner(&self, event: &Event) {
         let id = event.container();
+        if let Event::CommandStarted { pid, .. } = event {
+            // Nothing about the pod changes.
+            self.deps.commands.started(id, *pid);
+            return;
+        }
         let Some(uid) = self.deps.owners.of(id) else {
             return;
         };

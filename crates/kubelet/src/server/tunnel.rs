@@ -33,17 +33,20 @@ pub(super) async fn serve(
         ))),
     };
     match outcome {
-        Ok(Goal::Command(url, wanted)) => streaming::command(&url, wanted, request)
+        Ok(Goal::Command(streams)) => streaming::command(streams, request)
             .await
             .map(BodyExt::boxed),
-        Ok(Goal::Ports(pod, ports)) => streaming::forward(pod, ports, request).map(BodyExt::boxed),
+        Ok(Goal::Ports(pod, ports)) => {
+            let idle = server.deps.config.stream_idle;
+            streaming::forward(pod, ports, idle, request).map(BodyExt::boxed)
+        }
         Ok(Goal::Done(answer)) => *answer,
         Err(answer) => *answer,
     }
 }
 
 enum Goal {
-    Command(String, RequestedStreams),
+    Command(streaming::CommandStreams),
     Ports(Pod, Vec<u16>),
     Done(Box<Answer>),
 }
@@ -116,7 +119,12 @@ async fn in_container(
             };
             let command = query.all("command");
             let url = runtime.exec(&id, &command, &streams).await;
-            Ok(Goal::Command(url.map_err(|e| failed(&e))?, wanted))
+            Ok(Goal::Command(streaming::CommandStreams {
+                url: url.map_err(|e| failed(&e))?,
+                wanted,
+                command: Some(server.deps.commands.expect(&id, &command)),
+                idle: server.deps.config.stream_idle,
+            }))
         }
         "attach" => {
             // A container without a terminal has none to attach to, whatever was asked.
@@ -132,7 +140,12 @@ async fn in_container(
             let url = url.map_err(|e| failed(&e))?;
             wanted.tty = tty;
             wanted.stderr = stderr && !tty;
-            Ok(Goal::Command(url, wanted))
+            Ok(Goal::Command(streaming::CommandStreams {
+                url,
+                wanted,
+                command: None,
+                idle: server.deps.config.stream_idle,
+            }))
         }
         _ => {
             let command: Vec<String> = query

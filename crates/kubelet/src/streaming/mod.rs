@@ -4,7 +4,10 @@
 //! the runtime gives a URL of its streaming server, which is asked by SPDY: containerd 1.6 knows
 //! WebSocket only up to version 4, which has no end of stdin. Forwarded connections are made
 //! directly, inside the pod's network namespace. Whether the request may be made, and which
-//! container it means, is decided before.
+//! container it means, is decided before. A command ends with its client: runtimes go on running
+//! what nobody listens to any more.
+
+pub mod commands;
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -18,9 +21,11 @@ use http::{Request, Response, StatusCode, Uri};
 use http_body_util::Full;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use wire::stream::remote::{self, RequestedStreams};
+use wire::stream::remote::{self, Ended, RequestedStreams};
 use wire::stream::upgrade::{UpgradeError, Wish};
 use wire::stream::{BoxIo, ports};
+
+use commands::ExpectedCommand;
 
 /// How long a connection to a container's port or to the runtime may take to come about.
 const DIALLING: Duration = Duration::from_secs(10);
@@ -60,9 +65,27 @@ fn agree<B>(
     }
 }
 
-/// Serves exec and attach: connects the client to the streams behind `url`, which the runtime
-/// gave for one use. `wanted` is what the runtime was asked for.
-pub async fn command<B>(url: &str, wanted: RequestedStreams, request: &mut Request<B>) -> Answer {
+/// The streams of a command, or of a container's own process.
+#[derive(Debug)]
+pub struct CommandStreams {
+    /// Where the runtime serves them, once.
+    pub url: String,
+    /// What the runtime was asked for.
+    pub wanted: RequestedStreams,
+    /// The command, which ends with its client; none: the container's own process, which does not.
+    pub command: Option<ExpectedCommand>,
+    /// How long nothing may flow; none: for ever.
+    pub idle: Option<Duration>,
+}
+
+/// Serves exec and attach: connects the client to the streams.
+pub async fn command<B>(streams: CommandStreams, request: &mut Request<B>) -> Answer {
+    let CommandStreams {
+        url,
+        wanted,
+        command,
+        idle,
+    } = streams;
     let wanted = match wanted.checked() {
         Ok(w) => w,
         Err(why) => return text(StatusCode::BAD_REQUEST, why),
@@ -72,7 +95,7 @@ pub async fn command<B>(url: &str, wanted: RequestedStreams, request: &mut Reque
         Ok(agreed) => agreed,
         Err(refusal) => return *refusal,
     };
-    let runtime = match ask_runtime(url, wanted).await {
+    let runtime = match ask_runtime(&url, wanted).await {
         Ok(client) => client,
         Err(refusal) => return *refusal,
     };
@@ -83,9 +106,16 @@ pub async fn command<B>(url: &str, wanted: RequestedStreams, request: &mut Reque
             let io = TokioIo::new(upgrading.await.map_err(io::Error::other)?);
             remote::serve(io, &wish, &protocol, wanted).await
         };
-        match served.await {
-            Ok(server) => remote::bridge(server, runtime).await,
-            Err(e) => tracing::debug!("a client's streams did not come about: {e}"),
+        let ended = match served.await {
+            Ok(server) => remote::bridge(server, runtime, idle).await,
+            Err(e) => {
+                tracing::debug!("a client's streams did not come about: {e}");
+                Ended::ClientGone
+            }
+        };
+        match (ended, command) {
+            (Ended::ClientGone | Ended::Idle, Some(command)) => command.hang_up().await,
+            (Ended::Command, _) | (_, None) => {}
         }
     });
     answer
@@ -207,7 +237,13 @@ fn dial_local(port: u16) -> io::Result<std::net::TcpStream> {
 }
 
 /// Serves port-forward. `wanted`: ports of the request; only some WebSocket clients name them.
-pub fn forward<B, D: ports::Dial>(dial: D, wanted: Vec<u16>, request: &mut Request<B>) -> Answer {
+/// `idle`: how long nothing may flow; none: for ever.
+pub fn forward<B, D: ports::Dial>(
+    dial: D,
+    wanted: Vec<u16>,
+    idle: Option<Duration>,
+    request: &mut Request<B>,
+) -> Answer {
     let known: [&[&str]; 2] = [
         &[
             ports::TUNNEL_PROTOCOL,
@@ -224,7 +260,10 @@ pub fn forward<B, D: ports::Dial>(dial: D, wanted: Vec<u16>, request: &mut Reque
     let upgrading = hyper::upgrade::on(request);
     tokio::spawn(async move {
         match upgrading.await {
-            Ok(io) => ports::serve(TokioIo::new(io), &wish, &protocol, &wanted, dial).await,
+            Ok(io) => {
+                let protocol = (&wish, protocol.as_str());
+                ports::serve(TokioIo::new(io), protocol, &wanted, dial, idle).await;
+            }
             Err(e) => tracing::debug!("a client's streams did not come about: {e}"),
         }
     });

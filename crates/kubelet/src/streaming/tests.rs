@@ -72,7 +72,13 @@ async fn kubelet(path: &'static str) -> String {
     let url = format!("http://{}{path}", runtime().await);
     http(move |mut request| {
         let url = url.clone();
-        async move { command(&url, PIPES, &mut request).await }
+        let streams = CommandStreams {
+            url,
+            wanted: PIPES,
+            command: None,
+            idle: None,
+        };
+        async move { command(streams, &mut request).await }
     })
     .await
 }
@@ -181,7 +187,7 @@ async fn ports_are_forwarded_plain_and_in_a_tunnel() {
         namespace: None,
     };
     let address = http(move |mut request| {
-        let answer = forward(pod.clone(), Vec::new(), &mut request);
+        let answer = forward(pod.clone(), Vec::new(), None, &mut request);
         async move { answer }
     })
     .await;

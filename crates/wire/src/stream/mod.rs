@@ -9,10 +9,12 @@
 //! remote      stdin, stdout, stderr, error, resize over either of them
 //! output      one stream of bytes to a WebSocket client, such as a log
 //! ports       port-forwarding's pairs of streams over either of them
+//! idle        how long nothing has flowed in them
 //! tunnel      one plain connection to a pod's port
 //! ```
 
 pub mod chunks;
+pub mod idle;
 pub mod output;
 pub mod ports;
 pub mod remote;

@@ -13,6 +13,7 @@ use clock::Instant;
 use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::task::JoinSet;
 
+use super::idle::{Activity, watched};
 use super::remote::STREAM_TYPE;
 use super::spdy::{Connection, Role, Stream, WriteHalf};
 use super::upgrade::Wish;
@@ -51,9 +52,49 @@ pub fn choose(wish: &Wish) -> Option<String> {
     }
 }
 
-/// Serves an upgraded connection until the client closes it. `ports` are those of the request;
-/// only WebSocket channels need them.
-pub async fn serve<I: Io, D: Dial>(io: I, wish: &Wish, protocol: &str, ports: &[u16], dial: D) {
+/// A dialler whose connections are watched for what flows in them.
+#[derive(Clone)]
+struct Noticed<D> {
+    dial: D,
+    activity: Activity,
+}
+
+impl<D: Dial> Dial for Noticed<D> {
+    async fn dial(&self, port: u16) -> Result<BoxIo, String> {
+        // That somebody connects is activity, too.
+        self.activity.mark();
+        let connection = self.dial.dial(port).await?;
+        Ok(watched(connection, &self.activity))
+    }
+}
+
+/// Serves an upgraded connection until the client closes it, or nothing has flowed to any port for
+/// as long as `idle` says. `ports` are those of the request; only WebSocket channels need them.
+pub async fn serve<I: Io, D: Dial>(
+    io: I,
+    (wish, protocol): (&Wish, &str),
+    ports: &[u16],
+    dial: D,
+    idle: Option<Duration>,
+) {
+    let activity = Activity::default();
+    let dial = Noticed {
+        dial,
+        activity: activity.clone(),
+    };
+    tokio::select! {
+        biased;
+        () = serve_streams(io, (wish, protocol), ports, dial) => {}
+        () = activity.idle_for(idle) => tracing::debug!("forwarded ports were idle for too long"),
+    }
+}
+
+async fn serve_streams<I: Io, D: Dial>(
+    io: I,
+    (wish, protocol): (&Wish, &str),
+    ports: &[u16],
+    dial: D,
+) {
     match wish {
         Wish::Spdy { .. } => serve_spdy(io, dial).await,
         Wish::WebSocket { .. } => {
@@ -329,7 +370,7 @@ mod tests {
                     protocols: vec![TUNNEL_PROTOCOL.into()],
                 };
                 let protocol = choose(&wish).unwrap();
-                tokio::spawn(async move { serve(a, &wish, &protocol, &[], Echo).await });
+                tokio::spawn(async move { serve(a, (&wish, &protocol), &[], Echo, None).await });
                 let socket = websocket::open(b, websocket::Role::Client).await;
                 Connection::start(Tunnel::new(socket), Role::Client).0
             } else {
@@ -355,7 +396,9 @@ mod tests {
             key: String::new(),
             protocols: vec!["v4.channel.k8s.io".into()],
         };
-        tokio::spawn(async move { serve(a, &wish, "v4.channel.k8s.io", &[7, 8], Echo).await });
+        tokio::spawn(
+            async move { serve(a, (&wish, "v4.channel.k8s.io"), &[7, 8], Echo, None).await },
+        );
         let socket = websocket::open(b, websocket::Role::Client).await;
         let role = websocket::Role::Client;
         let mut client = Channels::start(socket, role, Codec::Binary, false, 0..4);
@@ -371,6 +414,24 @@ mod tests {
         readers[3].read_exact(&mut failure).await.unwrap();
         assert_eq!(&failure, b"nobody listens on 8");
     }
+    #[tokio::test(start_paused = true)]
+    async fn forwarding_ends_when_nothing_flows() {
+        let limit = Duration::from_secs(60);
+        let (a, b) = duplex(10_000);
+        let wish = Wish::Spdy {
+            protocols: Vec::new(),
+        };
+        let serving =
+            tokio::spawn(async move { serve(a, (&wish, PROTOCOL), &[], Echo, Some(limit)).await });
+        let client = Connection::start(b, Role::Client).0;
+        let began = Instant::now();
+        tokio::time::sleep(limit / 2).await;
+        assert_eq!(ask(&client, 7, "0", b"hello").await.0, b"hello");
+        serving.await.unwrap();
+        assert_eq!(began.elapsed().as_secs(), (limit + limit / 2).as_secs());
+        client.end_token().cancelled().await;
+    }
+
     /// Sends a line to each that connects, and closes.
     #[derive(Clone)]
     struct Brief;
@@ -396,7 +457,9 @@ mod tests {
                 protocols: vec!["v4.channel.k8s.io".into()],
             };
             let wanted = ports.clone();
-            tokio::spawn(async move { serve(a, &wish, "v4.channel.k8s.io", &wanted, Brief).await });
+            tokio::spawn(async move {
+                serve(a, (&wish, "v4.channel.k8s.io"), &wanted, Brief, None).await
+            });
             let socket = websocket::open(b, websocket::Role::Client).await;
             let role = websocket::Role::Client;
             let mut client = Channels::start(socket, role, Codec::Binary, false, 0..4);

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
+use super::idle::Activity;
 use super::spdy::{self, Headers};
 use super::upgrade::{self, UpgradeError, Wish};
 use super::websocket::{self, Channels, Codec};
@@ -438,49 +439,69 @@ impl Client {
     }
 }
 
-/// Connects a client to the command behind another connection, until the command has ended
-/// or the client is gone.
-pub async fn bridge(mut server: Server, mut client: Client) {
+/// Why a bridge has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The command has.
+    Command,
+    /// The client is gone, and the command was not over.
+    ClientGone,
+    /// Nothing flowed for as long as may be, and the command was not over.
+    Idle,
+}
+
+/// Connects a client to the command behind another connection, until the command has ended,
+/// the client is gone, or nothing has flowed for so long.
+pub async fn bridge(mut server: Server, mut client: Client, idle: Option<Duration>) -> Ended {
     let gone = server.end_token();
+    let activity = Activity::default();
     let input = {
-        let stdin = pump(server.stdin.take(), client.stdin.take());
-        let resize = pump(server.resize.take(), client.resize.take());
+        let stdin = pump(server.stdin.take(), client.stdin.take(), &activity);
+        let resize = pump(server.resize.take(), client.resize.take(), &activity);
         async {
             tokio::join!(stdin, resize);
             std::future::pending::<()>().await;
         }
     };
     let output = {
-        let stdout = pump_to(client.stdout.take(), server.stdout.as_mut());
-        let stderr = pump_to(client.stderr.take(), server.stderr.as_mut());
+        let stdout = pump_to(client.stdout.take(), server.stdout.as_mut(), &activity);
+        let stderr = pump_to(client.stderr.take(), server.stderr.as_mut(), &activity);
         let status = client.status();
         async { tokio::join!(stdout, stderr, status).2 }
     };
-    let status = tokio::select! {
-        status = output => Some(status),
-        () = input => None,
-        () = gone.cancelled() => None,
+    let (ended, status) = tokio::select! {
+        biased;
+        status = output => (Ended::Command, status),
+        () = input => (Ended::ClientGone, Vec::new()),
+        () = gone.cancelled() => (Ended::ClientGone, Vec::new()),
+        () = activity.idle_for(idle) => (Ended::Idle, Vec::new()),
     };
-    match status.as_deref() {
-        None => {}
-        Some([]) => {
+    match (ended, status.as_slice()) {
+        (Ended::ClientGone, _) => {}
+        (Ended::Idle, _) => {
+            let seconds = idle.unwrap_or_default().as_secs();
+            let text = format!("the streams were idle for {seconds} s");
+            server.finish(&Outcome::Error(text)).await;
+        }
+        (Ended::Command, []) => {
             let text = "the container runtime closed the connection";
             server.finish(&Outcome::Error(text.into())).await;
         }
-        Some(status) => server.finish_with(status).await,
+        (Ended::Command, status) => server.finish_with(status).await,
     }
+    ended
 }
 
 /// Copies to the end and half-closes. What the writer does not take any more is thrown away,
 /// so that an unread stream does not stop the others of its connection.
-async fn pump(from: Option<BoxRead>, mut to: Option<BoxWrite>) {
-    pump_to(from, to.as_mut()).await;
+async fn pump(from: Option<BoxRead>, mut to: Option<BoxWrite>, activity: &Activity) {
+    pump_to(from, to.as_mut(), activity).await;
     if let Some(mut to) = to {
         let _ = to.shutdown().await;
     }
 }
 
-async fn pump_to(from: Option<BoxRead>, mut to: Option<&mut BoxWrite>) {
+async fn pump_to(from: Option<BoxRead>, mut to: Option<&mut BoxWrite>, activity: &Activity) {
     let Some(mut from) = from else { return };
     let mut buffer = vec![0; CHUNK_BYTES];
     loop {
@@ -488,6 +509,7 @@ async fn pump_to(from: Option<BoxRead>, mut to: Option<&mut BoxWrite>) {
             Ok(0) | Err(_) => return,
             Ok(n) => n,
         };
+        activity.mark();
         let part = buffer.get(..n).unwrap_or_default();
         if let Some(writer) = to.as_mut()
             && writer.write_all(part).await.is_err()
@@ -588,27 +610,63 @@ mod tests {
     async fn a_bridge_joins_the_transports() {
         let (front, client) = websocket_pair(ALL).await;
         let (command, back) = spdy_pair("v4.channel.k8s.io", ALL).await;
-        tokio::join!(cat(command), bridge(front, back), talk(client, 200_000));
+        let (_, ended, ()) = tokio::join!(
+            cat(command),
+            bridge(front, back, None),
+            talk(client, 200_000)
+        );
+        assert_eq!(ended, Ended::Command);
     }
 
     #[tokio::test]
     async fn a_bridge_ends_when_the_client_goes() {
         let (front, client) = websocket_pair(ALL).await;
         let (mut command, back) = spdy_pair("v4.channel.k8s.io", ALL).await;
-        let bridging = tokio::spawn(bridge(front, back));
+        let bridging = tokio::spawn(bridge(front, back, None));
         drop(client);
-        bridging.await.unwrap();
+        assert_eq!(bridging.await.unwrap(), Ended::ClientGone);
         let mut rest = Vec::new();
         let mut stdin = command.stdin.take().unwrap();
         stdin.read_to_end(&mut rest).await.unwrap();
         command.end_token().cancelled().await;
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_bridge_ends_when_nothing_flows() {
+        let limit = Duration::from_secs(60);
+        let (front, mut client) = websocket_pair(ALL).await;
+        let (mut command, back) = spdy_pair("v4.channel.k8s.io", ALL).await;
+        let bridging = tokio::spawn(bridge(front, back, Some(limit)));
+        let began = clock::Instant::now();
+        // A word in the middle of the time puts the end off.
+        tokio::time::sleep(limit / 2).await;
+        client
+            .stdin
+            .as_mut()
+            .unwrap()
+            .write_all(b"x")
+            .await
+            .unwrap();
+        let status = client.status().await;
+        let said = "the streams were idle for 60 s";
+        assert!(
+            matches!(Outcome::read(&status), Outcome::Error(why) if why.ends_with(said)),
+            "{}",
+            String::from_utf8_lossy(&status)
+        );
+        assert_eq!(bridging.await.unwrap(), Ended::Idle);
+        assert_eq!(began.elapsed().as_secs(), (limit + limit / 2).as_secs());
+        let mut got = Vec::new();
+        let mut stdin = command.stdin.take().unwrap();
+        stdin.read_to_end(&mut got).await.unwrap();
+        assert_eq!(got, b"x");
+    }
+
     #[tokio::test]
     async fn the_runtimes_sudden_end_is_reported() {
         let (front, mut client) = spdy_pair("v4.channel.k8s.io", ALL).await;
         let (command, back) = spdy_pair("v4.channel.k8s.io", ALL).await;
-        let bridging = tokio::spawn(bridge(front, back));
+        let bridging = tokio::spawn(bridge(front, back, None));
         drop(command);
         let status = client.status().await;
         assert!(matches!(Outcome::read(&status), Outcome::Error(_)));
