@@ -122,7 +122,11 @@ fn next(state: &State<'_>, pod: &Pod, is_held: bool) -> Next {
     if phase(pod) == "Succeeded" {
         return match index {
             _ if !indexed => Next::NameSucceeded,
-            Some(index) if !state.published_succeeded.has(index) => Next::Complete(index),
+            Some(index)
+                if !state.published_succeeded.has(index) && !state.failed_indexes.has(index) =>
+            {
+                Next::Complete(index)
+            }
             _ => Next::LetGo,
         };
     }

@@ -150,6 +150,11 @@ fn finish(state: &mut State<'_>, parent: &Parent, plan: &mut Plan) {
     if open || left || !state.active.is_empty() || state.terminating() > 0 {
         return;
     }
+    // What has finished has begun: its last pod may have ended while the Job was suspended.
+    let never_ran = state.suspended() && state.spec.completions == Some(0);
+    if state.status.start_time.is_none() && !never_ran {
+        state.status.start_time = Some(state.now());
+    }
     let last = make(if ending.failed { "Failed" } else { "Complete" });
     let about = parent.about.clone();
     let (warning, reason, message) = if ending.failed {

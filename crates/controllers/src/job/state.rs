@@ -167,15 +167,23 @@ impl<'a> State<'a> {
         let of = |p: &&&Arc<Pod>| self.valid_index(p);
         let ended = tracked().filter(|p| phase(p) == "Succeeded");
         let published = read(self.status.completed_indexes.as_ref());
-        let now = published.with(ended.filter_map(|p| of(&p)));
-        let failed = match self.spec.backoff_limit_per_index {
+        let limit = self.spec.backoff_limit_per_index;
+        let lost_before = match limit {
             None => Indexes::default(),
+            Some(_) => read(self.status.failed_indexes.as_ref()),
+        };
+        // An index ends once, however many pods it had.
+        let ended = ended.filter_map(|p| of(&p));
+        let now = published.with(ended.filter(|i| !lost_before.has(*i)));
+        let failed = match limit {
+            None => lost_before,
             Some(limit) => {
                 // What the end of the Job ends is not what failed.
                 let ends = ["FailureTarget", "SuccessCriteriaMet"];
                 let ends = ends.iter().any(|c| is_true(&self.status, c));
                 let lost = tracked().filter(|p| !ends && self.fails_index(p, limit));
-                read(self.status.failed_indexes.as_ref()).with(lost.filter_map(|p| of(&p)))
+                let lost = lost.filter_map(|p| of(&p));
+                lost_before.with(lost.filter(|i| !now.has(*i)))
             }
         };
         self.succeeded = now.total();

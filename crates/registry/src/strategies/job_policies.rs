@@ -232,35 +232,10 @@ fn success(errs: &mut Errors, path: &FieldPath, spec: &Value) {
 }
 
 /// How many indexes a text such as `1,3-5` names.
-fn indexes(text: &str, completions: i64) -> Result<i64, String> {
+pub(super) fn indexes(text: &str, completions: i64) -> Result<i64, String> {
     let (mut before, mut total) = (-1_i64, 0);
-    let read = |word: &str| -> Result<i64, String> {
-        let n = word.parse::<i64>();
-        let n = n.map_err(|_| format!("cannot convert string to integer for index: {word:?}"))?;
-        if n >= completions {
-            return Err(format!("too large index: {word:?}"));
-        }
-        Ok(n)
-    };
     for part in text.split(',').filter(|_| !text.is_empty()) {
-        let ends: Vec<&str> = part.split('-').collect();
-        let (first, last) = match ends.as_slice() {
-            [one] => (read(one)?, read(one)?),
-            [first, last] => {
-                let (first, last) = (read(first)?, read(last)?);
-                if first >= last {
-                    return Err(format!(
-                        "non-increasing order, previous: {first}, current: {last}"
-                    ));
-                }
-                (first, last)
-            }
-            _ => {
-                return Err(format!(
-                    "the fragment {part:?} violates the requirement that an index interval can have at most two parts separated by '-'"
-                ));
-            }
-        };
+        let (first, last) = interval(part, completions)?;
         if before >= first {
             return Err(format!(
                 "non-increasing order, previous: {before}, current: {first}"
@@ -270,6 +245,34 @@ fn indexes(text: &str, completions: i64) -> Result<i64, String> {
         before = last;
     }
     Ok(total)
+}
+
+/// The first and the last index of a part such as `3-5`, or `1`, which is both.
+pub(super) fn interval(part: &str, completions: i64) -> Result<(i64, i64), String> {
+    let read = |word: &str| -> Result<i64, String> {
+        let n = word.parse::<i64>();
+        let n = n.map_err(|_| format!("cannot convert string to integer for index: {word:?}"))?;
+        if n >= completions {
+            return Err(format!("too large index: {word:?}"));
+        }
+        Ok(n)
+    };
+    let ends: Vec<&str> = part.split('-').collect();
+    match ends.as_slice() {
+        [one] => read(one).map(|index| (index, index)),
+        [first, last] => {
+            let (first, last) = (read(first)?, read(last)?);
+            if first >= last {
+                return Err(format!(
+                    "non-increasing order, previous: {first}, current: {last}"
+                ));
+            }
+            Ok((first, last))
+        }
+        _ => Err(format!(
+            "the fragment {part:?} violates the requirement that an index interval can have at most two parts separated by '-'"
+        )),
+    }
 }
 
 #[cfg(test)]

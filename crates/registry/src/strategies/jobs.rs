@@ -3,10 +3,10 @@
 use api::{FieldError, FieldPath};
 use serde_json::{Value, json};
 
-use super::workload;
+use super::{job_status, workload};
 use crate::check::{
-    Errors, IMMUTABLE, at, fill, fill_zero, flag, has, immutable, int, invalid, items, items_mut,
-    make, not_negative, one_of, optional_word, required_word, selector_matches, set, text, unset,
+    Errors, at, fill, fill_zero, flag, has, immutable, int, invalid, items, items_mut, make,
+    not_negative, one_of, optional_word, required_word, selector_matches, set, text, unset,
 };
 use crate::strategy::{Context, Dependents, Strategy};
 
@@ -69,44 +69,28 @@ impl Strategy for Job {
         set(obj, "status", json!({}));
         own_selector(obj);
     }
-    fn validate(&self, obj: &Value, cx: &Context<'_>) -> Vec<FieldError> {
-        let (mut errs, path, spec) = (Errors::new(), FieldPath::new("spec"), at(obj, "spec"));
-        if cx.subresource == "status" {
-            for f in ["active", "succeeded", "failed", "ready", "terminating"] {
-                not_negative(&mut errs, &FieldPath::new("status"), at(obj, "status"), f);
-            }
-            return errs;
-        }
-        let selector = at(spec, "selector");
-        if selector.is_null() {
-            errs.push(FieldError::required(&path.child("selector"), ""));
-        } else {
-            crate::check::label_selector(&mut errs, &path.child("selector"), selector);
-            let labels = at(at(at(spec, "template"), "metadata"), "labels");
-            if !selector_matches(selector, labels) {
-                let path = path.child("template").child("metadata").child("labels");
-                invalid(
-                    &mut errs,
-                    &path,
-                    labels,
-                    "`selector` does not match template `labels`",
-                );
-            }
-        }
-        job_spec(&mut errs, &path, spec);
-        host_names(&mut errs, text(at(obj, "metadata"), "name"), spec);
-        errs
+    fn validate(&self, obj: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
+        whole_job(obj, true)
+    }
+    /// Jobs from before its labels had a prefix need none of those.
+    fn validates_whole_update(&self) -> bool {
+        true
     }
     fn validate_update(&self, obj: &Value, old: &Value, cx: &Context<'_>) -> Vec<FieldError> {
-        let (mut errs, path) = (Errors::new(), FieldPath::new("spec"));
         if cx.subresource == "status" {
-            status_update(&mut errs, obj, old);
+            let mut errs = Errors::new();
+            job_status::check(&mut errs, obj);
+            job_status::check_update(&mut errs, obj, old);
             return errs;
         }
+        let had = at(at(at(at(old, "spec"), "template"), "metadata"), "labels");
+        let mut errs = whole_job(obj, has(had, UID_LABEL) && has(had, NAME_LABEL));
+        let path = FieldPath::new("spec");
         let (spec, was) = (at(obj, "spec"), at(old, "spec"));
         if text(spec, "completionMode") != "Indexed" {
             immutable(&mut errs, &path, spec, was, "completions");
-        } else if int(spec, "completions") != int(was, "completions")
+        } else if has(spec, "completions")
+            && int(spec, "completions") != int(was, "completions")
             && int(spec, "completions") != int(spec, "parallelism")
         {
             let (path, value) = (path.child("completions"), at(spec, "completions"));
@@ -126,8 +110,13 @@ impl Strategy for Job {
         template_update(&mut errs, &path, obj, old);
         errs
     }
-    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
-        workload::template_warnings("spec.template", at(at(obj, "spec"), "template"))
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
+        let mut warned = name_warning(obj, old);
+        let spec = at(obj, "spec");
+        if old.is_none_or(|old| at(old, "spec") != spec) {
+            warned.extend(spec_warnings("spec", spec));
+        }
+        warned
     }
     fn dependents(&self) -> Dependents {
         Dependents::Orphan
@@ -139,57 +128,6 @@ impl Strategy for Job {
     }
     fn has_generation(&self) -> bool {
         true
-    }
-}
-
-/// Whether a condition is true.
-fn is_true(status: &Value, ty: &str) -> bool {
-    let mut all = items(status, "conditions").iter();
-    all.any(|c| text(c, "type") == ty && text(c, "status") == "True")
-}
-
-/// What a controller, whichever it is, may not take back of a job's status.
-fn status_update(errs: &mut Errors, obj: &Value, old: &Value) {
-    let (status, was, path) = (
-        at(obj, "status"),
-        at(old, "status"),
-        FieldPath::new("status"),
-    );
-    for ty in ["Failed", "Complete", "FailureTarget", "SuccessCriteriaMet"] {
-        if is_true(was, ty) && !is_true(status, ty) {
-            let what = match ty {
-                "SuccessCriteriaMet" => "",
-                _ => "terminal ",
-            };
-            let why = format!("cannot disable the {what}{ty}=True condition");
-            let conditions = path.child("conditions");
-            errs.push(FieldError {
-                value: None,
-                ..FieldError::invalid_str(&conditions, "", &why)
-            });
-        }
-    }
-    let count = |of: &Value, field: &str| int(of, field).unwrap_or(0);
-    let spec = at(obj, "spec");
-    // An indexed job may be made smaller.
-    let shrinks = text(spec, "completionMode") == "Indexed"
-        && at(spec, "completions") == at(spec, "parallelism");
-    for field in ["failed", "succeeded"] {
-        let fewer = count(status, field) < count(was, field);
-        if fewer && (field == "failed" || !shrinks) {
-            let why = format!("cannot decrease the {field} counter");
-            invalid(errs, &path.child(field), &count(status, field).into(), &why);
-        }
-    }
-    let moved = |field: &str| has(was, field) && at(status, field) != at(was, field);
-    if has(status, "completionTime") && moved("completionTime") {
-        let path = path.child("completionTime");
-        invalid(errs, &path, at(status, "completionTime"), IMMUTABLE);
-    }
-    let resumes = is_true(was, "Suspended") && !is_true(status, "Suspended");
-    if moved("startTime") && !flag(spec, "suspend") && !resumes {
-        let why = "field is immutable for unsuspended job once set";
-        invalid(errs, &path.child("startTime"), at(status, "startTime"), why);
     }
 }
 
@@ -216,12 +154,95 @@ fn own_selector(obj: &mut Value) {
             (UID_LABEL, &uid),
             (NAME_LABEL, &name),
         ] {
-            set(labels, key, value.clone());
+            // What the client has set is judged, not replaced.
+            fill(labels, key, value.clone());
         }
     }
     if let Some(wanted) = make(spec, "selector").and_then(|s| make(s, "matchLabels")) {
-        set(wanted, UID_LABEL, uid);
+        fill(wanted, UID_LABEL, uid);
     }
+}
+
+/// What is wrong with a job that is not compared with another. `prefixed`: its pods have the labels
+/// with a prefix besides those without.
+fn whole_job(obj: &Value, prefixed: bool) -> Errors {
+    let (mut errs, path, spec) = (Errors::new(), FieldPath::new("spec"), at(obj, "spec"));
+    let selector = at(spec, "selector");
+    let labels = at(at(at(spec, "template"), "metadata"), "labels");
+    if selector.is_null() {
+        errs.push(FieldError::required(&path.child("selector"), ""));
+    } else {
+        if !flag(spec, "manualSelector") {
+            generated(&mut errs, obj, labels, prefixed);
+        }
+        crate::check::label_selector(&mut errs, &path.child("selector"), selector);
+        if !selector_matches(selector, labels) {
+            let path = path.child("template").child("metadata").child("labels");
+            let why = "`selector` does not match template `labels`";
+            invalid(&mut errs, &path, labels, why);
+        }
+    }
+    job_spec(&mut errs, &path, spec);
+    host_names(&mut errs, text(at(obj, "metadata"), "name"), spec);
+    errs
+}
+
+/// Where the job chooses its pods by its UID, nobody may have set those labels to something else.
+fn generated(errs: &mut Errors, obj: &Value, labels: &Value, prefixed: bool) {
+    let (meta, path) = (at(obj, "metadata"), FieldPath::new("spec"));
+    let (uid, name) = (text(meta, "uid"), text(meta, "name"));
+    if uid.is_empty() {
+        let path = FieldPath::new("metadata").child("uid");
+        errs.push(FieldError::required(&path, ""));
+    }
+    let old = [("controller-uid", uid), ("job-name", name)];
+    let new = [(UID_LABEL, uid), (NAME_LABEL, name)];
+    let mut expected = json!({});
+    let at_labels = path.child("template").child("metadata").child("labels");
+    for (key, value) in old.into_iter().chain(new.into_iter().filter(|_| prefixed)) {
+        set(&mut expected, key, value);
+        let (path, why) = (at_labels.key(key), format!("must be '{value}'"));
+        match at(labels, key).as_str() {
+            None => errs.push(FieldError::required(&path, &why)),
+            Some(found) if found != value => invalid(errs, &path, labels, &why),
+            Some(_) => {}
+        }
+    }
+    let selector = at(at(obj, "spec"), "selector");
+    if !selector_matches(selector, &expected) {
+        let why = "`selector` not auto-generated";
+        invalid(errs, &path.child("selector"), selector, why);
+    }
+}
+
+/// A new job's name is that of its pods, and of their hosts.
+fn name_warning(obj: &Value, old: Option<&Value>) -> Vec<String> {
+    let name = text(at(obj, "metadata"), "name");
+    let wrong = api::names::is_dns1123_label(name);
+    if old.is_some() || wrong.is_empty() {
+        return Vec::new();
+    }
+    let why = "this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended";
+    vec![format!("metadata.name: {why}: [{}]", wrong.join(" "))]
+}
+
+/// Above these, the status of an indexed job may not hold all of its indexes.
+const MANY_COMPLETIONS: i64 = 100_000;
+const MANY_AT_ONCE: i64 = 10_000;
+
+/// Warnings of the specification of a job.
+fn spec_warnings(path: &str, spec: &Value) -> Vec<String> {
+    let above = |field: &str, most: i64| int(spec, field).is_some_and(|n| n > most);
+    let mut warned = Vec::new();
+    if text(spec, "completionMode") == "Indexed"
+        && above("completions", MANY_COMPLETIONS)
+        && above("parallelism", MANY_AT_ONCE)
+    {
+        warned.push(format!("{path}: In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4, Kubernetes might not be able to track completedIndexes when a big number of indexes fail"));
+    }
+    let template = format!("{path}.template");
+    warned.extend(workload::template_warnings(&template, at(spec, "template")));
+    warned
 }
 
 /// Pods of an indexed job are called as the job, with their index.
@@ -242,39 +263,36 @@ fn host_names(errs: &mut Errors, name: &str, spec: &Value) {
 /// they ask for may change: before its start, and each time that its controller has stopped it.
 fn template_update(errs: &mut Errors, path: &FieldPath, obj: &Value, old: &Value) {
     let (spec, was) = (at(obj, "spec"), at(old, "spec"));
-    let rest = |spec: &Value, free: bool| {
-        let mut template = at(spec, "template").clone();
-        if !free {
-            return template;
-        }
-        if let Some(meta) = template.get_mut("metadata") {
-            unset(meta, "annotations");
-            unset(meta, "labels");
-        }
-        if let Some(pod) = template.get_mut("spec") {
-            for field in ["nodeSelector", "tolerations", "schedulingGates"] {
-                unset(pod, field);
-            }
-            if let Some(affinity) = pod.get_mut("affinity") {
-                unset(affinity, "nodeAffinity");
-            }
-            if pod.get("affinity").is_some_and(crate::check::is_empty) {
-                unset(pod, "affinity");
-            }
-            for list in ["containers", "initContainers"] {
-                items_mut(pod, list)
-                    .iter_mut()
-                    .for_each(|c| unset(c, "resources"));
-            }
-        }
-        template
-    };
     let status = at(old, "status");
-    let stopped = !has(status, "startTime") || is_true(status, "Suspended");
+    let stopped =
+        !has(status, "startTime") || job_status::has_condition(status, "Suspended", "True");
     let suspended = flag(was, "suspend") && stopped && int(status, "active").unwrap_or(0) == 0;
-    if rest(spec, suspended) != rest(was, suspended) {
-        let why = "field is immutable";
-        invalid(errs, &path.child("template"), at(spec, "template"), why);
+    if !suspended {
+        immutable(errs, path, spec, was, "template");
+        return;
+    }
+    let pod = |spec: &Value| {
+        let mut pod = at(at(spec, "template"), "spec").clone();
+        for field in ["nodeSelector", "tolerations", "schedulingGates"] {
+            unset(&mut pod, field);
+        }
+        if let Some(affinity) = pod.get_mut("affinity") {
+            unset(affinity, "nodeAffinity");
+        }
+        if pod.get("affinity").is_some_and(crate::check::is_empty) {
+            unset(&mut pod, "affinity");
+        }
+        for list in ["containers", "initContainers"] {
+            items_mut(&mut pod, list)
+                .iter_mut()
+                .for_each(|c| unset(c, "resources"));
+        }
+        pod
+    };
+    if pod(spec) != pod(was) {
+        let path = path.child("template").child("spec");
+        let pod = at(at(spec, "template"), "spec");
+        invalid(errs, &path, pod, crate::check::IMMUTABLE);
     }
 }
 
@@ -395,46 +413,17 @@ impl Strategy for CronJob {
     fn prepare_create(&self, obj: &mut Value, _cx: &Context<'_>) {
         set(obj, "status", json!({}));
     }
-    fn validate(&self, obj: &Value, cx: &Context<'_>) -> Vec<FieldError> {
-        let (mut errs, path, spec) = (Errors::new(), FieldPath::new("spec"), at(obj, "spec"));
+    fn validate(&self, obj: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
+        whole_cron_job(obj, None)
+    }
+    fn validates_whole_update(&self) -> bool {
+        true
+    }
+    fn validate_update(&self, obj: &Value, old: &Value, cx: &Context<'_>) -> Vec<FieldError> {
         if cx.subresource == "status" {
-            return errs;
+            return Errors::new();
         }
-        match text(spec, "schedule") {
-            "" => errs.push(FieldError::required(&path.child("schedule"), "")),
-            s => {
-                let path = path.child("schedule");
-                if let Err(why) = api::cron::Schedule::parse(s) {
-                    errs.push(FieldError::invalid_str(&path, s, &why));
-                }
-                if s.contains("TZ") {
-                    let why = "cannot use TZ or CRON_TZ in schedule, use timeZone field instead";
-                    errs.push(FieldError::invalid_str(&path, s, why));
-                }
-            }
-        }
-        for f in [
-            "startingDeadlineSeconds",
-            "successfulJobsHistoryLimit",
-            "failedJobsHistoryLimit",
-        ] {
-            not_negative(&mut errs, &path, spec, f);
-        }
-        time_zone(&mut errs, &path.child("timeZone"), at(spec, "timeZone"));
-        let policies = ["Allow", "Forbid", "Replace"];
-        required_word(&mut errs, &path, spec, "concurrencyPolicy", &policies);
-        let path = path.child("jobTemplate").child("spec");
-        let job = at(at(spec, "jobTemplate"), "spec");
-        if flag(job, "manualSelector") {
-            let (path, known) = (path.child("manualSelector"), ["nil", "false"]);
-            errs.push(FieldError::not_supported(&path, "true", &known));
-        }
-        if has(job, "selector") {
-            let why = "`selector` will be auto-generated";
-            invalid(&mut errs, &path.child("selector"), at(job, "selector"), why);
-        }
-        job_spec(&mut errs, &path, job);
-        errs
+        whole_cron_job(obj, Some(at(old, "spec")))
     }
     /// Jobs get eleven more characters from the time of their run.
     fn validate_name(&self, name: &str, generate: bool) -> Vec<String> {
@@ -444,15 +433,75 @@ impl Strategy for CronJob {
         }
         wrong
     }
-    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
-        let t = obj
-            .pointer("/spec/jobTemplate/spec/template")
-            .unwrap_or(&Value::Null);
-        workload::template_warnings("spec.jobTemplate.spec.template", t)
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
+        let mut warned = name_warning(obj, old);
+        let spec = at(obj, "spec");
+        if old.is_none_or(|old| at(old, "spec") != spec) {
+            let job = at(at(spec, "jobTemplate"), "spec");
+            warned.extend(spec_warnings("spec.jobTemplate.spec", job));
+        }
+        if old.is_some() && text(spec, "schedule").contains("TZ") {
+            warned.push("cannot use TZ or CRON_TZ in spec.spec.schedule, use timeZone instead, see https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details".to_owned());
+        }
+        warned
     }
     fn has_generation(&self) -> bool {
         true
     }
+}
+
+/// What is wrong with a cron job. `was`: its specification before, which may have a time zone in its
+/// schedule, and one that nobody knows any more.
+fn whole_cron_job(obj: &Value, was: Option<&Value>) -> Errors {
+    let (mut errs, path, spec) = (Errors::new(), FieldPath::new("spec"), at(obj, "spec"));
+    match text(spec, "schedule") {
+        "" => errs.push(FieldError::required(&path.child("schedule"), "")),
+        s => {
+            let path = path.child("schedule");
+            if let Err(why) = api::cron::Schedule::parse(s) {
+                errs.push(FieldError::invalid_str(&path, s, &why));
+            }
+            let had = was.is_some_and(|was| text(was, "schedule").contains("TZ"));
+            let why = if !had {
+                "cannot use TZ or CRON_TZ in schedule, use timeZone field instead"
+            } else if has(spec, "timeZone") {
+                "cannot use both timeZone field and TZ or CRON_TZ in schedule"
+            } else {
+                ""
+            };
+            if s.contains("TZ") && !why.is_empty() {
+                errs.push(FieldError::invalid_str(&path, s, why));
+            }
+        }
+    }
+    not_negative(&mut errs, &path, spec, "startingDeadlineSeconds");
+    if was.is_none_or(|was| at(was, "timeZone") != at(spec, "timeZone")) {
+        time_zone(&mut errs, &path.child("timeZone"), at(spec, "timeZone"));
+    }
+    let policies = ["Allow", "Forbid", "Replace"];
+    required_word(&mut errs, &path, spec, "concurrencyPolicy", &policies);
+    let of_job = path.child("jobTemplate").child("spec");
+    let job = at(at(spec, "jobTemplate"), "spec");
+    job_spec(&mut errs, &of_job, job);
+    if has(job, "selector") {
+        let (path, why) = (
+            of_job.child("selector"),
+            "`selector` will be auto-generated",
+        );
+        invalid(&mut errs, &path, at(job, "selector"), why);
+    }
+    if flag(job, "manualSelector") {
+        let (path, known) = (of_job.child("manualSelector"), ["nil", "false"]);
+        // Upstream shows the value as it is, which is no text.
+        errs.push(FieldError {
+            value: Some("true".to_owned()),
+            ..FieldError::not_supported(&path, "true", &known)
+        });
+    }
+    for field in ["successfulJobsHistoryLimit", "failedJobsHistoryLimit"] {
+        not_negative(&mut errs, &path, spec, field);
+    }
+    errs
 }
 
 #[cfg(test)]
@@ -492,59 +541,69 @@ mod tests {
     }
 
     #[test]
-    fn what_became_of_a_job_stays() {
-        let say = |spec: Value, new: Value, old: Value| {
-            let mut errs = Errors::new();
-            let of = |status: Value| json!({ "spec": spec, "status": status });
-            status_update(&mut errs, &of(new), &of(old));
-            errs.iter().map(ToString::to_string).collect::<Vec<_>>()
+    fn labels_of_a_job_are_its_own() {
+        let say = |change: &dyn Fn(&mut Value)| {
+            let mut job = json!({ "metadata": { "name": "j", "uid": "u" },
+                "spec": { "template": { "spec": { "restartPolicy": "Never",
+                    "containers": [{ "name": "a", "image": "x" }] } } } });
+            change(&mut job);
+            Job.default(&mut job);
+            own_selector(&mut job);
+            let all = Job.validate(&job, &Context::of_nobody());
+            all.iter()
+                .map(|e| (e.field.as_str().to_owned(), e.detail.clone()))
+                .collect::<Vec<_>>()
         };
-        let is = |ty: &str| json!({ "conditions": [{ "type": ty, "status": "True" }] });
-        let plain = || json!({});
-        for ty in ["Failed", "Complete", "FailureTarget"] {
-            assert_eq!(
-                say(plain(), plain(), is(ty)),
-                [format!(
-                    "status.conditions: Invalid value: cannot disable the terminal {ty}=True condition"
-                )]
-            );
-            assert_eq!(say(plain(), is(ty), is(ty)), Vec::<String>::new());
-        }
-        let fewer = (
-            json!({ "failed": 1, "succeeded": 1 }),
-            json!({ "failed": 2, "succeeded": 2 }),
-        );
+        assert!(say(&|_| ()).is_empty());
+        let of = |key: &str| format!("spec.template.metadata.labels[{key}]");
+        let other = json!({ UID_LABEL: "v", "job-name": "j" });
+        let found = say(&|job| {
+            job["spec"]["template"]["metadata"] = json!({ "labels": other.clone() });
+        });
+        let unmatched = "`selector` does not match template `labels`".to_owned();
         assert_eq!(
-            say(plain(), fewer.0.clone(), fewer.1.clone()),
+            found,
             [
-                "status.failed: Invalid value: 1: cannot decrease the failed counter",
-                "status.succeeded: Invalid value: 1: cannot decrease the succeeded counter",
+                (of(UID_LABEL), "must be 'u'".to_owned()),
+                ("spec.template.metadata.labels".to_owned(), unmatched),
             ]
         );
-        let indexed = json!({ "completionMode": "Indexed", "completions": 1, "parallelism": 1 });
-        assert_eq!(say(indexed, fewer.0, fewer.1).len(), 1);
-        let at = |field: &str, time: &str| json!({ field: time });
-        assert_eq!(
-            say(
-                plain(),
-                at("completionTime", "b"),
-                at("completionTime", "a")
-            )
-            .len(),
-            1
+        let found = say(&|job| {
+            job["spec"]["selector"] = json!({ "matchLabels": { "mine": "yes" } });
+            job["spec"]["template"]["metadata"] = json!({ "labels": { "mine": "yes" } });
+        });
+        let why = "`selector` not auto-generated".to_owned();
+        assert_eq!(found, [("spec.selector".to_owned(), why)]);
+    }
+
+    #[test]
+    fn a_cron_job_may_keep_what_is_refused_today() {
+        let cron = |schedule: &str, zone: Value| {
+            json!({ "spec": { "schedule": schedule, "concurrencyPolicy": "Allow", "timeZone": zone,
+                "jobTemplate": { "spec": { "template": { "spec": { "restartPolicy": "Never" } } } } } })
+        };
+        let say = |new: &Value, old: Option<&Value>| {
+            let all = whole_cron_job(new, old.map(|o| at(o, "spec")));
+            let own = |e: &&FieldError| !e.field.as_str().contains("jobTemplate");
+            all.iter()
+                .filter(own)
+                .map(FieldError::message)
+                .collect::<Vec<_>>()
+        };
+        let (zoned, plain) = (
+            cron("TZ=UTC 0 0 * * *", Value::Null),
+            cron("0 0 * * *", json!("No/Where")),
         );
+        assert_eq!(say(&zoned, None).len(), 1, "{:?}", say(&zoned, None));
+        assert_eq!(say(&zoned, Some(&zoned)), Vec::<String>::new());
+        let both = cron("TZ=UTC 0 0 * * *", json!("Etc/UTC"));
         assert_eq!(
-            say(plain(), plain(), at("completionTime", "a")),
-            Vec::<String>::new()
+            say(&both, Some(&zoned)),
+            [
+                "Invalid value: \"TZ=UTC 0 0 * * *\": cannot use both timeZone field and TZ or CRON_TZ in schedule"
+            ]
         );
-        assert_eq!(
-            say(plain(), at("startTime", "b"), at("startTime", "a")).len(),
-            1
-        );
-        let suspended = json!({ "suspend": true });
-        assert_eq!(
-            say(suspended, plain(), at("startTime", "a")),
-            Vec::<String>::new()
-        );
+        assert_eq!(say(&plain, None).len(), 1);
+        assert_eq!(say(&plain, Some(&plain)), Vec::<String>::new());
     }
 }

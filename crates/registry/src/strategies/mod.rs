@@ -10,6 +10,7 @@ pub mod devices;
 pub mod flow_control;
 pub mod ingresses;
 mod job_policies;
+mod job_status;
 pub mod jobs;
 pub mod limits;
 mod matching;
