@@ -171,6 +171,30 @@ async fn a_custom_kind_lives() {
         "{now}"
     );
     let scale = format!("{ARGO}/scale");
+    // Nobody has said yet how many.
+    for (method, wanted) in [
+        (
+            Method::GET,
+            (
+                500,
+                "Internal error occurred: the spec replicas field \".spec.crew.wanted\" does not exist",
+            ),
+        ),
+        (
+            Method::PATCH,
+            (
+                400,
+                "the spec replicas field \".spec.crew.wanted\" cannot be empty",
+            ),
+        ),
+    ] {
+        let body = match method {
+            Method::GET => Value::Null,
+            _ => json!({"spec": {}}),
+        };
+        let (code, said) = ask(&server, method, &scale, body).await;
+        assert_eq!((code, said["message"].as_str().unwrap_or_default()), wanted);
+    }
     let (code, now) = ask(
         &server,
         Method::PATCH,

@@ -504,3 +504,66 @@ async fn a_managers_name_is_checked_by_every_write() {
         }
     }
 }
+
+/// A patch that takes the version away asks for a replacement of whatever there is, which some kinds
+/// refuse: by whichever patch, and on the status as on the object.
+#[tokio::test]
+async fn a_patch_may_take_the_version_away_where_none_is_needed() {
+    const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/default/leases";
+    const BUDGETS: &str = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
+    const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
+    let s = server().await;
+    let deployment = json!({
+        "metadata": { "name": "one" },
+        "spec": { "selector": { "matchLabels": { "a": "b" } }, "template": {
+            "metadata": { "labels": { "a": "b" } },
+            "spec": { "containers": [{ "name": "c", "image": "i" }] },
+        } },
+    });
+    let named = json!({ "metadata": { "name": "one" }, "spec": {} });
+    let budget = json!({ "metadata": { "name": "one" }, "spec": { "minAvailable": 1 } });
+    for (collection, made) in [
+        (CMS, cm("one")),
+        (DEPLOYMENTS, deployment),
+        (LEASES, named),
+        (BUDGETS, budget),
+    ] {
+        let (code, made) = post(&s, collection, made).await;
+        assert_eq!(code, 201, "{made}");
+    }
+    let with = |version: Value| json!({ "metadata": { "resourceVersion": version } });
+    let gone = json!([{ "op": "remove", "path": "/metadata/resourceVersion" }]);
+    let empty = json!([{ "op": "replace", "path": "/metadata/resourceVersion", "value": "" }]);
+    let patches = [
+        ("application/json-patch+json", gone),
+        ("application/json-patch+json", empty),
+        ("application/merge-patch+json", with(Value::Null)),
+        ("application/merge-patch+json", with("".into())),
+        ("application/merge-patch+json", with("0".into())),
+        ("application/strategic-merge-patch+json", with(Value::Null)),
+        ("application/strategic-merge-patch+json", with("".into())),
+    ];
+    for (path, wanted) in [
+        (format!("{CMS}/one"), 200),
+        (format!("{DEPLOYMENTS}/one"), 200),
+        (format!("{DEPLOYMENTS}/one/status"), 200),
+        (format!("{DEPLOYMENTS}/one/scale"), 200),
+        (format!("{LEASES}/one"), 422),
+        (format!("{BUDGETS}/one"), 422),
+        (format!("{BUDGETS}/one/status"), 422),
+    ] {
+        for (ty, patch) in &patches {
+            let (code, said) = raw(&s, request(Method::PATCH, &path, ty, patch.to_string())).await;
+            assert_eq!(code, wanted, "{path} {ty} {patch}: {said}");
+            if code == 422 {
+                let message = said["message"].as_str().unwrap_or_default();
+                let why =
+                    "metadata.resourceVersion: Invalid value: 0: must be specified for an update";
+                assert!(message.ends_with(why), "{message}");
+            }
+        }
+        // One that leaves it alone is of the version that was read.
+        let (code, said) = ask(&s, Method::PATCH, &path, json!({})).await;
+        assert_eq!(code, 200, "{path}: {said}");
+    }
+}

@@ -127,10 +127,27 @@ async fn a_deployment_is_scaled_and_counts_generations() {
         (200, &json!(3)),
         "{scale}"
     );
+    // A scale shows nobody who owns it.
+    assert_eq!(scale["metadata"].get("managedFields"), None);
     let (_, now) = get(&s, &format!("{all}/d")).await;
     assert_eq!(
         (&now["metadata"]["generation"], &now["spec"]["replicas"]),
         (&json!(2), &json!(3))
+    );
+    // Its object does: of which version the number is, but not when it was set.
+    let managed = now["metadata"]["managedFields"].as_array();
+    let of_scale: Vec<&Value> = managed
+        .into_iter()
+        .flatten()
+        .filter(|entry| entry["subresource"] == "scale")
+        .collect();
+    assert_eq!(
+        of_scale,
+        [&json!({
+            "apiVersion": "apps/v1", "fieldsType": "FieldsV1", "manager": "test",
+            "operation": "Update", "subresource": "scale",
+            "fieldsV1": { "f:spec": { "f:replicas": {} } },
+        })]
     );
 }
 

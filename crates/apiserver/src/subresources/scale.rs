@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use api::{FieldError, FieldPath, GroupKind, GroupVersion, Status};
+use registry::Scale;
 use serde_json::{Value, json};
 
 use crate::cache::Object;
@@ -32,15 +33,28 @@ pub async fn run(call: &Call, body: &[u8]) -> Result<Answer, Status> {
         }
     };
     let sub = call.subresource().ok_or_else(Status::no_such_path)?;
+    let places = call.row.strategy.scale(&call.version.version);
+    let value = in_version(call, &object).await?;
+    if call.info.verb == "get" && is_without(call, &value, &places) {
+        let path = places.replicas.replace('/', ".");
+        return Err(Status::internal(format!(
+            "the spec replicas field {path:?} does not exist"
+        )));
+    }
     Ok(Answer::Value {
         code: 200,
-        value: scale_of(
-            &in_version(call, &object).await?,
-            &call.row.strategy.scale(&call.version.version),
-        ),
+        value: scale_of(&value, &places),
         ty: sub.ty.clone(),
     })
 }
+
+/// Whether a custom object does not say how many there are to be. Built-in kinds have a default.
+fn is_without(call: &Call, object: &Value, places: &Scale) -> bool {
+    call.row.strategy.is_custom() && object.pointer(&places.replicas).is_none_or(Value::is_null)
+}
+
+/// The number that stands for none, while a scale without one is changed.
+const NO_NUMBER: i64 = i32::MIN as i64;
 
 async fn set<F>(call: &Call, mut make: F) -> Result<Arc<Object>, Status>
 where
@@ -59,7 +73,11 @@ where
                 true => render::value_of(&call.row, &call.version, current),
                 false => stored.clone(),
             };
-            let scale = make(scale_of(&old, &places))?;
+            let mut scale = scale_of(&old, &places);
+            if is_without(call, &old, &places) {
+                scale["spec"]["replicas"] = NO_NUMBER.into();
+            }
+            let scale = make(scale)?;
             let mut new = old;
             let count = replicas(call, &scale)?.unwrap_or(0);
             put(&mut new, &places.replicas, count.into());
@@ -76,6 +94,17 @@ where
 /// The number that a scale asks for, if any.
 fn replicas(call: &Call, scale: &Value) -> Result<Option<i64>, Status> {
     let count = scale.pointer("/spec/replicas").and_then(Value::as_i64);
+    if call.row.strategy.is_custom() {
+        // A custom kind judges the number itself, as a field of its object.
+        let places = call.row.strategy.scale(&call.version.version);
+        let path = places.replicas.replace('/', ".");
+        return match count {
+            Some(NO_NUMBER) => Err(Status::bad_request(format!(
+                "the spec replicas field {path:?} cannot be empty"
+            ))),
+            count => Ok(count),
+        };
+    }
     if let Some(count) = count.filter(|count| *count < 0) {
         let path = FieldPath::new("spec").child("replicas");
         let why = "must be greater than or equal to 0";

@@ -30,6 +30,15 @@ fn ignored(call: &Call, subresource: &str) -> &'static Set {
     }
 }
 
+/// When a write was made. One of a scale has no time, as upstream, where what it owns is that of another
+/// kind, translated: whoever scales for the first time is not known by a time there.
+fn time(call: &Call, subresource: &str) -> String {
+    match subresource {
+        "scale" => String::new(),
+        _ => time_text(call.state.now()),
+    }
+}
+
 /// Records a write that is not an apply; objects are in the storage version. `old` is null for a
 /// creation, and `managed` are its managed fields; gives those of `new`.
 pub fn record(
@@ -47,7 +56,7 @@ pub fn record(
         kind: &row.kind,
         subresource,
         manager: &call.field_manager(),
-        time: &time_text(call.state.now()),
+        time: &time(call, subresource),
         ignored: ignored(call, subresource),
         convert: None,
     };
@@ -76,7 +85,7 @@ pub fn apply(
         kind: &call.row.kind,
         subresource,
         manager: &call.field_manager(),
-        time: &time_text(call.state.now()),
+        time: &time(call, subresource),
         ignored: ignored(call, subresource),
         convert: None,
     };

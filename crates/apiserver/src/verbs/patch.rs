@@ -13,7 +13,7 @@ use super::create::create_value;
 use super::decode::{expected, match_name, match_namespace, to_storage};
 use super::managed_fields;
 use super::unpatchable;
-use super::update::{Made, change, change_as};
+use super::update::{Made, change, change_as, versioned};
 use crate::call::{Answer, Call};
 use crate::codec::{self, Strictness};
 use crate::render;
@@ -98,16 +98,19 @@ pub async fn patch(call: &Call, body: &[u8]) -> Result<Answer, Status> {
     let mut warnings = Vec::new();
     let name = &call.info.name;
     let sub = &call.info.subresource;
-    let object = change(call, name, sub, dry_run, |current, stored| {
+    let object = change(call, name, sub, dry_run, |current, old| {
         // In the storage version it is parsed already.
-        let stored = call.in_storage_version().then_some(stored);
+        let stored = call.in_storage_version().then_some(old);
         let now = match stored.filter(|_| !patch.reads_managed_fields()) {
             Some(stored) => stored.clone(),
             None => render::value_of(&call.row, &call.version, current),
         };
         let new = patch.apply(&call.version.ty, now)?;
         let why = OnceCell::new();
-        let done = checked(call, new, stored, strictness, &mut warnings, &why);
+        let done = checked(call, new, stored, strictness, &mut warnings, &why).and_then(|new| {
+            versioned(call, &new, old)?;
+            Ok(new)
+        });
         let Some(why) = why.get().filter(|_| !call.row.strategy.is_custom()) else {
             return done;
         };
@@ -193,8 +196,10 @@ async fn apply(
         let done = change_as(call, name, sub, dry_run, |current, live| {
             let now = render::value_of(&call.row, &call.version, current);
             let (new, managed) = managed_fields::apply(call, &now, &live.managed, &config, force)?;
+            let value = checked(call, new, None, strictness, &mut warnings, &OnceCell::new())?;
+            versioned(call, &value, &live.value)?;
             Ok(Made {
-                value: checked(call, new, None, strictness, &mut warnings, &OnceCell::new())?,
+                value,
                 managed: Some(managed),
             })
         })

@@ -63,9 +63,9 @@ async fn create_missing(call: &Call, mut new: Value, dry_run: bool) -> Result<Ar
     create_value(call, new, dry_run, None).await
 }
 
-/// Of kinds that ask for it a replacement names the version that it replaces. A patch is always one
-/// of the object as it was read.
-fn versioned(call: &Call, new: &Value, old: &Value) -> Result<(), Status> {
+/// Of kinds that ask for it a replacement names the version that it replaces. A patch does so by
+/// itself, being one of the object as it was read, unless it takes the version away.
+pub(super) fn versioned(call: &Call, new: &Value, old: &Value) -> Result<(), Status> {
     let none = matches!(meta_text(new, "resourceVersion"), "" | "0");
     let uid = meta_text(new, "uid");
     // Another object's is answered so first.
