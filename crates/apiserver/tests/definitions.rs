@@ -188,9 +188,10 @@ async fn a_custom_kind_lives() {
             ),
         ),
     ] {
-        let body = match method {
-            Method::GET => Value::Null,
-            _ => json!({"spec": {}}),
+        let body = if method == Method::GET {
+            Value::Null
+        } else {
+            json!({"spec": {}})
         };
         let (code, said) = ask(&server, method, &scale, body).await;
         assert_eq!((code, said["message"].as_str().unwrap_or_default()), wanted);
