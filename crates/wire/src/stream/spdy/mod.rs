@@ -9,10 +9,16 @@
 mod connection;
 pub mod frame;
 pub mod headers;
+mod reader;
+mod shared;
+mod streams;
+mod writer;
 
 #[cfg(test)]
 mod tests;
 
-pub use connection::{Connection, Incoming, ReadHalf, Role, Stream, WriteHalf};
+pub use connection::{Connection, Incoming};
 pub use frame::{Frame, SpdyError};
 pub use headers::Headers;
+pub use shared::Role;
+pub use streams::{ReadHalf, Stream, WriteHalf};
