@@ -15,14 +15,6 @@ const MOST_LINES: usize = 700;
 /// Most lines of a file of tests, and of any file together with the tests in it.
 const MOST_WITH_TESTS: usize = 800;
 
-/// Files that are longer and wait to be split: a debt that is named, not a permission.
-const KNOWN_LONG: [&str; 4] = [
-    "crates/apiserver/tests/security.rs",
-    "crates/registry/src/strategies/tests.rs",
-    "crates/structural/src/tests.rs",
-    "crates/wire/src/stream/spdy/connection.rs",
-];
-
 /// Words that a finished file does not hold. Split, so that this file may name them.
 const UNFINISHED: [&str; 3] = [
     concat!("to", "do!("),
@@ -132,14 +124,13 @@ fn problems(name: &str, text: &str) -> Vec<String> {
     let code = text.split("\n#[cfg(test)]\n").next().unwrap_or(text);
     let lines = code.lines().count();
     let is_test = name.contains("/tests/") || name.ends_with("/tests.rs");
-    let is_known = KNOWN_LONG.contains(&name);
-    if lines > MOST_LINES && !is_test && !is_known {
+    if lines > MOST_LINES && !is_test {
         out.push(format!(
             "{name}: {lines} lines; split it by idea (at most {MOST_LINES})"
         ));
     }
     let all = text.lines().count();
-    if all > MOST_WITH_TESTS && !is_known {
+    if all > MOST_WITH_TESTS {
         out.push(format!(
             "{name}: {all} lines with its tests; split them by idea (at most {MOST_WITH_TESTS})"
         ));

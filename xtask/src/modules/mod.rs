@@ -214,7 +214,12 @@ mod tests {
         let names: Vec<&str> = server.keys().map(String::as_str).collect();
         assert_eq!(
             names,
-            ["apiserver", "apiserver/tests", "apiserver/tests/several"]
+            [
+                "apiserver",
+                "apiserver/tests",
+                "apiserver/tests/security",
+                "apiserver/tests/several"
+            ]
         );
         let has = |name: &str, file: &str| {
             let source = &server[name];
