@@ -4,8 +4,8 @@
 #![forbid(unsafe_code)]
 
 pub mod attributes;
+pub mod bootstrap_policy;
 pub mod node;
-pub mod policy;
 pub mod rbac;
 pub mod rule;
 

@@ -11,10 +11,10 @@
 
 pub mod admission;
 mod aggregation;
+pub mod allocations;
 pub mod audit;
 pub mod cache;
 pub mod call;
-pub mod claims;
 mod cluster_ips;
 pub mod codec;
 pub mod config;

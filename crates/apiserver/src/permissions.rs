@@ -31,7 +31,7 @@ pub struct Access {
 impl Default for Access {
     fn default() -> Self {
         let mut built_in = Objects::default();
-        for object in access::policy::bootstrap() {
+        for object in access::bootstrap_policy::bootstrap() {
             if object["metadata"]["name"] == "system:node" && object["kind"] == "ClusterRole" {
                 built_in.put_role(&object);
             }

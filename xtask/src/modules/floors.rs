@@ -32,7 +32,7 @@ pub const APISERVER: &[Floor] = &[
     &["call.rs", "hooks.rs"],
     &[
         "fence.rs",
-        "claims.rs",
+        "allocations.rs",
         "render.rs",
         "scaled.rs",
         "table.rs",

@@ -18,8 +18,8 @@ use store::{Compare, Op, Outcome, Txn};
 
 use super::Loopback;
 use super::events::{About, warn};
+use crate::allocations::{ALLOCATOR, FAMILY, MANAGED_BY, address_object};
 use crate::cache::{Object, encode};
-use crate::claims::{ALLOCATOR, FAMILY, MANAGED_BY, address_object};
 use crate::cluster_ips::cidrs;
 use crate::codec;
 use crate::errors::from_store;

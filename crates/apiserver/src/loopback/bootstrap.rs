@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use api::Status;
 use serde_json::{Value, json};
 
-use super::{Loopback, endpoints, flow_control, policy, published, service_range};
+use super::{Loopback, bootstrap_policy, endpoints, flow_control, published, service_range};
 use crate::object::meta_text;
 
 const NAMESPACES: &[&str] = &["kube-system", "kube-public", "kube-node-lease", "default"];
@@ -29,7 +29,11 @@ pub async fn run(
     for name in NAMESPACES {
         ensure(loopback, "", "namespaces", namespace(name)).await?;
     }
-    futures::future::try_join(policy::ensure(loopback), flow_control::ensure(loopback)).await?;
+    futures::future::try_join(
+        bootstrap_policy::ensure(loopback),
+        flow_control::ensure(loopback),
+    )
+    .await?;
     let config = loopback.state.settings();
     let ranges = &config.service_cidrs;
     let small = || Status::internal("the service range is too small");

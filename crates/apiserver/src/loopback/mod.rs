@@ -3,13 +3,13 @@
 
 pub mod addresses;
 pub mod bootstrap;
+mod bootstrap_policy;
 mod conversion;
 pub mod definitions;
 pub mod endpoints;
 mod events;
 pub mod flow_control;
 pub mod identity;
-mod policy;
 pub mod published;
 pub mod service_range;
 pub mod token_uses;

@@ -10,9 +10,9 @@ use registry::Row;
 use serde_json::Value;
 use store::{Compare, KeyValue, Op, Outcome, Txn};
 
+use crate::allocations::Planned;
 use crate::cache::{BadValue, Object};
 use crate::call::Call;
-use crate::claims::Planned;
 use crate::errors::from_store;
 use crate::fence;
 use crate::permissions::is_relied_on;

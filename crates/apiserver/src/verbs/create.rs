@@ -18,7 +18,7 @@ use crate::admission::Operation;
 use crate::cache::{Object, encode_with};
 use crate::call::{Answer, Call};
 use crate::object::{meta_mut, meta_text, time_text};
-use crate::{claims, codec};
+use crate::{allocations, codec};
 
 /// Letters of generated names: no vowels, so that no words appear; as upstream.
 const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -182,7 +182,7 @@ async fn attempt(
             ..Status::default()
         });
     }
-    let claims = claims::plan(call, Some(&mut object), None, name).await?;
+    let claims = allocations::plan(call, Some(&mut object), None, name).await?;
     if claims.has_chosen {
         codec::settle(row, &mut object);
     }

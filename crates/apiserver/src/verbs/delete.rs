@@ -17,9 +17,9 @@ use super::commit::{
 use super::list;
 use super::update::is_held;
 use crate::admission::Operation;
+use crate::allocations;
 use crate::cache::{Live, Object, encode_with};
 use crate::call::{Answer, Call, List};
-use crate::claims;
 use crate::codec;
 use crate::object::{meta, meta_mut, meta_text, time_text};
 use crate::state::State;
@@ -394,7 +394,7 @@ async fn run(
             if dry_run {
                 return Ok(Tried::Done(Deleted::Gone(current.clone())));
             }
-            let claims = claims::plan(call, None, Some(&live.value), name).await?;
+            let claims = allocations::plan(call, None, Some(&live.value), name).await?;
             match commit(call, own, Op::Delete { key }, Vec::new(), claims).await? {
                 Committed::At(r) => Ok(Tried::Done(Deleted::Gone(Arc::new(current.at(r))))),
                 Committed::Raced(raced) => Ok(Tried::Raced(raced)),

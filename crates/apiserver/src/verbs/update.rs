@@ -21,7 +21,7 @@ use crate::cache::{Live, Object, encode_with};
 use crate::call::{Answer, Call};
 use crate::object::{meta, meta_mut, meta_text};
 use crate::scaled::{put, scale_of};
-use crate::{claims, codec};
+use crate::{allocations, codec};
 
 /// Replaces an object from a request's body.
 pub async fn update(call: &Call, body: &[u8]) -> Result<Answer, Status> {
@@ -282,7 +282,7 @@ impl Write<'_> {
         let (call, row, current) = (self.call, &*self.call.row, self.current);
         let gone = is_done(row, &new);
         let object = if gone { None } else { Some(&mut new) };
-        let claims = claims::plan(call, object, Some(self.old), self.name).await?;
+        let claims = allocations::plan(call, object, Some(self.old), self.name).await?;
         let claims = claims.with(together);
         codec::settle_changed(row, &mut new, self.old);
         let value = encode_with(&new, &managed);

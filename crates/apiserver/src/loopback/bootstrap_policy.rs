@@ -15,7 +15,7 @@ const AUTO_UPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
 
 /// Makes and mends all of them. Their writes run together and share the store's commits.
 pub async fn ensure(loopback: &Loopback) -> Result<(), Status> {
-    let wanted = aggregated(access::policy::bootstrap());
+    let wanted = aggregated(access::bootstrap_policy::bootstrap());
     let made = try_join_all(wanted.into_iter().map(|o| one(loopback, o))).await?;
     loopback
         .state
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn aggregated_roles_have_their_rules() {
-        let all = aggregated(access::policy::bootstrap());
+        let all = aggregated(access::bootstrap_policy::bootstrap());
         let view = all
             .iter()
             .find(|o| meta_text(o, "name") == "view")
