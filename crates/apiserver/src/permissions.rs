@@ -13,7 +13,7 @@ use parking_lot::{Mutex, RwLock};
 use registry::Row;
 
 use crate::cache::{Object, Observe};
-use crate::configurations;
+use crate::configuration_objects;
 
 const RBAC: &str = "rbac.authorization.k8s.io";
 
@@ -156,7 +156,7 @@ impl Observe for Access {
 /// permissions, identities and limits rest on, so that neither a grant nor a withdrawal comes late.
 pub fn is_relied_on(row: &Row, deletion: bool) -> bool {
     match (&*row.group, &*row.resource) {
-        (RBAC | configurations::GROUP | flowcontrol::GROUP, _)
+        (RBAC | configuration_objects::GROUP | flowcontrol::GROUP, _)
         | ("", "namespaces" | "serviceaccounts" | "secrets") => true,
         // What the next pod of a namespace is held against.
         ("", "limitranges" | "resourcequotas") => true,

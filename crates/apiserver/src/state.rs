@@ -16,7 +16,7 @@ use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::{self, Cache, Object};
-use crate::configurations::{Both, Configurations};
+use crate::configuration_objects::{Both, Configurations};
 use crate::dialer::Reach;
 use crate::errors;
 use crate::flow_control::FlowControl;

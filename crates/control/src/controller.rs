@@ -29,7 +29,7 @@ use crate::expectation::{
     Expectation, Expected, LookUp, LookUps, expect, expect_at_least, expect_settled, known_of,
     name_of,
 };
-use crate::made::Made;
+use crate::last_created::Made;
 use crate::queue::Queue;
 use crate::slow_start::SlowStart;
 

@@ -7,12 +7,12 @@ pub mod controller;
 pub mod correlate;
 pub mod events;
 mod expectation;
-pub mod kept;
+mod last_created;
 pub mod lease;
-mod made;
 pub mod queue;
 pub mod ready;
 mod slow_start;
+pub mod trimmed;
 mod workqueue_metrics;
 
 pub use action::{Action, Patch, Plan};

@@ -144,9 +144,9 @@ pub async fn run(
     all.start(nodes::ttl::NodeTtls::new(informers));
     let (grace, rates) = (config.node_grace, config.eviction_rates);
     all.start(nodes::Nodes::new(informers, grace, rates));
-    all.start(nodes::pods::PodGc::new(informers));
+    all.start(nodes::pod_gc::PodGc::new(informers));
     if let Some(most) = config.most_ended_pods {
-        all.start(nodes::ended::EndedPods::new(informers, most));
+        all.start(nodes::terminated_pods::EndedPods::new(informers, most));
     }
     if let Some(ranges) = config.pod_cidrs {
         all.start(nodes::cidr::PodCidrs::new(informers, ranges));

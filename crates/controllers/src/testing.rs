@@ -26,7 +26,7 @@ fn without_nulls(value: &mut Value) {
 /// plan that reads more fails its own tests.
 fn as_cached(pod: Value) -> Value {
     let mut pod = serde_json::from_value(pod).unwrap();
-    control::kept::pod(&mut pod);
+    control::trimmed::pod(&mut pod);
     serde_json::to_value(&pod).unwrap()
 }
 

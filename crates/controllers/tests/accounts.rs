@@ -93,7 +93,7 @@ impl Cluster {
             ..controllers::Config::default()
         };
         let (clock, random) = (clock::Clock::system(), clock::Random::system());
-        let informers = control::kept::informers(accounts.own().clone(), clock, random);
+        let informers = control::trimmed::informers(accounts.own().clone(), clock, random);
         let stop = self.stop.clone();
         tokio::spawn(async move { controllers::run(&informers, &accounts, config, stop).await });
     }

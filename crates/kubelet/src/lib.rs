@@ -127,7 +127,7 @@ pub async fn run(
     )?;
     let disk = config.local_volumes.as_deref().map(|dir| {
         let marks = config.root_dir.join("local-volumes");
-        volumes::disk::Disk::new(dir, &marks)
+        volumes::local_disk::Disk::new(dir, &marks)
     });
     let disk = attempt("making the folder of local volumes", disk.transpose())?;
     let cpus = cpus::Cpus::new(
@@ -183,7 +183,7 @@ pub async fn run(
                 statistics.clone()
             ),
             gc::run(deps.clone(), pods.clone()),
-            volumes::keeper::run(deps.clone()),
+            volumes::local_disk_keeper::run(deps.clone()),
             run_plugins(deps.clone(), pods.clone()),
             static_pods::run(deps.clone(), pods.clone()),
             shutdown::run(deps.clone(), pods.clone()),
@@ -250,7 +250,7 @@ fn assemble(
     config: Config,
     client: kube::Client,
     (disk, cpus, topology, tracer): (
-        Option<volumes::disk::Disk>,
+        Option<volumes::local_disk::Disk>,
         cpus::Cpus,
         topology::Topology,
         Tracer,

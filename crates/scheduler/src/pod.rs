@@ -495,7 +495,7 @@ mod tests {
         });
         let whole: k8s::Pod = serde_json::from_value(whole).expect("a pod");
         let mut kept = whole.clone();
-        control::kept::pod(&mut kept);
+        control::trimmed::pod(&mut kept);
         assert_ne!(whole, kept);
         let read = |pod| format!("{:?}", Pod::read(pod, &mut Strings::default()));
         assert_eq!(read(&whole), read(&kept));

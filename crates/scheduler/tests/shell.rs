@@ -226,7 +226,7 @@ impl Api {
         config.waits.longest_back_off_ms = 0;
         let (client, ended) = (self.client(), stop.clone());
         let (clock, random) = (clock::Clock::system(), clock::Random::system());
-        let informers = control::kept::informers(client.clone(), clock, random);
+        let informers = control::trimmed::informers(client.clone(), clock, random);
         let task = tokio::spawn(async move { run(&informers, client, config, ended).await });
         Running { stop, task }
     }

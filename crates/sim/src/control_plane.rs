@@ -174,7 +174,7 @@ async fn controllers(
     stop: CancellationToken,
 ) {
     let own = cable.client("system:kube-controller-manager", &[]);
-    let informers = control::kept::informers(own.clone(), clock, random.fork());
+    let informers = control::trimmed::informers(own.clone(), clock, random.fork());
     let accounts = Accounts::new(own.clone(), move |account| {
         let (name, groups) = client::accounts::user_of(account);
         let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
@@ -220,7 +220,7 @@ async fn scheduler(
     stop: CancellationToken,
 ) {
     let own = cable.client("system:kube-scheduler", &[]);
-    let informers = control::kept::informers(own.clone(), clock, random.fork());
+    let informers = control::trimmed::informers(own.clone(), clock, random.fork());
     while !stop.is_cancelled() {
         let identity = format!("scheduler_{}", random.uuid());
         let election = Election {

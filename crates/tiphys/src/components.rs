@@ -233,7 +233,7 @@ pub fn start(
     let accounts = local_accounts(server);
     // Once for all parts of this process: pods are the most of what they hold.
     let informers =
-        control::kept::informers(accounts.own().clone(), Clock::system(), Random::system());
+        control::trimmed::informers(accounts.own().clone(), Clock::system(), Random::system());
     let shared = informers.clone();
     parts.spawn(run_controllers(
         accounts,
@@ -411,7 +411,7 @@ pub async fn controller_manager(args: ControllerManagerArgs) -> Result<()> {
             stop.clone(),
         )
         .await?;
-    let informers = control::kept::informers(own, Clock::system(), Random::system());
+    let informers = control::trimmed::informers(own, Clock::system(), Random::system());
     let election = args.election.election(true)?;
     run_controllers(accounts, informers, config, election, stop).await
 }
@@ -425,7 +425,7 @@ pub async fn scheduler(args: SchedulerArgs) -> Result<()> {
     let own = client.clone();
     let at = ("kube-scheduler", SCHEDULER_PORT);
     args.secure.serve(at, own, stop.clone()).await?;
-    let informers = control::kept::informers(client.clone(), Clock::system(), Random::system());
+    let informers = control::trimmed::informers(client.clone(), Clock::system(), Random::system());
     let election = args.election.or_as(file.election()?)?.election(true)?;
     run_scheduler(client, informers, file, election, stop).await
 }

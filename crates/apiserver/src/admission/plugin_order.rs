@@ -4,11 +4,11 @@
 use std::sync::Arc;
 
 use super::{
-    Admit, always_pull, anti_affinity, certificates, default_class, escalation, event_rate,
-    extended_resources, external_ips, in_use, ingress_class, limit_ranges, namespaces,
+    Admit, always_pull, anti_affinity, certificates, claim_resize, default_class, escalation,
+    event_rate, extended_resources, external_ips, ingress_class, limit_ranges, namespaces,
     node_restriction, node_selector, owners, plain, pod_certificates, pod_resize, pod_security,
-    policies, priority, quotas, resize, runtime_class, service_account, taints, toleration_lists,
-    tolerations, topology, trust_bundles, webhooks,
+    policies, priority, quotas, runtime_class, service_account, storage_in_use, taints,
+    toleration_lists, tolerations, topology, trust_bundles, webhooks,
 };
 
 /// The configuration of the plugins.
@@ -162,7 +162,7 @@ const PLUGINS: &[KnownPlugin] = &[
     ),
     known(
         "StorageObjectInUseProtection",
-        Use::On(|_| arc(in_use::StorageObjectInUseProtection)),
+        Use::On(|_| arc(storage_in_use::StorageObjectInUseProtection)),
     ),
     known("PodGroupProtection", Use::Idle),
     known(
@@ -171,7 +171,7 @@ const PLUGINS: &[KnownPlugin] = &[
     ),
     known(
         "PersistentVolumeClaimResize",
-        Use::On(|_| arc(resize::PersistentVolumeClaimResize)),
+        Use::On(|_| arc(claim_resize::PersistentVolumeClaimResize)),
     ),
     known(
         "RuntimeClass",

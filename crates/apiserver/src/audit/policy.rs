@@ -6,7 +6,7 @@ use api::{FieldError, FieldPath};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::document::{self, Problem};
+use crate::configuration_file::{self, Problem};
 
 /// How much is recorded of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -230,7 +230,7 @@ impl Policy {
     /// Reads a policy from YAML or JSON. Strict: a field that is not known would be a rule that
     /// does not hold.
     pub fn read(bytes: &[u8]) -> Result<Self, PolicyError> {
-        let document: Document = document::read(bytes, "Policy", &["audit.k8s.io/v1"])?;
+        let document: Document = configuration_file::read(bytes, "Policy", &["audit.k8s.io/v1"])?;
         let mut errors = Vec::new();
         let omitted = Stages::read(
             &document.omit_stages,

@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use serde::de::DeserializeOwned;
 
 use super::Background;
-use crate::document;
+use crate::configuration_file;
 use crate::metrics::identity::Reloads;
 use crate::state::State;
 
@@ -35,7 +35,7 @@ pub fn read<T: DeserializeOwned>(bytes: &[u8], kind: &'static str) -> Result<T, 
         "apiserver.config.k8s.io/v1beta1",
         "apiserver.config.k8s.io/v1alpha1",
     ];
-    document::read(bytes, kind, &versions).map_err(|e| e.to_string())
+    configuration_file::read(bytes, kind, &versions).map_err(|e| e.to_string())
 }
 
 /// Errors of validation as one text, as upstream's aggregate.

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::answers::{Answers, key};
 use super::authn::{AuthenticatedUser, Authenticator, Rejected};
 use super::webhook::Webhook;
-use crate::document::drop_nulls;
+use crate::configuration_file::drop_nulls;
 use crate::state::State;
 
 /// For one try; as upstream.

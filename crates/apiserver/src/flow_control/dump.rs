@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::FlowControl;
 use super::table::Level;
-use crate::configurations::Configurations;
+use crate::configuration_objects::Configurations;
 
 /// Queues of a level that are shown though nothing is in them.
 const EMPTY_SHOWN: u32 = 1024;

@@ -10,7 +10,7 @@ use flowcontrol::work::Work;
 
 use super::table::Table;
 use super::{FlowControl, Why};
-use crate::configurations::Configurations;
+use crate::configuration_objects::Configurations;
 
 const PREFIX: &str = "apiserver_flowcontrol_";
 /// Seconds; as upstream.

@@ -30,7 +30,7 @@ use http::header::{HeaderMap, HeaderName};
 use parking_lot::MutexGuard;
 use tokio::sync::oneshot;
 
-use crate::configurations::{Compiled, Configurations};
+use crate::configuration_objects::{Compiled, Configurations};
 use crate::http::request::RequestInfo;
 use crate::settings::Settings;
 pub use estimate::{Estimate, estimate};

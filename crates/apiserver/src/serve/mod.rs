@@ -2,7 +2,7 @@
 //! limit, a body limit, a caught panic, an identity, a permission, figures.
 
 mod console;
-mod looking;
+mod debug_pages;
 mod route;
 mod traced;
 
@@ -349,8 +349,8 @@ impl ApiServer {
             let serve = aggregation::proxy::serve(self.state(), &remote, head, body, &user);
             return Box::pin(serve).await;
         }
-        let body = match looking::serves(&head) {
-            true => match Box::pin(looking::answer(&head, body)).await {
+        let body = match debug_pages::serves(&head) {
+            true => match Box::pin(debug_pages::answer(&head, body)).await {
                 Ok(page) => return page,
                 Err(body) => body,
             },

@@ -2,10 +2,10 @@
 //! range of addresses their pods get, and how long kubelets may remember.
 
 pub mod cidr;
-pub mod ended;
 pub mod lifecycle;
-pub mod pods;
+pub mod pod_gc;
 pub(crate) mod taint_eviction;
+pub mod terminated_pods;
 pub mod ttl;
 pub mod zones;
 

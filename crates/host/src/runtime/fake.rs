@@ -2,7 +2,7 @@
 //! [`Fake::advance`] says, or a clock that it is given; what containers do is what [`Behaviour`]
 //! says of their images. [`Trouble`] makes its calls late, or fail.
 
-use super::words::*;
+use super::types::*;
 use super::{Call, Error, ErrorKind, Result, Runtime};
 use clock::Clock;
 use futures::channel::mpsc;

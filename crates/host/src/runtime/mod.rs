@@ -1,11 +1,11 @@
 //! A container runtime: sandboxes, containers, images, events, statistics and streams, in words
-//! of our own ([`words`]). [`crate::cri`] is one, over a socket; [`fake`] another, for tests. It
+//! of our own ([`types`]). [`crate::cri`] is one, over a socket; [`fake`] another, for tests. It
 //! knows no Kubernetes object, and decides nothing.
 
 pub mod fake;
-pub mod words;
+pub mod types;
 
-pub use words::*;
+pub use types::*;
 
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;

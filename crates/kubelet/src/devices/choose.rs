@@ -1,6 +1,6 @@
 //! Which devices a container gets. Pure.
 
-use super::stock::Device;
+use super::inventory::Device;
 use crate::topology::nodes::Nodes;
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -2,9 +2,9 @@
 //! nodes, by upstream's rules. Pure. It does not know what a plugin prefers, which chooses among
 //! devices of the same nodes.
 
+use super::allocated::{Given, OfPod};
 use super::choose::Choice;
-use super::given::{Given, OfPod};
-use super::stock::Device;
+use super::inventory::Device;
 use super::wanted;
 use crate::pod::spec;
 use crate::topology::merge::{Hint, OfResource};

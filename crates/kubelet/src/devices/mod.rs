@@ -1,34 +1,34 @@
 //! Devices of plugins: which there are, which pods have them, and what a container needs so that it
 //! can use them. A plugin names its devices for as long as it lives; what a pod was given is kept in
-//! its folder, since nobody else knows it ([`given`]).
+//! its folder, since nobody else knows it ([`allocated`]).
 
+pub mod allocated;
 mod choose;
 mod draft;
-pub mod given;
+mod inventory;
 mod plugin;
 pub mod pod_resources;
 mod server;
-mod stock;
 #[cfg(test)]
 mod tests;
 
+pub use allocated::{Given, OfContainer};
 pub use choose::Error;
 pub use draft::Draft;
-pub use given::{Given, OfContainer};
-pub use stock::Amount;
+pub use inventory::Amount;
 
 use crate::pod::spec;
 use crate::topology::nodes::Nodes;
+use allocated::OfPod;
 use draft::Shelf;
-use given::OfPod;
 use host::plugins::devices::DevicePluginOptions;
+use inventory::Stock;
 use k8s_openapi::api::core::v1::{Container, Pod, PodStatus, ResourceHealth, ResourceStatus};
 use parking_lot::Mutex;
 use plugin::Plugin;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use stock::Stock;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 

@@ -1,7 +1,7 @@
 //! One device plugin as it is called.
 
 use super::choose::Choice;
-use super::stock::Device;
+use super::inventory::Device;
 use host::plugins::devices;
 use host::plugins::devices::device_plugin_client::DevicePluginClient;
 use host::plugins::devices::{

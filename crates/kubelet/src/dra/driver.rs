@@ -1,7 +1,7 @@
 //! One driver of dynamic resources as it is called.
 
-use super::kept::{Claim, Device};
 use super::metrics::METRICS;
+use super::prepared_claims::{Claim, Device};
 use host::plugins::dra;
 use host::plugins::dra::dra_plugin_client::DraPluginClient as V1;
 use host::plugins::dra_health::NodeWatchResourcesRequest;

@@ -1,6 +1,6 @@
 //! What is counted of dynamic resources, under upstream's names.
 
-use super::kept::Claim;
+use super::prepared_claims::Claim;
 use clock::Instant;
 use metrics::{Gauges, Histograms, exponential};
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,14 +1,14 @@
 //! Dynamic resources (DRA) on their node: which drivers are registered, and what they are asked so
 //! that a pod's claims are prepared before it starts and given back after its last container has
 //! ended. Which devices a claim has was decided before, by whoever allocates. What is prepared is
-//! noted on the disk ([`kept`]), so that a kubelet that starts again gives it back.
+//! noted on the disk ([`prepared_claims`]), so that a kubelet that starts again gives it back.
 
 pub mod cdi;
 mod driver;
 mod health;
-pub mod kept;
 mod metrics;
 mod names;
+pub mod prepared_claims;
 mod slices;
 #[cfg(test)]
 mod tests;
@@ -21,9 +21,9 @@ use host::plugins::pod_resources::{CdiDevice, ClaimResource, DynamicResource};
 use host::runtime::ContainerSpec;
 use k8s_openapi::api::core::v1::{Container, Pod, PodStatus, ResourceHealth, ResourceStatus};
 use k8s_openapi::api::resource::v1::ResourceClaim;
-use kept::{Claim, Device};
 use names::Used;
 use parking_lot::Mutex;
+use prepared_claims::{Claim, Device};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
@@ -66,7 +66,7 @@ impl Dra {
     #[must_use]
     pub fn new(root: &Path, node: &str, client: kube::Client) -> Self {
         let folder = root.join(FOLDER);
-        let claims = kept::load(&folder);
+        let claims = prepared_claims::load(&folder);
         METRICS.use_is(&claims);
         Self {
             claims: Mutex::new(claims),

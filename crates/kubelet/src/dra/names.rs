@@ -1,6 +1,6 @@
 //! Which ResourceClaims a pod and its containers use. Pure.
 
-use super::kept::Claim;
+use super::prepared_claims::Claim;
 use crate::pod::spec;
 use k8s_openapi::api::core::v1::{Container, Pod, PodResourceClaim};
 use k8s_openapi::api::resource::v1::ResourceClaim;

@@ -1,7 +1,7 @@
 //! Reads what is used: of the kernel at once, of the runtime with an answer or an error, of volumes
 //! what is known. An error is never shown as a zero.
 
-use super::kept::Kept;
+use super::background_cache::Kept;
 use super::machine::{cpu_times, device_names, device_of, interfaces, machine, start_time};
 use super::volumes::{KEPT, OfDisks, VolumeUse, Where};
 use super::{All, Detail, Machine, OfClaim, OfContainer, OfImages, OfPod, Taken};

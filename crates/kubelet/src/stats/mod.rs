@@ -1,9 +1,9 @@
 //! What the node, its pods and their containers use, read when somebody asks: [`Statistics`].
 
+mod background_cache;
 pub mod cadvisor;
 mod collect;
 pub mod history;
-mod kept;
 mod machine;
 pub mod metrics;
 mod rates;

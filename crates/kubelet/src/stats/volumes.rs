@@ -1,7 +1,7 @@
 //! How full volumes are, as far as it is known: those of CSI drivers say so themselves, the others
 //! are looked at. Either may take long or never end, so that both are done in the background and kept.
 
-use super::kept::Kept;
+use super::background_cache::Kept;
 use super::{OfClaim, OfVolume, Taken};
 use crate::csi::{Csi, CsiVolume};
 use crate::pod::handle::Snapshot;

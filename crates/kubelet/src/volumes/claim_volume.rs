@@ -1,8 +1,8 @@
 //! Volumes of persistent volume claims, also of those that are made for the pod.
 
 use super::claim_lookup::BoundClaim;
-use super::disk::Disk;
 use super::error::{Error, io_at, open_folder};
+use super::local_disk::Disk;
 use super::source::{Order, Preparing, Source};
 use super::{csi, file_system, host_path, iscsi, nfs};
 use crate::csi::CsiVolume;

@@ -3,8 +3,8 @@
 //! the table of [`super`].
 
 use super::claim_lookup::Claims;
-use super::disk::Disk;
 use super::error::{Error, io_at};
+use super::local_disk::Disk;
 use super::pod_certificates::PodCertificates;
 use super::tokens::Tokens;
 use super::trust_bundles::TrustBundles;

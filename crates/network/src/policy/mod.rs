@@ -2,18 +2,18 @@
 //! policies, namespaces and pods, and keeps one nftables table per family as they demand.
 //!
 //! `model` and `cluster_wide` turn objects into plain values, `kinds` follows which kinds there are,
-//! `world` knows what was heard, `profile` says what a pod
+//! `world` knows what was heard, `allowed` says what a pod
 //! is allowed, `tables` sums that up, and `Agent` brings the difference into the kernel in as few
 //! transactions as no packet notices. Rules stay when the agent ends. `door` is where the CNI plugin waits until a new
 //! pod's rules are in place. Namespaces and pods are watched from the first policy on, nodes from the
 //! first one that names them.
 
+pub mod allowed;
 pub mod cluster_wide;
 pub mod door;
 mod kinds;
 pub mod metrics;
 pub mod model;
-pub mod profile;
 pub mod tables;
 pub mod world;
 

@@ -29,10 +29,10 @@ use host::nft::{
     Point, Rule, Ruleset, Set, SetKind, Value, Verdict,
 };
 
-use super::model::FAMILIES;
-use super::profile::{
+use super::allowed::{
     Direction, Grant, Isolation, Peers, Profile, REFUSED, block_elements, blocks_name,
 };
+use super::model::FAMILIES;
 use super::world::{Placed, World};
 
 /// Addresses of pods of this node to what connections to them are allowed.

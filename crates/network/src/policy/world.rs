@@ -16,9 +16,9 @@ use kube::ResourceExt;
 use kube::api::DynamicObject;
 use kube::runtime::watcher::Event;
 
+use super::allowed::{Direction, Isolation, Query, isolation};
 use super::cluster_wide::{ClusterPolicy, PolicyKind, in_order};
 use super::model::{Name, Node, Pod, Policy};
-use super::profile::{Direction, Isolation, Query, isolation};
 
 type Labels = Box<[(String, String)]>;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::columns;
 use super::def::*;
 use super::fields;
-use crate::strategies::{cluster, config, limits, pod, service, volumes, workload};
+use crate::strategies::{cluster, config_maps, pod, quotas, service, volumes, workload};
 
 const PODS: &[Sub] = &[
     Sub(
@@ -62,7 +62,7 @@ pub(super) const ROWS: &[Def] = &[
         .only_answered()
         .verbs(&["get", "list"]),
     namespaced("", "ConfigMap", "configmaps", V1)
-        .strategy(|| Arc::new(config::ConfigMap))
+        .strategy(|| Arc::new(config_maps::ConfigMap))
         .columns(columns::CONFIG_MAPS)
         .short(&["cm"]),
     namespaced("", "Endpoints", "endpoints", V1)
@@ -80,7 +80,7 @@ pub(super) const ROWS: &[Def] = &[
         .expires(EVENT_SECONDS),
     namespaced("", "LimitRange", "limitranges", V1)
         .put_creates()
-        .strategy(|| Arc::new(limits::LimitRange))
+        .strategy(|| Arc::new(quotas::LimitRange))
         .columns(columns::NAME_CREATED)
         .short(&["limits"]),
     cluster("", "Namespace", "namespaces", V1)
@@ -133,13 +133,13 @@ pub(super) const ROWS: &[Def] = &[
         .prefix("controllers"),
     namespaced("", "ResourceQuota", "resourcequotas", V1)
         .returned()
-        .strategy(|| Arc::new(limits::ResourceQuota))
+        .strategy(|| Arc::new(quotas::ResourceQuota))
         .columns(columns::QUOTAS)
         .short(&["quota"])
         .subs(&[STATUS]),
     namespaced("", "Secret", "secrets", V1)
         .fields(fields::SECRETS)
-        .strategy(|| Arc::new(config::Secret))
+        .strategy(|| Arc::new(config_maps::Secret))
         .columns(columns::SECRETS),
     namespaced("", "ServiceAccount", "serviceaccounts", V1)
         .returned()

@@ -4,7 +4,7 @@ use api::{FieldError, FieldPath, Quantity};
 use serde_json::{Value, json};
 
 use super::quantity::{parse, show};
-use super::sources::{self, Owner};
+use super::volume_sources::{self, Owner};
 use crate::check::{
     Errors, at, dns_subdomain, fill, fill_zero, has, invalid, items, label_selector, make, one_of,
     optional_word, required_text, set, text, unset,
@@ -225,7 +225,7 @@ fn volume_source(errs: &mut Errors, path: &FieldPath, spec: &Value, name: &str) 
     }
     for source in given {
         let owner = Owner::Volume(name);
-        sources::check(errs, &path.child(source), source, at(spec, source), owner);
+        volume_sources::check(errs, &path.child(source), source, at(spec, source), owner);
     }
     if has(spec, "csi") {
         let (path, csi) = (path.child("csi"), at(spec, "csi"));

@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::capacity::{self, Amounts};
 use super::pools::Pool;
+use super::requests::{Constraint, Request, WantedClaim};
 use super::slices::{Attribute, Counters, Device, DeviceId, Slice};
 use super::store::Allocated;
-use super::wanted::{Constraint, Request, WantedClaim};
 use crate::node::Node;
 
 /// Devices of one claim, at most; the API's limit.

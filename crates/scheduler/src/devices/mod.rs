@@ -4,22 +4,22 @@
 pub mod allocate;
 mod capacity;
 pub mod pools;
+pub mod requests;
 mod result;
 mod selectors;
 mod slices;
 mod store;
 #[cfg(test)]
 mod tests;
-pub mod wanted;
 
 use k8s_openapi::api::resource::v1 as k8s;
 
 pub use allocate::{Failure, Matches, allocate};
 pub use pools::Slices;
+pub use requests::WantedClaim;
 pub use result::allocation;
 pub use slices::{DeviceId, Slice};
 pub use store::{Allocated, Devices, Pending};
-pub use wanted::WantedClaim;
 
 /// Says that a claim has devices: the object stays until they are given back.
 pub const FINALIZER: &str = "resource.kubernetes.io/delete-protection";

@@ -7,8 +7,8 @@ use k8s_openapi::api::resource::v1 as k8s;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 
 use super::allocate::Chosen;
+use super::requests::{Request, WantedClaim};
 use super::slices::NodeScope;
-use super::wanted::{Request, WantedClaim};
 
 /// The allocation of a claim; `share_id` makes an identity for each share of a device.
 pub fn allocation(

@@ -158,7 +158,7 @@ impl<'a> Devices<'a> {
 }
 
 /// Whether a request has alternatives, be it one.
-fn is_list(alternatives: &[devices::wanted::Request<'_>]) -> bool {
+fn is_list(alternatives: &[devices::requests::Request<'_>]) -> bool {
     alternatives.iter().any(|a| a.name != a.base)
 }
 

@@ -84,7 +84,7 @@ impl Cluster {
         }
         let mut pod = serde_json::from_value(pod).expect("a pod");
         // As the cache has it: a plugin that reads more fails its own tests.
-        control::kept::pod(&mut pod);
+        control::trimmed::pod(&mut pod);
         Arc::new(Pod::read(&pod, &mut self.strings))
     }
 

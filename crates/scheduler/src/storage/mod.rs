@@ -1,15 +1,15 @@
 //! Claims, volumes and all that says which node can have which volume; and what was decided about
 //! them and is not in the API yet.
 
+mod choose_volumes;
 mod claims;
-mod find;
 mod objects;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+pub use choose_volumes::{Plan, unsuited};
 pub use claims::{Claims, Unusable};
-pub use find::{Plan, unsuited};
 pub use objects::{
     Attachment, Capacity, Claim, Class, Driver, Limits, SELECTED_NODE, Topology, Volume,
 };

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use control::kept;
+use control::trimmed;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use serde_json::{Value, json};
@@ -203,7 +203,7 @@ pub fn status(pod: &Pod, phase: Phase, address: &str, now: &str) -> Value {
 
 /// What is kept of the pods in the cache.
 pub fn trim(pod: &mut Pod) {
-    kept::pod(pod);
+    trimmed::pod(pod);
 }
 
 #[cfg(test)]

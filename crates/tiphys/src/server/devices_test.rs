@@ -65,7 +65,7 @@ async fn started(
     let server = server.await.expect("a server");
     server.bootstrap().await.expect("its first objects");
     let accounts = local_accounts(&server);
-    let informers = control::kept::informers(
+    let informers = control::trimmed::informers(
         accounts.own().clone(),
         clock::Clock::system(),
         clock::Random::system(),

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::admission::matching::Criteria;
 use crate::admission::{list, text};
-use crate::configurations::{Compiled, Kept};
+use crate::configuration_objects::{Compiled, Kept};
 use crate::object::meta_text;
 
 /// A policy that has a binding.

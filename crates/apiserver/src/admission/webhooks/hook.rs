@@ -8,7 +8,7 @@ use policy::{Compiler, Matcher};
 use serde_json::Value;
 
 use crate::admission::matching::Criteria;
-use crate::configurations::{Compiled, Kept};
+use crate::configuration_objects::{Compiled, Kept};
 use crate::egress::Backend;
 
 /// How long a webhook may take when its configuration does not say.

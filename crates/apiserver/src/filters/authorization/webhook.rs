@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::conditions::{Condition, Matched, matches};
 use super::config::{WebhookConfiguration, time};
-use crate::document::drop_nulls;
+use crate::configuration_file::drop_nulls;
 use crate::filters::answers::{Answers, key};
 use crate::filters::webhook::Webhook;
 use crate::metrics::authorization::Came;

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use super::kms::Kms;
 use super::provider::{Form, Key, NamedKey, Provider, Providers};
 use super::rules::{Resources, Rules};
-use crate::document::{self, Problem};
+use crate::configuration_file::{self, Problem};
 
 /// What is wrong with the file.
 #[derive(Debug, thiserror::Error)]
@@ -100,7 +100,7 @@ pub fn read(
     mut also: impl FnMut() -> Option<Provider>,
 ) -> Result<Rules, ConfigError> {
     let versions = ["apiserver.config.k8s.io/v1"];
-    let document: Document = document::read(bytes, "EncryptionConfiguration", &versions)?;
+    let document: Document = configuration_file::read(bytes, "EncryptionConfiguration", &versions)?;
     let (mut errors, mut all, mut names) = (Vec::new(), Vec::new(), BTreeSet::new());
     let path = FieldPath::new("resources");
     if document.resources.is_empty() {

@@ -13,7 +13,7 @@ use crate::meta::validate_annotations;
 use crate::strategies::containers::{descending, field_ref, no_backsteps, resource_ref};
 use crate::strategies::pod::projections;
 use crate::strategies::quantity;
-use crate::strategies::sources::{self, Owner};
+use crate::strategies::volume_sources::{self, Owner};
 use crate::strategies::volumes::claim_spec;
 
 /// Modes of files in volumes made of API objects: 0644.
@@ -229,7 +229,7 @@ fn source_checks(errs: &mut Errors, path: &FieldPath, source: &str, v: &Value) {
             let policies = ["Always", "IfNotPresent", "Never"];
             required_word(errs, path, v, "pullPolicy", &policies);
         }
-        _ => sources::check(errs, path, source, v, Owner::Pod),
+        _ => volume_sources::check(errs, path, source, v, Owner::Pod),
     }
 }
 

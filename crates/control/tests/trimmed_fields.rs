@@ -1,4 +1,4 @@
-//! What the shared cache drops of pods, nobody reads there: every field that [`control::kept`]
+//! What the shared cache drops of pods, nobody reads there: every field that [`control::trimmed`]
 //! takes away is looked for in the sources of the parts that read the cache. A part that begins to
 //! read such a field fails here, and not in a cluster, where the field would always be empty.
 
@@ -111,7 +111,7 @@ fn sorted(
             unknown.push(pointer);
             continue;
         };
-        control::kept::pod(&mut pod);
+        control::trimmed::pod(&mut pod);
         match at(&pod, &pointer) {
             true => kept.push(*name),
             false => gone.push(*name),
@@ -208,7 +208,7 @@ fn what_is_dropped_of_pods_is_read_by_no_part_of_the_control_plane() {
                 .expect("below")
                 .display()
                 .to_string();
-            if name.ends_with("tests.rs") || name == "control/src/kept.rs" {
+            if name.ends_with("tests.rs") || name == "control/src/trimmed.rs" {
                 continue;
             }
             let text = fs::read_to_string(&file).expect("a source");
@@ -223,7 +223,7 @@ fn what_is_dropped_of_pods_is_read_by_no_part_of_the_control_plane() {
     }
     assert!(
         wrong.is_empty(),
-        "the cache of pods drops what is read: keep it in crates/control/src/kept.rs, or name the \
+        "the cache of pods drops what is read: keep it in crates/control/src/trimmed.rs, or name the \
          other type that has such a field in this test: {wrong:#?}"
     );
 }

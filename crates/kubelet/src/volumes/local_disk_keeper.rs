@@ -2,7 +2,7 @@
 //! whose object is being deleted, which only then may go. A folder is removed by that order alone;
 //! one whose object is not shown may be another cluster's, or older than a backup.
 
-use super::disk::Disk;
+use super::local_disk::Disk;
 use crate::events::Severity;
 use crate::pod::deps::Deps;
 use api::local_volumes::{FINALIZER, NODE_LABEL, PROVISIONED_BY, PROVISIONER};

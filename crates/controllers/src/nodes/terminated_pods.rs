@@ -8,7 +8,7 @@ use client::{Informer, Informers};
 use control::{Controller, Count, Plan, Watches};
 use k8s_openapi::api::core::v1::Pod;
 
-use super::pods::delete_at_once;
+use super::pod_gc::delete_at_once;
 use crate::common::{is_deleting, is_finished, key_of, millis_of, phase};
 use crate::metrics;
 use crate::pods::BURST;

@@ -1,5 +1,5 @@
 //! Pods that nobody else will ever remove: bound to a node that is no more, deleted before they
-//! were bound, or on a node that is declared out of service. Those that ended are `ended`'s.
+//! were bound, or on a node that is declared out of service. Those that ended are `terminated_pods`'s.
 
 use std::collections::HashMap;
 use std::sync::Arc;
