@@ -12,6 +12,7 @@ use std::sync::Arc;
 use binding::{Stage, Waiting};
 use extender_calls::ExtenderCall;
 
+use crate::batch::Batch;
 use crate::decide::{Decision, Outcome, Profile};
 use crate::extenders::{self, Extender, Question};
 use crate::interned::Strings;
@@ -81,6 +82,8 @@ pub struct Core {
     ready: VecDeque<Step>,
     extenders: Vec<Extender>,
     asked: Option<ExtenderCall>,
+    /// Equal pods are decided together.
+    batch: Option<Batch>,
 }
 
 impl Core {
@@ -96,6 +99,7 @@ impl Core {
             ready: VecDeque::new(),
             extenders: Vec::new(),
             asked: None,
+            batch: None,
         }
     }
 

@@ -237,7 +237,7 @@ pub fn fitting(
         return (decision, Vec::new());
     };
     let nominated = nominated(snapshot, pod, &mut checks).map(|n| n.name.clone());
-    let found = search(snapshot, pod, &mut checks, profile, seed, &mut decision);
+    let (found, _) = search(snapshot, pod, &mut checks, profile, seed, &mut decision);
     let others = found.iter().map(|n| n.name.clone());
     let others = others.filter(|n| Some(n) != nominated.as_ref());
     let nodes = nominated.iter().cloned().chain(others).collect();
@@ -253,26 +253,56 @@ pub fn decide_with(
     seed: u64,
     heard: Option<&Opinion>,
 ) -> Decision {
+    decide_among(snapshot, pod, profile, seed, heard).0
+}
+
+/// The nodes that a decision was made among.
+pub struct Among<'a> {
+    pub checks: Checks<'a>,
+    /// The places of those that fit among [`Snapshot::slots`], and the points of each; of a node that
+    /// is the only one there are none.
+    pub places: Vec<usize>,
+    pub points: Vec<i64>,
+}
+
+/// As [`decide_with`], and among which nodes that was, where the pod was not simply sent to the node
+/// where room had been made for it.
+pub fn decide_among<'a>(
+    snapshot: &'a Snapshot,
+    pod: &'a Pod,
+    profile: &'a Profile,
+    seed: u64,
+    heard: Option<&Opinion>,
+) -> (Decision, Option<Among<'a>>) {
     let mut decision = Decision::begun(snapshot);
     let Some(mut checks) = decision.prepare(snapshot, pod, profile) else {
-        return decision;
+        return (decision, None);
     };
     // Where room was made for it, it goes as soon as it fits.
     let good = |node: &Node| heard.is_none_or(|h| h.good.contains(&node.name));
     if let Some(node) = nominated(snapshot, pod, &mut checks).filter(|n| good(n)) {
         decision.feasible = 1;
         decision.outcome = Outcome::Node(node.name.clone());
-        return decision;
+        return (decision, None);
     }
-    let mut feasible = search(snapshot, pod, &mut checks, profile, seed, &mut decision);
+    let (mut feasible, mut places) =
+        search(snapshot, pod, &mut checks, profile, seed, &mut decision);
     if let Some(heard) = heard {
         feasible = decision.only_good(snapshot, feasible, heard);
+        places.clear();
     }
-    decision.outcome = match choose(&feasible, &checks, seed, heard, &mut decision.scores) {
-        Some(node) => Outcome::Node(node.name.clone()),
-        None => Outcome::Unschedulable,
+    decision.outcome = Outcome::Unschedulable;
+    let mut points = Vec::new();
+    if let Some((node, all)) = choose(&feasible, &checks, seed, heard, &mut decision.scores) {
+        decision.outcome = Outcome::Node(node.name.clone());
+        points = all;
+    }
+    let among = Among {
+        checks,
+        places,
+        points,
     };
-    decision
+    (decision, Some(among))
 }
 
 /// The node where room was made for a pod, if it fits there.
@@ -345,7 +375,7 @@ impl Decision {
     }
 }
 
-/// The nodes that fit, until there are enough.
+/// The nodes that fit, until there are enough, and their places.
 fn search<'a>(
     snapshot: &'a Snapshot,
     pod: &Pod,
@@ -353,7 +383,7 @@ fn search<'a>(
     profile: &Profile,
     seed: u64,
     decision: &mut Decision,
-) -> Vec<&'a Node> {
+) -> (Vec<&'a Node>, Vec<usize>) {
     let slots = snapshot.slots();
     let enough = profile.enough(snapshot.len());
     let start = usize::try_from(mix(seed) % slots.len().max(1) as u64).unwrap_or(0);
@@ -361,6 +391,7 @@ fn search<'a>(
     let turned = (start..).zip(after).chain((0..).zip(before));
     let only = few(checks);
     let mut feasible = Vec::with_capacity(enough.min(slots.len()));
+    let mut places = Vec::with_capacity(feasible.capacity());
     for (at, node) in turned.filter(|(_, n)| n.exists) {
         let rejection = match &only {
             Some((plugin, names)) if !names.contains(&node.name) => Some((
@@ -373,7 +404,10 @@ fn search<'a>(
             _ => filter_for(snapshot, pod, checks, node),
         };
         match rejection {
-            None => feasible.push(node),
+            None => {
+                feasible.push(node);
+                places.push(at);
+            }
             Some((plugin, verdict)) => decision.rejections.push(Rejection {
                 node: at,
                 plugin,
@@ -385,7 +419,7 @@ fn search<'a>(
         }
     }
     decision.feasible = feasible.len();
-    feasible
+    (feasible, places)
 }
 
 /// The only nodes that need to be asked, where a check knows, and whose check it was.
@@ -403,31 +437,32 @@ fn few(checks: &Checks<'_>) -> Option<(usize, Vec<Arc<str>>)> {
     out
 }
 
-/// The node with the highest sum of scores.
+/// The node with the highest sum of scores, and the sums of all; none of a node that is alone.
 fn choose<'a>(
     feasible: &[&'a Node],
     checks: &Checks<'_>,
     seed: u64,
     heard: Option<&Opinion>,
     scores: &mut Vec<(usize, i64)>,
-) -> Option<&'a Node> {
+) -> Option<(&'a Node, Vec<i64>)> {
     if let [] | [_] = feasible {
-        return feasible.first().copied();
+        return Some((feasible.first().copied()?, Vec::new()));
     }
     let mut table = columns(feasible, checks);
     if let Some(heard) = heard.filter(|h| !h.scores.is_empty()) {
         let of = |n: &&Node| heard.scores.get(&n.name).copied().unwrap_or(0);
         table.push((EXTENDER, feasible.iter().map(of).collect()));
     }
-    let best = best_of(&sums(feasible.len(), &table), seed)?;
+    let sums = sums(feasible.len(), &table);
+    let best = best_of(&sums, seed)?;
     for (plugin, column) in &table {
         scores.push((*plugin, column.get(best).copied().unwrap_or(0)));
     }
-    feasible.get(best).copied()
+    Some((feasible.get(best).copied()?, sums))
 }
 
-/// What each plugin gives these nodes, weighted.
-fn columns(feasible: &[&Node], checks: &Checks<'_>) -> Vec<(usize, Vec<i64>)> {
+/// What each plugin gives these nodes, weighted: its place in the profile and the points of each.
+pub fn columns(feasible: &[&Node], checks: &Checks<'_>) -> Vec<(usize, Vec<i64>)> {
     let mut table: Vec<(usize, Vec<i64>)> = Vec::new();
     for prepared in checks.iter().filter(|p| p.weight > 0) {
         let mut column = vec![0i64; feasible.len()];
@@ -458,7 +493,7 @@ pub fn totals(feasible: &[&Node], checks: &Checks<'_>) -> Vec<i64> {
 }
 
 /// The place of the greatest; of several, one by the seed.
-fn best_of(totals: &[i64], seed: u64) -> Option<usize> {
+pub fn best_of(totals: &[i64], seed: u64) -> Option<usize> {
     let most = totals.iter().max()?;
     let ties = totals.iter().filter(|t| *t == most).count();
     let take = usize::try_from(mix(seed ^ 0x5bd1) % ties as u64).unwrap_or(0);

@@ -7,6 +7,7 @@
 //! alone, no other component.
 #![forbid(unsafe_code)]
 
+mod batch;
 pub mod budgets;
 pub mod config;
 pub mod core;

@@ -136,6 +136,23 @@ impl Node {
         }
     }
 
+    /// Whether it exists and offers just this.
+    pub fn offers(&self, offer: &Offer) -> bool {
+        self.exists
+            && self.labels == offer.labels
+            && self.taints == offer.taints
+            && self.unschedulable == offer.unschedulable
+            && self.allocatable == offer.allocatable
+            && self.allowed_pods == offer.allowed_pods
+            && self.images == offer.images
+    }
+
+    /// Whether it has a taint that keeps pods off only where there are other nodes.
+    pub fn has_soft_taints(&self) -> bool {
+        let mut taints = self.taints.iter();
+        taints.any(|t| t.effect == Effect::PreferNoSchedule)
+    }
+
     pub fn set(&mut self, offer: Offer) {
         self.labels = offer.labels;
         self.taints = offer.taints;

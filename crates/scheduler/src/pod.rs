@@ -235,6 +235,20 @@ impl Pod {
         }
     }
 
+    /// Whether another pod asks for the same, and neither asks for anything that is elsewhere than on a
+    /// node: then both fit the same nodes equally well.
+    pub fn is_like(&self, other: &Self) -> bool {
+        self.request == other.request
+            && self.weight == other.weight
+            && self.priority == other.priority
+            && self.labels == other.labels
+            && self.namespace == other.namespace
+            && self.scheduler == other.scheduler
+            && self.node == other.node
+            && self.ports == other.ports
+            && self.wants.is_like(&other.wants)
+    }
+
     /// Whether it was set aside until its gates are removed.
     pub fn is_gated(&self) -> bool {
         !self.wants.gates.is_empty()
@@ -410,6 +424,27 @@ impl Wants {
                 .map(|p| (i64::from(p.weight), term(&p.pod_affinity_term)))
                 .collect();
         }
+    }
+
+    /// See [`Pod::is_like`].
+    fn is_like(&self, other: &Self) -> bool {
+        let of_nodes_alone = |w: &Self| {
+            !w.has_pod_terms()
+                && w.spread.is_empty()
+                && w.claims.is_empty()
+                && w.devices.is_empty()
+                && w.disks.is_empty()
+                && w.nominated.is_none()
+        };
+        of_nodes_alone(self)
+            && of_nodes_alone(other)
+            && self.owner == other.owner
+            && self.tolerations == other.tolerations
+            && self.node_labels == other.node_labels
+            && self.node_required == other.node_required
+            && self.node_preferred == other.node_preferred
+            && self.images == other.images
+            && self.containers == other.containers
     }
 
     /// Whether its node selector and required node affinity allow a node of this name, with these

@@ -24,6 +24,34 @@ struct Placement {
     pod: Arc<Pod>,
 }
 
+/// Changes of pods on nodes that are remembered; after more, all may be different.
+const CHANGES: usize = 1_024;
+
+/// What has happened since somebody asked.
+#[derive(Default)]
+struct Changes {
+    /// Places of nodes to which pods came, or from which they went.
+    nodes: Vec<usize>,
+    /// Something else, or too much.
+    more: bool,
+}
+
+impl Changes {
+    fn of_node(&mut self, at: usize) {
+        if self.nodes.len() >= CHANGES {
+            self.of_all();
+        }
+        if !self.more {
+            self.nodes.push(at);
+        }
+    }
+
+    fn of_all(&mut self) {
+        self.more = true;
+        self.nodes.clear();
+    }
+}
+
 /// Nodes, the pods on them, and counts that let plugins see at once that they have nothing to do.
 #[derive(Default)]
 pub struct Snapshot {
@@ -42,7 +70,9 @@ pub struct Snapshot {
     images: HashMap<Arc<str>, usize>,
     live: usize,
     tainted: usize,
+    softly_tainted: usize,
     unschedulable: usize,
+    changes: Changes,
     selectors: Selectors,
     terms: Terms,
     questions: Questions,
@@ -70,6 +100,10 @@ impl Snapshot {
     }
     pub fn any_taints(&self) -> bool {
         self.tainted > 0
+    }
+    /// Whether there are taints that keep pods off only where there are other nodes.
+    pub fn any_soft_taints(&self) -> bool {
+        self.softly_tainted > 0
     }
     pub fn any_unschedulable(&self) -> bool {
         self.unschedulable > 0
@@ -106,6 +140,7 @@ impl Snapshot {
         &self.selectors
     }
     pub fn selectors_mut(&mut self) -> &mut Selectors {
+        self.changes.of_all();
         &mut self.selectors
     }
     pub fn namespace_labels(&self, name: &str) -> Option<&Labels> {
@@ -113,12 +148,20 @@ impl Snapshot {
     }
     pub fn set_namespace(&mut self, name: Arc<str>, labels: Option<Labels>) {
         if self.namespaces.get(&name) != labels.as_ref() {
+            self.changes.of_all();
             self.questions.forget();
         }
         match labels {
             Some(labels) => self.namespaces.insert(name, labels),
             None => self.namespaces.remove(&name),
         };
+    }
+
+    /// The places of nodes to which pods came, or from which they went, since this was asked last; none
+    /// where something else has happened that decisions may depend on, or too much.
+    pub fn take_changes(&mut self) -> Option<Vec<usize>> {
+        let changes = std::mem::take(&mut self.changes);
+        (!changes.more).then_some(changes.nodes)
     }
 
     /// Where a pod is, and whether that is only assumed.
@@ -140,8 +183,13 @@ impl Snapshot {
     pub fn nomination(&self, uid: &str) -> Option<&Arc<str>> {
         self.nominations.get(uid)
     }
+    /// Whether room is made for any pod.
+    pub fn any_nominations(&self) -> bool {
+        !self.nominations.is_empty()
+    }
     pub fn nominate(&mut self, node: Arc<str>, pod: Arc<Pod>) {
         self.end_nomination(&pod.uid);
+        self.changes.of_all();
         self.nominations.insert(pod.uid.clone(), node.clone());
         self.nominated.entry(node).or_default().push(pod);
     }
@@ -150,6 +198,7 @@ impl Snapshot {
         let Some(node) = self.nominations.remove(uid) else {
             return false;
         };
+        self.changes.of_all();
         if let Some(pods) = self.nominated.get_mut(&node) {
             pods.retain(|p| *p.uid != *uid);
             if pods.is_empty() {
@@ -163,12 +212,14 @@ impl Snapshot {
         &self.devices
     }
     pub fn devices_mut(&mut self) -> &mut Devices {
+        self.changes.of_all();
         &mut self.devices
     }
     pub fn storage(&self) -> &Storage {
         &self.storage
     }
     pub fn storage_mut(&mut self) -> &mut Storage {
+        self.changes.of_all();
         &mut self.storage
     }
     pub fn budgets(&self) -> &Budgets {
@@ -199,6 +250,7 @@ impl Snapshot {
         };
         step(&mut self.live, true);
         step(&mut self.tainted, !node.taints.is_empty());
+        step(&mut self.softly_tainted, node.has_soft_taints());
         step(&mut self.unschedulable, node.unschedulable);
         for image in node.images.keys() {
             let on = self.images.entry(image.clone()).or_default();
@@ -211,6 +263,10 @@ impl Snapshot {
 
     pub fn set_node(&mut self, name: &Arc<str>, offer: Offer) {
         let at = self.slot(name);
+        if self.nodes.get(at).is_some_and(|n| n.offers(&offer)) {
+            return;
+        }
+        self.changes.of_all();
         self.count(at, false);
         let moves = self.nodes.get(at).is_some_and(|n| n.labels != offer.labels);
         if moves {
@@ -229,6 +285,7 @@ impl Snapshot {
         let Some(at) = self.by_name.get(name).copied() else {
             return;
         };
+        self.changes.of_all();
         self.count(at, false);
         self.count_terms(at, false);
         if let Some(node) = self.nodes.get_mut(at) {
@@ -259,6 +316,8 @@ impl Snapshot {
         {
             return;
         }
+        // Another node gets its place.
+        self.changes.of_all();
         let gone = self.nodes.swap_remove(at);
         self.by_name.remove(&gone.name);
         if let Some(moved) = self.nodes.get(at) {
@@ -283,6 +342,7 @@ impl Snapshot {
 
     /// What is counted about pods, when one came to a node or left it.
     fn moved(&mut self, pod: &Pod, at: usize, came: bool) {
+        self.changes.of_node(at);
         self.storage.uses(pod, came);
         let Some(node) = self.nodes.get_mut(at) else {
             return;

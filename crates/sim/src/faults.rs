@@ -78,7 +78,7 @@ pub(crate) struct Runtime {
     pub random: Random,
     /// Called when a container was started.
     pub started: Arc<dyn Fn() + Send + Sync>,
-    /// Told when something has changed whose containers may end by themselves.
+    /// Notified when something has changed whose containers may end by themselves.
     pub changed: Arc<Notify>,
 }
 

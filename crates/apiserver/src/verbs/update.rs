@@ -195,10 +195,10 @@ impl Write<'_> {
         let (cx, reads) = admission.context(&new, Some(old), self.hooks());
         if !self.bare() {
             row.strategy.prepare_update(&mut new, old, &cx);
+            self.keep_server_fields(&mut new);
+            // What storage does not distinguish is not a change.
+            codec::settle_changed(row, &mut new, old);
         }
-        self.keep_server_fields(&mut new);
-        // What storage does not distinguish is not a change.
-        codec::settle_changed(row, &mut new, old);
         self.count_generation(&mut new);
         let mut errors = validate_object_meta_update(&new, old);
         errors.extend(validate_finalizer_names(row, &new));
@@ -209,9 +209,11 @@ impl Write<'_> {
             errors.extend(row.strategy.validate_update(&new, old, &cx));
         }
         call.check(self.name, &errors)?;
-        registry::acted_on::warnings(row, &new, Some(old))
-            .into_iter()
-            .for_each(|w| call.warn(w));
+        if !self.bare() {
+            registry::acted_on::warnings(row, &new, Some(old))
+                .into_iter()
+                .for_each(|w| call.warn(w));
+        }
         self.judge(&mut admission, &mut new).await?;
         let managed = std::mem::take(&mut admission.managed);
         self.commit(new, managed, reads, admission.together()).await

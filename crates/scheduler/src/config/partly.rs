@@ -149,6 +149,9 @@ impl Check for Half<'_> {
         let asked = self.phases.meets(Phases::FILTER);
         asked.then(|| self.check.only()).flatten()
     }
+    fn is_steady(&self) -> bool {
+        self.check.is_steady()
+    }
     fn score(&self, nodes: &[&Node], scores: &mut [i64]) -> bool {
         self.phases.meets(Phases::SCORE) && self.check.score(nodes, scores)
     }

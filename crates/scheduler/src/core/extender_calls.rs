@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::{Core, Step};
-use crate::decide::{Decision, Outcome, decide, decide_with, fitting};
+use crate::batch;
+use crate::decide::{Decision, Outcome, decide_with, fitting};
 use crate::extenders::{self, Chosen, Opinion, Question};
 use crate::pod::Pod;
 use crate::preempt::{self, Candidate, Preemption};
@@ -40,7 +41,8 @@ impl Core {
             }
             decision
         } else {
-            decide(&self.snapshot, &pod, profile, seed)
+            let own = (at, profile);
+            batch::decide(&mut self.batch, &mut self.snapshot, &pod, own, seed)
         };
         self.decided(pod, at, decision, seed, now_ms)
     }

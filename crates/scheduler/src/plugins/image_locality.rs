@@ -46,6 +46,11 @@ impl Plugin for ImageLocality {
 }
 
 impl Check for Images<'_> {
+    /// On how many nodes an image is changes with the nodes.
+    fn is_steady(&self) -> bool {
+        true
+    }
+
     fn score(&self, nodes: &[&Node], scores: &mut [i64]) -> bool {
         let most = MOST_EACH.saturating_mul(self.containers);
         for (node, score) in nodes.iter().zip(scores.iter_mut()) {

@@ -47,6 +47,11 @@ impl Plugin for NodeAffinity {
 }
 
 impl Check for Affinity<'_> {
+    /// What is wished is scored beside the other nodes.
+    fn is_steady(&self) -> bool {
+        self.0.node_preferred.is_empty() && self.1.added_preferred.is_empty()
+    }
+
     fn filter(&self, node: &Node) -> Verdict {
         if !self.1.allows(node) {
             return Verdict::Never(Reason::one(

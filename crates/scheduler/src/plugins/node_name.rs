@@ -25,6 +25,10 @@ impl Plugin for NodeName {
 }
 
 impl Check for Named<'_> {
+    fn is_steady(&self) -> bool {
+        true
+    }
+
     fn filter(&self, node: &Node) -> Verdict {
         if *node.name == *self.0 {
             Verdict::Fits

@@ -24,6 +24,10 @@ impl Plugin for NodePorts {
 }
 
 impl Check for HostPorts<'_> {
+    fn is_steady(&self) -> bool {
+        true
+    }
+
     fn advice(&self, node: &Node) -> Option<String> {
         let pods = node.pods.iter();
         let taken = pods.flat_map(|pod| {

@@ -34,6 +34,10 @@ impl Plugin for NodeUnschedulable {
 }
 
 impl Check for Closed {
+    fn is_steady(&self) -> bool {
+        true
+    }
+
     fn advice(&self, _: &Node) -> Option<String> {
         Some("uncordon it".to_owned())
     }

@@ -278,6 +278,11 @@ pub trait Check {
     fn only(&self) -> Option<Vec<Arc<str>>> {
         None
     }
+    /// Whether what it says of a node, and the score, follow from the pod and that node alone: then both
+    /// hold for equal pods until something happens there, whatever other nodes are scored with it.
+    fn is_steady(&self) -> bool {
+        false
+    }
     /// Gives each of the nodes a score from 0 to [`MAX_SCORE`]; false when it has none to give.
     fn score(&self, _nodes: &[&Node], _scores: &mut [i64]) -> bool {
         false

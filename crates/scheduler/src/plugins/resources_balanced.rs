@@ -59,6 +59,10 @@ fn share(used: i64, all: i64) -> f64 {
 }
 
 impl Check for Balance<'_> {
+    fn is_steady(&self) -> bool {
+        true
+    }
+
     fn score(&self, nodes: &[&Node], scores: &mut [i64]) -> bool {
         let names = self.resources.iter().map(|name| Name::of(name));
         let asked = names.map(|name| (name, self.pod.request.get(name)));

@@ -88,6 +88,10 @@ impl Lacks {
 }
 
 impl Check for Room<'_> {
+    fn is_steady(&self) -> bool {
+        true
+    }
+
     fn filter(&self, node: &Node) -> Verdict {
         let asked = &self.pod.request;
         let mut lacks = Lacks::default();

@@ -9,7 +9,11 @@ use crate::pod::Pod;
 use crate::snapshot::Snapshot;
 
 pub struct TaintToleration;
-struct Tolerations<'a>(&'a [Toleration]);
+struct Tolerations<'a> {
+    tolerations: &'a [Toleration],
+    /// Some node has a taint that keeps pods off only where there are others.
+    any_soft: bool,
+}
 
 /// Whether a toleration means a taint.
 pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
@@ -53,15 +57,23 @@ impl Plugin for TaintToleration {
         true
     }
     fn prepare<'a>(&'a self, pod: &'a Pod, snapshot: &'a Snapshot) -> Prepare<'a> {
-        Ok(snapshot
-            .any_taints()
-            .then(|| Box::new(Tolerations(&pod.wants.tolerations)) as Box<dyn Check>))
+        Ok(snapshot.any_taints().then(|| {
+            Box::new(Tolerations {
+                tolerations: &pod.wants.tolerations,
+                any_soft: snapshot.any_soft_taints(),
+            }) as Box<dyn Check>
+        }))
     }
 }
 
 impl Check for Tolerations<'_> {
+    /// Soft taints are scored beside those of the other nodes.
+    fn is_steady(&self) -> bool {
+        !self.any_soft
+    }
+
     fn filter(&self, node: &Node) -> Verdict {
-        if tolerates_node(self.0, node) {
+        if tolerates_node(self.tolerations, node) {
             Verdict::Fits
         } else {
             Verdict::Never(Reason::one("node(s) had untolerated taint(s)"))
@@ -73,7 +85,7 @@ impl Check for Tolerations<'_> {
             .taints
             .iter()
             .filter(|t| t.effect != Effect::PreferNoSchedule);
-        let untolerated = hard.filter(|t| !tolerated(self.0, t));
+        let untolerated = hard.filter(|t| !tolerated(self.tolerations, t));
         let texts = untolerated.map(|t| {
             let value = if t.value.is_empty() { "" } else { "=" };
             format!("{}{value}{}:{:?}", t.key, t.value, t.effect)
@@ -87,10 +99,9 @@ impl Check for Tolerations<'_> {
 
     fn score(&self, nodes: &[&Node], scores: &mut [i64]) -> bool {
         for (node, score) in nodes.iter().zip(scores.iter_mut()) {
-            let avoided = node
-                .taints
-                .iter()
-                .filter(|t| t.effect == Effect::PreferNoSchedule && !tolerated(self.0, t));
+            let avoided = node.taints.iter().filter(|t| {
+                t.effect == Effect::PreferNoSchedule && !tolerated(self.tolerations, t)
+            });
             *score = i64::try_from(avoided.count()).unwrap_or(i64::MAX);
         }
         normalize(scores, true);
