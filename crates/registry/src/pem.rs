@@ -1,5 +1,5 @@
 //! PEM, and as much of DER as distinguishes what is signed (a certificate, or a request for one) from
-//! what is not. Whether a signature holds is for those who sign.
+//! what is not. Whether a signature holds, admission asks (`CertificateRequester`), and whoever signs.
 
 use crate::base64;
 

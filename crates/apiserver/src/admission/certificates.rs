@@ -2,7 +2,7 @@
 //! permission for the signer; nobody becomes a master through one.
 
 use access::{Attributes, UserInfo};
-use api::Status;
+use api::{FieldError, FieldPath, GroupKind, Status};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures::future::BoxFuture;
@@ -31,7 +31,8 @@ pub(super) fn names(object: &Value) -> Result<wire::pki::Names, String> {
     wire::pki::request_names(&pem).map_err(|e| e.to_string())
 }
 
-/// Writes the creator into a new request; what the client wrote there does not count.
+/// Writes the creator into a new request; what the client wrote there does not count. And refuses one
+/// that is not signed by the key that it asks for, which is more than a kind's own rules can see.
 pub struct Requester;
 
 impl Admit for Requester {
@@ -51,6 +52,31 @@ impl Admit for Requester {
         }
         Box::pin(std::future::ready(Ok(())))
     }
+    fn validate<'a>(
+        &'a self,
+        _: &'a State,
+        review: &'a mut Review<'_>,
+    ) -> BoxFuture<'a, Result<(), Status>> {
+        let done = review.object.as_deref().map_or(Ok(()), |request| {
+            signed(request).map_err(|wrong| {
+                let kind = GroupKind::new(&review.row.group, &review.row.kind);
+                Status::invalid(&kind, review.name, &[wrong])
+            })
+        });
+        Box::pin(std::future::ready(done))
+    }
+}
+
+/// Whether the key that a request holds has signed it.
+fn signed(object: &Value) -> Result<(), FieldError> {
+    let request = text(object, "/spec/request");
+    // That it is a request at all, the kind's own rules have said.
+    let pem = STANDARD.decode(request).unwrap_or_default();
+    let checked = wire::pki::check_request_signature(&String::from_utf8_lossy(&pem));
+    checked.map_err(|why| {
+        let path = FieldPath::new("spec").child("request");
+        FieldError::invalid_str(&path, request, &why)
+    })
 }
 
 fn sign_in(request: &mut Value, user: &UserInfo) {
@@ -191,6 +217,25 @@ impl Admit for CertificateSubjectRestriction {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_request_is_signed_by_its_own_key() {
+        let subject = wire::pki::Subject::client("jane", &[]);
+        let (good, _) = wire::pki::make_request(&subject).expect("request");
+        let of = |pem: &str| json!({ "spec": { "request": STANDARD.encode(pem) } });
+        assert_eq!(signed(&of(&good)), Ok(()));
+        // The last letters are of the signature.
+        let end = good.rfind("-----END").expect("an end");
+        let (head, tail) = good.split_at(end);
+        let mut letters: Vec<char> = head.trim_end().chars().collect();
+        let at = letters.len() - 8;
+        letters[at] = if letters[at] == 'A' { 'B' } else { 'A' };
+        let forged = format!("{}\n{tail}", letters.into_iter().collect::<String>());
+        let wrong = signed(&of(&forged)).expect_err("another signature");
+        assert_eq!(wrong.field.as_str(), "spec.request");
+        assert_eq!(wrong.cause().reason, "FieldValueInvalid");
+        assert!(signed(&of("")).is_err());
+    }
 
     #[test]
     fn a_request_carries_its_creator() {
