@@ -9,7 +9,7 @@ use api::cidr::IpFamily;
 use api::{FieldError, FieldPath, Status};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use clock::Random;
+use clock::{Instant, Random};
 use rand::RngExt;
 use registry::Claim;
 use serde_json::{Value, json};
@@ -21,6 +21,7 @@ use crate::cache::encode;
 use crate::call::Call;
 use crate::cluster_ips::{self, Had, Offer, Refused};
 use crate::errors::from_store;
+use crate::metrics::allocators::{Choice, Given};
 use crate::object::time_text;
 use crate::state::State;
 
@@ -46,9 +47,21 @@ pub struct Planned {
     pub turn: Option<OwnedMutexGuard<()>>,
     /// There was something to claim, so that the object may say now what was chosen.
     pub has_chosen: bool,
+    /// What the object is given, for the figures, and since when it is being chosen.
+    pub given: Vec<Given>,
+    pub since: Option<Instant>,
 }
 
 impl Planned {
+    /// Counts what the object has been given by the commit.
+    pub fn count(&self, state: &State) {
+        let took = self.since.map(|since| since.elapsed()).unwrap_or_default();
+        let metrics = &state.metrics().allocators;
+        self.given
+            .iter()
+            .for_each(|given| metrics.given(given, took));
+    }
+
     /// Adds what admission wants to be committed with the object.
     #[must_use]
     pub fn with(mut self, together: Together) -> Self {
@@ -78,6 +91,7 @@ pub async fn plan(
     }
     let mut planned = Planned {
         has_chosen: true,
+        since: Some(Instant::now()),
         ..Planned::default()
     };
     planned
@@ -96,7 +110,12 @@ pub async fn plan(
     }
     match addresses {
         Ok(addresses) => addresses.write(call, object, name, &mut planned)?,
-        Err(refused) => return Err(refused.status(call, object, name)),
+        Err(refused) => {
+            if !is_dry(call) {
+                refused.count(call);
+            }
+            return Err(refused.status(call, object, name));
+        }
     }
     ports(call, object, &had, &want, &mut planned, &mut errors).await?;
     call.check(name, &errors)?;
@@ -104,6 +123,26 @@ pub async fn plan(
         strategy.after_claims(object);
     }
     Ok(planned)
+}
+
+/// Whether nothing is to be written, and so nothing is counted.
+fn is_dry(call: &Call) -> bool {
+    call.write_options().unwrap_or_default()
+}
+
+/// Shows in the figures how many addresses Services have, as far as the cache knows.
+pub fn show(state: &State) {
+    let all = state.lookup_all(GROUP, "ipaddresses", "");
+    let had: Vec<IpAddr> = all.iter().filter_map(|o| o.key.parse().ok()).collect();
+    let ranges = offered(state).into_iter().map(|offer| {
+        let taken = had.iter().filter(|ip| offer.cidr.contains(**ip)).count();
+        let size = offer.cidr.of_services().map_or(0, |all| {
+            let (first, last) = all.into_inner();
+            (last - first).saturating_add(1)
+        });
+        (offer.cidr.to_string(), taken, size)
+    });
+    state.metrics().allocators.ranges(ranges);
 }
 
 /// `/spec/ports/0/nodePort` as messages print it: `spec.ports[0].nodePort`.
@@ -159,11 +198,14 @@ struct New {
     text: String,
     ip: IpAddr,
     offer: Offer,
+    choice: Choice,
 }
 
 /// Why an object does not get a cluster IP; the address, if it named one.
 struct NoAddress {
     named: Option<String>,
+    /// The ranges that could have had one.
+    asked: Vec<String>,
     why: Refused,
 }
 
@@ -220,15 +262,27 @@ impl Addresses {
                     cluster_ips::named(offers, address, &taken).map(|offer| (address, offer))
                 }
             };
-            let (address, offer) = chosen.map_err(|why| NoAddress {
-                named: ip.clone(),
-                why,
+            let (address, offer) = chosen.map_err(|why| {
+                let could = |offer: &&Offer| match &address {
+                    Some(named) => named.as_ref().is_ok_and(|ip| offer.cidr.serves(*ip)),
+                    None => offer.cidr.family() == *family,
+                };
+                let asked = offers.iter().filter(could);
+                NoAddress {
+                    named: ip.clone(),
+                    asked: asked.map(|offer| offer.cidr.to_string()).collect(),
+                    why,
+                }
             })?;
             new.push(New {
                 field: field.clone(),
                 text: ip.clone().unwrap_or_else(|| address.to_string()),
                 ip: address,
                 offer: offer.clone(),
+                choice: match ip {
+                    Some(_) => Choice::Client,
+                    None => Choice::Server,
+                },
             });
         }
         let freed = held.difference(&kept).copied().collect();
@@ -255,7 +309,10 @@ impl Addresses {
                 text,
                 ip,
                 offer,
+                choice,
             } = new;
+            let cidr = offer.cidr.to_string();
+            planned.given.push(Given::Address { cidr, choice });
             set(object, &field, text.into());
             // The range still gives addresses when this one is given: one that is being deleted has
             // another revision. So whoever sees the deletion sees all addresses of the range, too.
@@ -279,8 +336,19 @@ impl Addresses {
 }
 
 impl NoAddress {
+    fn count(&self, call: &Call) {
+        let choice = match &self.named {
+            Some(_) => Choice::Client,
+            None => Choice::Server,
+        };
+        let metrics = &call.state.metrics().allocators;
+        for cidr in &self.asked {
+            metrics.no_address(cidr.clone(), choice);
+        }
+    }
+
     fn status(self, call: &Call, object: &Value, name: &str) -> Status {
-        let Self { named, why } = self;
+        let Self { named, why, .. } = self;
         let Some(ip) = named else {
             let about = format!("failed to allocate a serviceIP for Service {name:?}: {why}");
             return Status::internal(about);
@@ -377,8 +445,10 @@ async fn ports(
             Some(p) => match map.take(*p) {
                 Ok(()) => {
                     kept.insert(*p);
+                    planned.given.push(Given::NodePort(Choice::Client));
                 }
                 Err(why) => {
+                    no_port(call, Choice::Client);
                     let path = path_of(field);
                     errors.push(FieldError::invalid(&path, &json!(p), &why));
                 }
@@ -387,8 +457,10 @@ async fn ports(
                 Some(p) => {
                     kept.insert(p);
                     set(object, field, p.into());
+                    planned.given.push(Given::NodePort(Choice::Server));
                 }
                 None => {
+                    no_port(call, Choice::Server);
                     return Err(Status::internal(
                         "failed to allocate a nodePort: range is full",
                     ));
@@ -397,6 +469,7 @@ async fn ports(
         }
     }
     held.difference(&kept).for_each(|p| map.free(*p));
+    planned.given.push(map.used());
     let revision = stored.map_or(0, |kv| kv.mod_revision);
     planned
         .compare
@@ -408,6 +481,12 @@ async fn ports(
         expires_after_seconds: None,
     });
     Ok(())
+}
+
+fn no_port(call: &Call, choice: Choice) {
+    if !is_dry(call) {
+        call.state.metrics().allocators.no_port(choice);
+    }
 }
 
 /// Which ports are taken; one bit each.
@@ -491,6 +570,15 @@ impl PortMap {
 
     fn free(&mut self, port: u16) {
         self.taken.remove(&port);
+    }
+
+    fn used(&self) -> Given {
+        let all = usize::from(self.last - self.first) + 1;
+        let taken = self.taken.range(self.first..=self.last).count();
+        Given::NodePorts {
+            taken,
+            free: all - taken,
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The server's own figures, in upstream's names.
 
 pub mod admission;
+pub mod allocators;
 pub mod audit;
 pub mod authorization;
 pub mod identity;
@@ -21,6 +22,7 @@ use prometheus_client::registry::Registry;
 use registry::{Features, Row};
 
 use admission::AdmissionMetrics;
+use allocators::AllocatorMetrics;
 use audit::AuditMetrics;
 use authorization::AuthorizationMetrics;
 use identity::IdentityMetrics;
@@ -238,6 +240,7 @@ pub struct Metrics {
     pub webhooks: WebhookMetrics,
     pub policies: PolicyMetrics,
     pub admission: AdmissionMetrics,
+    pub allocators: AllocatorMetrics,
     pub audit: AuditMetrics,
     pub identity: IdentityMetrics,
     pub authorization: AuthorizationMetrics,
@@ -280,6 +283,8 @@ impl Metrics {
         policies.register(&mut registry);
         let admission = AdmissionMetrics::new();
         admission.register(&mut registry);
+        let allocators = AllocatorMetrics::default();
+        allocators.register(&mut registry);
         let audit = AuditMetrics::default();
         audit.register(&mut registry);
         let identity = IdentityMetrics::new(server);
@@ -312,6 +317,7 @@ impl Metrics {
             webhooks,
             policies,
             admission,
+            allocators,
             audit,
             identity,
             authorization,

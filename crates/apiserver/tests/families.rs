@@ -451,3 +451,82 @@ async fn services_and_their_addresses_belong_together() {
         "{events}"
     );
 }
+
+/// A sample of `/metrics`, by its whole name.
+async fn sample(s: &ApiServer, series: &str) -> Option<f64> {
+    let (_, page) = get(s, "/metrics").await;
+    let lines = page.as_str().expect("text").lines();
+    let mut values = lines.filter_map(|line| line.strip_prefix(series)?.trim().parse().ok());
+    values.next()
+}
+
+#[tokio::test]
+async fn what_services_get_is_counted() {
+    let s = cluster("10.96.0.0/28").await;
+    let of = |what: &str, labels: &str| {
+        format!("kube_apiserver_clusterip_allocator_{what}{{cidr=\"10.96.0.0/28\"{labels}}}")
+    };
+    let total = |scope: &str| of("allocation_total", &format!(",scope=\"{scope}\""));
+    let errors = |scope: &str| of("allocation_errors_total", &format!(",scope=\"{scope}\""));
+    // The server's own Service has one already.
+    let mut began = Vec::new();
+    for series in [
+        of("allocated_ips", ""),
+        total("static"),
+        total("dynamic"),
+        of("allocation_duration_seconds_count", ""),
+    ] {
+        began.push(sample(&s, &series).await.unwrap_or_default());
+    }
+    let [taken, named, drawn, timed] = began[..] else {
+        panic!("{began:?}");
+    };
+    let asked = json!({ "type": "NodePort", "ports": [{ "port": 80, "nodePort": 30_001 }] });
+    for object in [
+        service("a", json!({ "clusterIP": "10.96.0.9" })),
+        service("c", asked.clone()),
+        service("b", json!({ "type": "NodePort" })),
+    ] {
+        let (code, said) = post(&s, SERVICES, object).await;
+        assert_eq!(code, 201, "{said}");
+    }
+    // Nobody gets anything by a dry run, or has failed to.
+    let again = service("d", json!({ "clusterIP": "10.96.0.9" }));
+    let dry = format!("{SERVICES}?dryRun=All");
+    assert_eq!(post(&s, &dry, again.clone()).await.0, 422);
+    let other = service("d", json!({ "type": "NodePort" }));
+    assert_eq!(post(&s, &dry, other).await.0, 201);
+    assert_eq!(sample(&s, &errors("static")).await, None);
+    assert_eq!(post(&s, SERVICES, again).await.0, 422);
+    let port = service(
+        "d",
+        json!({ "type": "NodePort",
+        "ports": [{ "port": 80, "nodePort": 30_001 }] }),
+    );
+    assert_eq!(post(&s, SERVICES, port).await.0, 422);
+
+    // A list is of now; the page shows what the cache has.
+    had(&s).await;
+    let now = taken + 3.0;
+    let ports = |what: &str| format!("kube_apiserver_nodeport_allocator_{what}");
+    for (series, wanted) in [
+        (of("allocated_ips", ""), now),
+        (of("available_ips", ""), 14.0 - now),
+        (total("static"), named + 1.0),
+        (total("dynamic"), drawn + 2.0),
+        (errors("static"), 1.0),
+        (of("allocation_duration_seconds_count", ""), timed + 3.0),
+        (ports("allocated_ports"), 2.0),
+        (ports("available_ports"), 2766.0),
+        (ports("allocation_total{scope=\"static\"}"), 1.0),
+        (ports("allocation_total{scope=\"dynamic\"}"), 1.0),
+        (ports("allocation_errors_total{scope=\"static\"}"), 1.0),
+    ] {
+        assert_eq!(sample(&s, &series).await, Some(wanted), "{series}");
+    }
+    let (code, said) = ask(&s, Method::DELETE, &format!("{SERVICES}/c"), Value::Null).await;
+    assert_eq!(code, 200, "{said}");
+    had(&s).await;
+    assert_eq!(sample(&s, &ports("allocated_ports")).await, Some(1.0));
+    assert_eq!(sample(&s, &of("allocated_ips", "")).await, Some(now - 1.0));
+}

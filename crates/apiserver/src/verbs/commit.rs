@@ -96,7 +96,7 @@ pub async fn commit(
     own: Compare,
     op: Op,
     reads: Vec<Compare>,
-    claims: Planned,
+    mut claims: Planned,
 ) -> Result<Committed, Status> {
     let waits = claims.turn.is_some() || is_relied_on(&call.row, matches!(op, Op::Delete { .. }));
     let mut txn = Txn {
@@ -105,17 +105,18 @@ pub async fn commit(
     };
     // The second, so that its answer is found again.
     txn.compare.extend(call.fence.as_ref().map(fence::compare));
-    for compare in reads.into_iter().chain(claims.compare) {
+    for compare in reads.into_iter().chain(std::mem::take(&mut claims.compare)) {
         // Two rules may rely on the same object.
         if !txn.compare.contains(&compare) {
             txn.compare.push(compare);
         }
     }
-    txn.ops.extend(claims.ops);
+    txn.ops.append(&mut claims.ops);
     let outcome = call.state.store().commit(txn).await;
-    drop(claims.guard);
+    drop(claims.guard.take());
     match outcome.map_err(|e| from_store(&e))? {
         Outcome::Committed(revision) => {
+            claims.count(&call.state);
             if waits {
                 // It is committed whether or not this server sees it in time.
                 let _ = call.state.cache().reach(revision).await;
