@@ -223,7 +223,7 @@ async fn store_size(state: &State) -> String {
 
 /// What `/metrics` shows: figures of the server, and of what runs beside it in this process.
 async fn lines(state: &State, aggregation: &Aggregation) -> String {
-    crate::claims::show(state);
+    crate::allocations::show(state);
     let caches = state.cache().all();
     let objects = caches.iter().map(|c| (c.row.clone(), c.len()));
     let more = state.settings().more_metrics.map(|more| more());
