@@ -8,7 +8,7 @@ use http::Method;
 use serde_json::Value;
 
 use crate::hooks::Hooks;
-use crate::load::{Ask, Client, JSON, LoadResult, PROTOBUF, closed_loop};
+use crate::load::{Client, JSON, LoadRequest, LoadResult, PROTOBUF, closed_loop};
 use crate::objects::{
     NAMESPACE, POLICIES, config_map, config_maps, deployment, deployments, namespace, pod,
     pod_status, pods, policy, service_account,
@@ -68,7 +68,7 @@ impl Bench<'_> {
         name: &str,
         concurrency: usize,
         most: u64,
-        ask: impl Fn(u64) -> Ask + Clone + Send + Sync + 'static,
+        ask: impl Fn(u64) -> LoadRequest + Clone + Send + Sync + 'static,
     ) -> Result<()> {
         if !self.wants(name) {
             return Ok(());
@@ -114,11 +114,11 @@ pub async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
     let server = Server::start(plan, "apiserver", dir.path()).await?;
     let setup = Arc::new(Client::connect(&server.access, CONNECTIONS).await?);
     setup
-        .must(0, Ask::post("/api/v1/namespaces", &namespace()))
+        .must(0, LoadRequest::post("/api/v1/namespaces", &namespace()))
         .await?;
     let accounts = config_maps().replace("configmaps", "serviceaccounts");
     setup
-        .must(0, Ask::post(accounts, &service_account()))
+        .must(0, LoadRequest::post(accounts, &service_account()))
         .await?;
     let mut bench = Bench {
         plan,
@@ -156,14 +156,14 @@ pub async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
 
 async fn gets(bench: &mut Bench<'_>, setup: &Client) -> Result<()> {
     setup
-        .must(0, Ask::post(config_maps(), &config_map("one", KIB)))
+        .must(0, LoadRequest::post(config_maps(), &config_map("one", KIB)))
         .await?;
     let path = format!("{}/one", config_maps());
     for level in LEVELS {
         let path = path.clone();
         bench
             .case("GET ConfigMap", level, u64::MAX, move |_| {
-                Ask::get(path.clone())
+                LoadRequest::get(path.clone())
             })
             .await?;
     }
@@ -173,7 +173,7 @@ async fn gets(bench: &mut Bench<'_>, setup: &Client) -> Result<()> {
 async fn fill(
     setup: &Arc<Client>,
     count: u64,
-    ask: impl Fn(u64) -> Ask + Send + Sync + 'static,
+    ask: impl Fn(u64) -> LoadRequest + Send + Sync + 'static,
 ) -> Result<()> {
     closed_loop(setup, 64, Duration::from_secs(600), count, ask).await?;
     Ok(())
@@ -185,11 +185,11 @@ async fn lists(bench: &mut Bench<'_>, setup: &Arc<Client>) -> Result<()> {
     if bench.wants_any(LIST_PODS) || need_pods.into_iter().any(|name| bench.wants(name)) {
         let name = |i: u64| format!("web-5d59d67564-{i:05}");
         fill(setup, PODS, move |i| {
-            Ask::post(pods(), &pod(&name(i), &format!("node-{}", i % 100)))
+            LoadRequest::post(pods(), &pod(&name(i), &format!("node-{}", i % 100)))
         })
         .await?;
         fill(setup, PODS, move |i| {
-            Ask::merge(format!("{}/{}/status", pods(), name(i)), &pod_status("up"))
+            LoadRequest::merge(format!("{}/{}/status", pods(), name(i)), &pod_status("up"))
         })
         .await?;
     }
@@ -197,7 +197,7 @@ async fn lists(bench: &mut Bench<'_>, setup: &Arc<Client>) -> Result<()> {
     if bench.wants_any(LIST_MAPS) {
         fill(setup, CONFIG_MAPS, move |i| {
             let name = format!("listed-{i:05}");
-            Ask::post(config_maps(), &config_map(&name, LISTED_BYTES))
+            LoadRequest::post(config_maps(), &config_map(&name, LISTED_BYTES))
         })
         .await?;
     }
@@ -214,10 +214,10 @@ const FORMS: [(&str, &str, bool); 3] = [
 async fn list(bench: &mut Bench<'_>, name: &str, path: &str) -> Result<()> {
     for (form, accept, gzip) in FORMS {
         let path = path.to_owned();
-        let ask = move |_| Ask {
+        let ask = move |_| LoadRequest {
             accept,
             gzip,
-            ..Ask::get(path.clone())
+            ..LoadRequest::get(path.clone())
         };
         bench
             .case(&format!("{name}, {form}"), 4, u64::MAX, ask)
@@ -230,7 +230,7 @@ async fn writes(bench: &mut Bench<'_>) -> Result<()> {
     for level in LEVELS {
         bench
             .case("CREATE ConfigMap", level, MOST_CREATIONS, move |i| {
-                Ask::post(
+                LoadRequest::post(
                     config_maps(),
                     &config_map(&format!("made-{level}-{i:010}"), KIB),
                 )
@@ -244,7 +244,7 @@ async fn writes(bench: &mut Bench<'_>) -> Result<()> {
                 let nth = (i * 7919) % PODS;
                 let text: Value = format!("patch {i}").into();
                 let path = format!("{}/web-5d59d67564-{nth:05}/status", pods());
-                Ask::with(
+                LoadRequest::with(
                     Method::PATCH,
                     path,
                     crate::load::MERGE,
@@ -268,7 +268,7 @@ async fn applies(bench: &mut Bench<'_>, setup: &Arc<Client>) -> Result<()> {
     }
     let apply = |nth: u64, text: &str| {
         let name = format!("applied-{nth:03}");
-        Ask::apply(
+        LoadRequest::apply(
             &format!("{}/{name}", deployments()),
             &deployment(&name, text),
         )
@@ -290,12 +290,12 @@ async fn applies(bench: &mut Bench<'_>, setup: &Arc<Client>) -> Result<()> {
 async fn under_policies(bench: &mut Bench<'_>, setup: &Client) -> Result<()> {
     for nth in 0..MANY_POLICIES {
         for (path, object) in POLICIES.iter().zip(policy(nth)) {
-            setup.must(0, Ask::post(*path, &object)).await?;
+            setup.must(0, LoadRequest::post(*path, &object)).await?;
         }
     }
     creations(bench, UNDER_POLICIES, "judged").await?;
     for path in POLICIES {
-        let ask = Ask::with(Method::DELETE, path, JSON, "{}".into());
+        let ask = LoadRequest::with(Method::DELETE, path, JSON, "{}".into());
         setup.must(0, ask).await?;
     }
     Ok(())
@@ -306,17 +306,19 @@ async fn under_webhooks(bench: &mut Bench<'_>, setup: &Client) -> Result<()> {
     let hooks = Hooks::start().await?;
     let configurations = hooks.configurations(NAMESPACE);
     for (path, object) in &configurations {
-        setup.must(0, Ask::post(path, object)).await?;
+        setup.must(0, LoadRequest::post(path, object)).await?;
     }
     // A row of what nobody asked for would be a lie.
     let probe = config_map("hooked", KIB);
-    let made = setup.must(0, Ask::post(config_maps(), &probe)).await?;
+    let made = setup
+        .must(0, LoadRequest::post(config_maps(), &probe))
+        .await?;
     if made["metadata"]["labels"]["hooked"] != "yes" {
         bail!("the webhooks were not asked: {made}");
     }
     creations(bench, UNDER_WEBHOOKS, "hooked").await?;
     for (path, _) in &configurations {
-        let ask = Ask::with(Method::DELETE, path, JSON, "{}".into());
+        let ask = LoadRequest::with(Method::DELETE, path, JSON, "{}".into());
         setup.must(0, ask).await?;
     }
     Ok(())
@@ -327,7 +329,7 @@ async fn creations(bench: &mut Bench<'_>, case: &str, prefix: &'static str) -> R
         bench
             .case(case, level, MOST_CREATIONS, move |i| {
                 let name = format!("{prefix}-{level}-{i:010}");
-                Ask::post(config_maps(), &config_map(&name, KIB))
+                LoadRequest::post(config_maps(), &config_map(&name, KIB))
             })
             .await?;
     }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use http_body_util::BodyExt;
 use serde_json::{Map, Value, json};
 
-use crate::load::{Ask, Client, closed_loop};
+use crate::load::{Client, LoadRequest, closed_loop};
 use crate::plan::Plan;
 use crate::report::{Report, Row};
 use crate::server::{Server, private_mb, scratch};
@@ -42,7 +42,9 @@ pub async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
     } else {
         let server = Server::start(plan, "apiserver", dir.path()).await?;
         let client = Client::connect(&server.access, 1).await?;
-        client.must(0, Ask::post(PATH, &definition(0))).await?;
+        client
+            .must(0, LoadRequest::post(PATH, &definition(0)))
+            .await?;
         served(&client, 0).await?;
         server
     };
@@ -61,7 +63,9 @@ async fn idle(plan: &Plan, dir: &Path, report: &mut Report) -> Result<Server> {
     let client = Arc::new(Client::connect(&server.access, CONNECTIONS).await?);
     let begun = Instant::now();
     for number in 0..DEFINITIONS {
-        client.must(0, Ask::post(PATH, &definition(number))).await?;
+        client
+            .must(0, LoadRequest::post(PATH, &definition(number)))
+            .await?;
     }
     served(&client, DEFINITIONS - 1).await?;
     let each = begun.elapsed().as_secs_f64() * 1e3 / f64::from(DEFINITIONS);
@@ -90,7 +94,7 @@ async fn objects(plan: &Plan, server: &Server, report: &mut Report) -> Result<()
     let client = Arc::new(Client::connect(&server.access, CONNECTIONS).await?);
     let path = format!("{}/namespaces/default/kind0s", group(0));
     let made = path.clone();
-    let ask = move |i| Ask::post(made.clone(), &object(i));
+    let ask = move |i| LoadRequest::post(made.clone(), &object(i));
     let begun = Instant::now();
     closed_loop(&client, CONCURRENCY, MOST, OBJECTS, ask).await?;
     let rate = OBJECTS as f64 / begun.elapsed().as_secs_f64();
@@ -110,14 +114,16 @@ async fn objects(plan: &Plan, server: &Server, report: &mut Report) -> Result<()
         report.add(Row::value(STREAMED, "ms", each.await?));
     }
     if WATCHED.contains(&plan.only) {
-        let list = client.must(0, Ask::get(format!("{path}?limit=1"))).await?;
+        let list = client
+            .must(0, LoadRequest::get(format!("{path}?limit=1")))
+            .await?;
         let revision = list["metadata"]["resourceVersion"].as_str();
         let watched = Watched {
             path: &path,
             revision: revision.context("a list without a revision")?,
             change: &|nth, sent| {
                 let body = json!({ "metadata": { "annotations": { "sent": sent } } });
-                Ask::merge(format!("{path}/{}", name(nth as u64)), &body)
+                LoadRequest::merge(format!("{path}/{}", name(nth as u64)), &body)
             },
         };
         watch::fan_out(plan, server, CONNECTIONS, WATCHED, &watched, report).await?;
@@ -139,7 +145,9 @@ async fn again(plan: &Plan, mut each: impl AsyncFnMut() -> Result<()>) -> Result
 async fn until_bookmark(client: &Client, path: &str) -> Result<()> {
     let query =
         "watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
-    let answer = client.begin(0, Ask::get(format!("{path}?{query}"))).await?;
+    let answer = client
+        .begin(0, LoadRequest::get(format!("{path}?{query}")))
+        .await?;
     if !answer.status().is_success() {
         bail!("a watch was refused: {}", answer.status());
     }

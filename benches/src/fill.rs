@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::load::{Ask, Client, closed_loop};
+use crate::load::{Client, LoadRequest, closed_loop};
 use crate::objects::{config_maps, node_status, service_account};
 use crate::shapes;
 
@@ -23,7 +23,7 @@ pub fn now() -> String {
 pub async fn all(
     client: &Arc<Client>,
     count: u64,
-    ask: impl Fn(u64) -> Ask + Send + Sync + 'static,
+    ask: impl Fn(u64) -> LoadRequest + Send + Sync + 'static,
 ) -> Result<()> {
     closed_loop(client, AT_ONCE, TIME, count, ask).await?;
     Ok(())
@@ -32,11 +32,14 @@ pub async fn all(
 /// The namespace of the benchmarks and the service account that pods need.
 pub async fn namespace(client: &Arc<Client>) -> Result<()> {
     client
-        .must(0, Ask::post("/api/v1/namespaces", &shapes::namespace()))
+        .must(
+            0,
+            LoadRequest::post("/api/v1/namespaces", &shapes::namespace()),
+        )
         .await?;
     let accounts = config_maps().replace("configmaps", "serviceaccounts");
     client
-        .must(0, Ask::post(accounts, &service_account()))
+        .must(0, LoadRequest::post(accounts, &service_account()))
         .await?;
     Ok(())
 }
@@ -44,12 +47,12 @@ pub async fn namespace(client: &Arc<Client>) -> Result<()> {
 /// Nodes that say that they are ready.
 pub async fn nodes(client: &Arc<Client>, count: u64) -> Result<()> {
     all(client, count, |i| {
-        Ask::post("/api/v1/nodes", &shapes::node(i))
+        LoadRequest::post("/api/v1/nodes", &shapes::node(i))
     })
     .await?;
     all(client, count, |i| {
         let path = format!("/api/v1/nodes/{}/status", shapes::node_name(i));
-        Ask::merge(path, &node_status(&now()))
+        LoadRequest::merge(path, &node_status(&now()))
     })
     .await
 }

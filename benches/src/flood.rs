@@ -9,7 +9,7 @@ use http_body_util::BodyExt;
 use serde_json::json;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::load::{Ask, Client, LoadResult, closed_loop};
+use crate::load::{Client, LoadRequest, LoadResult, closed_loop};
 use crate::objects::{config_maps, pods};
 use crate::plan::Plan;
 use crate::report::{Report, Row};
@@ -36,11 +36,11 @@ pub async fn run(plan: &Plan, server: &Server, report: &mut Report, one: &str) -
         "subjects": [subject(FLOOD), subject(QUIET)],
     });
     let path = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings";
-    admin.must(0, Ask::post(path, &binding)).await?;
+    admin.must(0, LoadRequest::post(path, &binding)).await?;
     let path = format!("{}/{one}", config_maps());
-    let ask = move |_| Ask {
+    let ask = move |_| LoadRequest {
         user: QUIET,
-        ..Ask::get(path.clone())
+        ..LoadRequest::get(path.clone())
     };
     // Warm-up.
     quiet(&server.access, plan.time / 10, ask.clone()).await?;
@@ -86,7 +86,7 @@ fn elsewhere() -> Result<Runtime> {
 async fn quiet(
     access: &Access,
     time: Duration,
-    ask: impl Fn(u64) -> Ask + Send + Sync + 'static,
+    ask: impl Fn(u64) -> LoadRequest + Send + Sync + 'static,
 ) -> Result<LoadResult> {
     let (told, seen) = tokio::sync::oneshot::channel();
     let access = access.clone();
@@ -119,9 +119,9 @@ fn add(report: &mut Report, what: &str, seen: &LoadResult) {
 /// Lists without end, and as fast as it is let; a client that does not care for refusals.
 async fn ask_for_ever(client: Arc<Client>, nth: usize) {
     loop {
-        let ask = Ask {
+        let ask = LoadRequest {
             user: FLOOD,
-            ..Ask::get(pods())
+            ..LoadRequest::get(pods())
         };
         if let Ok(answer) = client.begin(nth, ask).await {
             let mut body = answer.into_body();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use crate::load::{Ask, Client};
+use crate::load::{Client, LoadRequest};
 use crate::plan::Plan;
 use crate::report::{Report, Row};
 use crate::server::{Server, memory_of, scratch};
@@ -71,9 +71,9 @@ async fn console_page(client: &Client) -> Result<f64> {
     );
     let mut bytes = 0;
     for file in std::iter::once("").chain(named) {
-        let ask = Ask {
+        let ask = LoadRequest {
             gzip: true,
-            ..Ask::get(format!("/console/{file}"))
+            ..LoadRequest::get(format!("/console/{file}"))
         };
         let reply = client.send(0, ask).await?;
         ensure!(reply.status.is_success(), "{file}: {}", reply.status);

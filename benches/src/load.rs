@@ -40,7 +40,7 @@ pub struct Reply {
 
 /// What a request asks for.
 #[derive(Clone, Default)]
-pub struct Ask {
+pub struct LoadRequest {
     pub method: Method,
     pub path: String,
     pub accept: &'static str,
@@ -56,7 +56,7 @@ pub const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 pub const MERGE: &str = "application/merge-patch+json";
 pub const APPLY: &str = "application/apply-patch+yaml";
 
-impl Ask {
+impl LoadRequest {
     pub fn get(path: impl Into<String>) -> Self {
         Self {
             path: path.into(),
@@ -118,7 +118,7 @@ impl Client {
     }
 
     /// Sends a request on the nth connection; the answer's body is still to come.
-    pub async fn begin(&self, nth: usize, ask: Ask) -> Result<Response<Incoming>> {
+    pub async fn begin(&self, nth: usize, ask: LoadRequest) -> Result<Response<Incoming>> {
         let host = &self.access.host;
         let mut request = Request::builder()
             .method(ask.method)
@@ -140,7 +140,7 @@ impl Client {
     }
 
     /// Sends a request and reads all of the answer, keeping it.
-    pub async fn send(&self, nth: usize, ask: Ask) -> Result<Reply> {
+    pub async fn send(&self, nth: usize, ask: LoadRequest) -> Result<Reply> {
         let response = self.begin(nth, ask).await?;
         let status = response.status();
         let body = response.into_body().collect().await?.to_bytes();
@@ -148,11 +148,11 @@ impl Client {
     }
 
     pub async fn get(&self, nth: usize, path: &str) -> Result<Reply> {
-        self.send(nth, Ask::get(path)).await
+        self.send(nth, LoadRequest::get(path)).await
     }
 
     /// Sends a request that must succeed, and gives its answer.
-    pub async fn must(&self, nth: usize, ask: Ask) -> Result<serde_json::Value> {
+    pub async fn must(&self, nth: usize, ask: LoadRequest) -> Result<serde_json::Value> {
         let what = format!("{} {}", ask.method, ask.path);
         let reply = self.send(nth, ask).await.with_context(|| what.clone())?;
         if !reply.status.is_success() {
@@ -163,7 +163,7 @@ impl Client {
     }
 
     /// Sends a request, reads the answer without keeping it, and gives its size in bytes.
-    async fn drain(&self, nth: usize, ask: Ask) -> Result<u64> {
+    async fn drain(&self, nth: usize, ask: LoadRequest) -> Result<u64> {
         let response = self.begin(nth, ask).await?;
         let status = response.status();
         let mut body = response.into_body();
@@ -237,7 +237,7 @@ pub async fn closed_loop(
     concurrency: usize,
     time: Duration,
     most: u64,
-    ask: impl Fn(u64) -> Ask + Send + Sync + 'static,
+    ask: impl Fn(u64) -> LoadRequest + Send + Sync + 'static,
 ) -> Result<LoadResult> {
     let (ask, next) = (Arc::new(ask), Arc::new(AtomicU64::new(0)));
     let begun = Instant::now();

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::load::{Ask, Client, closed_loop};
+use crate::load::{Client, LoadRequest, closed_loop};
 use crate::objects::{config_map, config_maps, namespace, pod, pods, service_account};
 use crate::plan::Plan;
 use crate::report::{Report, Row};
@@ -70,7 +70,7 @@ impl Stage<'_> {
     async fn all(
         &self,
         count: u64,
-        ask: impl Fn(u64) -> Ask + Send + Sync + 'static,
+        ask: impl Fn(u64) -> LoadRequest + Send + Sync + 'static,
     ) -> Result<()> {
         let client = self.client().await?;
         closed_loop(&client, CONCURRENCY, MOST, count, ask).await?;
@@ -78,7 +78,9 @@ impl Stage<'_> {
     }
 
     async fn create(&self, name: &'static str, count: u64, bytes: usize) -> Result<()> {
-        let ask = move |i| Ask::post(config_maps(), &config_map(&format!("{name}-{i:06}"), bytes));
+        let ask = move |i| {
+            LoadRequest::post(config_maps(), &config_map(&format!("{name}-{i:06}"), bytes))
+        };
         self.all(count, ask).await
     }
 
@@ -86,15 +88,15 @@ impl Stage<'_> {
         let ask = |i| {
             let mut pod = pod(&format!("pod-{i:06}"), "");
             pod["spec"]["schedulerName"] = json!("nobody");
-            Ask::post(pods(), &pod)
+            LoadRequest::post(pods(), &pod)
         };
         self.all(PODS, ask).await
     }
 
     async fn delete(&self, of: String, name: &'static str, count: u64) -> Result<()> {
-        let ask = move |i| Ask {
+        let ask = move |i| LoadRequest {
             method: Method::DELETE,
-            ..Ask::get(format!("{of}/{name}-{i:06}"))
+            ..LoadRequest::get(format!("{of}/{name}-{i:06}"))
         };
         self.all(count, ask).await
     }
@@ -133,7 +135,7 @@ pub async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
         };
         let client = stage.client().await?;
         client
-            .must(0, Ask::post("/api/v1/namespaces", &namespace()))
+            .must(0, LoadRequest::post("/api/v1/namespaces", &namespace()))
             .await?;
         let accounts = format!(
             "/api/v1/namespaces/{}/serviceaccounts",
@@ -141,7 +143,7 @@ pub async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
         );
         // A controller may have been faster.
         client
-            .send(0, Ask::post(accounts, &service_account()))
+            .send(0, LoadRequest::post(accounts, &service_account()))
             .await?;
         drop(client);
         stage.note("start").await?;

@@ -20,7 +20,7 @@ use hyper::body::Incoming;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::load::{Ask, Client};
+use crate::load::{Client, LoadRequest};
 use crate::plan::Plan;
 use crate::report::{Report, Row};
 use crate::server::{Access, cpu_of, memory_of, private_mb, scratch};
@@ -101,7 +101,7 @@ impl Drop for Cluster<'_> {
 }
 
 async fn node_is_ready(client: &Client) -> bool {
-    let Ok(nodes) = client.must(0, Ask::get("/api/v1/nodes")).await else {
+    let Ok(nodes) = client.must(0, LoadRequest::get("/api/v1/nodes")).await else {
         return false;
     };
     let of = |v: &Value, name: &str| v[name].as_array().cloned().unwrap_or_default();
@@ -129,12 +129,12 @@ struct Pods {
 
 impl Pods {
     async fn watch(client: &Client) -> Result<Self> {
-        let list = client.must(0, Ask::get(PODS)).await?;
+        let list = client.must(0, LoadRequest::get(PODS)).await?;
         let revision = list["metadata"]["resourceVersion"]
             .as_str()
             .context("no resourceVersion")?;
         let path = format!("{PODS}?watch=1&resourceVersion={revision}");
-        let body = client.begin(1, Ask::get(path)).await?.into_body();
+        let body = client.begin(1, LoadRequest::get(path)).await?.into_body();
         Ok(Self {
             body,
             rest: Vec::new(),
@@ -281,7 +281,7 @@ fn runtime_of(dir: &Path) -> Option<u32> {
 }
 
 async fn name_of_node(client: &Client) -> Result<String> {
-    let nodes = client.must(0, Ask::get("/api/v1/nodes")).await?;
+    let nodes = client.must(0, LoadRequest::get("/api/v1/nodes")).await?;
     let name = nodes["items"][0]["metadata"]["name"].as_str();
     Ok(name.context("there is no node")?.to_owned())
 }

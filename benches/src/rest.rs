@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::fill::{self, all, now};
-use crate::load::{Ask, Client};
+use crate::load::{Client, LoadRequest};
 use crate::objects::{lease, pod, pod_status, pods};
 use crate::plan::Plan;
 use crate::report::{Report, Row};
@@ -33,16 +33,16 @@ async fn fill(client: &Arc<Client>) -> Result<()> {
     fill::namespace(client).await?;
     fill::nodes(client, NODES).await?;
     all(client, NODES, |i| {
-        Ask::post(LEASES, &lease(&shapes::node_name(i), &now()))
+        LoadRequest::post(LEASES, &lease(&shapes::node_name(i), &now()))
     })
     .await?;
     all(client, PODS, |i| {
-        Ask::post(pods(), &pod(&pod_name(i), &shapes::node_name(i % NODES)))
+        LoadRequest::post(pods(), &pod(&pod_name(i), &shapes::node_name(i % NODES)))
     })
     .await?;
     all(client, PODS, |i| {
         let path = format!("{}/{}/status", pods(), pod_name(i));
-        Ask::merge(path, &pod_status("at rest"))
+        LoadRequest::merge(path, &pod_status("at rest"))
     })
     .await
 }
@@ -56,7 +56,11 @@ async fn beat(client: Arc<Client>, sent: Arc<AtomicU64>) {
         let path = format!("{LEASES}/{}", shapes::node_name(i));
         let change = json!({ "spec": { "renewTime": now() } });
         // A renewal that fails shows as a node that is taken for failed.
-        if client.send(0, Ask::merge(path, &change)).await.is_err() {
+        if client
+            .send(0, LoadRequest::merge(path, &change))
+            .await
+            .is_err()
+        {
             return;
         }
         sent.fetch_add(1, Ordering::Relaxed);
@@ -66,7 +70,7 @@ async fn beat(client: Arc<Client>, sent: Arc<AtomicU64>) {
 /// How many revisions the store has had.
 async fn revision(client: &Client) -> Result<u64> {
     let list = client
-        .must(1, Ask::get("/api/v1/namespaces?limit=1"))
+        .must(1, LoadRequest::get("/api/v1/namespaces?limit=1"))
         .await?;
     let text = list["metadata"]["resourceVersion"].as_str();
     Ok(text.context("no resourceVersion")?.parse()?)
@@ -172,7 +176,7 @@ async fn console(server: &Server, open: &mut JoinSet<Result<()>>) -> Result<usiz
         let mut next = String::new();
         let version = loop {
             let page = format!("{path}?limit={PAGE}&continue={next}");
-            let reply = client.send(0, Ask::get(page)).await?;
+            let reply = client.send(0, LoadRequest::get(page)).await?;
             if !reply.status.is_success() {
                 bail!("{path}: {}", reply.status);
             }
@@ -190,7 +194,7 @@ async fn console(server: &Server, open: &mut JoinSet<Result<()>>) -> Result<usiz
             }
         };
         let watch = format!("{path}?watch=true&allowWatchBookmarks=true&resourceVersion={version}");
-        let mut body = client.begin(0, Ask::get(watch)).await?.into_body();
+        let mut body = client.begin(0, LoadRequest::get(watch)).await?.into_body();
         let held = client.clone();
         open.spawn(async move {
             while let Some(frame) = body.frame().await {

@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use serde_json::{Value, json};
 
 use crate::fill::{self, all};
-use crate::load::{Ask, Client, closed_loop};
+use crate::load::{Client, LoadRequest, closed_loop};
 use crate::objects::{config_maps, pods};
 use crate::plan::Plan;
 use crate::report::{Report, Row};
@@ -62,14 +62,14 @@ async fn fill(client: &Arc<Client>, case: &Case) -> Result<()> {
     fill::namespace(client).await?;
     let classes = "/apis/scheduling.k8s.io/v1/priorityclasses";
     client
-        .must(0, Ask::post(classes, &shapes::priority_class()))
+        .must(0, LoadRequest::post(classes, &shapes::priority_class()))
         .await?;
     let (nodes, shape) = (case.nodes, case.shape);
     fill::nodes(client, nodes).await?;
     // New nodes are tainted until a controller finds them ready; none runs yet.
     all(client, nodes, |i| {
         let path = format!("/api/v1/nodes/{}", shapes::node_name(i));
-        Ask::merge(path, &json!({ "spec": { "taints": null } }))
+        LoadRequest::merge(path, &json!({ "spec": { "taints": null } }))
     })
     .await?;
     if shape == Shape::Volumes {
@@ -78,11 +78,11 @@ async fn fill(client: &Arc<Client>, case: &Case) -> Result<()> {
     let settled = shapes::settled_pods(shape, nodes, case.pods);
     all(client, settled, move |i| {
         let pod = shapes::settled(shape, i, nodes).unwrap_or_default();
-        Ask::post(pods(), &pod)
+        LoadRequest::post(pods(), &pod)
     })
     .await?;
     all(client, case.pods, move |i| {
-        Ask::post(pods(), &shapes::pod(shape, i))
+        LoadRequest::post(pods(), &shapes::pod(shape, i))
     })
     .await
 }
@@ -93,10 +93,10 @@ async fn volumes(client: &Arc<Client>, count: u64) -> Result<()> {
     let path = claims.clone();
     all(client, count, move |i| {
         let [_, claim] = shapes::volume(i);
-        Ask::post(path.clone(), &claim)
+        LoadRequest::post(path.clone(), &claim)
     })
     .await?;
-    let list = client.must(1, Ask::get(claims.clone())).await?;
+    let list = client.must(1, LoadRequest::get(claims.clone())).await?;
     let items = list["items"].as_array().context("no claims")?;
     let uid = |c: &Value| {
         let name = c["metadata"]["name"].as_str()?.to_owned();
@@ -107,19 +107,19 @@ async fn volumes(client: &Arc<Client>, count: u64) -> Result<()> {
         let [mut volume, _] = shapes::volume(i);
         let uid = uids.get(&shapes::pod_name(i)).cloned().unwrap_or_default();
         volume["spec"]["claimRef"]["uid"] = uid;
-        Ask::post("/api/v1/persistentvolumes", &volume)
+        LoadRequest::post("/api/v1/persistentvolumes", &volume)
     })
     .await?;
     let bound = json!({ "status": { "phase": "Bound" } });
     let status = bound.clone();
     all(client, count, move |i| {
         let name = shapes::pod_name(i);
-        Ask::merge(format!("/api/v1/persistentvolumes/{name}/status"), &status)
+        LoadRequest::merge(format!("/api/v1/persistentvolumes/{name}/status"), &status)
     })
     .await?;
     all(client, count, move |i| {
         let name = shapes::pod_name(i);
-        Ask::merge(format!("{claims}/{name}/status"), &bound)
+        LoadRequest::merge(format!("{claims}/{name}/status"), &bound)
     })
     .await
 }
@@ -129,12 +129,13 @@ async fn meanwhile(client: Arc<Client>, shape: Shape, nodes: u64, count: u64) ->
     match shape {
         Shape::Gates => {
             let open = json!({ "spec": { "schedulingGates": null } });
-            let ask = move |i| Ask::merge(format!("{}/{}", pods(), shapes::pod_name(i)), &open);
+            let ask =
+                move |i| LoadRequest::merge(format!("{}/{}", pods(), shapes::pod_name(i)), &open);
             closed_loop(&client, 16, fill::TIME, count, ask).await?;
         }
         Shape::Churn => {
             let gone = shapes::settled_pods(shape, nodes, count);
-            let ask = |i| Ask::delete(format!("{}/settled-{i:05}", pods()));
+            let ask = |i| LoadRequest::delete(format!("{}/settled-{i:05}", pods()));
             closed_loop(&client, 4, fill::TIME, gone, ask).await?;
         }
         _ => {}
@@ -194,7 +195,7 @@ async fn one(plan: &Plan, report: &mut Report, case: &Case) -> Result<()> {
         "pods",
         busiest as f64,
     ));
-    let figures = client.send(0, Ask::get("/metrics")).await?;
+    let figures = client.send(0, LoadRequest::get("/metrics")).await?;
     if let Some(most) = p99_of_decisions(&String::from_utf8_lossy(&figures.body)) {
         let row = Row::value("… 99 of 100 decisions took at most", "ms", most * 1e3);
         report.add(row);
@@ -264,7 +265,7 @@ impl Bound {
     }
 
     async fn list(&mut self, client: &Client) -> Result<String> {
-        let list = client.must(1, Ask::get(pods())).await?;
+        let list = client.must(1, LoadRequest::get(pods())).await?;
         let items = list["items"].as_array().context("no items")?;
         items.iter().for_each(|pod| self.see(pod));
         let revision = list["metadata"]["resourceVersion"].as_str();
@@ -274,7 +275,7 @@ impl Bound {
     /// Follows the pods until all are bound.
     async fn follow(&mut self, client: &Client, revision: &str) -> Result<()> {
         let path = format!("{}?watch=1&resourceVersion={revision}", pods());
-        let mut body = client.begin(1, Ask::get(path)).await?.into_body();
+        let mut body = client.begin(1, LoadRequest::get(path)).await?.into_body();
         let mut rest = Vec::new();
         while self.count() < self.wanted {
             let before = self.count();

@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::load::{Ask, Client, closed_loop, percentile_ms};
+use crate::load::{Client, LoadRequest, closed_loop, percentile_ms};
 use crate::objects::{NAMESPACE, config_map, pod, pods};
 use crate::plan::Plan;
 use crate::report::{Report, Row};
@@ -79,7 +79,7 @@ pub async fn run(plan: &Plan, server: &Server, report: &mut Report) -> Result<()
             revision: &revision,
             change: &|nth, sent| {
                 let body = json!({ "data": { "sent": sent } });
-                Ask::merge(format!("{path}/changing-{nth}"), &body)
+                LoadRequest::merge(format!("{path}/changing-{nth}"), &body)
             },
         };
         let case = format!("{NAME}, {connections} connections");
@@ -95,7 +95,7 @@ pub struct Watched<'a> {
     /// From where they watch.
     pub revision: &'a str,
     /// The change of the nth of its objects, which is to hold `"sent":` with the text.
-    pub change: &'a (dyn Fn(usize, String) -> Ask + Sync),
+    pub change: &'a (dyn Fn(usize, String) -> LoadRequest + Sync),
 }
 
 /// Many watchers of one collection, of which some objects change in turn.
@@ -114,7 +114,7 @@ pub async fn fan_out(
     let (end, ended) = watch::channel(false);
     let mut tasks = JoinSet::new();
     for nth in 0..WATCHERS {
-        let ask = Ask::get(format!("{path}?watch=1&resourceVersion={revision}"));
+        let ask = LoadRequest::get(format!("{path}?watch=1&resourceVersion={revision}"));
         let body = watchers.begin(nth, ask).await?.into_body();
         tasks.spawn(follow(body, shared.clone(), ended.clone()));
     }
@@ -139,7 +139,7 @@ struct Changes<'a> {
     /// Objects that change in turn.
     objects: usize,
     /// The change of the nth object, which is to hold `"sent":` with the text.
-    ask: &'a (dyn Fn(usize, String) -> Ask + Sync),
+    ask: &'a (dyn Fn(usize, String) -> LoadRequest + Sync),
 }
 
 /// What the server did while it was measured.
@@ -218,14 +218,14 @@ async fn prepare(client: &Client, connections: usize) -> Result<(String, String)
     let object =
         json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": namespace } });
     client
-        .must(0, Ask::post("/api/v1/namespaces", &object))
+        .must(0, LoadRequest::post("/api/v1/namespaces", &object))
         .await?;
     let path = format!("/api/v1/namespaces/{namespace}/configmaps");
     let mut revision = String::new();
     for nth in 0..OBJECTS {
         let mut object = config_map(&format!("changing-{nth}"), BYTES);
         object["metadata"]["namespace"] = json!(namespace);
-        let made = client.must(0, Ask::post(&path, &object)).await?;
+        let made = client.must(0, LoadRequest::post(&path, &object)).await?;
         let made = made["metadata"]["resourceVersion"].as_str();
         revision = made.unwrap_or("0").to_owned();
     }
@@ -287,7 +287,7 @@ pub async fn run_each(plan: &Plan, server: &Server, report: &mut Report) -> Resu
             let node = node_name(watchers, nth);
             let mut pod = pod(&node, &node);
             pod["metadata"]["labels"] = json!({ "node": node });
-            Ask::post(pods(), &pod)
+            LoadRequest::post(pods(), &pod)
         };
         closed_loop(&writer, CREATIONS, MOST, watchers as u64, make).await?;
         for (how, selector) in SELECTORS {
@@ -320,7 +320,9 @@ async fn fan_out_each(
             "/api/v1/pods?watch=1&sendInitialEvents=false&resourceVersionMatch=NotOlderThan&{selector}{}",
             node_name(watchers, nth as u64)
         );
-        let answer = clients.begin(nth / EACH_WATCHES, Ask::get(path)).await?;
+        let answer = clients
+            .begin(nth / EACH_WATCHES, LoadRequest::get(path))
+            .await?;
         tasks.spawn(follow(answer.into_body(), shared.clone(), ended.clone()));
     }
     let (cpu, begun) = (server.cpu(), Instant::now());
@@ -335,7 +337,7 @@ async fn fan_out_each(
         ask: &|nth, sent| {
             let body = json!({ "metadata": { "annotations": { "sent": sent } } });
             let pod = node_name(watchers, nth as u64);
-            Ask::merge(format!("{}/{pod}", pods()), &body)
+            LoadRequest::merge(format!("{}/{pod}", pods()), &body)
         },
     };
     let measured = changes.measure(plan, server, &writer, &shared).await?;

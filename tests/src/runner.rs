@@ -34,12 +34,12 @@ pub struct Suite {
 
 /// What the command line asks for: names (parts of them suffice) as `cargo test -- NAME` gives
 /// them, and `--list`. Other flags of the usual runner are taken and mean nothing here.
-struct Wish {
+struct RunnerArgs {
     list: bool,
     names: Vec<String>,
 }
 
-impl Wish {
+impl RunnerArgs {
     fn of_args() -> Self {
         let args: Vec<String> = std::env::args().skip(1).collect();
         Self {
@@ -54,7 +54,7 @@ impl Wish {
 
 /// Runs the suite as a test program's `main`.
 pub fn run(suite: &Suite) -> ExitCode {
-    let wish = Wish::of_args();
+    let wish = RunnerArgs::of_args();
     let wanted: Vec<&Check> = suite
         .checks
         .iter()

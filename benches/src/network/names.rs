@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clock::Random;
-use dns::{Config, Heard};
+use dns::{Config, DnsEvent};
 use futures::StreamExt;
 use kube::runtime::watcher::Event;
 use tokio::net::UdpSocket;
@@ -363,17 +363,17 @@ async fn answer_all(socket: UdpSocket) -> Result<()> {
 
 /// In the child: the server of a node.
 pub async fn serve(listen: SocketAddr, upstream: SocketAddr, services: u32) -> Result<()> {
-    let mut events = vec![Heard::Service(Event::Init), Heard::Slice(Event::Init)];
+    let mut events = vec![DnsEvent::Service(Event::Init), DnsEvent::Slice(Event::Init)];
     for index in 0..services {
         let made = objects::service(&format!("s{index}"), service_ip(index), "TCP")?;
-        events.push(Heard::Service(Event::InitApply(made)));
+        events.push(DnsEvent::Service(Event::InitApply(made)));
     }
     events.extend([
-        Heard::Service(Event::InitDone),
-        Heard::Slice(Event::InitDone),
-        Heard::Namespace(Event::Init),
-        Heard::Namespace(Event::InitApply(objects::namespace("bench")?)),
-        Heard::Namespace(Event::InitDone),
+        DnsEvent::Service(Event::InitDone),
+        DnsEvent::Slice(Event::InitDone),
+        DnsEvent::Namespace(Event::Init),
+        DnsEvent::Namespace(Event::InitApply(objects::namespace("bench")?)),
+        DnsEvent::Namespace(Event::InitDone),
     ]);
     let config = Config {
         upstreams: dns::Resolvers::These(vec![upstream]),

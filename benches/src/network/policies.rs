@@ -8,7 +8,7 @@ use kube::api::DynamicObject;
 use kube::runtime::watcher::Event;
 use network::policy::cluster_wide::{GROUP, PolicyKind};
 use network::policy::door::Notice;
-use network::policy::{Agent, Config, Heard};
+use network::policy::{Agent, Config, PolicyEvent};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -30,7 +30,7 @@ const HERE: u32 = 110;
 pub const WIDE_RULES: u32 = 10;
 
 /// Makes a policy by its number, with this port as its last.
-pub type Make = fn(u32, u16) -> Result<Heard>;
+pub type Make = fn(u32, u16) -> Result<PolicyEvent>;
 
 /// What a child saw.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -91,7 +91,7 @@ fn labels(index: u32) -> Value {
 
 /// A policy lets one kind of pods be reached by another of its namespace and by all pods of a kind
 /// in another one, and lets it reach a block of addresses and cluster DNS.
-pub fn policy(index: u32, last: u16) -> Result<Heard> {
+pub fn policy(index: u32, last: u16) -> Result<PolicyEvent> {
     let pods = |index: u32| json!({ "matchLabels": { "app": app(index) } });
     let team = json!({ "matchLabels": { "team": space(index + 1) } });
     let spec = json!({
@@ -110,12 +110,12 @@ pub fn policy(index: u32, last: u16) -> Result<Heard> {
         ],
     });
     let made = objects::policy(&space(index), &format!("p{index}"), spec)?;
-    Ok(Heard::Policy(Box::new(Event::Apply(made))))
+    Ok(PolicyEvent::Policy(Box::new(Event::Apply(made))))
 }
 
 /// A policy of an administrator is for all pods of a namespace; each of its rules is about one kind of
 /// pods of another one. They are of both tiers.
-pub fn wide_policy(index: u32, last: u16) -> Result<Heard> {
+pub fn wide_policy(index: u32, last: u16) -> Result<PolicyEvent> {
     let team = |index: u32| json!({ "matchLabels": { "team": space(index) } });
     let rule = |direction: &str, nth: u32| {
         let number = index * WIDE_RULES + nth;
@@ -142,29 +142,32 @@ pub fn wide_policy(index: u32, last: u16) -> Result<Heard> {
         },
     }))?;
     let event = Box::new(Event::Apply(object));
-    Ok(Heard::ClusterWide(PolicyKind::Cluster, event))
+    Ok(PolicyEvent::ClusterWide(PolicyKind::Cluster, event))
 }
 
-fn pod(index: u32, here: bool, labels: Value) -> Result<Heard> {
+fn pod(index: u32, here: bool, labels: Value) -> Result<PolicyEvent> {
     let name = format!("pod{index}");
     let made = objects::pod(&space(index), &name, address(index), here, labels)?;
-    Ok(Heard::Pod(Box::new(Event::Apply(made))))
+    Ok(PolicyEvent::Pod(Box::new(Event::Apply(made))))
 }
 
 fn hear_all(agent: &mut Agent, make: Make, policies: u32, pods: u32) -> Result<()> {
-    agent.hear(Heard::Kinds([PolicyKind::Cluster].into()));
+    agent.hear(PolicyEvent::Kinds([PolicyKind::Cluster].into()));
     for event in [Event::Init, Event::InitDone] {
-        agent.hear(Heard::ClusterWide(PolicyKind::Cluster, Box::new(event)));
+        agent.hear(PolicyEvent::ClusterWide(
+            PolicyKind::Cluster,
+            Box::new(event),
+        ));
     }
-    agent.hear(Heard::Policy(Box::new(Event::Init)));
-    agent.hear(Heard::Policy(Box::new(Event::InitDone)));
-    agent.hear(Heard::Namespace(Box::new(Event::Init)));
-    agent.hear(Heard::Namespace(Box::new(Event::InitDone)));
-    agent.hear(Heard::Pod(Box::new(Event::Init)));
-    agent.hear(Heard::Pod(Box::new(Event::InitDone)));
+    agent.hear(PolicyEvent::Policy(Box::new(Event::Init)));
+    agent.hear(PolicyEvent::Policy(Box::new(Event::InitDone)));
+    agent.hear(PolicyEvent::Namespace(Box::new(Event::Init)));
+    agent.hear(PolicyEvent::Namespace(Box::new(Event::InitDone)));
+    agent.hear(PolicyEvent::Pod(Box::new(Event::Init)));
+    agent.hear(PolicyEvent::Pod(Box::new(Event::InitDone)));
     for index in 0..NAMESPACES {
         let made = objects::namespace(&space(index))?;
-        agent.hear(Heard::Namespace(Box::new(Event::Apply(made))));
+        agent.hear(PolicyEvent::Namespace(Box::new(Event::Apply(made))));
     }
     for index in 0..pods {
         agent.hear(pod(index, index < HERE, labels(index))?);
@@ -215,7 +218,11 @@ fn program(lab: &Lab, make: Make, policies: u32, pods: u32, times: u32) -> Resul
     })
 }
 
-fn hear_each(agent: &mut Agent, times: u32, event: impl Fn(u32) -> Result<Heard>) -> Result<Times> {
+fn hear_each(
+    agent: &mut Agent,
+    times: u32,
+    event: impl Fn(u32) -> Result<PolicyEvent>,
+) -> Result<Times> {
     let events = (0..times).map(event).collect::<Result<Vec<_>>>()?;
     Watch::each(events, |event| {
         agent.hear(event);

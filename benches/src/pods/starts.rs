@@ -11,7 +11,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::{PODS, Pods, is_ready, name_of_node};
-use crate::load::{Ask, Client, percentile_ms};
+use crate::load::{Client, LoadRequest, percentile_ms};
 use crate::plan::Plan;
 use crate::report::{Report, Row};
 
@@ -92,7 +92,7 @@ async fn several(client: &Client, prefix: &str, count: usize, spec: &Value) -> R
         let object = json!({ "apiVersion": "v1", "kind": "Pod",
             "metadata": { "name": name }, "spec": spec });
         let begun = Instant::now();
-        client.must(0, Ask::post(PODS, &object)).await?;
+        client.must(0, LoadRequest::post(PODS, &object)).await?;
         let is = |so: fn(&Value) -> bool| {
             let name = name.clone();
             move |all: &HashMap<String, Value>| all.get(&name).is_some_and(so)
@@ -112,9 +112,9 @@ async fn several(client: &Client, prefix: &str, count: usize, spec: &Value) -> R
 }
 
 async fn delete(client: &Client, path: String) -> Result<()> {
-    let delete = Ask {
+    let delete = LoadRequest {
         method: Method::DELETE,
-        ..Ask::get(path)
+        ..LoadRequest::get(path)
     };
     client.must(0, delete).await.map(drop)
 }
@@ -198,7 +198,9 @@ pub(super) async fn many(client: &Client, count: usize) -> Result<Many<'_>> {
         "metadata": { "name": "many" },
         "spec": { "replicas": count, "selector": { "matchLabels": labels },
             "template": { "metadata": { "labels": labels }, "spec": spec() } } });
-    client.must(0, Ask::post(DEPLOYMENTS, &object)).await?;
+    client
+        .must(0, LoadRequest::post(DEPLOYMENTS, &object))
+        .await?;
     let all_ready =
         |all: &HashMap<String, Value>| all.values().filter(|p| is_ready(p)).count() == count;
     pods.until("all ready", all_ready).await?;

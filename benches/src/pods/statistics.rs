@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::name_of_node;
-use crate::load::{Ask, Client, percentile_ms};
+use crate::load::{Client, LoadRequest, percentile_ms};
 use crate::plan::Plan;
 use crate::report::{Report, Row};
 use crate::server::{cpu_of, memory_of};
@@ -129,7 +129,7 @@ async fn asked(
     let before = all.cpu();
     for _ in 0..asks {
         let begun = Instant::now();
-        let reply = client.send(0, Ask::get(path)).await?;
+        let reply = client.send(0, LoadRequest::get(path)).await?;
         took.push(u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX));
         if !reply.status.is_success() {
             bail!("{path}: {}", reply.status);

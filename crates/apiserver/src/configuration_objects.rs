@@ -18,25 +18,25 @@ pub const GROUP: &str = "admissionregistration.k8s.io";
 /// The objects that admission, and the order of requests, follow from.
 #[derive(Default)]
 pub struct Configurations {
-    pub mutating_webhooks: Kept,
-    pub validating_webhooks: Kept,
-    pub validating_policies: Kept,
-    pub validating_bindings: Kept,
-    pub mutating_policies: Kept,
-    pub mutating_bindings: Kept,
-    pub flow_schemas: Kept,
-    pub priority_levels: Kept,
+    pub mutating_webhooks: ObjectsByName,
+    pub validating_webhooks: ObjectsByName,
+    pub validating_policies: ObjectsByName,
+    pub validating_bindings: ObjectsByName,
+    pub mutating_policies: ObjectsByName,
+    pub mutating_bindings: ObjectsByName,
+    pub flow_schemas: ObjectsByName,
+    pub priority_levels: ObjectsByName,
 }
 
 /// The objects of one resource.
 #[derive(Default)]
-pub struct Kept {
+pub struct ObjectsByName {
     by_name: Mutex<BTreeMap<String, Arc<Value>>>,
     /// Counts changes.
     changes: AtomicU64,
 }
 
-impl Kept {
+impl ObjectsByName {
     /// The number of the latest change.
     pub fn change(&self) -> u64 {
         self.changes.load(Ordering::Acquire)
@@ -78,7 +78,7 @@ impl Kept {
 }
 
 impl Configurations {
-    fn of(&self, row: &Row) -> Option<&Kept> {
+    fn of(&self, row: &Row) -> Option<&ObjectsByName> {
         if *row.group == *flowcontrol::GROUP {
             return match &*row.resource {
                 "flowschemas" => Some(&self.flow_schemas),
@@ -100,7 +100,7 @@ impl Configurations {
         })
     }
 
-    fn each(&self) -> [&Kept; 8] {
+    fn each(&self) -> [&ObjectsByName; 8] {
         [
             &self.mutating_webhooks,
             &self.validating_webhooks,

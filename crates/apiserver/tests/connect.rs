@@ -24,7 +24,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use wire::pki::{Ca, Subject};
 use wire::stream::remote::{self, Outcome, RequestedStreams};
-use wire::stream::upgrade::{self, UpgradeError, Wish};
+use wire::stream::upgrade::{self, UpgradeError, UpgradeRequest};
 use wire::stream::websocket;
 
 const PIPES: RequestedStreams = RequestedStreams {
@@ -193,7 +193,7 @@ async fn answer(mut request: Request<wire::serve::RequestBody>) -> Response<Full
                 query.starts_with("input=1&output=1&error=1&command="),
                 "{query}"
             );
-            let wish = Wish::of(request.headers()).expect("wish");
+            let wish = UpgradeRequest::of(request.headers()).expect("wish");
             let protocol = remote::choose(&wish).expect("protocol");
             let response = wish.accept(&protocol);
             let upgrading = hyper::upgrade::on(&mut request);

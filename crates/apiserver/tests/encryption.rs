@@ -14,7 +14,7 @@ use apiserver::filters::encryption_file::EncryptionFile;
 use apiserver::filters::files::Followed;
 use apiserver::storage::Upstream;
 use apiserver::storage::encryption::ring::Ring;
-use apiserver::storage::encryption::{Encrypted, Keeper, Kept, Vault, config, record};
+use apiserver::storage::encryption::{Encrypted, Keeper, RecordedKeys, Vault, config, record};
 use bytes::Bytes;
 use common::{ask, get, post};
 use futures::future::BoxFuture;
@@ -71,13 +71,13 @@ impl Keys {
 }
 
 impl Keeper for Keys {
-    fn load(&self) -> BoxFuture<'_, Result<Kept, String>> {
+    fn load(&self) -> BoxFuture<'_, Result<RecordedKeys, String>> {
         Box::pin(async move {
             if self.rings.lock().is_empty() {
                 self.put(Ring::generate(), 0).await;
             }
             let (revision, ring) = self.rings.lock().last().cloned().expect("keys");
-            Ok(Kept { ring, revision })
+            Ok(RecordedKeys { ring, revision })
         })
     }
     fn replace(&self, ring: Ring, seen: Revision) -> BoxFuture<'_, Result<bool, String>> {

@@ -174,7 +174,7 @@ where
     }
 }
 
-type Made = HashMap<(TypeId, String), Box<dyn Any + Send + Sync>>;
+type InformerTable = HashMap<(TypeId, String), Box<dyn Any + Send + Sync>>;
 
 /// The informers of a process: one per kind and selection, for as long as somebody reads it. Clones
 /// share them. With them goes what else its parts share: the client, time and chance.
@@ -184,7 +184,7 @@ pub struct Informers {
     clock: Clock,
     random: Random,
     /// By type and field selector: `Weak<Inner<K>>`.
-    made: Arc<Mutex<Made>>,
+    made: Arc<Mutex<InformerTable>>,
     /// By type: `Trim<K>`.
     trims: Arc<HashMap<TypeId, Box<dyn Any + Send + Sync>>>,
 }

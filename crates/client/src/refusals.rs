@@ -67,7 +67,7 @@ pub fn counted(client: Client, component: &str) -> Client {
 /// What is kept of an answer's body, as far as it is a Status.
 #[derive(Default, serde::Deserialize)]
 #[serde(default)]
-struct Said {
+struct StatusBody {
     message: String,
     details: Details,
 }
@@ -84,7 +84,7 @@ struct Cause {
     reason: String,
 }
 
-impl Said {
+impl StatusBody {
     fn namespace_ends(&self) -> bool {
         let mut causes = self.details.causes.iter();
         causes.any(|c| c.reason == "NamespaceTerminating")
@@ -96,7 +96,7 @@ impl Said {
 const STATUS_BYTES: usize = 64 << 10;
 
 /// The body, read to its end, and what it says.
-async fn read(body: Body) -> Result<(Body, Said), BoxError> {
+async fn read(body: Body) -> Result<(Body, StatusBody), BoxError> {
     let bytes = Limited::new(body, STATUS_BYTES).collect().await?.to_bytes();
     let said = serde_json::from_slice(&bytes).unwrap_or_default();
     Ok((Body::from(bytes.to_vec()), said))

@@ -29,7 +29,7 @@ use crate::expectation::{
     Expectation, Expected, LookUp, LookUps, expect, expect_at_least, expect_settled, known_of,
     name_of,
 };
-use crate::last_created::Made;
+use crate::last_created::LastCreated;
 use crate::queue::Queue;
 use crate::slow_start::SlowStart;
 
@@ -206,7 +206,7 @@ struct Shell<C: Controller> {
     queue: Queue<C::Key>,
     look_up: LookUps,
     expectations: Mutex<HashMap<C::Key, Vec<Expectation>>>,
-    made: Made<C::Key>,
+    made: LastCreated<C::Key>,
 }
 
 /// Runs a controller until `shutdown`, by the recorder's clock.
@@ -244,7 +244,7 @@ pub async fn run<C: Controller>(
         queue,
         look_up,
         expectations,
-        made: Made::default(),
+        made: LastCreated::default(),
     });
     let mut running = JoinSet::new();
     for _ in 0..workers {

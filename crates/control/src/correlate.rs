@@ -116,7 +116,7 @@ struct Tokens {
 
 /// An event that was written.
 #[derive(Debug)]
-struct Said {
+struct WrittenEvent {
     name: String,
     count: i32,
     first: Timestamp,
@@ -127,7 +127,7 @@ struct Said {
 pub struct Correlator {
     messages: Recent<Alike, Messages>,
     /// By the message, or without one where they are combined.
-    said: Recent<(Alike, Option<String>), Said>,
+    said: Recent<(Alike, Option<String>), WrittenEvent>,
     tokens: Recent<About, Tokens>,
 }
 
@@ -151,7 +151,7 @@ impl Correlator {
         } else {
             (note.message.clone(), Some(note.message.clone()))
         };
-        let make = || Said {
+        let make = || WrittenEvent {
             name: name_of(note),
             count: 0,
             first: note.at,

@@ -16,15 +16,15 @@ use crate::expectation::{Expected, LookUps, expect};
 /// An object, and its UID.
 pub(crate) type Object = (Target, String);
 
-pub(crate) struct Made<K>(Mutex<HashMap<K, Vec<Object>>>);
+pub(crate) struct LastCreated<K>(Mutex<HashMap<K, Vec<Object>>>);
 
-impl<K> Default for Made<K> {
+impl<K> Default for LastCreated<K> {
     fn default() -> Self {
         Self(Mutex::default())
     }
 }
 
-impl<K: Clone + Eq + Hash> Made<K> {
+impl<K: Clone + Eq + Hash> LastCreated<K> {
     /// Takes note of what was made; only what has an owner counts.
     pub fn note(&self, key: &K, target: &Target, made: &DynamicObject) {
         let mut owners = made.metadata.owner_references.iter().flatten();
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn the_last_of_each_kind_is_remembered_and_its_owner_is_found() {
-        let (made, target) = (Made::default(), Target::of::<Pod>("a", ""));
+        let (made, target) = (LastCreated::default(), Target::of::<Pod>("a", ""));
         let object = |name: &str, is_controller: bool| {
             json!({ "apiVersion": "v1", "kind": "Pod",
                 "metadata": { "name": name, "namespace": "a", "uid": format!("uid-{name}"),

@@ -64,7 +64,7 @@ pub struct Terms {
 
 /// What is kept of a question.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Kept {
+pub enum CachedAnswer {
     /// An answer, which is so many seconds old.
     Fresh(Arc<Answer>, u32),
     /// One whose time has ended.
@@ -94,17 +94,17 @@ impl Cache {
     }
 
     /// Looks for an answer.
-    pub fn get(&self, key: &Key, now: Instant) -> Kept {
+    pub fn get(&self, key: &Key, now: Instant) -> CachedAnswer {
         match self.entries.get(key) {
             Some(entry) if now < entry.ends => {
                 let age = now.saturating_duration_since(entry.came).as_secs();
-                Kept::Fresh(
+                CachedAnswer::Fresh(
                     Arc::clone(&entry.answer),
                     u32::try_from(age).unwrap_or(u32::MAX),
                 )
             }
-            Some(entry) if now < entry.order.0 => Kept::Stale(Arc::clone(&entry.answer)),
-            _ => Kept::Nothing,
+            Some(entry) if now < entry.order.0 => CachedAnswer::Stale(Arc::clone(&entry.answer)),
+            _ => CachedAnswer::Nothing,
         }
     }
 
@@ -204,9 +204,9 @@ mod tests {
     /// Whether an answer is fresh (`f`), stale (`s`) or gone (`-`) after so many seconds.
     fn life(cache: &Cache, n: u8, start: Instant, seconds: &[u64]) -> String {
         let at = |s: &u64| match cache.get(&key(n), start + Duration::from_secs(*s)) {
-            Kept::Fresh(..) => 'f',
-            Kept::Stale(_) => 's',
-            Kept::Nothing => '-',
+            CachedAnswer::Fresh(..) => 'f',
+            CachedAnswer::Stale(_) => 's',
+            CachedAnswer::Nothing => '-',
         };
         seconds.iter().map(at).collect()
     }

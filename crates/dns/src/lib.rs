@@ -100,7 +100,7 @@ pub struct DnsError {
     clippy::large_enum_variant,
     reason = "events are handled one by one, none is kept"
 )]
-pub enum Heard {
+pub enum DnsEvent {
     /// Of Services.
     Service(Event<Service>),
     /// Of EndpointSlices.
@@ -203,12 +203,12 @@ pub async fn run(
     let configuration = |name: &'static str| {
         let one = all().fields(&format!("metadata.name={name}"));
         let events = client::events(random.clone(), maps.clone(), one);
-        events.map(move |event| Heard::Configuration(name, Box::new(event)))
+        events.map(move |event| DnsEvent::Configuration(name, Box::new(event)))
     };
     let events = futures::stream::select_all([
-        services.map(Heard::Service).boxed(),
-        slices.map(Heard::Slice).boxed(),
-        namespaces.map(Heard::Namespace).boxed(),
+        services.map(DnsEvent::Service).boxed(),
+        slices.map(DnsEvent::Slice).boxed(),
+        namespaces.map(DnsEvent::Namespace).boxed(),
         configuration(corefile::CONFIG_MAP).boxed(),
         configuration(corefile::CUSTOM_CONFIG_MAP).boxed(),
     ]);
@@ -236,7 +236,7 @@ fn follow(
 
 /// Like [`run`], with events from anywhere; keeps answering after their end.
 pub async fn run_on(
-    events: impl Stream<Item = Heard> + Unpin,
+    events: impl Stream<Item = DnsEvent> + Unpin,
     config: Config,
     random: Random,
     shutdown: impl Future<Output = ()>,
@@ -269,7 +269,7 @@ pub async fn run_on(
             }
             Some(event) = events.next() => {
                 let event = match event {
-                    Heard::Configuration(name, event) => {
+                    DnsEvent::Configuration(name, event) => {
                         if corefiles.take(name, *event) {
                             match corefiles.read() {
                                 true => answerer.set(corefiles.settings(&zone, &upstreams.borrow())),
@@ -282,10 +282,10 @@ pub async fn run_on(
                 };
                 let mut index = answerer.index.write().unwrap_or_else(PoisonError::into_inner);
                 match event {
-                    Heard::Service(event) => index.service_event(event),
-                    Heard::Slice(event) => index.slice_event(event),
-                    Heard::Namespace(event) => index.namespace_event(event),
-                    Heard::Configuration(..) => {}
+                    DnsEvent::Service(event) => index.service_event(event),
+                    DnsEvent::Slice(event) => index.slice_event(event),
+                    DnsEvent::Namespace(event) => index.namespace_event(event),
+                    DnsEvent::Configuration(..) => {}
                 }
                 answerer.complete.store(index.is_complete(), Ordering::Release);
                 drop(index);

@@ -137,14 +137,20 @@ const PROTOCOLS: [&str; 2] = ["udp", "tcp"];
 const FAMILIES: [&str; 2] = ["1", "2"];
 
 /// A question that was taken.
-pub struct Taken {
+pub struct CountedQuestion {
     /// The number of its protocol.
     proto: usize,
 }
 
 impl DnsMetrics {
     /// Counts a question of so many bytes.
-    pub fn asked(&self, kind: QueryType, by_udp: bool, four: bool, bytes: usize) -> Taken {
+    pub fn asked(
+        &self,
+        kind: QueryType,
+        by_udp: bool,
+        four: bool,
+        bytes: usize,
+    ) -> CountedQuestion {
         let (proto, family) = (usize::from(!by_udp), usize::from(!four));
         let handle = HANDLES.requests.get(proto).and_then(|f| f.get(family));
         let (named, family) = (word(&PROTOCOLS, proto), word(&FAMILIES, family));
@@ -156,7 +162,7 @@ impl DnsMetrics {
             let make = || self.request_bytes.of([SERVER, ZONE, "", named]);
             handle.get_or_init(make).observe(bytes as f64);
         }
-        Taken { proto }
+        CountedQuestion { proto }
     }
 
     /// A question goes to another server.
@@ -201,7 +207,7 @@ impl DnsMetrics {
     }
 }
 
-impl Taken {
+impl CountedQuestion {
     /// Counts its answer; none when nobody will get one.
     pub fn answered(&self, answer: Option<&[u8]>, took: Duration) {
         let metrics = &*METRICS;

@@ -15,11 +15,11 @@ use tokio::sync::{OnceCell, Semaphore};
 use wire::serve::{Connections, Limits, serve_streams};
 
 use crate::answer::{Zone, answer, reverse_address};
-use crate::cache::{self, Cache, Kept, Key};
+use crate::cache::{self, Cache, CachedAnswer, Key};
 use crate::forward::{Failing, ForwardError, forward, read_framed, write_framed};
 use crate::index::Index;
 use crate::message::{Question, Refusal, encode, error, limit, open_alias, question, response};
-use crate::metrics::{METRICS, Taken};
+use crate::metrics::{CountedQuestion, METRICS};
 use crate::packet::{Client, Layout};
 use crate::recent::Recent;
 use crate::settings::{Led, Settings, Ways};
@@ -113,7 +113,7 @@ fn key_of(block: usize, written: &[u8], (edns, checking_disabled): (Option<bool>
 }
 
 /// What can be said at once.
-enum Said {
+enum ImmediateReply {
     /// The answer.
     Answer(Box<Message>),
     /// The answer until something changes of what names stand for.
@@ -129,7 +129,7 @@ enum Handled {
     /// It is answered, or not at all.
     Done(Option<Vec<u8>>),
     /// It waits for others.
-    Waits(Box<ClientQuery>, Said),
+    Waits(Box<ClientQuery>, ImmediateReply),
 }
 
 impl Answerer {
@@ -188,9 +188,9 @@ impl Answerer {
     }
 
     /// Answers from what is known here, or says what is still needed.
-    fn say(&self, settings: &Settings, asked: &ClientQuery) -> Said {
+    fn say(&self, settings: &Settings, asked: &ClientQuery) -> ImmediateReply {
         let (request, kind) = (&asked.question.request, asked.question.kind);
-        let refuse = |code| Said::Answer(Box::new(error(request, code)));
+        let refuse = |code| ImmediateReply::Answer(Box::new(error(request, code)));
         let Some((_, ways, zone)) = settings.ways(&asked.name) else {
             return refuse(ResponseCode::Refused);
         };
@@ -199,13 +199,13 @@ impl Answerer {
             Led::Unlisted => return refuse(ResponseCode::ServFail),
             Led::Listed(answer) => {
                 let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-                return Said::Answer(Box::new(response(&asked.question, &answer, turn)));
+                return ImmediateReply::Answer(Box::new(response(&asked.question, &answer, turn)));
             }
         }
         let inside = is_within(&asked.name, &self.domain);
         let others = inside && zone.len() > self.domain.len();
         let Some(names) = ways.cluster().filter(|_| !others) else {
-            return Said::Ask;
+            return ImmediateReply::Ask;
         };
         let found = {
             let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
@@ -215,7 +215,7 @@ impl Answerer {
         let Some(found) = found else {
             // Whose an address is cannot be said yet.
             return match complete || reverse_address(&asked.name).is_none() {
-                true => Said::Ask,
+                true => ImmediateReply::Ask,
                 false => refuse(ResponseCode::ServFail),
             };
         };
@@ -223,21 +223,26 @@ impl Answerer {
             return refuse(ResponseCode::ServFail);
         }
         if found.nonexistent && names.falls.has(&asked.name) && ways.route(&asked.name).is_some() {
-            return Said::Ask;
+            return ImmediateReply::Ask;
         }
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let message = Box::new(response(&asked.question, &found, turn));
         // Several records go round.
         let always = found.answers.len() <= 1 && found.additional.len() <= 1;
         match open_alias(&found, kind) {
-            Some(name) => Said::Alias(message, name),
-            None if always => Said::Always(message),
-            None => Said::Answer(message),
+            Some(name) => ImmediateReply::Alias(message, name),
+            None if always => ImmediateReply::Always(message),
+            None => ImmediateReply::Answer(message),
         }
     }
 
     /// Answers a request, as far as that needs nobody else.
-    fn handle(&self, bytes: &[u8], from: SocketAddr, by_udp: bool) -> (Option<Taken>, Handled) {
+    fn handle(
+        &self,
+        bytes: &[u8],
+        from: SocketAddr,
+        by_udp: bool,
+    ) -> (Option<CountedQuestion>, Handled) {
         let stranger = !self.trusts(from.ip());
         let (state, manner) = (self.state.load(Ordering::Acquire), (by_udp, stranger));
         let known = self.recent().get(state, manner, bytes);
@@ -264,8 +269,8 @@ impl Answerer {
         };
         let settings = self.settings();
         let handled = match self.say(&settings, &asked) {
-            Said::Answer(message) => Handled::Done(encode(*message, asked.limit)),
-            Said::Always(message) => {
+            ImmediateReply::Answer(message) => Handled::Done(encode(*message, asked.limit)),
+            ImmediateReply::Always(message) => {
                 let answer = encode(*message, asked.limit);
                 if let Some(answer) = &answer {
                     let said = (asked.question.kind, answer.as_slice());
@@ -287,15 +292,20 @@ impl Answerer {
     }
 
     /// What others said, if it is kept and still good: nobody has to wait for that.
-    fn fresh(&self, settings: &Settings, asked: &ClientQuery, said: &Said) -> Option<Vec<u8>> {
-        if !matches!(said, Said::Ask) {
+    fn fresh(
+        &self,
+        settings: &Settings,
+        asked: &ClientQuery,
+        said: &ImmediateReply,
+    ) -> Option<Vec<u8>> {
+        if !matches!(said, ImmediateReply::Ask) {
             return None;
         }
         let (block, ways, _) = settings.ways(&asked.name)?;
         ways.terms.as_ref()?;
         let key = key_of(block, &asked.written, asked.wants());
         match self.kept().get(&key, Instant::now()) {
-            Kept::Fresh(answer, age_seconds) => {
+            CachedAnswer::Fresh(answer, age_seconds) => {
                 METRICS.looked(true);
                 Some(asked.served(&answer, (age_seconds, 0)))
             }
@@ -304,16 +314,18 @@ impl Answerer {
     }
 
     /// Goes on where others are needed.
-    async fn go_on(&self, asked: ClientQuery, said: Said) -> Option<Vec<u8>> {
+    async fn go_on(&self, asked: ClientQuery, said: ImmediateReply) -> Option<Vec<u8>> {
         let request = &asked.question.request;
         let settings = self.settings();
         match said {
-            Said::Answer(message) | Said::Always(message) => encode(*message, asked.limit),
-            Said::Alias(message, name) => {
+            ImmediateReply::Answer(message) | ImmediateReply::Always(message) => {
+                encode(*message, asked.limit)
+            }
+            ImmediateReply::Alias(message, name) => {
                 let whole = self.follow(&settings, *message, name, &asked).await;
                 encode(whole, asked.limit)
             }
-            Said::Ask => {
+            ImmediateReply::Ask => {
                 let got = self.ask(&settings, &asked.name, &asked.written, asked.wants());
                 match got.await {
                     Ok((answer, times)) => Some(asked.served(&answer, times)),
@@ -366,14 +378,14 @@ impl Answerer {
         let key = key_of(block, written, (edns, checking_disabled));
         let kept = match ways.terms {
             Some(_) => self.kept().get(&key, Instant::now()),
-            None => Kept::Nothing,
+            None => CachedAnswer::Nothing,
         };
         match kept {
-            Kept::Fresh(answer, age_seconds) => {
+            CachedAnswer::Fresh(answer, age_seconds) => {
                 METRICS.looked(true);
                 Ok((answer, (age_seconds, 0)))
             }
-            Kept::Stale(answer) => {
+            CachedAnswer::Stale(answer) => {
                 METRICS.looked(false);
                 let servers = ways.route(name).map_or(&[][..], |r| &r.servers);
                 if !self.failing.has_all(servers, Instant::now())
@@ -387,7 +399,7 @@ impl Answerer {
                 METRICS.served_stale();
                 Ok((answer, (u32::MAX, STALE_TTL_SECONDS)))
             }
-            Kept::Nothing => {
+            CachedAnswer::Nothing => {
                 METRICS.looked(false);
                 self.fetch((settings, ways), name, key)
                     .await
@@ -477,7 +489,7 @@ impl Drop for Landing<'_> {
 }
 
 /// Counts an answer, if there was a question.
-fn note(taken: Option<Taken>, answer: Option<&[u8]>, start: Instant) {
+fn note(taken: Option<CountedQuestion>, answer: Option<&[u8]>, start: Instant) {
     if let Some(taken) = taken {
         taken.answered(answer, start.elapsed());
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use clock::Random;
-use dns::{Config, Heard, Resolvers, run_on};
+use dns::{Config, DnsEvent, Resolvers, run_on};
 use futures::StreamExt;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::A;
@@ -63,18 +63,18 @@ async fn start_from(
     let configured = maps.into_iter().map(|(name, key, text)| {
         let object = json!({"metadata": {"name": name}, "data": {key: text}});
         let map = serde_json::from_value(object).expect("a ConfigMap");
-        Heard::Configuration(name, Box::new(Event::Apply(map)))
+        DnsEvent::Configuration(name, Box::new(Event::Apply(map)))
     });
-    let mut events: Vec<Heard> = configured.collect();
+    let mut events: Vec<DnsEvent> = configured.collect();
     events.extend([
-        Heard::Service(Event::Init),
-        Heard::Service(Event::InitApply(service.expect("a Service"))),
-        Heard::Service(Event::InitDone),
-        Heard::Slice(Event::Init),
-        Heard::Slice(Event::InitApply(slice.expect("an EndpointSlice"))),
-        Heard::Slice(Event::InitDone),
-        Heard::Namespace(Event::Init),
-        Heard::Namespace(Event::InitDone),
+        DnsEvent::Service(Event::Init),
+        DnsEvent::Service(Event::InitApply(service.expect("a Service"))),
+        DnsEvent::Service(Event::InitDone),
+        DnsEvent::Slice(Event::Init),
+        DnsEvent::Slice(Event::InitApply(slice.expect("an EndpointSlice"))),
+        DnsEvent::Slice(Event::InitDone),
+        DnsEvent::Namespace(Event::Init),
+        DnsEvent::Namespace(Event::InitDone),
     ]);
     let config = Config {
         upstreams,

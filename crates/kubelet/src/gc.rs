@@ -155,7 +155,7 @@ async fn remove_images(deps: &Deps, bytes: u64) -> Result<(usize, u64), String> 
             &images,
             &used,
             &deps.config.pause_image,
-            gc::Ask {
+            gc::RemovalRequest {
                 min_age: deps.config.image_gc_min_age,
                 max_age: deps.config.image_gc_max_age,
                 bytes,

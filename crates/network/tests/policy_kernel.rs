@@ -17,7 +17,7 @@ use host::netns::NetNs;
 use host::nft::{Family, Prefix, Socket, Table};
 use host::podlink::{PodLink, connect};
 use kube::runtime::watcher::Event;
-use network::policy::{Agent, Config, Heard, TABLE};
+use network::policy::{Agent, Config, PolicyEvent, TABLE};
 use serde_json::{Value, json};
 
 /// Only an end for a test that hangs; nothing is concluded from it.
@@ -101,13 +101,13 @@ impl Lab {
     /// The agent has heard empty lists.
     fn listed(&mut self) {
         for event in [Event::Init, Event::InitDone] {
-            self.agent.hear(Heard::Policy(Box::new(event)));
+            self.agent.hear(PolicyEvent::Policy(Box::new(event)));
         }
         for event in [Event::Init, Event::InitDone] {
-            self.agent.hear(Heard::Namespace(Box::new(event)));
+            self.agent.hear(PolicyEvent::Namespace(Box::new(event)));
         }
         for event in [Event::Init, Event::InitDone] {
-            self.agent.hear(Heard::Pod(Box::new(event)));
+            self.agent.hear(PolicyEvent::Pod(Box::new(event)));
         }
     }
 
@@ -202,7 +202,7 @@ fn echoes(stream: &mut TcpStream, within: Duration) -> bool {
     }
 }
 
-fn pod_object(number: u8, app: &str) -> Heard {
+fn pod_object(number: u8, app: &str) -> PolicyEvent {
     let pod = json!({
         "metadata": { "name": format!("p{number}"), "namespace": "default",
                       "uid": format!("u{number}"), "labels": { "app": app } },
@@ -212,13 +212,13 @@ fn pod_object(number: u8, app: &str) -> Heard {
         "status": { "phase": "Running", "podIPs": [{ "ip": pod_ip(number) }] },
     });
     let pod = serde_json::from_value(pod).expect("a pod");
-    Heard::Pod(Box::new(Event::Apply(pod)))
+    PolicyEvent::Pod(Box::new(Event::Apply(pod)))
 }
 
-fn policy(spec: Value) -> Heard {
+fn policy(spec: Value) -> PolicyEvent {
     let object = json!({ "metadata": { "name": "p", "namespace": "default" }, "spec": spec });
     let object = serde_json::from_value(object).expect("a policy");
-    Heard::Policy(Box::new(Event::Apply(object)))
+    PolicyEvent::Policy(Box::new(Event::Apply(object)))
 }
 
 fn ingress(rules: Value) -> Value {
@@ -392,27 +392,28 @@ impl Lab {
     /// Lists that hold what was handed in before.
     fn listed_again(&mut self) {
         let policy = match policy(ingress(json!([{ "from": [apps("client")] }]))) {
-            Heard::Policy(event) => match *event {
+            PolicyEvent::Policy(event) => match *event {
                 Event::Apply(policy) => policy,
                 _ => unreachable!("made so"),
             },
             _ => unreachable!("made so"),
         };
         for event in [Event::Init, Event::InitApply(policy), Event::InitDone] {
-            self.agent.hear(Heard::Policy(Box::new(event)));
+            self.agent.hear(PolicyEvent::Policy(Box::new(event)));
         }
         for event in [Event::Init, Event::InitDone] {
-            self.agent.hear(Heard::Namespace(Box::new(event)));
+            self.agent.hear(PolicyEvent::Namespace(Box::new(event)));
         }
-        self.agent.hear(Heard::Pod(Box::new(Event::Init)));
+        self.agent.hear(PolicyEvent::Pod(Box::new(Event::Init)));
         for (number, app) in [(2, "server"), (3, "client"), (4, "other")] {
-            if let Heard::Pod(event) = pod_object(number, app)
+            if let PolicyEvent::Pod(event) = pod_object(number, app)
                 && let Event::Apply(pod) = *event
             {
-                self.agent.hear(Heard::Pod(Box::new(Event::InitApply(pod))));
+                self.agent
+                    .hear(PolicyEvent::Pod(Box::new(Event::InitApply(pod))));
             }
         }
-        self.agent.hear(Heard::Pod(Box::new(Event::InitDone)));
+        self.agent.hear(PolicyEvent::Pod(Box::new(Event::InitDone)));
     }
 }
 
@@ -432,7 +433,8 @@ fn the_other_family_is_programmed_too() {
         "status": { "phase": "Running", "podIPs": [{ "ip": "10.244.0.2" }, { "ip": "fd00::2" }] },
     });
     let pod = serde_json::from_value(pod).expect("a pod");
-    lab.agent.hear(Heard::Pod(Box::new(Event::Apply(pod))));
+    lab.agent
+        .hear(PolicyEvent::Pod(Box::new(Event::Apply(pod))));
     let block = json!({ "ipBlock": { "cidr": "fd00::/16", "except": ["fd00::/64"] } });
     lab.policy(ingress(
         json!([{ "from": [block, apps("server")], "ports": [{ "port": 80 }] }]),
@@ -481,7 +483,7 @@ fn a_pod_is_protected_before_the_plugin_says_that_it_is_connected() {
     let folder = tempfile::tempdir().expect("a folder");
     let door = folder.path().join("door");
     let (to_agent, heard) = futures::channel::mpsc::unbounded();
-    let say = |heard: Heard| to_agent.unbounded_send(heard).expect("the agent lives");
+    let say = |heard: PolicyEvent| to_agent.unbounded_send(heard).expect("the agent lives");
     // An agent of its own thread, as in a node's process.
     let (end, ended) = tokio::sync::oneshot::channel::<()>();
     let (node, path) = (&lab.node, door.clone());
@@ -498,14 +500,14 @@ fn a_pod_is_protected_before_the_plugin_says_that_it_is_connected() {
             node.run_async(run).expect("enter").expect("the agent");
         });
         for event in [Event::Init, Event::InitDone] {
-            say(Heard::Policy(Box::new(event)));
+            say(PolicyEvent::Policy(Box::new(event)));
         }
         say(policy(ingress(json!([]))));
         for event in [Event::Init, Event::InitDone] {
-            say(Heard::Namespace(Box::new(event)));
+            say(PolicyEvent::Namespace(Box::new(event)));
         }
         for event in [Event::Init, Event::InitDone] {
-            say(Heard::Pod(Box::new(event)));
+            say(PolicyEvent::Pod(Box::new(event)));
         }
         let pod = NetNs::anonymous().expect("a new network namespace");
         let netns = format!("/proc/self/fd/{}", pod.as_fd().as_raw_fd());

@@ -22,7 +22,7 @@ pub use compile::{Compiler, Want, is_identifier};
 pub use env::{Declared, Types};
 pub use mutating::{Mutating, Mutation, Patch};
 pub use openapi::declare;
-pub use run::{Condition, Given, Matched, Matcher};
+pub use run::{Condition, ExpressionInputs, Matched, Matcher};
 pub use types::{MatchedKind, Warning, check, wanted};
 pub use validating::{Annotation, Decision, Evaluated, Outcome, Validating};
 

@@ -6,7 +6,7 @@ use cel::{PER_OBJECT_LIMIT, Program};
 use serde_json::Value as Json;
 
 use crate::compile::Want;
-use crate::run::{Condition, Given, Matched, Matcher, Run};
+use crate::run::{Condition, ExpressionInputs, Matched, Matcher, Run};
 use crate::validating::{compiler, fields};
 
 /// A compiled policy.
@@ -63,7 +63,7 @@ impl Mutating {
     }
 
     /// Whether the match conditions hold.
-    pub fn matches<'a>(&'a self, given: &Given<'a>) -> Matched {
+    pub fn matches<'a>(&'a self, given: &ExpressionInputs<'a>) -> Matched {
         self.matcher.run(given, &self.fields)
     }
 
@@ -74,7 +74,11 @@ impl Mutating {
     }
 
     /// What a mutation makes of the object as it is now.
-    pub fn patch<'a>(&'a self, mutation: &'a Mutation, given: &Given<'a>) -> Result<Patch, String> {
+    pub fn patch<'a>(
+        &'a self,
+        mutation: &'a Mutation,
+        given: &ExpressionInputs<'a>,
+    ) -> Result<Patch, String> {
         if let Err(what) = &mutation.condition.program {
             return Err(what.clone());
         }

@@ -9,7 +9,7 @@ use crate::env::{REQUEST_RESOURCE, VARIABLES};
 
 /// What a request gives its expressions.
 #[derive(Clone)]
-pub struct Given<'a> {
+pub struct ExpressionInputs<'a> {
     /// In the version that the policy matched; none for a deletion.
     pub object: Option<&'a Json>,
     /// None for a creation.
@@ -57,7 +57,7 @@ pub(crate) struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    pub fn new(given: &Given<'a>, fields: &'a cel::Fields, budget: u64) -> Self {
+    pub fn new(given: &ExpressionInputs<'a>, fields: &'a cel::Fields, budget: u64) -> Self {
         let read = |json: Option<&'a Json>, decl| {
             let value = json.and_then(|j| Value::read(j, decl).ok());
             Some(value.unwrap_or(Value::Null))
@@ -136,11 +136,11 @@ impl Matcher {
     }
 
     /// Whether a request matches. Nobody's namespace is looked at, as upstream.
-    pub fn run<'a>(&'a self, given: &Given<'a>, fields: &'a cel::Fields) -> Matched {
+    pub fn run<'a>(&'a self, given: &ExpressionInputs<'a>, fields: &'a cel::Fields) -> Matched {
         if self.conditions.is_empty() {
             return Matched::Yes;
         }
-        let given = Given {
+        let given = ExpressionInputs {
             namespace: None,
             ..given.clone()
         };

@@ -31,7 +31,7 @@ fn request() -> Json {
 fn run(spec: &Json, params: Option<&Json>) -> Evaluated {
     let object = json!({"metadata": {"name": "web", "namespace": "shop"}, "spec": {"replicas": 3}});
     let namespace = json!({"metadata": {"name": "shop", "labels": {"env": "prod"}}});
-    Validating::compile(spec).run(&Given {
+    Validating::compile(spec).run(&ExpressionInputs {
         object: Some(&object),
         old_object: None,
         params,
@@ -295,7 +295,7 @@ fn mutations_give_patches() {
         let object = json!({"spec": {"replicas": 3}});
         let check = Check::default();
         let request = request();
-        let given = Given {
+        let given = ExpressionInputs {
             object: Some(&object),
             old_object: None,
             params: None,

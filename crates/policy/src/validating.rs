@@ -6,7 +6,7 @@ use cel::{PER_OBJECT_LIMIT, Program, Value};
 use serde_json::Value as Json;
 
 use crate::compile::{Compiler, Want};
-use crate::run::{Condition, Given, Matched, Matcher, Ran, Run};
+use crate::run::{Condition, ExpressionInputs, Matched, Matcher, Ran, Run};
 
 /// Longest message that an expression gives, in bytes.
 const MAX_MESSAGE: usize = 5 * 1024;
@@ -128,7 +128,7 @@ impl Validating {
     }
 
     /// Judges a request.
-    pub fn run<'a>(&'a self, given: &Given<'a>) -> Evaluated {
+    pub fn run<'a>(&'a self, given: &ExpressionInputs<'a>) -> Evaluated {
         match self.matcher.run(given, &self.fields) {
             Matched::Yes => {}
             Matched::No => return Evaluated::default(),
@@ -175,12 +175,12 @@ impl Validating {
     /// runs all, and they may cost what the validations left.
     fn messages<'a>(
         &'a self,
-        given: &Given<'a>,
+        given: &ExpressionInputs<'a>,
         results: &[Ran<'a>],
         budget: u64,
     ) -> Result<Vec<Option<String>>, &'static str> {
         let needed = |at: usize| !matches!(results.get(at), Some(Ok(Value::Bool(true)) | Err(_)));
-        let given = Given {
+        let given = ExpressionInputs {
             authorizer: None,
             ..given.clone()
         };

@@ -162,10 +162,12 @@ pub async fn run(
     let node = client::events(random.clone(), Api::<NodeObject>::all(client.clone()), own);
     let ranges = client::events(random, Api::<ServiceCIDR>::all(client), all());
     let events = futures::stream::select_all([
-        services.map(Heard::Service).boxed(),
-        slices.map(Heard::Slice).boxed(),
-        node.map(|event| Heard::Node(Box::new(event))).boxed(),
-        ranges.map(|event| Heard::Range(Box::new(event))).boxed(),
+        services.map(ProxyEvent::Service).boxed(),
+        slices.map(ProxyEvent::Slice).boxed(),
+        node.map(|event| ProxyEvent::Node(Box::new(event))).boxed(),
+        ranges
+            .map(|event| ProxyEvent::Range(Box::new(event)))
+            .boxed(),
     ]);
     run_on(events, config, clock, shutdown).await
 }
@@ -189,7 +191,7 @@ pub fn clean_up(config: &Config) -> Result<(), NftError> {
     clippy::large_enum_variant,
     reason = "events are handled one by one, none is kept"
 )]
-pub enum Heard {
+pub enum ProxyEvent {
     /// Of Services.
     Service(Event<Service>),
     /// Of EndpointSlices.
@@ -202,7 +204,7 @@ pub enum Heard {
 
 /// Like [`run`], with events from anywhere; ends with them too.
 pub async fn run_on(
-    mut events: impl Stream<Item = Heard> + Unpin,
+    mut events: impl Stream<Item = ProxyEvent> + Unpin,
     config: Config,
     clock: Clock,
     shutdown: impl Future<Output = ()>,
@@ -295,21 +297,21 @@ impl Proxy {
         })
     }
 
-    fn hear(&mut self, heard: Heard) {
+    fn hear(&mut self, heard: ProxyEvent) {
         match heard {
-            Heard::Service(event) => {
+            ProxyEvent::Service(event) => {
                 let count = self.state.service_event(event);
                 self.metrics.heard(count, 0);
             }
-            Heard::Slice(event) => {
+            ProxyEvent::Slice(event) => {
                 let count = self.state.slice_event(event);
                 self.metrics.heard(0, count);
             }
-            Heard::Node(event) => {
+            ProxyEvent::Node(event) => {
                 self.state.node_event(*event);
                 self.health.set_eligible(self.state.is_eligible());
             }
-            Heard::Range(event) => self.state.range_event(*event),
+            ProxyEvent::Range(event) => self.state.range_event(*event),
         }
     }
 

@@ -84,20 +84,25 @@ pub fn version_priority(group: &str, version: &str) -> i64 {
 
 /// An APIService that the server keeps.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Kept {
+pub struct DefaultApiService {
     pub spec: Value,
     /// Compared once after the server's start only; what somebody changes then stays.
     pub at_start_only: bool,
 }
 
-fn kept(group: &str, version: &str, priorities: (i64, i64), at_start_only: bool) -> (String, Kept) {
+fn kept(
+    group: &str,
+    version: &str,
+    priorities: (i64, i64),
+    at_start_only: bool,
+) -> (String, DefaultApiService) {
     let mut spec = json!({
         "version": version, "groupPriorityMinimum": priorities.0, "versionPriority": priorities.1,
     });
     if !group.is_empty() {
         spec["group"] = group.into();
     }
-    let kept = Kept {
+    let kept = DefaultApiService {
         spec,
         at_start_only,
     };
@@ -109,7 +114,7 @@ fn kept(group: &str, version: &str, priorities: (i64, i64), at_start_only: bool)
 pub fn wanted<'a>(
     built_in: impl IntoIterator<Item = (&'a str, &'a str)>,
     definitions: &[Value],
-) -> BTreeMap<String, Kept> {
+) -> BTreeMap<String, DefaultApiService> {
     let mut all = BTreeMap::new();
     for crd in definitions {
         let spec = at(crd, "spec");
@@ -142,7 +147,7 @@ pub enum Step {
 /// so yet.
 pub fn step(
     name: &str,
-    wanted: Option<&Kept>,
+    wanted: Option<&DefaultApiService>,
     current: Option<&Value>,
     is_start: bool,
 ) -> Option<Step> {

@@ -82,14 +82,14 @@ pub struct Served {
 
 /// The kinds that are served where nothing is said.
 pub fn by_default() -> Arc<Kinds> {
-    let wish = Wish::default();
+    let wish = RequestedVersions::default();
     Arc::new(Kinds::new(wish.rows(&Features::default())))
 }
 
 /// The kinds that are served with what `--runtime-config` was given (`apps/v1=false`,
 /// `api/beta=true`); errors in upstream's words.
 pub fn configured<S: AsRef<str>>(given: &[S], features: &Features) -> Result<Served, String> {
-    let wish = Wish::read(given)?;
+    let wish = RequestedVersions::read(given)?;
     let rows = wish.rows(features);
     let missing = OWN.iter().find(|(group, resource)| {
         !rows
@@ -112,7 +112,7 @@ type Version = (String, String);
 
 /// What was said of versions and resources.
 #[derive(Default)]
-struct Wish {
+struct RequestedVersions {
     all: BTreeMap<&'static str, bool>,
     versions: BTreeMap<Version, bool>,
     resources: BTreeMap<(Version, String), bool>,
@@ -143,7 +143,7 @@ fn is_known(group: &str, version: &str) -> Option<bool> {
     Some(serves || old.is_some_and(|(_, all)| all.contains(&version)))
 }
 
-impl Wish {
+impl RequestedVersions {
     fn read<S: AsRef<str>>(given: &[S]) -> Result<Self, String> {
         let pairs = given.iter().flat_map(|g| g.as_ref().split(','));
         let said: BTreeMap<&str, &str> = pairs

@@ -65,7 +65,7 @@ enum Phase {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Wish {
+enum DesiredNodeState {
     Run,
     /// Pull the plug.
     Kill,
@@ -159,20 +159,20 @@ const LONG_ENOUGH: i64 = 60;
 async fn keep(
     shared: Arc<Shared>,
     child: Child,
-    mut wish: watch::Receiver<Wish>,
+    mut wish: watch::Receiver<DesiredNodeState>,
     phase: watch::Sender<Phase>,
 ) {
     let record_path = shared.layout.record(child.name());
     let mut adopted = Record::read(&record_path).filter(Record::is_alive);
     let (mut failures, mut restarts) = (0, adopted.as_ref().map_or(0, |r| r.restarts));
     loop {
-        if *wish.borrow_and_update() != Wish::Run {
+        if *wish.borrow_and_update() != DesiredNodeState::Run {
             if let Some(record) = adopted.take() {
                 process::stop(&record, PATIENCE).await;
             }
             shared.clean_up(&child).await;
             phase.send_replace(Phase::Stopped);
-            if *wish.borrow() == Wish::End || wish.changed().await.is_err() {
+            if *wish.borrow() == DesiredNodeState::End || wish.changed().await.is_err() {
                 return;
             }
             continue;
@@ -208,8 +208,8 @@ async fn keep(
     }
 }
 
-async fn end(record: &Record, wish: Wish) {
-    if wish == Wish::Kill {
+async fn end(record: &Record, wish: DesiredNodeState) {
+    if wish == DesiredNodeState::Kill {
         process::signal(record, Signal::KILL);
         process::ended(record).await;
     } else {
@@ -217,14 +217,14 @@ async fn end(record: &Record, wish: Wish) {
     }
 }
 
-async fn wait(wish: &mut watch::Receiver<Wish>, time: Duration) {
+async fn wait(wish: &mut watch::Receiver<DesiredNodeState>, time: Duration) {
     let _ = tokio::time::timeout(time, wish.changed()).await;
 }
 
 struct Keeper {
     /// Folder of the machine, when the child is one.
     machine: Option<PathBuf>,
-    wish: watch::Sender<Wish>,
+    wish: watch::Sender<DesiredNodeState>,
     phase: watch::Receiver<Phase>,
     task: JoinHandle<()>,
 }
@@ -360,14 +360,14 @@ impl Cluster {
     pub fn start_others(&self) {
         let shared = self.shared.clone();
         if let Some(child) = shared.recipe().balancer() {
-            self.keep(child, Wish::Run);
+            self.keep(child, DesiredNodeState::Run);
         }
         for (child, stopped) in shared.recipe().nodes() {
             self.keep(child, wish_of(stopped));
         }
     }
 
-    fn keep(&self, child: Child, wish: Wish) {
+    fn keep(&self, child: Child, wish: DesiredNodeState) {
         let name = child.name().to_owned();
         let child_dir = match &child {
             Child::Machine(machine) => Some(machine.dir.clone()),
@@ -494,13 +494,17 @@ impl Cluster {
                 message: "going down".into(),
             },
             Request::Switch { kind, name, on } => {
-                let wish = if on { Wish::Run } else { Wish::Kill };
+                let wish = if on {
+                    DesiredNodeState::Run
+                } else {
+                    DesiredNodeState::Kill
+                };
                 self.switch(kind, &name, wish).await
             }
         }
     }
 
-    async fn switch(&self, kind: MachineKind, name: &str, wish: Wish) -> Answer {
+    async fn switch(&self, kind: MachineKind, name: &str, wish: DesiredNodeState) -> Answer {
         let config = &self.shared.config;
         let known = match kind {
             MachineKind::Node => config.nodes.iter().any(|n| n.name == name),
@@ -524,8 +528,8 @@ impl Cluster {
         };
         let reached = phase
             .wait_for(|p| match wish {
-                Wish::Run => matches!(p, Phase::Running(_)),
-                Wish::Kill | Wish::End => *p == Phase::Stopped,
+                DesiredNodeState::Run => matches!(p, Phase::Running(_)),
+                DesiredNodeState::Kill | DesiredNodeState::End => *p == Phase::Stopped,
             })
             .await
             .is_ok();
@@ -535,10 +539,10 @@ impl Cluster {
                     message: "the supervisor is going down".into(),
                 };
             }
-            (Wish::Run, _) => format!("{kind} {name} boots"),
-            (Wish::Kill | Wish::End, _) => format!("{kind} {name} is off"),
+            (DesiredNodeState::Run, _) => format!("{kind} {name} boots"),
+            (DesiredNodeState::Kill | DesiredNodeState::End, _) => format!("{kind} {name} is off"),
         };
-        self.remember_stopped(name, wish != Wish::Run);
+        self.remember_stopped(name, wish != DesiredNodeState::Run);
         Answer::Done { message }
     }
 
@@ -577,15 +581,19 @@ impl Cluster {
 /// Ends children side by side.
 async fn end_all(keepers: Vec<Keeper>) {
     for keeper in &keepers {
-        keeper.wish.send_replace(Wish::End);
+        keeper.wish.send_replace(DesiredNodeState::End);
     }
     for keeper in keepers {
         let _ = keeper.task.await;
     }
 }
 
-fn wish_of(stopped: bool) -> Wish {
-    if stopped { Wish::Kill } else { Wish::Run }
+fn wish_of(stopped: bool) -> DesiredNodeState {
+    if stopped {
+        DesiredNodeState::Kill
+    } else {
+        DesiredNodeState::Run
+    }
 }
 
 /// What several servers need to know each other by: the token that opens the cluster's keys, and

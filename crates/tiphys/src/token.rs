@@ -231,14 +231,14 @@ fn ca_of(path: &Path) -> Result<String> {
 
 /// A token without its secret.
 #[derive(Serialize)]
-struct Shown {
+struct TokenSummary {
     id: String,
     /// None for one that never ends.
     expires: Option<String>,
     description: String,
 }
 
-impl Shown {
+impl TokenSummary {
     fn of(secret: &Secret) -> Self {
         Self {
             id: text_of(secret, "token-id"),
@@ -248,9 +248,9 @@ impl Shown {
     }
 }
 
-fn lines(found: &[Shown]) -> Vec<String> {
+fn lines(found: &[TokenSummary]) -> Vec<String> {
     let columns = ["ID", "EXPIRES", "DESCRIPTION"].map(Column::left);
-    let cells = |f: &Shown| {
+    let cells = |f: &TokenSummary| {
         let expires = f.expires.as_deref().unwrap_or("never");
         vec![
             f.id.as_str().into(),
@@ -280,7 +280,7 @@ pub async fn run(args: TokenArgs) -> Result<()> {
         Action::List { output } => {
             let only = ListParams::default().fields("type=bootstrap.kubernetes.io/token");
             let found = secrets(&client).list(&only).await?.items;
-            let found: Vec<Shown> = found.iter().map(Shown::of).collect();
+            let found: Vec<TokenSummary> = found.iter().map(TokenSummary::of).collect();
             say!("{}", output.of(&found, || lines(&found))?);
         }
         Action::Delete { id } => {

@@ -1,4 +1,4 @@
-//! What expressions of admission see of a request ([`policy::Given`]), and the authorizers that
+//! What expressions of admission see of a request ([`policy::ExpressionInputs`]), and the authorizers that
 //! answer them.
 //!
 //! Expressions run at once, but an authorizer may have to be waited for. So an expression that asks

@@ -28,7 +28,7 @@ pub use fetch::Pages;
 #[derive(Default)]
 pub struct Aggregation {
     remotes: ArcSwap<Remotes>,
-    shown: ArcSwap<Shown>,
+    shown: ArcSwap<ExtensionVersions>,
 }
 
 /// By group and version.
@@ -63,7 +63,7 @@ struct ApiServiceSpec {
 
 /// What the server's own pages say of extension servers; another one when that changes.
 #[derive(Default)]
-pub struct Shown(pub Vec<ShownVersion>);
+pub struct ExtensionVersions(pub Vec<ShownVersion>);
 
 /// A group and version of an extension server.
 pub struct ShownVersion {
@@ -90,7 +90,7 @@ impl Aggregation {
     }
 
     /// What pages say of extension servers at this moment.
-    pub fn shown(&self) -> Arc<Shown> {
+    pub fn shown(&self) -> Arc<ExtensionVersions> {
         self.shown.load_full()
     }
 
@@ -134,7 +134,7 @@ impl Aggregation {
         new
     }
 
-    /// Makes another [`Shown`] of what is known, if it differs.
+    /// Makes another [`ExtensionVersions`] of what is known, if it differs.
     fn show(&self) {
         let remotes = self.remotes.load();
         let next: Vec<ShownVersion> = remotes.0.values().map(|r| r.shown()).collect();
@@ -146,7 +146,7 @@ impl Aggregation {
         let now = self.shown.load();
         let is_same = now.0.len() == next.len() && now.0.iter().zip(&next).all(|(a, b)| same(a, b));
         if !is_same {
-            self.shown.store(Arc::new(Shown(next)));
+            self.shown.store(Arc::new(ExtensionVersions(next)));
         }
     }
 

@@ -81,12 +81,12 @@ pub struct Cache {
     /// A reader waited in vain.
     behind: Notify,
     /// To the one task that changes the caches.
-    asks: mpsc::Sender<Ask>,
+    asks: mpsc::Sender<CacheRequest>,
     handed: Handed,
 }
 
 /// The rows whose objects are to be cached from now on, and where to say that it is done.
-struct Ask {
+struct CacheRequest {
     rows: Vec<Arc<Row>>,
     done: oneshot::Sender<Result<(), StoreError>>,
 }
@@ -175,7 +175,7 @@ impl Cache {
     pub async fn set_rows(&self, rows: Vec<Arc<Row>>) -> Result<(), StoreError> {
         let stopped = || StoreError::Unavailable("the watch cache has stopped".into());
         let (done, wait) = oneshot::channel();
-        let ask = Ask { rows, done };
+        let ask = CacheRequest { rows, done };
         self.asks.send(ask).await.map_err(|_| stopped())?;
         wait.await.map_err(|_| stopped())?
     }
@@ -343,7 +343,7 @@ impl Cache {
     async fn follow(
         self: Arc<Self>,
         mut from: Revision,
-        mut asked: mpsc::Receiver<Ask>,
+        mut asked: mpsc::Receiver<CacheRequest>,
         stop: CancellationToken,
     ) {
         let work = async {
@@ -368,7 +368,11 @@ impl Cache {
 
     /// Follows one watch to its end. It covers all keys, not only objects: so every revision of
     /// the store comes along, and nobody waits in vain for one that concerns no object.
-    async fn run(&self, from: &mut Revision, asked: &mut mpsc::Receiver<Ask>) -> StoreError {
+    async fn run(
+        &self,
+        from: &mut Revision,
+        asked: &mut mpsc::Receiver<CacheRequest>,
+    ) -> StoreError {
         let mut stream = match self.store.watch(Bytes::new(), *from).await {
             Ok(s) => s,
             Err(e) => return e,

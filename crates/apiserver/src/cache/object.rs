@@ -57,7 +57,7 @@ pub struct Object {
     words: Words,
     /// Few objects have any: they pay for no list.
     #[expect(clippy::box_collection, reason = "a list takes three words")]
-    forms: Mutex<Option<Box<Vec<Made>>>>,
+    forms: Mutex<Option<Box<Vec<RenderedForm>>>>,
 }
 
 /// Texts side by side, each behind its length: a server holds hundreds of thousands of objects with
@@ -91,7 +91,7 @@ impl Words {
 }
 
 /// A form that was made.
-struct Made {
+struct RenderedForm {
     key: FormKey,
     bytes: Bytes,
     /// Since the last look of [`Object::drop_idle_forms`].
@@ -381,11 +381,14 @@ impl Object {
         let bytes = make()?;
         if KEPT.load(Ordering::Relaxed) < MOST_KEPT {
             KEPT.fetch_add(bytes.len(), Ordering::Relaxed);
-            self.forms.lock().get_or_insert_default().push(Made {
-                key: key.clone(),
-                bytes: bytes.clone(),
-                used: true,
-            });
+            self.forms
+                .lock()
+                .get_or_insert_default()
+                .push(RenderedForm {
+                    key: key.clone(),
+                    bytes: bytes.clone(),
+                    used: true,
+                });
         }
         Ok(bytes)
     }

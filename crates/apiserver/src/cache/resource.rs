@@ -488,9 +488,9 @@ impl Drop for Cursor {
 }
 
 /// Events that a cursor takes, and where it then is; `None` when some are gone.
-type Taken = Option<(Vec<Arc<Event>>, u64)>;
+type TakenEvents = Option<(Vec<Arc<Event>>, u64)>;
 
-fn in_ring(state: &State, next: u64, max: usize) -> Taken {
+fn in_ring(state: &State, next: u64, max: usize) -> TakenEvents {
     let skip = usize::try_from(next.checked_sub(state.first)?).ok()?;
     let rest = state.events.range(skip.min(state.events.len())..);
     let events: Vec<_> = rest.take(max).cloned().collect();
@@ -498,7 +498,7 @@ fn in_ring(state: &State, next: u64, max: usize) -> Taken {
     Some((events, next))
 }
 
-fn in_lane(state: &State, lane: &Lane, next: u64, max: usize) -> Taken {
+fn in_lane(state: &State, lane: &Lane, next: u64, max: usize) -> TakenEvents {
     if next < lane.lost {
         return None;
     }

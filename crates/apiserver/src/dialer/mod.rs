@@ -18,14 +18,14 @@ pub use pool::{Identity, Sent, TlsSide};
 pub struct Reach {
     /// None for a server without a way to nodes.
     pub dialer: Option<Arc<Dialer>>,
-    pub(crate) kept: pool::Kept,
+    pub(crate) kept: pool::ConnectionPools,
 }
 
 impl Reach {
     pub fn new(dialer: Option<Arc<Dialer>>) -> Self {
         Self {
             dialer,
-            kept: pool::Kept::default(),
+            kept: pool::ConnectionPools::default(),
         }
     }
 

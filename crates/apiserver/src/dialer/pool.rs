@@ -81,7 +81,7 @@ struct Pool {
 
 /// All pools.
 #[derive(Default)]
-pub struct Kept(Mutex<Pools>);
+pub struct ConnectionPools(Mutex<Pools>);
 
 #[derive(Default)]
 struct Pools {
@@ -89,7 +89,7 @@ struct Pools {
     uses: u64,
 }
 
-impl Kept {
+impl ConnectionPools {
     /// Sends a request to a place: over a connection that is kept, or a new one. Its URI must be
     /// whole; where the connection goes is the place's business alone.
     pub async fn send(

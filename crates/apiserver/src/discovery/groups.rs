@@ -6,7 +6,7 @@ use registry::kinds::version_rank;
 use registry::{Kinds, Row, Subresource, aggregation};
 use serde_json::{Value, json};
 
-use crate::aggregation::{Shown, ShownVersion};
+use crate::aggregation::{ExtensionVersions, ShownVersion};
 
 fn group_version(group: &str, version: &str) -> String {
     api::GroupVersion::new(group, version).to_string()
@@ -34,7 +34,7 @@ pub struct Group {
 }
 
 /// All groups in their order, the core group included.
-pub fn merged(kinds: &Kinds, shown: &Shown) -> Vec<Group> {
+pub fn merged(kinds: &Kinds, shown: &ExtensionVersions) -> Vec<Group> {
     let is_custom = |group: &str| {
         let mut rows = kinds.rows().iter().filter(|r| &*r.group == group);
         rows.all(|r| r.strategy.is_custom())
@@ -90,7 +90,7 @@ pub fn merged(kinds: &Kinds, shown: &Shown) -> Vec<Group> {
 }
 
 /// All paths that are worth asking for.
-pub fn paths(kinds: &Kinds, shown: &Shown) -> Value {
+pub fn paths(kinds: &Kinds, shown: &ExtensionVersions) -> Value {
     let mut all: Vec<String> = ["/api", "/api/v1", "/apis"].map(String::from).into();
     for group in merged(kinds, shown).iter().filter(|g| !g.name.is_empty()) {
         let name = &group.name;
@@ -138,7 +138,7 @@ fn group(group: &Group) -> Value {
 }
 
 /// `/apis`.
-pub fn list(kinds: &Kinds, shown: &Shown) -> Value {
+pub fn list(kinds: &Kinds, shown: &ExtensionVersions) -> Value {
     let all = merged(kinds, shown);
     let groups = all.iter().filter(|g| !g.name.is_empty());
     let groups: Vec<Value> = groups.map(group).collect();
@@ -146,7 +146,7 @@ pub fn list(kinds: &Kinds, shown: &Shown) -> Value {
 }
 
 /// `/apis/{group}`.
-pub fn one(kinds: &Kinds, shown: &Shown, name: &str) -> Option<Value> {
+pub fn one(kinds: &Kinds, shown: &ExtensionVersions, name: &str) -> Option<Value> {
     let all = merged(kinds, shown);
     let found = all.iter().find(|g| *g.name == *name && !name.is_empty())?;
     let mut v = group(found);
@@ -233,7 +233,7 @@ fn subresource(row: &Row, sub: &Subresource) -> Value {
 }
 
 /// The aggregated form: the core group, or all others.
-pub fn aggregated(kinds: &Kinds, shown: &Shown, core: bool) -> Value {
+pub fn aggregated(kinds: &Kinds, shown: &ExtensionVersions, core: bool) -> Value {
     let mut items = Vec::new();
     for merged in merged(kinds, shown)
         .iter()

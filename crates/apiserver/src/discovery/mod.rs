@@ -26,7 +26,7 @@ use schema::Type;
 use serde_json::{Value, json};
 use sha2::Digest;
 
-use crate::aggregation::{Aggregation, Shown};
+use crate::aggregation::{Aggregation, ExtensionVersions};
 use crate::filters::authn::UserInfo;
 use crate::hooks::Plugins;
 use crate::http::body::Body;
@@ -55,7 +55,7 @@ pub struct Documents(ArcSwapOption<Served>);
 /// Kinds and their documents, each made when first asked for.
 struct Served {
     kinds: Arc<Kinds>,
-    shown: Arc<Shown>,
+    shown: Arc<ExtensionVersions>,
     aggregated_core: Document,
     aggregated: Document,
     openapi_v2: Document,
@@ -65,7 +65,7 @@ struct Served {
 impl Documents {
     /// The documents of these kinds. A request that began before the kinds changed gets those of
     /// its own kinds, which the next request makes again.
-    fn of(&self, kinds: Arc<Kinds>, shown: Arc<Shown>) -> Arc<Served> {
+    fn of(&self, kinds: Arc<Kinds>, shown: Arc<ExtensionVersions>) -> Arc<Served> {
         if let Some(known) = &*self.0.load()
             && Arc::ptr_eq(&known.kinds, &kinds)
             && Arc::ptr_eq(&known.shown, &shown)
@@ -106,7 +106,7 @@ pub async fn answer(
 ) -> Result<Response<Body>, Status> {
     if head.method == Method::POST
         && let Some(word) = info.path.strip_prefix("/tiphys/secrets/")
-        && let Some(wish) = stored_keys::Wish::read(word)
+        && let Some(wish) = stored_keys::KeyAction::read(word)
     {
         return stored_keys::answer(state, user, wish).await;
     }

@@ -14,12 +14,12 @@ use crate::state::State;
 
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wish {
+pub enum KeyAction {
     Rotate,
     Rewrite,
 }
 
-impl Wish {
+impl KeyAction {
     /// By the last word of its path.
     pub fn read(word: &str) -> Option<Self> {
         match word {
@@ -31,14 +31,18 @@ impl Wish {
 }
 
 /// Does it, and says what was done. It goes on when its client has gone.
-pub async fn answer(state: &State, user: &UserInfo, wish: Wish) -> Result<Response<Body>, Status> {
+pub async fn answer(
+    state: &State,
+    user: &UserInfo,
+    wish: KeyAction,
+) -> Result<Response<Body>, Status> {
     authz::everything(state, user).await?;
     let keys = state.settings().keys.clone();
     let keys = keys.ok_or_else(Status::no_such_path)?;
     let work = tokio::spawn(async move {
         match wish {
-            Wish::Rotate => keys.rotate().await,
-            Wish::Rewrite => keys.rewrite().await,
+            KeyAction::Rotate => keys.rotate().await,
+            KeyAction::Rewrite => keys.rewrite().await,
         }
     });
     let done = work.await.map_err(Status::internal)?;

@@ -117,11 +117,11 @@ pub trait Authenticator: Send + Sync + 'static {
 pub struct ClientCertificates {
     /// Only those of these authorities, where TLS believes others, too.
     authority: Option<Clients>,
-    read: RwLock<ByName<Vec<u8>, Arc<Shown>>>,
+    read: RwLock<ByName<Vec<u8>, Arc<CertificateIdentity>>>,
 }
 
 /// What a certificate says.
-struct Shown {
+struct CertificateIdentity {
     user: UserInfo,
     /// Seconds since the epoch. TLS has checked it at the handshake, but connections last.
     not_after: i64,
@@ -136,7 +136,7 @@ impl ClientCertificates {
         }
     }
 
-    fn shown(&self, leaf: &[u8]) -> Result<Arc<Shown>, Rejected> {
+    fn shown(&self, leaf: &[u8]) -> Result<Arc<CertificateIdentity>, Rejected> {
         if let Some(known) = self.read.read().get(leaf) {
             return Ok(known.clone());
         }
@@ -144,7 +144,7 @@ impl ClientCertificates {
         let names = wire::pki::certificate_names(leaf).map_err(|e| bad(e.to_string()))?;
         let (_, parsed) =
             x509_parser::parse_x509_certificate(leaf).map_err(|e| bad(e.to_string()))?;
-        let shown = Arc::new(Shown {
+        let shown = Arc::new(CertificateIdentity {
             user: completed(UserInfo {
                 name: names.common_name,
                 groups: names.organizations,

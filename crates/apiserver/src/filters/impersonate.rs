@@ -75,7 +75,7 @@ impl Mode {
     }
 
     /// Whether it is there for this wish at all.
-    fn applies(self, wish: &Wish, requestor: &UserInfo) -> bool {
+    fn applies(self, wish: &ImpersonatedUser, requestor: &UserInfo) -> bool {
         let node = node(&wish.user);
         match self {
             Self::AssociatedNode => {
@@ -111,14 +111,14 @@ impl Ways {
 
 /// Whom a request wants to be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Wish {
+struct ImpersonatedUser {
     user: String,
     groups: Vec<String>,
     uid: String,
     extra: BTreeMap<String, Vec<String>>,
 }
 
-impl Wish {
+impl ImpersonatedUser {
     fn read(headers: &HeaderMap) -> Option<Self> {
         if !headers
             .keys()
@@ -190,7 +190,7 @@ pub async fn apply(
     asked: &Attributes<'_>,
     trail: &Trail,
 ) -> Result<UserInfo, Status> {
-    let Some(wish) = Wish::read(headers) else {
+    let Some(wish) = ImpersonatedUser::read(headers) else {
         return Ok(user);
     };
     if wish.user.is_empty() {
@@ -228,7 +228,7 @@ async fn choose(
     state: &State,
     ways: &Ways,
     user: &UserInfo,
-    wish: &Wish,
+    wish: &ImpersonatedUser,
     asked: &Attributes<'_>,
 ) -> Result<Mode, Status> {
     let last = ways.get(&user.name);
@@ -262,7 +262,7 @@ struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    async fn allows(&self, wish: &Wish, asked: &Attributes<'_>) -> Result<(), Status> {
+    async fn allows(&self, wish: &ImpersonatedUser, asked: &Attributes<'_>) -> Result<(), Status> {
         if self.mode != Mode::Legacy {
             let verb = format!("impersonate-on:{}:{}", self.mode.name(), asked.verb);
             let on = Attributes {
@@ -304,7 +304,7 @@ impl Judge<'_> {
 
     async fn name<'a>(
         &self,
-        wish: &'a Wish,
+        wish: &'a ImpersonatedUser,
         of: impl Fn(&'static str, &'static str) -> Attributes<'a>,
     ) -> Result<(), Status> {
         let group = self.names_group();
@@ -441,12 +441,12 @@ fn good_extra(extra: &BTreeMap<String, Vec<String>>) -> Result<(), String> {
 mod tests {
     use super::*;
 
-    fn wish(all: &[(&'static str, &str)]) -> Option<Wish> {
+    fn wish(all: &[(&'static str, &str)]) -> Option<ImpersonatedUser> {
         let mut map = HeaderMap::new();
         for (k, v) in all {
             map.append(*k, v.parse().expect("value"));
         }
-        Wish::read(&map)
+        ImpersonatedUser::read(&map)
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::Status;
-use registry::custom::status::{Taken, decide};
+use registry::custom::status::{AcceptedNames, decide};
 use registry::custom::{CLEANUP, Facts, row};
 use registry::{Convert, Row};
 use serde_json::Value;
@@ -35,7 +35,7 @@ struct ObservedDefinition {
 }
 
 /// A row that stands for a definition, and what it was made from.
-struct Made {
+struct CustomRow {
     from: Arc<Facts>,
     row: Arc<Row>,
 }
@@ -44,7 +44,7 @@ struct Made {
 #[derive(Default)]
 pub struct Rows {
     seen: HashMap<String, ObservedDefinition>,
-    made: HashMap<String, Made>,
+    made: HashMap<String, CustomRow>,
 }
 
 /// Brings kinds in line with definitions, until the server stops.
@@ -140,14 +140,14 @@ pub async fn turn(loopback: &Loopback, known: &mut Rows) -> Result<bool, Status>
 /// A status that a definition does not have yet.
 struct Next {
     /// The names that it was decided by.
-    taken: Taken,
+    taken: AcceptedNames,
     status: Value,
 }
 
 /// The names that a definition cannot have.
-fn taken(loopback: &Loopback, facts: &Facts, all: &[Arc<Facts>]) -> Taken {
+fn taken(loopback: &Loopback, facts: &Facts, all: &[Arc<Facts>]) -> AcceptedNames {
     let all = all.iter().map(AsRef::as_ref);
-    let mut taken = Taken::of(&facts.group, &facts.name, all);
+    let mut taken = AcceptedNames::of(&facts.group, &facts.name, all);
     for row in loopback.state.kinds().rows() {
         // Built-in kinds of the group have their names already.
         if *row.group == *facts.group && !row.strategy.is_custom() {
@@ -161,7 +161,12 @@ fn taken(loopback: &Loopback, facts: &Facts, all: &[Arc<Facts>]) -> Taken {
 /// what is stored by now: what [`turn`] decided was for the row, which had to be there before, and
 /// somebody may have written in between. Where that makes a difference, the definition has changed,
 /// and the next turn makes its row of that.
-async fn settle(loopback: &Loopback, name: &str, taken: &Taken, now: &str) -> Result<(), Status> {
+async fn settle(
+    loopback: &Loopback,
+    name: &str,
+    taken: &AcceptedNames,
+    now: &str,
+) -> Result<(), Status> {
     let mut call = loopback.call(GROUP, RESOURCE, "")?;
     call.info_mut().verb = "update".into();
     call.info_mut().name = name.into();
@@ -180,7 +185,7 @@ async fn settle(loopback: &Loopback, name: &str, taken: &Taken, now: &str) -> Re
 /// Exchanges rows where definitions came, changed or went.
 async fn rows(
     loopback: &Loopback,
-    made: &mut HashMap<String, Made>,
+    made: &mut HashMap<String, CustomRow>,
     stored: &[Arc<Object>],
     all: &[Arc<Facts>],
     statuses: &BTreeMap<String, Next>,
@@ -193,7 +198,7 @@ async fn rows(
             && have.from == from
         {
             let row = have.row.clone();
-            next.insert(name, Made { from, row });
+            next.insert(name, CustomRow { from, row });
             continue;
         }
         let mut crd = object.to_value();
@@ -203,12 +208,12 @@ async fn rows(
         if let Some(row) = compiled(loopback.state.clone(), crd).await {
             changed = true;
             let row = Arc::new(row);
-            next.insert(name, Made { from, row });
+            next.insert(name, CustomRow { from, row });
         }
     }
     changed |= next.len() != made.len();
     if changed {
-        let rows: Vec<Arc<Row>> = next.values().map(|m: &Made| m.row.clone()).collect();
+        let rows: Vec<Arc<Row>> = next.values().map(|m: &CustomRow| m.row.clone()).collect();
         loopback
             .state
             .change_rows(|all| {

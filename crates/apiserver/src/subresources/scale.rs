@@ -13,7 +13,7 @@ use crate::object::meta_text;
 use crate::render;
 use crate::scaled::{put, scale_of};
 use crate::verbs::decode::{decode_body, match_name, to_storage};
-use crate::verbs::update::{Made, change, change_as};
+use crate::verbs::update::{ChangedObject, change, change_as};
 use crate::verbs::{convert, managed_fields, patch};
 
 /// Gets, updates or patches the scale of the path's object.
@@ -164,7 +164,7 @@ async fn apply(call: &Call, body: &[u8]) -> Result<Arc<Object>, Status> {
         let now = render::value_of(&call.row, &call.version, current);
         let (mut new, managed) = managed_fields::apply(call, &now, &live.managed, &config, force)?;
         preconditions(&scale, &mut new);
-        Ok(Made {
+        Ok(ChangedObject {
             value: to_storage(call, new),
             managed: Some(managed),
         })

@@ -51,11 +51,11 @@ pub async fn create_value(
 
 /// An object, and how it is had again: what is done to it leaves nothing for another try, and few
 /// creations need one.
-type Given<'a> = (Value, &'a (dyn Fn() -> Result<Value, Status> + Sync));
+type RepeatableObject<'a> = (Value, &'a (dyn Fn() -> Result<Value, Status> + Sync));
 
 async fn create_given(
     call: &Call,
-    (object, again): Given<'_>,
+    (object, again): RepeatableObject<'_>,
     dry_run: bool,
     managed: Option<Bytes>,
 ) -> Result<Arc<Object>, Status> {

@@ -13,7 +13,7 @@ use super::create::create_value;
 use super::decode::{expected, match_name, match_namespace, to_storage};
 use super::managed_fields;
 use super::unpatchable;
-use super::update::{Made, change, change_as, versioned};
+use super::update::{ChangedObject, change, change_as, versioned};
 use crate::call::{Answer, Call};
 use crate::codec::{self, Strictness};
 use crate::render;
@@ -198,7 +198,7 @@ async fn apply(
             let (new, managed) = managed_fields::apply(call, &now, &live.managed, &config, force)?;
             let value = checked(call, new, None, strictness, &mut warnings, &OnceCell::new())?;
             versioned(call, &value, &live.value)?;
-            Ok(Made {
+            Ok(ChangedObject {
                 value,
                 managed: Some(managed),
             })

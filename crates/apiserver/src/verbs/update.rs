@@ -87,7 +87,7 @@ fn other_uid(call: &Call, name: &str, wanted: &str, have: &str) -> Status {
 }
 
 /// What a stored object is to become.
-pub struct Made {
+pub struct ChangedObject {
     pub value: Value,
     /// Its managed fields, where they were recorded already (by an apply).
     pub managed: Option<Bytes>,
@@ -108,7 +108,7 @@ where
 {
     change_as(call, name, subresource, dry_run, |current, live| {
         let value = make(current, &live.value)?;
-        Ok(Made {
+        Ok(ChangedObject {
             value,
             managed: None,
         })
@@ -125,7 +125,7 @@ pub async fn change_as<F>(
     mut make: F,
 ) -> Result<Arc<Object>, Status>
 where
-    F: FnMut(&Object, &Live) -> Result<Made, Status> + Send,
+    F: FnMut(&Object, &Live) -> Result<ChangedObject, Status> + Send,
 {
     // What a refused transaction showed is newer than any cache.
     let mut shown = None;
@@ -167,8 +167,8 @@ struct Write<'a> {
 }
 
 impl Write<'_> {
-    async fn attempt(&self, made: Made) -> Result<Tried<Arc<Object>>, Status> {
-        let Made {
+    async fn attempt(&self, made: ChangedObject) -> Result<Tried<Arc<Object>>, Status> {
+        let ChangedObject {
             value: mut new,
             managed,
         } = made;

@@ -346,13 +346,14 @@ fn an_owner_that_went_while_it_was_read_is_not_taken_in() {
 }
 
 #[derive(Clone, Debug)]
-struct Made {
+struct OwnedObject {
     /// Owners by number (some never exist), and whether they are blocked.
     owners: Vec<(usize, bool)>,
 }
 
-fn made() -> impl Strategy<Value = Made> {
-    proptest::collection::vec((0..14usize, any::<bool>()), 0..3).prop_map(|owners| Made { owners })
+fn made() -> impl Strategy<Value = OwnedObject> {
+    proptest::collection::vec((0..14usize, any::<bool>()), 0..3)
+        .prop_map(|owners| OwnedObject { owners })
 }
 
 proptest! {

@@ -45,7 +45,7 @@ pub type Port = (String, u16);
 
 /// What a Service asks for, and what it has.
 #[derive(Clone, Debug, Default)]
-pub struct Wish {
+pub struct AddressRequest {
     pub key: Key,
     /// Seconds since the epoch: who came first has what both ask for.
     pub created: i64,
@@ -64,7 +64,7 @@ pub struct Wish {
     pub announced: BTreeMap<IpAddr, String>,
 }
 
-impl Wish {
+impl AddressRequest {
     /// Whether it has all that it asks for.
     fn is_served(&self) -> bool {
         !self.has.is_empty() && self.ports.iter().all(|p| self.held.contains(p))
@@ -113,7 +113,7 @@ impl Pending {
 }
 
 /// The addresses of a Service, or why it has none.
-pub type Given = Result<BTreeSet<IpAddr>, Pending>;
+pub type AssignedAddresses = Result<BTreeSet<IpAddr>, Pending>;
 
 /// Ports that are had already, by Services and, at nodes' addresses, by others.
 #[derive(Debug, Default)]
@@ -144,7 +144,7 @@ impl Claims {
         self.shared.len() + at
     }
 
-    fn taken(&self, wish: &Wish, at: Option<IpAddr>) -> Result<(), Pending> {
+    fn taken(&self, wish: &AddressRequest, at: Option<IpAddr>) -> Result<(), Pending> {
         for port in &wish.ports {
             let others = self.at.get(port).into_iter().flatten();
             let meets = |ip: &IpAddr| at.is_none_or(|at| at == *ip);
@@ -163,7 +163,7 @@ impl Claims {
         Ok(())
     }
 
-    fn take_all(&mut self, wish: &Wish, at: Option<IpAddr>) {
+    fn take_all(&mut self, wish: &AddressRequest, at: Option<IpAddr>) {
         for port in &wish.ports {
             self.take(port, at, &wish.key);
         }
@@ -176,10 +176,10 @@ impl Claims {
 /// Gives each wish its addresses, in the order of the wishes. `claims` holds what others have.
 pub fn assign(
     source: &Source,
-    wishes: &[Wish],
+    wishes: &[AddressRequest],
     nodes: &[Machine],
     mut claims: Claims,
-) -> Vec<Given> {
+) -> Vec<AssignedAddresses> {
     let mut order: Vec<usize> = (0..wishes.len()).collect();
     order.sort_by_key(|i| {
         let wish = &wishes[*i];
@@ -187,7 +187,7 @@ pub fn assign(
         let rank = (!wish.is_served(), wish.has.is_empty());
         (rank, wish.created, &wish.key)
     });
-    let mut given: BTreeMap<usize, Given> = BTreeMap::new();
+    let mut given: BTreeMap<usize, AssignedAddresses> = BTreeMap::new();
     for i in order {
         let wish = &wishes[i];
         let one = match source {
@@ -205,10 +205,10 @@ pub fn assign(
 fn of_nodes(
     reserved: &Reserved,
     node_ports: &RangeInclusive<u16>,
-    wish: &Wish,
+    wish: &AddressRequest,
     nodes: &[Machine],
     claims: &mut Claims,
-) -> Given {
+) -> AssignedAddresses {
     for port in &wish.ports {
         if reserved.has(port.1, &port.0) {
             return Err(Pending::Reserved(port.clone()));
@@ -245,7 +245,7 @@ fn of_nodes(
 
 /// The nodes whose addresses are published: with endpoints where only those serve, and alive.
 /// While there are none, all of those before.
-fn published(wish: &Wish, nodes: &[Machine]) -> BTreeSet<IpAddr> {
+fn published(wish: &AddressRequest, nodes: &[Machine]) -> BTreeSet<IpAddr> {
     let some = |among: Vec<Machine>, wanted: &dyn Fn(&Machine) -> bool| {
         let chosen: Vec<Machine> = among.iter().filter(|n| wanted(n)).cloned().collect();
         if chosen.is_empty() { among } else { chosen }
@@ -266,7 +266,7 @@ fn published(wish: &Wish, nodes: &[Machine]) -> BTreeSet<IpAddr> {
 }
 
 /// One of each of its families that the pool has; all of them or none.
-fn of_pool(pool: &Pool, wish: &Wish, claims: &mut Claims) -> Given {
+fn of_pool(pool: &Pool, wish: &AddressRequest, claims: &mut Claims) -> AssignedAddresses {
     let asked: Option<IpAddr> = match &wish.asked {
         None => None,
         Some(text) => {
@@ -301,7 +301,7 @@ fn of_pool(pool: &Pool, wish: &Wish, claims: &mut Claims) -> Given {
     Ok(chosen)
 }
 
-fn kept(pool: &Pool, family: IpFamily, wish: &Wish, claims: &Claims) -> Option<IpAddr> {
+fn kept(pool: &Pool, family: IpFamily, wish: &AddressRequest, claims: &Claims) -> Option<IpAddr> {
     let mut had = wish.has.iter().copied();
     had.find(|ip| {
         IpFamily::of(*ip) == family && pool.contains(*ip) && claims.taken(wish, Some(*ip)).is_ok()
@@ -310,7 +310,7 @@ fn kept(pool: &Pool, family: IpFamily, wish: &Wish, claims: &Claims) -> Option<I
 
 /// One that nobody has; else one that is shared by port. A Service that keeps sources shares with
 /// nobody by itself, since the node that announces an address must have endpoints of all.
-fn free(pool: &Pool, family: IpFamily, wish: &Wish, claims: &Claims) -> Option<IpAddr> {
+fn free(pool: &Pool, family: IpFamily, wish: &AddressRequest, claims: &Claims) -> Option<IpAddr> {
     let may = |ip: &IpAddr| claims.taken(wish, Some(*ip)).is_ok();
     let unused = |ip: &IpAddr| !claims.shared.contains_key(ip) && may(ip);
     let shares = |ip: &IpAddr| wish.local.is_none() && claims.shared.get(ip) == Some(&true);
@@ -328,7 +328,11 @@ fn free(pool: &Pool, family: IpFamily, wish: &Wish, claims: &Claims) -> Option<I
 
 /// The node that announces an address to its network: the one that does, while it can; else one
 /// by lot, the same at each look.
-pub fn announcer(address: IpAddr, sharers: &[&Wish], nodes: &[Machine]) -> Option<String> {
+pub fn announcer(
+    address: IpAddr,
+    sharers: &[&AddressRequest],
+    nodes: &[Machine],
+) -> Option<String> {
     let current = sharers.iter().find_map(|w| w.announced.get(&address));
     let candidates = candidates(sharers, nodes.iter().filter(|n| n.ready).collect());
     if candidates.is_empty() {
@@ -345,7 +349,7 @@ pub fn announcer(address: IpAddr, sharers: &[&Wish], nodes: &[Machine]) -> Optio
 pub fn standby(
     address: IpAddr,
     announcer: &str,
-    sharers: &[&Wish],
+    sharers: &[&AddressRequest],
     nodes: &[Machine],
 ) -> Option<String> {
     let others = nodes.iter().filter(|n| n.ready && n.name != announcer);
@@ -354,7 +358,7 @@ pub fn standby(
 
 /// Of these nodes those with endpoints of all Services that keep sources at an address; else of any
 /// of those; else all.
-fn candidates<'a>(sharers: &[&Wish], ready: Vec<&'a Machine>) -> Vec<&'a Machine> {
+fn candidates<'a>(sharers: &[&AddressRequest], ready: Vec<&'a Machine>) -> Vec<&'a Machine> {
     let near = |n: &Machine, all: bool| {
         let mut locals = sharers.iter().filter_map(|w| w.local.as_ref());
         if all {

@@ -11,7 +11,8 @@ use kube::ResourceExt;
 use serde_json::{Value, json};
 
 use super::assign::{
-    Claims, Given, Machine, Pending, Port, Source, Wish, announcer, assign, standby,
+    AddressRequest, AssignedAddresses, Claims, Machine, Pending, Port, Source, announcer, assign,
+    standby,
 };
 use crate::common::{Key, is_deleting, key_of, time_text, value_of};
 
@@ -158,7 +159,7 @@ fn ports(spec: &ServiceSpec) -> Vec<Port> {
     all.filter_map(one).collect()
 }
 
-fn wish(service: &Service, seen: &Observed) -> Wish {
+fn wish(service: &Service, seen: &Observed) -> AddressRequest {
     let (key, spec) = (key_of(service), spec(service));
     let mut six: Vec<bool> = crate::endpoints::plan::families(&spec)
         .iter()
@@ -167,7 +168,7 @@ fn wish(service: &Service, seen: &Observed) -> Wish {
     six.dedup();
     let local = keeps_sources(service).then(|| seen.local.get(&key).cloned().unwrap_or_default());
     let created = service.metadata.creation_timestamp.as_ref();
-    Wish {
+    AddressRequest {
         created: created.map_or(0, |t| t.0.as_second()),
         ports: ports(&spec),
         six,
@@ -218,7 +219,7 @@ pub fn plan(seen: &Observed, source: &Source, now_millis: i64) -> Plan {
             plan.actions.extend(clean_up(service));
         }
     }
-    let wishes: Vec<Wish> = ours.iter().map(|s| wish(s, seen)).collect();
+    let wishes: Vec<AddressRequest> = ours.iter().map(|s| wish(s, seen)).collect();
     let given = assign(source, &wishes, &nodes, claims(source, seen, &nodes));
     let announcers = match source {
         Source::Nodes { .. } => BTreeMap::new(),
@@ -242,14 +243,18 @@ struct Announced {
     standby: Option<(String, IpAddr)>,
 }
 
-fn announcers(wishes: &[Wish], given: &[Given], nodes: &[Machine]) -> BTreeMap<IpAddr, Announced> {
-    let mut sharers: BTreeMap<IpAddr, Vec<&Wish>> = BTreeMap::new();
+fn announcers(
+    wishes: &[AddressRequest],
+    given: &[AssignedAddresses],
+    nodes: &[Machine],
+) -> BTreeMap<IpAddr, Announced> {
+    let mut sharers: BTreeMap<IpAddr, Vec<&AddressRequest>> = BTreeMap::new();
     for (wish, given) in wishes.iter().zip(given) {
         for ip in given.iter().flatten() {
             sharers.entry(*ip).or_default().push(wish);
         }
     }
-    let one = |(ip, sharers): (IpAddr, Vec<&Wish>)| {
+    let one = |(ip, sharers): (IpAddr, Vec<&AddressRequest>)| {
         let node = announcer(ip, &sharers, nodes)?;
         let asked = nodes.iter().find(|n| n.name == node);
         let asked = asked.and_then(|n| {
@@ -348,8 +353,8 @@ fn clean_up(service: &Service) -> Vec<Action> {
 /// Brings status and annotation to what is given.
 fn publish(
     service: &Service,
-    wish: &Wish,
-    given: &Given,
+    wish: &AddressRequest,
+    given: &AssignedAddresses,
     announcers: &BTreeMap<IpAddr, Announced>,
     now_millis: i64,
 ) -> Vec<Action> {

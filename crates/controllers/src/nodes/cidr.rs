@@ -98,13 +98,13 @@ fn cidr(node: &Node) -> Option<&str> {
 
 /// What nodes have.
 #[derive(Default)]
-struct Taken {
+struct UsedCidrs {
     all: HashSet<Cidr>,
     /// Those of other sizes than today's, which may be in the way of several.
     odd: Vec<Cidr>,
 }
 
-impl Taken {
+impl UsedCidrs {
     fn of(nodes: &[Arc<Node>], ranges: &Ranges) -> Self {
         let mut taken = Self::default();
         let specs = nodes.iter().filter_map(|n| n.spec.as_ref());
@@ -126,7 +126,7 @@ impl Taken {
 }
 
 fn plan(nodes: &[Arc<Node>], ranges: &Ranges) -> Plan {
-    let taken = Taken::of(nodes, ranges);
+    let taken = UsedCidrs::of(nodes, ranges);
     let mut without: Vec<&Arc<Node>> = nodes.iter().filter(|n| cidr(n).is_none()).collect();
     without.sort_by_key(|n| n.name_any());
     let mut plan = Plan::default();

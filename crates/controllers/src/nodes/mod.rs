@@ -43,11 +43,11 @@ pub fn node_of(pod: &Pod) -> Vec<String> {
 /// When each node was last heard of, by this process's own clock: it starts again with the
 /// process, so that a control plane that was away blames nobody for its own absence.
 #[derive(Default)]
-struct Heard {
+struct NodeHeartbeats {
     last: Mutex<HashMap<String, Instant>>,
 }
 
-impl Heard {
+impl NodeHeartbeats {
     fn note(&self, node: &str) {
         self.last.lock().insert(node.to_owned(), Instant::now());
     }
@@ -119,7 +119,7 @@ pub struct Nodes {
     nodes: Informer<Node>,
     leases: Informer<Lease>,
     pods: Informer<Pod>,
-    heard: Arc<Heard>,
+    heard: Arc<NodeHeartbeats>,
     first_seen: taint_eviction::FirstSeen,
     /// UIDs of nodes by name, and nodes that are no more and that nobody has reported.
     registered: Arc<Mutex<Registered>>,

@@ -56,7 +56,7 @@ struct FakeState {
     now: Nanos,
     made: u64,
     sandboxes: BTreeMap<String, (Sandbox, SandboxNetwork)>,
-    containers: BTreeMap<String, Kept>,
+    containers: BTreeMap<String, FakeContainer>,
     images: BTreeMap<String, Image>,
     behaviours: BTreeMap<String, Behaviour>,
     /// How often calls fail from now on.
@@ -67,7 +67,7 @@ struct FakeState {
 }
 
 #[derive(Clone, Debug)]
-struct Kept {
+struct FakeContainer {
     status: ContainerStatus,
     resources: Resources,
     /// When it ends by itself.
@@ -431,7 +431,7 @@ impl Runtime for Fake {
                 stop_signal: spec.stop_signal.clone(),
                 ..Default::default()
             };
-            let kept = Kept {
+            let kept = FakeContainer {
                 status,
                 resources: spec.resources.clone(),
                 ends_at: None,
@@ -503,7 +503,7 @@ impl Runtime for Fake {
 
     fn exec_sync<'a>(&'a self, id: &'a str, _: &'a [String], _: Limit) -> Call<'a, Ran> {
         self.done(Step::Any, move |held| {
-            let runs = |c: &Kept| c.status.container.state == State::Running;
+            let runs = |c: &FakeContainer| c.status.container.state == State::Running;
             match held.containers.get(id).filter(|c| runs(c)) {
                 Some(_) => Ok(Ran::default()),
                 None => Err(not_found("container", id)),

@@ -31,7 +31,7 @@ pub struct PluginDevice {
 /// What a container was given of one resource.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Given {
+pub struct AllocatedDevices {
     /// The devices.
     pub ids: BTreeSet<String>,
     /// Its environment.
@@ -43,7 +43,7 @@ pub struct Given {
     cdi: Vec<String>,
 }
 
-impl Given {
+impl AllocatedDevices {
     /// Devices of which nothing was asked yet.
     pub(super) fn bare(ids: BTreeSet<String>) -> Self {
         Self {
@@ -79,7 +79,7 @@ impl Given {
 #[serde(default)]
 pub struct OfContainer {
     /// By resource.
-    pub resources: BTreeMap<String, Given>,
+    pub resources: BTreeMap<String, AllocatedDevices>,
 }
 
 impl OfContainer {
@@ -150,7 +150,7 @@ impl OfPod {
         own.is_some_and(|c| c.resources.contains_key(resource))
     }
 
-    pub(super) fn give(&mut self, container: &str, resource: &str, given: Given) {
+    pub(super) fn give(&mut self, container: &str, resource: &str, given: AllocatedDevices) {
         if let Some(reusable) = self.reusable.get_mut(resource) {
             reusable.retain(|id| !given.ids.contains(id));
         }
@@ -189,8 +189,8 @@ impl OfPod {
 mod tests {
     use super::*;
 
-    fn given(ids: &[&str]) -> Given {
-        Given {
+    fn given(ids: &[&str]) -> AllocatedDevices {
+        AllocatedDevices {
             ids: ids.iter().map(|id| (*id).to_owned()).collect(),
             envs: [
                 ("A".to_owned(), "plugin".to_owned()),
@@ -203,7 +203,7 @@ mod tests {
                 read_only: true,
             }],
             cdi: vec!["v/c=d".into()],
-            ..Given::default()
+            ..AllocatedDevices::default()
         }
     }
 

@@ -2,7 +2,7 @@
 //! nodes, by upstream's rules. Pure. It does not know what a plugin prefers, which chooses among
 //! devices of the same nodes.
 
-use super::allocated::{Given, OfPod};
+use super::allocated::{AllocatedDevices, OfPod};
 use super::choose::Choice;
 use super::inventory::Device;
 use super::wanted;
@@ -146,7 +146,7 @@ impl Draft {
             }
             let choice = shelf.choice((&self.own, &resource), count, nodes);
             if choice.check(&resource).is_ok() {
-                let given = Given::bare(choice.decide());
+                let given = AllocatedDevices::bare(choice.decide());
                 self.own.give(&c.name, &resource, given);
             }
         }

@@ -12,7 +12,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 
-pub use allocated::{Given, OfContainer};
+pub use allocated::{AllocatedDevices, OfContainer};
 pub use choose::Error;
 pub use draft::Draft;
 pub use inventory::Amount;
@@ -134,7 +134,7 @@ impl Devices {
     ) -> BTreeMap<String, BTreeMap<String, bool>> {
         let all = self.of(uid, container).resources.into_iter();
         let stock = self.stock.lock();
-        let each = |(resource, given): (String, Given)| {
+        let each = |(resource, given): (String, AllocatedDevices)| {
             let ids = given.ids.into_iter();
             let ids = ids.map(|id| (id.clone(), stock.is_healthy(&resource, &id)));
             let ids = ids.collect();
@@ -192,7 +192,7 @@ impl Devices {
             }
             let ids = choice.decide();
             let answer = plugin.allocate(&ids).await.map_err(Error)?;
-            own.give(&c.name, &resource, Given::of(ids, answer));
+            own.give(&c.name, &resource, AllocatedDevices::of(ids, answer));
         }
         Ok(())
     }

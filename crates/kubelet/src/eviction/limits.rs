@@ -78,12 +78,12 @@ fn of_container(c: &OfContainer) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stats::{OfVolume, Taken};
+    use crate::stats::{DiskUsage, OfVolume};
     use serde_json::json;
     use std::sync::Arc;
 
     fn of(pod: &Pod, containers: &[(&str, u64)], volumes: &[(&str, u64)]) -> Option<String> {
-        let taken = |bytes: u64| Taken { bytes, inodes: 1 };
+        let taken = |bytes: u64| DiskUsage { bytes, inodes: 1 };
         let containers = containers.iter().map(|(name, bytes)| OfContainer {
             name: (*name).into(),
             layer: Some(taken(*bytes)),

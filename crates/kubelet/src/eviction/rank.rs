@@ -65,7 +65,7 @@ pub fn choose(all: &[Candidate]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stats::{OfContainer, OfVolume, Taken};
+    use crate::stats::{DiskUsage, OfContainer, OfVolume};
     use serde_json::{Value, json};
     use std::sync::Arc;
 
@@ -84,7 +84,7 @@ mod tests {
     }
 
     /// A pod with a layer, a log and volumes of these bytes and inodes.
-    fn pod(layer: Taken, log_bytes: u64, volumes: &[(&str, Value, Taken)]) -> OfPod {
+    fn pod(layer: DiskUsage, log_bytes: u64, volumes: &[(&str, Value, DiskUsage)]) -> OfPod {
         let specs = volumes.iter().map(|(name, source, _)| {
             let mut spec = source.clone();
             spec["name"] = json!(name);
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn what_is_short_decides_who_goes() {
-        let taken = |bytes, inodes| Taken { bytes, inodes };
+        let taken = |bytes, inodes| DiskUsage { bytes, inodes };
         let scratch = json!({ "emptyDir": {} });
         let memory = json!({ "emptyDir": { "medium": "Memory" } });
         let all = [

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 /// What is to be removed.
 #[derive(Clone, Copy, Debug)]
-pub struct Ask {
+pub struct RemovalRequest {
     /// Images that came later stay.
     pub min_age: Duration,
     /// Images that nobody used for longer go; none: they stay.
@@ -42,7 +42,7 @@ impl Ages {
         images: &[Image],
         used: &HashSet<String>,
         keep: &str,
-        ask: Ask,
+        ask: RemovalRequest,
         now: Instant,
     ) -> Vec<String> {
         let mut candidates: Vec<(&Image, Instant)> = images
@@ -96,7 +96,7 @@ mod tests {
         let start = Instant::now();
         ages.note(&images, &used, start);
         let later = start + Duration::from_secs(200);
-        let ask = |bytes, max_age: Option<u64>| Ask {
+        let ask = |bytes, max_age: Option<u64>| RemovalRequest {
             min_age: Duration::from_secs(120),
             max_age: max_age.map(Duration::from_secs),
             bytes,

@@ -41,7 +41,7 @@ const LEASE_TRY: Duration = Duration::from_secs(5);
 
 /// Keeps the node's object.
 pub struct NodeKeeper {
-    heard: Mutex<Heard>,
+    heard: Mutex<RuntimeReport>,
     config: Config,
     client: kube::Client,
     runtime: Arc<dyn Runtime>,
@@ -65,7 +65,7 @@ const SILENCE: Duration = Duration::from_secs(30);
 
 /// What the runtime said last.
 #[derive(Default)]
-struct Heard {
+struct RuntimeReport {
     status: Option<(Instant, host::runtime::Health)>,
     version: String,
     images: Vec<host::runtime::Image>,

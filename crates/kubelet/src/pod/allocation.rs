@@ -14,7 +14,7 @@ const FILE: &str = "allocation.json";
 
 /// What one attempt of a container was made with, or resized to.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Given {
+pub struct AllocatedResources {
     /// The container's id in the runtime.
     pub id: String,
     /// Its requests and limits.
@@ -33,7 +33,7 @@ pub struct Allocation {
     pub containers: BTreeMap<String, ResourceRequirements>,
     /// What its containers have by now, by name.
     #[serde(default)]
-    pub given: BTreeMap<String, Given>,
+    pub given: BTreeMap<String, AllocatedResources>,
 }
 
 impl Allocation {

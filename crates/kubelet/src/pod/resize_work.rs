@@ -1,7 +1,7 @@
 //! What a pod was given, and the work of resizes: keeps it, asks for more, and gives running
 //! containers their limits. What is decided is in [`super::resize`].
 
-use super::allocation::{Allocation, Given};
+use super::allocation::{AllocatedResources, Allocation};
 use super::deps::Deps;
 use super::plan::Effect;
 use super::resize::{self, Change, Resize, Verdict};
@@ -161,7 +161,7 @@ impl Grants {
     /// What running containers have, by id, as the kernel says.
     fn reported(&self, pod: &Pod, have: &Allocation) -> HashMap<String, ResourceRequirements> {
         let group = self.group(pod);
-        let one = |given: &Given| {
+        let one = |given: &AllocatedResources| {
             let kernel = self.deps.cgroups.limits(&format!("{group}/{}", given.id));
             let reported = resize::reported(&given.resources, kernel.as_ref());
             (given.id.clone(), reported)
@@ -225,7 +225,7 @@ impl Grants {
             return self.failed(pod, why);
         }
         if let Some(mut have) = self.allocation.take() {
-            let given = Given {
+            let given = AllocatedResources {
                 id: id.to_owned(),
                 resources: container.resources.clone().unwrap_or_default(),
             };
@@ -277,7 +277,7 @@ fn adopt(have: &mut Allocation, seen: &SeenPod) {
     for c in seen.containers.iter().filter(|c| c.run == Run::Running) {
         let known = have.given.get(&c.name).is_some_and(|g| g.id == c.id);
         if let Some(resources) = have.containers.get(&c.name).filter(|_| !known) {
-            let given = Given {
+            let given = AllocatedResources {
                 id: c.id.clone(),
                 resources: resources.clone(),
             };

@@ -67,12 +67,12 @@ pub struct Decision {
     /// Look again at this time, if nothing happens before.
     pub wake_at: Option<Timestamp>,
     /// What begins to be so, for events.
-    pub said: Vec<Said>,
+    pub said: Vec<ContainerEvent>,
 }
 
 /// Something of a container that people should hear of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Said {
+pub struct ContainerEvent {
     /// Its name.
     pub container: String,
     /// It is bad.
@@ -328,7 +328,7 @@ impl Machine {
     ) {
         let why = (reason.to_owned(), message);
         if self.waiting.insert(container.clone(), why.clone()) != Some(why) {
-            out.said.push(Said {
+            out.said.push(ContainerEvent {
                 container,
                 warns,
                 message: text,

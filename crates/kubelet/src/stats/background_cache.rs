@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 /// Figures by their source.
 #[derive(Debug)]
-pub struct Kept<V>(Arc<Inner<V>>);
+pub struct BackgroundCache<V>(Arc<Inner<V>>);
 
 #[derive(Debug)]
 struct Inner<V> {
@@ -28,7 +28,7 @@ struct Entry<V> {
     is_read: bool,
 }
 
-impl<V> Default for Kept<V> {
+impl<V> Default for BackgroundCache<V> {
     fn default() -> Self {
         Self(Arc::new(Inner {
             entries: Mutex::default(),
@@ -37,7 +37,7 @@ impl<V> Default for Kept<V> {
     }
 }
 
-impl<V: Send + Sync + 'static> Kept<V> {
+impl<V: Send + Sync + 'static> BackgroundCache<V> {
     /// Begins to read what is older than this, unless that is under way.
     pub fn refresh<F>(&self, key: &str, age: Duration, read: impl FnOnce() -> F)
     where
@@ -120,7 +120,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_too_old_is_read_again_and_the_old_shown_meanwhile() {
-        let kept = Kept::default();
+        let kept = BackgroundCache::default();
         kept.refresh("a", MINUTE, || ready(1));
         assert_eq!(kept.get("a"), None);
         kept.settled(SECOND).await;
@@ -145,7 +145,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_source_that_never_answers_keeps_nobody_waiting_for_others() {
-        let kept = Kept::default();
+        let kept = BackgroundCache::default();
         kept.refresh("hangs", MINUTE, pending);
         kept.refresh("b", MINUTE, || ready(2));
         let began = Instant::now();

@@ -499,7 +499,7 @@ fn machine(t: &mut Text, all: &All) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stats::{OfContainer, OfPod, Taken};
+    use crate::stats::{DiskUsage, OfContainer, OfPod};
     use k8s_openapi::api::core::v1::Pod;
     use std::sync::Arc;
 
@@ -533,7 +533,7 @@ mod tests {
                 cpu_period: Some(100_000),
                 ..Limits::default()
             },
-            layer: Some(Taken {
+            layer: Some(DiskUsage {
                 bytes: 11,
                 inodes: 1,
             }),

@@ -1,10 +1,10 @@
 //! Reads what is used: of the kernel at once, of the runtime with an answer or an error, of volumes
 //! what is known. An error is never shown as a zero.
 
-use super::background_cache::Kept;
+use super::background_cache::BackgroundCache;
 use super::machine::{cpu_times, device_names, device_of, interfaces, machine, start_time};
 use super::volumes::{KEPT, OfDisks, VolumeUse, Where};
-use super::{All, Detail, Machine, OfClaim, OfContainer, OfImages, OfPod, Taken};
+use super::{All, Detail, DiskUsage, Machine, OfClaim, OfContainer, OfImages, OfPod};
 use crate::metrics::METRICS;
 use crate::node::machine as node_machine;
 use crate::pod::deps::Deps;
@@ -65,7 +65,7 @@ fn failed(error: &Error) {
 }
 
 /// What containers have written, by their ids.
-type Layers = HashMap<String, Taken>;
+type Layers = HashMap<String, DiskUsage>;
 
 /// Reads what everything uses, for whoever asks.
 #[derive(Debug)]
@@ -74,7 +74,7 @@ pub struct Statistics {
     pods: Arc<Pods>,
     volumes: VolumeUse,
     /// Where images are, as the runtime said last.
-    images: Kept<Option<PathBuf>>,
+    images: BackgroundCache<Option<PathBuf>>,
 }
 
 /// The one key of [`Statistics::images`].
@@ -88,7 +88,7 @@ impl Statistics {
             deps,
             pods,
             volumes: VolumeUse::default(),
-            images: Kept::default(),
+            images: BackgroundCache::default(),
         })
     }
 
@@ -137,7 +137,7 @@ impl Statistics {
         Ok(all
             .map(|l| {
                 let (bytes, inodes) = (l.bytes, l.inodes);
-                (l.id, Taken { bytes, inodes })
+                (l.id, DiskUsage { bytes, inodes })
             })
             .collect())
     }
@@ -308,7 +308,7 @@ fn all(deps: &Deps, mut found: ReportedStats, detail: Detail) -> Result<All, Err
 }
 
 fn images(all: &[ImageFs]) -> OfImages {
-    let taken = all.iter().map(|f| Taken {
+    let taken = all.iter().map(|f| DiskUsage {
         bytes: f.bytes,
         inodes: f.inodes,
     });

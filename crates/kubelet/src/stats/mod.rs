@@ -49,7 +49,7 @@ pub struct Interface {
 
 /// What something takes of a disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Taken {
+pub struct DiskUsage {
     /// Bytes.
     pub bytes: u64,
     /// Inodes.
@@ -72,7 +72,7 @@ pub struct OfContainer {
     /// CPU, memory and the rest.
     pub stats: Stats,
     /// Its writable layer; none where the runtime does not say, or was not asked.
-    pub layer: Option<Taken>,
+    pub layer: Option<DiskUsage>,
     /// Bytes of its log.
     pub log_bytes: u64,
     /// Memory limit in bytes.
@@ -102,7 +102,7 @@ pub struct OfVolume {
     /// Its name in the pod.
     pub name: String,
     /// What all that is in it takes.
-    pub taken: Taken,
+    pub taken: DiskUsage,
     /// The file system that it is on, which may be memory.
     pub fs: FsUsage,
 }
@@ -138,11 +138,11 @@ pub struct OfPod {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OnDisk {
     /// Layers of containers.
-    pub layers: Taken,
+    pub layers: DiskUsage,
     /// Their logs.
-    pub logs: Taken,
+    pub logs: DiskUsage,
     /// Volumes that are the pod's own and lie on the node's disk.
-    pub volumes: Taken,
+    pub volumes: DiskUsage,
 }
 
 impl OfPod {
@@ -157,7 +157,7 @@ impl OfPod {
             .collect();
         let volumes = self.volumes.iter();
         let volumes = volumes.filter(|v| own.contains(&v.name.as_str()));
-        let logs = self.containers.iter().map(|c| Taken {
+        let logs = self.containers.iter().map(|c| DiskUsage {
             bytes: c.log_bytes,
             inodes: 1,
         });
@@ -172,12 +172,12 @@ impl OfPod {
 impl OnDisk {
     /// All of it.
     #[must_use]
-    pub fn sum(self) -> Taken {
+    pub fn sum(self) -> DiskUsage {
         [self.layers, self.logs, self.volumes].into_iter().sum()
     }
 }
 
-impl std::iter::Sum for Taken {
+impl std::iter::Sum for DiskUsage {
     fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
         all.fold(Self::default(), |sum, one| Self {
             bytes: sum.bytes.saturating_add(one.bytes),
@@ -241,7 +241,7 @@ pub enum Detail {
 #[derive(Clone, Debug, Default)]
 pub struct OfImages {
     /// What they take.
-    pub taken: Taken,
+    pub taken: DiskUsage,
     /// Where they are; none where the runtime does not say, or it cannot be seen from here.
     pub fs: Option<FsUsage>,
 }
@@ -329,7 +329,7 @@ mod tests {
         .unwrap();
         let volume = |(name, bytes): (&str, u64)| OfVolume {
             name: name.into(),
-            taken: Taken { bytes, inodes: 2 },
+            taken: DiskUsage { bytes, inodes: 2 },
             ..OfVolume::default()
         };
         let all = [
@@ -341,7 +341,7 @@ mod tests {
             ("host", 100_000),
         ];
         let container = |bytes| OfContainer {
-            layer: Some(Taken { bytes, inodes: 5 }),
+            layer: Some(DiskUsage { bytes, inodes: 5 }),
             log_bytes: 7,
             ..OfContainer::default()
         };
@@ -351,7 +351,7 @@ mod tests {
             containers: vec![container(3), container(4)],
             ..OfPod::default()
         };
-        let taken = |bytes, inodes| Taken { bytes, inodes };
+        let taken = |bytes, inodes| DiskUsage { bytes, inodes };
         let found = of_pod.on_disk();
         assert_eq!(found.layers, taken(7, 10));
         assert_eq!(found.logs, taken(14, 2));

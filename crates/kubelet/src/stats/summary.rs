@@ -252,7 +252,7 @@ fn network(at: &Value, all: &[Interface]) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stats::{OfImages, OfVolume, Taken};
+    use crate::stats::{DiskUsage, OfImages, OfVolume};
     use host::cgroup::Pressures;
     use std::sync::Arc;
 
@@ -284,7 +284,7 @@ mod tests {
             name: "c".into(),
             group: "/g/c".into(),
             stats: stats.clone(),
-            layer: Some(Taken {
+            layer: Some(DiskUsage {
                 bytes: 11,
                 inodes: 2,
             }),
@@ -297,7 +297,7 @@ mod tests {
             { "name": "m", "emptyDir": { "medium": "Memory" } }] } });
         let volume = |name: &str, capacity_bytes| OfVolume {
             name: name.into(),
-            taken: Taken {
+            taken: DiskUsage {
                 bytes: 1000,
                 inodes: 3,
             },
@@ -314,7 +314,7 @@ mod tests {
                 ..FsUsage::default()
             },
             images: OfImages {
-                taken: Taken {
+                taken: DiskUsage {
                     bytes: 2,
                     inodes: 1,
                 },

@@ -1,8 +1,8 @@
 //! How full volumes are, as far as it is known: those of CSI drivers say so themselves, the others
 //! are looked at. Either may take long or never end, so that both are done in the background and kept.
 
-use super::background_cache::Kept;
-use super::{OfClaim, OfVolume, Taken};
+use super::background_cache::BackgroundCache;
+use super::{DiskUsage, OfClaim, OfVolume};
 use crate::csi::{Csi, CsiVolume};
 use crate::pod::handle::Snapshot;
 use crate::pod::spec;
@@ -29,17 +29,17 @@ const LOOKS_AT_ONCE: usize = 4;
 #[derive(Debug)]
 pub(super) struct VolumeUse {
     /// By UIDs of pods: what was looked at.
-    looked_at: Kept<OfDisks>,
+    looked_at: BackgroundCache<OfDisks>,
     /// By names of drivers.
-    told: Kept<DriverStats>,
+    told: BackgroundCache<DriverStats>,
     looks: Arc<Semaphore>,
 }
 
 impl Default for VolumeUse {
     fn default() -> Self {
         Self {
-            looked_at: Kept::default(),
-            told: Kept::default(),
+            looked_at: BackgroundCache::default(),
+            told: BackgroundCache::default(),
             looks: Arc::new(Semaphore::new(LOOKS_AT_ONCE)),
         }
     }
@@ -255,7 +255,7 @@ fn volumes(folder: &Path) -> Vec<OfVolume> {
             let (bytes, inodes) = host::open_beneath::usage(&path);
             OfVolume {
                 name: volume.file_name().to_string_lossy().into_owned(),
-                taken: Taken { bytes, inodes },
+                taken: DiskUsage { bytes, inodes },
                 // Of what is mounted there, which may be memory.
                 fs: host::mounts::fs_usage(&path).unwrap_or_default(),
             }

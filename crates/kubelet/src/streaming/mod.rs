@@ -22,7 +22,7 @@ use http_body_util::Full;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use wire::stream::remote::{self, Ended, RequestedStreams};
-use wire::stream::upgrade::{UpgradeError, Wish};
+use wire::stream::upgrade::{UpgradeError, UpgradeRequest};
 use wire::stream::{BoxIo, ports};
 
 use commands::ExpectedCommand;
@@ -46,10 +46,10 @@ fn text(code: StatusCode, words: impl Into<String>) -> Answer {
 /// What the client wants to upgrade to and the protocol chosen for it, or the refusal.
 fn agree<B>(
     request: &Request<B>,
-    choose: fn(&Wish) -> Option<String>,
+    choose: fn(&UpgradeRequest) -> Option<String>,
     known: [&[&str]; 2],
-) -> Result<(Wish, String), Box<Answer>> {
-    let Some(wish) = Wish::of(request.headers()) else {
+) -> Result<(UpgradeRequest, String), Box<Answer>> {
+    let Some(wish) = UpgradeRequest::of(request.headers()) else {
         let why = "unable to upgrade: missing upgrade headers in request";
         return Err(Box::new(text(StatusCode::BAD_REQUEST, why)));
     };
@@ -57,8 +57,8 @@ fn agree<B>(
         Some(protocol) => Ok((wish, protocol)),
         None => {
             let known = match wish {
-                Wish::WebSocket { .. } => known[0],
-                Wish::Spdy { .. } => known[1],
+                UpgradeRequest::WebSocket { .. } => known[0],
+                UpgradeRequest::Spdy { .. } => known[1],
             };
             Err(Box::new(wish.refuse(known)))
         }

@@ -49,8 +49,8 @@ async fn runtime() -> String {
         if request.uri().path() != "/exec/token" {
             return text(StatusCode::NOT_FOUND, "no such token");
         }
-        let wish = Wish::of(request.headers()).unwrap();
-        assert!(matches!(wish, Wish::Spdy { .. }));
+        let wish = UpgradeRequest::of(request.headers()).unwrap();
+        assert!(matches!(wish, UpgradeRequest::Spdy { .. }));
         let protocol = remote::choose(&wish).unwrap();
         let answer = wish.accept(&protocol);
         let upgrading = hyper::upgrade::on(&mut request);

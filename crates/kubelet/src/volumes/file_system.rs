@@ -2,7 +2,7 @@
 //! and mounted, all by the host's own tools. Nothing that a device has is ever written over.
 
 use super::error::open_folder;
-use super::tools::{Said, Tool};
+use super::tools::{Tool, ToolOutput};
 use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
@@ -72,7 +72,7 @@ enum Step {
     Take(String),
 }
 
-fn read(said: Said) -> Result<Has, String> {
+fn read(said: ToolOutput) -> Result<Has, String> {
     if said.code == Some(NOTHING) {
         return Ok(Has::Nothing);
     }
@@ -140,7 +140,7 @@ fn mount_arguments(
 }
 
 /// What was found out by a check keeps a volume from its pod only if it could not be repaired.
-fn checked(said: &Said) -> Result<(), String> {
+fn checked(said: &ToolOutput) -> Result<(), String> {
     match said.code {
         Some(UNCORRECTED) => Err(format!(
             "'fsck' found errors but could not correct them: {}",
@@ -211,8 +211,8 @@ async fn check(device: &str) -> Result<(), String> {
 mod tests {
     use super::*;
 
-    fn said(code: i32, out: &str) -> Said {
-        Said {
+    fn said(code: i32, out: &str) -> ToolOutput {
+        ToolOutput {
             code: Some(code),
             out: out.to_owned(),
             err: String::new(),

@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 const FIRST_LIST: Duration = Duration::from_secs(2);
 
 /// What is kept of objects, by namespace and name.
-pub type Kept<V> = Table<Key, Arc<V>>;
+pub type FollowedObjects<V> = Table<Key, Arc<V>>;
 
 /// A kind that is followed once it was asked for.
 pub struct Followed<K, V> {
@@ -25,7 +25,7 @@ pub struct Followed<K, V> {
     keep: fn(K) -> V,
     /// Hears of what is kept of an object that came, changed or went.
     told: Arc<dyn Fn(&V) + Send + Sync>,
-    kept: Arc<watch::Sender<Kept<V>>>,
+    kept: Arc<watch::Sender<FollowedObjects<V>>>,
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -65,13 +65,13 @@ where
             random,
             keep,
             told: Arc::new(told),
-            kept: Arc::new(watch::Sender::new(Kept::default())),
+            kept: Arc::new(watch::Sender::new(FollowedObjects::default())),
             task: Mutex::default(),
         }
     }
 
     /// All of them as they were seen last. An error says why they are not known.
-    pub async fn all(&self) -> Result<Kept<V>, String> {
+    pub async fn all(&self) -> Result<FollowedObjects<V>, String> {
         self.begin();
         let mut kept = self.kept.subscribe();
         let listed = kept.wait_for(|k| k.is_complete());

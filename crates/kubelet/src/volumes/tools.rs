@@ -24,7 +24,7 @@ pub struct Tool {
 
 /// What a tool ended with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Said {
+pub struct ToolOutput {
     /// Its exit code; none if a signal ended it.
     pub code: Option<i32>,
     /// Its output.
@@ -33,7 +33,7 @@ pub struct Said {
     pub err: String,
 }
 
-impl Said {
+impl ToolOutput {
     /// Its output if it succeeded; otherwise what it said, in a line.
     pub fn success(self, tool: &str) -> Result<String, String> {
         if self.code == Some(0) {
@@ -70,14 +70,14 @@ impl Tool {
     ///
     /// # Errors
     /// Why it did not run to its end; what it ended with is for the caller to read.
-    pub async fn run(self, args: &[String], patience: Duration) -> Result<Said, String> {
+    pub async fn run(self, args: &[String], patience: Duration) -> Result<ToolOutput, String> {
         let mut command = tokio::process::Command::new(self.place()?);
         command.args(args).kill_on_drop(true);
         let done = tokio::time::timeout(patience, command.output()).await;
         let done = done.map_err(|_| format!("{} has not ended after {patience:?}", self.name))?;
         let done = done.map_err(|e| format!("{}: {e}", self.name))?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Ok(Said {
+        Ok(ToolOutput {
             code: done.status.code(),
             out: text(&done.stdout),
             err: text(&done.stderr),

@@ -2,7 +2,7 @@
 //! all bundles of a signer that a selector means, each anchor once. Changes reach the volume as they
 //! happen.
 
-use super::followed::{Followed, Kept};
+use super::followed::{Followed, FollowedObjects};
 use super::wakes::{Wake, Wakes};
 use api::selector::LabelSelector;
 use clock::Random;
@@ -53,7 +53,10 @@ impl TrustBundles {
     }
 }
 
-fn anchors(all: &Kept<Bundle>, source: &ClusterTrustBundleProjection) -> Result<String, String> {
+fn anchors(
+    all: &FollowedObjects<Bundle>,
+    source: &ClusterTrustBundleProjection,
+) -> Result<String, String> {
     let optional = source.optional == Some(true);
     let mut found = Vec::new();
     match (source.name.as_deref(), source.signer_name.as_deref()) {
@@ -117,8 +120,8 @@ mod tests {
         wire::pki::Ca::generate(name, 0).unwrap().pair.cert_pem
     }
 
-    fn kept(objects: &[Value]) -> Kept<Bundle> {
-        let mut all = Kept::default();
+    fn kept(objects: &[Value]) -> FollowedObjects<Bundle> {
+        let mut all = FollowedObjects::default();
         let key = |o: &ClusterTrustBundle| (String::new(), o.metadata.name.clone().unwrap());
         let mut take = |event| drop(all.take(event, key, |o| Some(bundle(o).into())));
         take(Event::Init);

@@ -13,7 +13,7 @@ use kube::runtime::watcher::{Config, Event};
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::oneshot;
 
-use super::Heard;
+use super::PolicyEvent;
 use super::cluster_wide::{GROUP, KINDS, PolicyKind};
 
 /// The first and the longest wait before a server that gave no answer is asked again.
@@ -22,7 +22,7 @@ const ASK_AGAIN_MILLISECONDS: (u64, u64) = (200, 3_000);
 type Definition = PartialObjectMeta<DynamicObject>;
 
 /// Tells of the kinds, first of those that are there at the beginning, and of their policies.
-pub fn heard(client: Client, random: Random) -> impl Stream<Item = Heard> + Send + 'static {
+pub fn heard(client: Client, random: Random) -> impl Stream<Item = PolicyEvent> + Send + 'static {
     let begin = async move {
         let present = present(&client, &random).await;
         let watched = Watched::new(client, random, present);
@@ -73,8 +73,8 @@ struct Watched {
     events: SelectAll<BoxStream<'static, (PolicyKind, Event<Definition>)>>,
     /// Dropping its sender ends a watch.
     running: BTreeMap<PolicyKind, oneshot::Sender<()>>,
-    policies: SelectAll<BoxStream<'static, Heard>>,
-    next: VecDeque<Heard>,
+    policies: SelectAll<BoxStream<'static, PolicyEvent>>,
+    next: VecDeque<PolicyEvent>,
 }
 
 impl Watched {
@@ -106,7 +106,7 @@ impl Watched {
         watched
     }
 
-    async fn next(&mut self) -> Option<Heard> {
+    async fn next(&mut self) -> Option<PolicyEvent> {
         loop {
             if let Some(heard) = self.next.pop_front() {
                 return Some(heard);
@@ -150,9 +150,9 @@ impl Watched {
             let (kind, of_kind) = (*kind, resource(GROUP, kind.names()));
             let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &of_kind);
             let events = client::events(self.random.clone(), api, Config::default());
-            let heard = events.map(move |event| Heard::ClusterWide(kind, Box::new(event)));
+            let heard = events.map(move |event| PolicyEvent::ClusterWide(kind, Box::new(event)));
             self.policies.push(heard.take_until(ended).boxed());
         }
-        self.next.push_back(Heard::Kinds(now));
+        self.next.push_back(PolicyEvent::Kinds(now));
     }
 }

@@ -87,7 +87,7 @@ pub enum PolicyError {
 
 /// An event of one of the watches.
 #[derive(Debug, Clone)]
-pub enum Heard {
+pub enum PolicyEvent {
     /// The kinds of administrators' policies that there are now.
     Kinds(BTreeSet<PolicyKind>),
     /// Of one of them.
@@ -111,7 +111,7 @@ pub async fn run(
 ) -> Result<(), PolicyError> {
     let policies = Api::<NetworkPolicy>::all(client.clone());
     let policies = client::events(random.clone(), policies, Watched::default());
-    let policies = policies.map(|e| Heard::Policy(Box::new(e)));
+    let policies = policies.map(|e| PolicyEvent::Policy(Box::new(e)));
     // Which kinds there are is heard first: before, nothing is concluded from a list of one.
     let mut wide = kinds::heard(client.clone(), random.clone()).boxed();
     let first = async move {
@@ -129,14 +129,16 @@ pub async fn run(
                 let pods = Api::<core::Pod>::all(client);
                 let pods = client::events(random(), pods, Watched::default());
                 vec![
-                    namespaces.map(|e| Heard::Namespace(Box::new(e))).boxed(),
-                    pods.map(|e| Heard::Pod(Box::new(e))).boxed(),
+                    namespaces
+                        .map(|e| PolicyEvent::Namespace(Box::new(e)))
+                        .boxed(),
+                    pods.map(|e| PolicyEvent::Pod(Box::new(e))).boxed(),
                 ]
             }
             OptionalWatch::Nodes => {
                 let nodes = Api::<core::Node>::all(client);
                 let nodes = client::events(random(), nodes, Watched::default());
-                vec![nodes.map(|e| Heard::Node(Box::new(e))).boxed()]
+                vec![nodes.map(|e| PolicyEvent::Node(Box::new(e))).boxed()]
             }
         }
     };
@@ -146,14 +148,14 @@ pub async fn run(
 /// Like [`run`], with events from anywhere: those of policies, and those that are asked for when
 /// there are policies that ask for them.
 pub async fn run_on(
-    policies: BoxStream<'static, Heard>,
-    others: impl Fn(OptionalWatch) -> Vec<BoxStream<'static, Heard>>,
+    policies: BoxStream<'static, PolicyEvent>,
+    others: impl Fn(OptionalWatch) -> Vec<BoxStream<'static, PolicyEvent>>,
     config: Config,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), PolicyError> {
     let (_door, mut questions) = open_door(&config)?;
     let mut agent = Agent::new(&config)?;
-    let mut events: SelectAll<BoxStream<'static, Heard>> = SelectAll::new();
+    let mut events: SelectAll<BoxStream<'static, PolicyEvent>> = SelectAll::new();
     events.push(policies);
     let mut asked: BTreeSet<OptionalWatch> = BTreeSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
@@ -256,18 +258,18 @@ impl Agent {
     }
 
     /// Takes in an event; the kernel hears of it by [`Agent::sync`].
-    pub fn hear(&mut self, heard: Heard) {
+    pub fn hear(&mut self, heard: PolicyEvent) {
         match heard {
-            Heard::Namespace(event) => self.world.namespace_event(*event),
-            Heard::Pod(event) => self.world.pod_event(*event),
-            Heard::Node(event) => self.world.node_event(*event),
-            Heard::Kinds(kinds) => {
+            PolicyEvent::Namespace(event) => self.world.namespace_event(*event),
+            PolicyEvent::Pod(event) => self.world.pod_event(*event),
+            PolicyEvent::Node(event) => self.world.node_event(*event),
+            PolicyEvent::Kinds(kinds) => {
                 if !kinds.is_empty() {
                     tracing::info!(?kinds, "policies of administrators are watched");
                 }
                 self.world.kinds(&kinds);
             }
-            Heard::ClusterWide(kind, event) => {
+            PolicyEvent::ClusterWide(kind, event) => {
                 for (policy, what) in self.world.cluster_wide_event(kind, *event) {
                     let kind = kind.names().0;
                     tracing::warn!(
@@ -278,7 +280,7 @@ impl Agent {
                     );
                 }
             }
-            Heard::Policy(event) => {
+            PolicyEvent::Policy(event) => {
                 for name in self.world.policy_event(*event) {
                     let problems = self.world.problems(&name);
                     if !problems.is_empty() {

@@ -20,7 +20,7 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher::Event;
 use lab::{Lab, NODE_IP, ask, ask_udp, count};
-use proxy::Heard;
+use proxy::ProxyEvent;
 use proxy::announce::{AnnouncedAddresses, Announcer};
 use proxy::metrics::Metrics;
 use proxy::model::Name;
@@ -579,18 +579,18 @@ fn it_runs_on_events() {
     let mut config = proxy::Config::new(NODE);
     config.cluster_cidrs = vec!["10.244.0.0/16".parse().expect("a prefix")];
     let events = vec![
-        Heard::Service(Event::Init),
-        Heard::Service(Event::InitApply(service(json!({
+        ProxyEvent::Service(Event::Init),
+        ProxyEvent::Service(Event::InitApply(service(json!({
             "externalTrafficPolicy": "Local", "healthCheckNodePort": 30090,
         })))),
-        Heard::Service(Event::InitDone),
-        Heard::Slice(Event::Init),
-        Heard::Slice(Event::InitApply(slice("TCP", &endpoints[..2]))),
-        Heard::Slice(Event::InitDone),
+        ProxyEvent::Service(Event::InitDone),
+        ProxyEvent::Slice(Event::Init),
+        ProxyEvent::Slice(Event::InitApply(slice("TCP", &endpoints[..2]))),
+        ProxyEvent::Slice(Event::InitDone),
         // Between two lists one endpoint came.
-        Heard::Slice(Event::Init),
-        Heard::Slice(Event::InitApply(slice("TCP", &endpoints))),
-        Heard::Slice(Event::InitDone),
+        ProxyEvent::Slice(Event::Init),
+        ProxyEvent::Slice(Event::InitApply(slice("TCP", &endpoints))),
+        ProxyEvent::Slice(Event::InitDone),
     ];
     let pages = lab
         .node

@@ -16,12 +16,12 @@ use crate::row::Row;
 
 /// Names of one group that are taken.
 #[derive(Default)]
-pub struct Taken {
+pub struct AcceptedNames {
     resources: BTreeSet<String>,
     kinds: BTreeSet<String>,
 }
 
-impl Taken {
+impl AcceptedNames {
     /// The accepted names of all definitions of a group, except one.
     pub fn of<'c>(group: &str, except: &str, all: impl IntoIterator<Item = &'c Facts>) -> Self {
         let mut taken = Self::default();
@@ -63,7 +63,7 @@ impl Taken {
 
 /// The status that a definition should have; none when it has it. `now` is written to conditions
 /// that change, as RFC 3339.
-pub fn decide(crd: &Value, taken: &Taken, now: &str) -> Option<Value> {
+pub fn decide(crd: &Value, taken: &AcceptedNames, now: &str) -> Option<Value> {
     let mut status = at(crd, "status").clone();
     if !status.is_object() {
         status = json!({});
@@ -82,7 +82,7 @@ pub fn decide(crd: &Value, taken: &Taken, now: &str) -> Option<Value> {
     (status != *at(crd, "status")).then_some(status)
 }
 
-fn names(crd: &Value, taken: &Taken, status: &mut Value, now: &str) -> bool {
+fn names(crd: &Value, taken: &AcceptedNames, status: &mut Value, now: &str) -> bool {
     let wanted = at(at(crd, "spec"), "names");
     let have = at(status, "acceptedNames").clone();
     let mut next = have.clone();

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::status::{Taken, decide};
+use super::status::{AcceptedNames, decide};
 use super::*;
 use crate::strategy::{Context, Strategy};
 
@@ -57,7 +57,7 @@ fn errors(crd: &Value) -> Vec<String> {
 
 fn established() -> Value {
     let mut crd = ships();
-    let taken = Taken::of("sea.example.com", "ships.sea.example.com", []);
+    let taken = AcceptedNames::of("sea.example.com", "ships.sea.example.com", []);
     crd["status"] = decide(&crd, &taken, NOW).expect("a new status");
     crd
 }
@@ -194,7 +194,7 @@ fn names_are_accepted_once() {
     );
     assert_eq!(of("NonStructuralSchema"), None);
     assert_eq!(crd["status"]["acceptedNames"]["shortNames"], json!(["sh"]));
-    let taken = Taken::of("sea.example.com", "ships.sea.example.com", []);
+    let taken = AcceptedNames::of("sea.example.com", "ships.sea.example.com", []);
     assert_eq!(
         decide(&crd, &taken, "later"),
         None,
@@ -207,7 +207,7 @@ fn names_are_accepted_once() {
     let all = [&crd, &other].map(Facts::of);
     assert!(all[0].has_its_names && all[0].is_established);
     assert!(!all[1].has_its_names && !all[1].is_established);
-    let taken = Taken::of("sea.example.com", "boats.sea.example.com", &all);
+    let taken = AcceptedNames::of("sea.example.com", "boats.sea.example.com", &all);
     let status = decide(&other, &taken, NOW).expect("a status");
     let condition = &status["conditions"][0];
     assert_eq!(condition["reason"], "ListKindConflict");

@@ -133,7 +133,7 @@ impl Plugin for InterPodAffinity {
 }
 
 /// What a wish is worth, by values of its label.
-struct Wish<'a> {
+struct WeightedTerm<'a> {
     label: &'a str,
     weight: i64,
     values: Cow<'a, Values>,
@@ -198,14 +198,14 @@ impl<'a> Affinity<'a> {
     }
 
     /// The pod's wishes, and those of others about the pod.
-    fn wishes(&self) -> Vec<Wish<'a>> {
+    fn wishes(&self) -> Vec<WeightedTerm<'a>> {
         let (wants, snapshot) = (&self.pod.wants, self.snapshot);
         let near = wants.near_preferred.iter().map(|(w, t)| (*w, t));
         let apart = wants.apart_preferred.iter().map(|(w, t)| (-w, t));
         let mut out = Vec::new();
         for (weight, term) in near.chain(apart) {
             for (term, counts) in ask(std::slice::from_ref(term), snapshot) {
-                out.push(Wish {
+                out.push(WeightedTerm {
                     label: &term.topology_key,
                     weight,
                     values: counts.there,
@@ -222,7 +222,7 @@ impl<'a> Affinity<'a> {
                 Says::Wish(weight) => weight,
             };
             if self.means(term, self.pod) {
-                out.push(Wish {
+                out.push(WeightedTerm {
                     label: &term.topology_key,
                     weight,
                     values: Cow::Borrowed(values),

@@ -157,17 +157,17 @@ mod extenders_over_tls {
 
     use super::*;
 
-    type Heard = Arc<Mutex<Vec<(String, Value)>>>;
+    type ExtenderCalls = Arc<Mutex<Vec<(String, Value)>>>;
 
     /// An extender over TLS that asks for a client certificate: it likes node `b`, not `c`.
-    async fn extender(ca: &Ca, now: i64, stop: CancellationToken) -> (String, Heard) {
+    async fn extender(ca: &Ca, now: i64, stop: CancellationToken) -> (String, ExtenderCalls) {
         let names = Subject::server("extender", &["extender.example"], &[]);
         let pair = ca.issue(&names, now, LEAF_DAYS).expect("a certificate");
         let tls = wire::tls::server_config(&pair, Some(&ca.pair.cert_pem)).expect("TLS");
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0");
         let listener = listener.await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        let heard = Heard::default();
+        let heard = ExtenderCalls::default();
         let log = heard.clone();
         let handle = move |request: http::Request<wire::serve::RequestBody>| {
             let log = log.clone();

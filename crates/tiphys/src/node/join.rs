@@ -117,14 +117,14 @@ fn serves(pair: &Pair, subject: &Subject, now: i64) -> bool {
 }
 
 /// A certificate that a node needs.
-pub struct Ask {
+pub struct CertificateNeed {
     /// File name and part of the request's name.
     pub name: &'static str,
     subject: Subject,
     signer: &'static str,
 }
 
-impl Ask {
+impl CertificateNeed {
     /// Whether the certificate proves this node's identity to the API.
     fn is_client(&self) -> bool {
         self.subject.client
@@ -207,22 +207,22 @@ impl Entry {
     }
 
     /// In the order of [`Credentials`]: as the node, as the proxy, for the kubelet's port.
-    pub fn asks(&self) -> [Ask; 3] {
+    pub fn asks(&self) -> [CertificateNeed; 3] {
         let user = format!("system:node:{}", self.node);
         let mut serving = Subject::server(&user, &[&self.node], &self.ips);
         serving.organizations = vec!["system:nodes".into()];
         [
-            Ask {
+            CertificateNeed {
                 name: "kubelet",
                 subject: Subject::client(&user, &["system:nodes"]),
                 signer: "kubernetes.io/kube-apiserver-client-kubelet",
             },
-            Ask {
+            CertificateNeed {
                 name: "proxy",
                 subject: Subject::client("system:kube-proxy", &[]),
                 signer: "kubernetes.io/kube-apiserver-client",
             },
-            Ask {
+            CertificateNeed {
                 name: "serving",
                 subject: serving,
                 signer: "kubernetes.io/kubelet-serving",
@@ -293,7 +293,7 @@ async fn obtain(
     ca_pem: &str,
     tokens: &Tokens,
     own: Option<&Pair>,
-    ask: &Ask,
+    ask: &CertificateNeed,
 ) -> Result<Pair> {
     let now = jiff::Timestamp::now().as_second();
     let kept = store.read(ask.name);
@@ -330,7 +330,7 @@ async fn obtain(
 }
 
 /// Asks once, and keeps what comes.
-async fn exchange(client: &Client, store: &Store, ask: &Ask) -> Result<Pair> {
+async fn exchange(client: &Client, store: &Store, ask: &CertificateNeed) -> Result<Pair> {
     let pair = request(client, store, ask).await?;
     store.write(ask.name, &pair)?;
     store.drop_pending(ask.name);
@@ -339,14 +339,14 @@ async fn exchange(client: &Client, store: &Store, ask: &Ask) -> Result<Pair> {
 
 impl Entry {
     /// Asks for another certificate with another key, as the node that `client` stands for.
-    pub async fn renew(&self, client: &Client, ask: &Ask) -> Result<Pair> {
+    pub async fn renew(&self, client: &Client, ask: &CertificateNeed) -> Result<Pair> {
         exchange(client, &self.store(), ask).await
     }
 }
 
 /// The name of a request: the same for the same key and subject, so that a second try finds the
 /// first one's.
-fn request_name(ask: &Ask, csr_pem: &str) -> Result<String> {
+fn request_name(ask: &CertificateNeed, csr_pem: &str) -> Result<String> {
     use sha2::Digest;
     let what = format!("{} {:?}", pki::request_key_hash(csr_pem)?, ask.subject);
     let sum = sha2::Sha256::digest(what.as_bytes());
@@ -354,7 +354,7 @@ fn request_name(ask: &Ask, csr_pem: &str) -> Result<String> {
     Ok(format!("node-csr-{}-{hex}", ask.name))
 }
 
-async fn request(client: &Client, store: &Store, ask: &Ask) -> Result<Pair> {
+async fn request(client: &Client, store: &Store, ask: &CertificateNeed) -> Result<Pair> {
     let key_pem = store.pending_key(ask.name)?;
     let csr_pem = match pki::request_with(&ask.subject, &key_pem) {
         Ok(csr) => csr,

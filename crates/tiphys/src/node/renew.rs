@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use wire::pki::{Pair, validity};
 use wire::tls::Identity;
 
-use super::join::{Ask, Credentials, Entry};
+use super::join::{CertificateNeed, Credentials, Entry};
 
 /// The longest sleep at a stretch: the clock of a machine may be set, and a machine may sleep.
 const LOOK: Duration = Duration::from_secs(600);
@@ -43,12 +43,12 @@ fn renew_at((from, until): Span, chance: f64) -> i64 {
 
 /// What is shown of a certificate: until when it is good, and how often its renewal failed.
 #[derive(Clone)]
-struct Shown {
+struct CertificateMetrics {
     until: Arc<AtomicI64>,
     failures: Counters<0>,
 }
 
-impl Shown {
+impl CertificateMetrics {
     /// `ttl` and `failures` are upstream's names.
     fn new(ttl: &str, failures: &str, until: i64) -> Self {
         let left = Gauges::new(
@@ -103,12 +103,12 @@ pub async fn run(
         entry,
         credentials,
     });
-    let of_client = Shown::new(
+    let of_client = CertificateMetrics::new(
         "kubelet_certificate_manager_client_ttl_seconds",
         "kubelet_certificate_manager_client_expiration_renew_errors",
         spans[0].1,
     );
-    let of_server = Shown::new(
+    let of_server = CertificateMetrics::new(
         "kubelet_certificate_manager_server_ttl_seconds",
         "kubelet_server_expiration_renew_errors",
         spans[2].1,
@@ -144,7 +144,7 @@ struct Renewal {
 }
 
 impl Renewal {
-    async fn ask(&self, ask: &Ask) -> Result<Pair> {
+    async fn ask(&self, ask: &CertificateNeed) -> Result<Pair> {
         let asked = self.entry.renew(&self.asks_as, ask);
         match tokio::time::timeout(TRY_WITHIN, asked).await {
             Ok(pair) => pair,
@@ -152,7 +152,7 @@ impl Renewal {
         }
     }
 
-    async fn client(&self, ask: &Ask, place: &Swap, agent: &str) -> Result<Span> {
+    async fn client(&self, ask: &CertificateNeed, place: &Swap, agent: &str) -> Result<Span> {
         let pair = self.ask(ask).await?;
         let (server, ca) = (&self.credentials.server, &self.credentials.ca_pem);
         let next = client::from_parts(server, ca, Credential::Certificate(&pair), agent);
@@ -160,14 +160,18 @@ impl Renewal {
         Ok(validity(&pair.cert_pem)?)
     }
 
-    async fn serving(&self, ask: &Ask, place: &Identity) -> Result<Span> {
+    async fn serving(&self, ask: &CertificateNeed, place: &Identity) -> Result<Span> {
         let pair = self.ask(ask).await?;
         place.exchange(&pair).context("the new certificate")?;
         Ok(validity(&pair.cert_pem)?)
     }
 }
 
-async fn keep<F: Future<Output = Result<Span>>>(ask: &Ask, span: Span, renew: impl Fn() -> F) {
+async fn keep<F: Future<Output = Result<Span>>>(
+    ask: &CertificateNeed,
+    span: Span,
+    renew: impl Fn() -> F,
+) {
     let now = || jiff::Timestamp::now().as_second();
     let chance = || rand::rng().random_range(0.0..1.0);
     keep_by(ask.name, span, now, chance, renew).await;

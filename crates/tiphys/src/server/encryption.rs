@@ -11,7 +11,7 @@ use apiserver::filters::encryption_file::EncryptionFile;
 use apiserver::filters::files::Followed;
 use apiserver::storage::encryption::provider::ENCRYPTED;
 use apiserver::storage::encryption::ring::Ring;
-use apiserver::storage::encryption::{Encrypted, Keeper, Kept, Vault, config, record};
+use apiserver::storage::encryption::{Encrypted, Keeper, RecordedKeys, Vault, config, record};
 use bytes::Bytes;
 use clap::Args;
 use futures::future::BoxFuture;
@@ -237,7 +237,7 @@ struct InFile {
 }
 
 impl InFile {
-    async fn read(&self) -> Result<Kept> {
+    async fn read(&self) -> Result<RecordedKeys> {
         let at = || format!("{}", self.path.display());
         let ring = match fs::read(&self.path) {
             Ok(bytes) => Ring::read(&bytes)
@@ -258,11 +258,11 @@ impl InFile {
         let (revision, read) = found(&*self.store).await?;
         let name = writes(&ring);
         if read.is_some_and(|r| r.keys.is_none() && r.writes == name) {
-            return Ok(Kept { ring, revision });
+            return Ok(RecordedKeys { ring, revision });
         }
         let made = self.put(&ring, revision).await?;
         let revision = made.context("another server writes to this store")?;
-        Ok(Kept { ring, revision })
+        Ok(RecordedKeys { ring, revision })
     }
 
     async fn put(&self, ring: &Ring, seen: Revision) -> Result<Option<Revision>> {
@@ -282,7 +282,7 @@ impl InFile {
 }
 
 impl Keeper for InFile {
-    fn load(&self) -> BoxFuture<'_, Result<Kept, String>> {
+    fn load(&self) -> BoxFuture<'_, Result<RecordedKeys, String>> {
         Box::pin(async move { self.read().await.map_err(|e| format!("{e:#}")) })
     }
     fn replace(&self, ring: Ring, seen: Revision) -> BoxFuture<'_, Result<bool, String>> {
@@ -297,14 +297,14 @@ struct InStore {
 }
 
 impl InStore {
-    async fn read(&self) -> Result<Kept> {
+    async fn read(&self) -> Result<RecordedKeys> {
         let (mut revision, mut read) = found(&*self.store).await?;
         loop {
             let sealed = read.and_then(|r| r.keys);
             let why = match sealed {
                 None => "the record of their keys is missing in the store".to_owned(),
                 Some(sealed) => match self.open(sealed).await? {
-                    Ok(ring) => return Ok(Kept { ring, revision }),
+                    Ok(ring) => return Ok(RecordedKeys { ring, revision }),
                     Err(why) => format!("the server token does not open their keys: {why}"),
                 },
             };
@@ -316,7 +316,7 @@ impl InStore {
             let ring = Ring::generate();
             let made = self.record(&ring).await?;
             if let Some(revision) = put(&*self.store, &made, revision).await? {
-                return Ok(Kept { ring, revision });
+                return Ok(RecordedKeys { ring, revision });
             }
             // Another server was faster.
             (revision, read) = found(&*self.store).await?;
@@ -350,7 +350,7 @@ impl InStore {
 }
 
 impl Keeper for InStore {
-    fn load(&self) -> BoxFuture<'_, Result<Kept, String>> {
+    fn load(&self) -> BoxFuture<'_, Result<RecordedKeys, String>> {
         Box::pin(async move { self.read().await.map_err(|e| format!("{e:#}")) })
     }
     fn replace(&self, ring: Ring, seen: Revision) -> BoxFuture<'_, Result<bool, String>> {

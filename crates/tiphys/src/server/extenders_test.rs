@@ -17,7 +17,7 @@ use super::devices_test::{LOOK, control_plane, create};
 use super::local;
 
 /// What an extender was asked: the verb and the question.
-type Heard = Arc<Mutex<Vec<(String, Value)>>>;
+type ExtenderCalls = Arc<Mutex<Vec<(String, Value)>>>;
 
 const GPU: &str = "example.com/gpu";
 
@@ -60,7 +60,7 @@ async fn answer(client: &Client, path: &str, asked: &Value) -> Value {
 }
 
 /// Serves until `stop`; gives its address and what it was asked.
-async fn extender(client: Client, stop: CancellationToken) -> (String, Heard) {
+async fn extender(client: Client, stop: CancellationToken) -> (String, ExtenderCalls) {
     let now = clock::Clock::system().seconds();
     let ca = Ca::generate("test", now).expect("an authority");
     let names = Subject::server("extender", &["localhost"], &[]);
@@ -69,7 +69,7 @@ async fn extender(client: Client, stop: CancellationToken) -> (String, Heard) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0");
     let listener = listener.await.expect("a port");
     let address = listener.local_addr().expect("an address");
-    let heard = Heard::default();
+    let heard = ExtenderCalls::default();
     let log = heard.clone();
     let handle = move |request: http::Request<wire::serve::RequestBody>| {
         let (log, client) = (log.clone(), client.clone());
@@ -137,7 +137,7 @@ async fn node_of(pods: &Api<Pod>, name: &str) -> String {
     }
 }
 
-fn paths_about(heard: &Heard, pod: &str) -> Vec<String> {
+fn paths_about(heard: &ExtenderCalls, pod: &str) -> Vec<String> {
     let heard = heard.lock().expect("a log");
     let about = heard
         .iter()

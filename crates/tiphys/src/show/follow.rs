@@ -26,7 +26,7 @@ const RUNS: usize = 16;
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// Which container it is from.
-type Said = (Source, What);
+type TaggedReport = (Source, What);
 
 /// What a task reports.
 enum What {
@@ -42,7 +42,7 @@ pub async fn run(
     (marks, wanted): (Vec<(Run, Mark)>, LogOptions),
     printer: &mut Printer,
 ) -> Result<()> {
-    let (sender, mut said) = mpsc::channel::<Said>(WAITING);
+    let (sender, mut said) = mpsc::channel::<TaggedReport>(WAITING);
     let mut tasks = Tasks {
         client: client.clone(),
         opened: Opened::default(),
@@ -88,7 +88,7 @@ struct Tasks {
     /// It was said that there are too many.
     refused: bool,
     /// None when no more containers are to come.
-    sender: Option<mpsc::Sender<Said>>,
+    sender: Option<mpsc::Sender<TaggedReport>>,
 }
 
 impl Tasks {
@@ -160,7 +160,7 @@ struct Container {
     mark: Mark,
     /// Of its first run.
     wanted: LogOptions,
-    said: mpsc::Sender<Said>,
+    said: mpsc::Sender<TaggedReport>,
 }
 
 impl Container {

@@ -14,10 +14,10 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
 
 #[derive(Clone, Default)]
-struct Kept(Arc<Mutex<Vec<Span>>>);
+struct CollectedSpans(Arc<Mutex<Vec<Span>>>);
 
 #[tonic::async_trait]
-impl TraceService for Kept {
+impl TraceService for CollectedSpans {
     async fn export(
         &self,
         request: Request<ExportTraceServiceRequest>,
@@ -33,7 +33,7 @@ impl TraceService for Kept {
 pub struct Collector {
     /// Its host and port.
     pub endpoint: String,
-    kept: Kept,
+    kept: CollectedSpans,
 }
 
 impl Collector {
@@ -41,7 +41,7 @@ impl Collector {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
         let listener = listener.expect("a port");
         let endpoint = listener.local_addr().expect("an address").to_string();
-        let kept = Kept::default();
+        let kept = CollectedSpans::default();
         let service = TraceServiceServer::new(kept.clone());
         let server = tonic::transport::Server::builder().add_service(service);
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));

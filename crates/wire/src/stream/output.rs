@@ -9,7 +9,7 @@ use futures::{SinkExt, Stream, StreamExt};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::Io;
-use super::upgrade::Wish;
+use super::upgrade::UpgradeRequest;
 use super::websocket::{Role, open};
 
 const BINARY: &str = "binary.k8s.io";
@@ -19,11 +19,11 @@ pub const PROTOCOLS: &[&str] = &[BINARY, BASE64_BINARY];
 
 /// The subprotocol to use: the client's first that is known; none named means binary.
 #[must_use]
-pub fn choose(wish: &Wish) -> Option<String> {
+pub fn choose(wish: &UpgradeRequest) -> Option<String> {
     match wish {
-        Wish::WebSocket { protocols, .. } if protocols.is_empty() => Some(String::new()),
-        Wish::WebSocket { .. } => wish.choose(PROTOCOLS),
-        Wish::Spdy { .. } => None,
+        UpgradeRequest::WebSocket { protocols, .. } if protocols.is_empty() => Some(String::new()),
+        UpgradeRequest::WebSocket { .. } => wish.choose(PROTOCOLS),
+        UpgradeRequest::Spdy { .. } => None,
     }
 }
 
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn a_client_chooses_or_gets_binary() {
-        let wish = |protocols: &[&str]| Wish::WebSocket {
+        let wish = |protocols: &[&str]| UpgradeRequest::WebSocket {
             key: String::new(),
             protocols: protocols.iter().map(|p| (*p).to_owned()).collect(),
         };

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use super::idle::{Activity, watched};
 use super::remote::STREAM_TYPE;
 use super::spdy::{Connection, Role, Stream, WriteHalf};
-use super::upgrade::Wish;
+use super::upgrade::UpgradeRequest;
 use super::websocket::{self, Channels, Codec, TUNNEL_PREFIX, Tunnel};
 use super::{BoxIo, BoxRead, BoxWrite, CHUNK_BYTES, Io};
 
@@ -43,12 +43,12 @@ pub trait Dial: Clone + Send + Sync + 'static {
 
 /// The protocol to serve a client with; none when there is no common one.
 #[must_use]
-pub fn choose(wish: &Wish) -> Option<String> {
+pub fn choose(wish: &UpgradeRequest) -> Option<String> {
     match wish {
-        Wish::WebSocket { .. } => wish
+        UpgradeRequest::WebSocket { .. } => wish
             .choose(&[TUNNEL_PROTOCOL])
             .or_else(|| wish.choose(CHANNEL_PROTOCOLS)),
-        Wish::Spdy { .. } => wish.choose(&[PROTOCOL]),
+        UpgradeRequest::Spdy { .. } => wish.choose(&[PROTOCOL]),
     }
 }
 
@@ -72,7 +72,7 @@ impl<D: Dial> Dial for Noticed<D> {
 /// as long as `idle` says. `ports` are those of the request; only WebSocket channels need them.
 pub async fn serve<I: Io, D: Dial>(
     io: I,
-    (wish, protocol): (&Wish, &str),
+    (wish, protocol): (&UpgradeRequest, &str),
     ports: &[u16],
     dial: D,
     idle: Option<Duration>,
@@ -91,13 +91,13 @@ pub async fn serve<I: Io, D: Dial>(
 
 async fn serve_streams<I: Io, D: Dial>(
     io: I,
-    (wish, protocol): (&Wish, &str),
+    (wish, protocol): (&UpgradeRequest, &str),
     ports: &[u16],
     dial: D,
 ) {
     match wish {
-        Wish::Spdy { .. } => serve_spdy(io, dial).await,
-        Wish::WebSocket { .. } => {
+        UpgradeRequest::Spdy { .. } => serve_spdy(io, dial).await,
+        UpgradeRequest::WebSocket { .. } => {
             let socket = websocket::open(io, websocket::Role::Server).await;
             if protocol.starts_with(TUNNEL_PREFIX) {
                 serve_spdy(Tunnel::new(socket), dial).await;
@@ -365,7 +365,7 @@ mod tests {
         for tunnelled in [false, true] {
             let (a, b) = duplex(10_000);
             let client = if tunnelled {
-                let wish = Wish::WebSocket {
+                let wish = UpgradeRequest::WebSocket {
                     key: String::new(),
                     protocols: vec![TUNNEL_PROTOCOL.into()],
                 };
@@ -392,7 +392,7 @@ mod tests {
     #[tokio::test]
     async fn channels_begin_with_the_port() {
         let (a, b) = duplex(10_000);
-        let wish = Wish::WebSocket {
+        let wish = UpgradeRequest::WebSocket {
             key: String::new(),
             protocols: vec!["v4.channel.k8s.io".into()],
         };
@@ -418,7 +418,7 @@ mod tests {
     async fn forwarding_ends_when_nothing_flows() {
         let limit = Duration::from_secs(60);
         let (a, b) = duplex(10_000);
-        let wish = Wish::Spdy {
+        let wish = UpgradeRequest::Spdy {
             protocols: Vec::new(),
         };
         let serving =
@@ -452,7 +452,7 @@ mod tests {
     async fn channels_end_when_all_ports_have() {
         for ports in [vec![7], vec![8], vec![7, 8]] {
             let (a, b) = duplex(10_000);
-            let wish = Wish::WebSocket {
+            let wish = UpgradeRequest::WebSocket {
                 key: String::new(),
                 protocols: vec!["v4.channel.k8s.io".into()],
             };

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::idle::Activity;
 use super::spdy::{self, Headers};
-use super::upgrade::{self, UpgradeError, Wish};
+use super::upgrade::{self, UpgradeError, UpgradeRequest};
 use super::websocket::{self, Channels, Codec};
 use super::{BoxRead, BoxWrite, CHUNK_BYTES, Io};
 
@@ -166,25 +166,25 @@ pub struct Server {
 
 /// The protocol to serve a client with; none when there is no common one.
 #[must_use]
-pub fn choose(wish: &Wish) -> Option<String> {
+pub fn choose(wish: &UpgradeRequest) -> Option<String> {
     match wish {
         // A WebSocket client that names none gets the first version, as upstream.
-        Wish::WebSocket { protocols, .. } if protocols.is_empty() => Some(String::new()),
-        Wish::WebSocket { .. } => wish.choose(WEBSOCKET_PROTOCOLS),
-        Wish::Spdy { .. } => wish.choose(SPDY_PROTOCOLS),
+        UpgradeRequest::WebSocket { protocols, .. } if protocols.is_empty() => Some(String::new()),
+        UpgradeRequest::WebSocket { .. } => wish.choose(WEBSOCKET_PROTOCOLS),
+        UpgradeRequest::Spdy { .. } => wish.choose(SPDY_PROTOCOLS),
     }
 }
 
 /// Serves a remote command over an upgraded connection.
 pub async fn serve<I: Io>(
     io: I,
-    wish: &Wish,
+    wish: &UpgradeRequest,
     protocol: &str,
     wanted: RequestedStreams,
 ) -> io::Result<Server> {
     match wish {
-        Wish::WebSocket { .. } => Ok(serve_websocket(io, protocol, wanted).await),
-        Wish::Spdy { .. } => serve_spdy(io, protocol, wanted).await,
+        UpgradeRequest::WebSocket { .. } => Ok(serve_websocket(io, protocol, wanted).await),
+        UpgradeRequest::Spdy { .. } => serve_spdy(io, protocol, wanted).await,
     }
 }
 
@@ -531,13 +531,13 @@ mod tests {
         tty: false,
     };
 
-    fn spdy_wish() -> Wish {
-        Wish::Spdy {
+    fn spdy_wish() -> UpgradeRequest {
+        UpgradeRequest::Spdy {
             protocols: Vec::new(),
         }
     }
-    fn websocket_wish() -> Wish {
-        Wish::WebSocket {
+    fn websocket_wish() -> UpgradeRequest {
+        UpgradeRequest::WebSocket {
             key: String::new(),
             protocols: Vec::new(),
         }

@@ -28,7 +28,7 @@ const MAX_REFUSAL_BYTES: usize = 64 * 1024;
 
 /// What a request wants to become.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wish {
+pub enum UpgradeRequest {
     WebSocket {
         /// The client's key, to be answered.
         key: String,
@@ -70,7 +70,7 @@ pub fn is_upgrade(headers: &HeaderMap) -> bool {
     headers.contains_key(UPGRADE) && listed(headers, &CONNECTION).iter().any(wanted)
 }
 
-impl Wish {
+impl UpgradeRequest {
     /// What the request wants; none when it wants nothing that is known here.
     #[must_use]
     pub fn of(headers: &HeaderMap) -> Option<Self> {
@@ -267,7 +267,7 @@ mod tests {
             ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
             ("Sec-WebSocket-Protocol", "v9.x, v5.channel.k8s.io"),
         ]);
-        let wish = Wish::of(&ws).unwrap();
+        let wish = UpgradeRequest::of(&ws).unwrap();
         let chosen = wish.choose(&["v4.channel.k8s.io", "v5.channel.k8s.io"]);
         assert_eq!(chosen.as_deref(), Some("v5.channel.k8s.io"));
         let answer: Response<String> = wish.accept("v5.channel.k8s.io");
@@ -287,24 +287,24 @@ mod tests {
         ]);
         let protocols = ["v4.channel.k8s.io", "v3.channel.k8s.io", "channel.k8s.io"];
         assert_eq!(
-            Wish::of(&spdy),
-            Some(Wish::Spdy {
+            UpgradeRequest::of(&spdy),
+            Some(UpgradeRequest::Spdy {
                 protocols: protocols.map(str::to_owned).to_vec()
             })
         );
         assert_eq!(
-            Wish::of(&headers(&[("Connection", "close"), ("Upgrade", "x")])),
+            UpgradeRequest::of(&headers(&[("Connection", "close"), ("Upgrade", "x")])),
             None
         );
         assert_eq!(
-            Wish::of(&headers(&[("Connection", "Upgrade"), ("Upgrade", "h2c")])),
+            UpgradeRequest::of(&headers(&[("Connection", "Upgrade"), ("Upgrade", "h2c")])),
             None
         );
     }
 
     #[test]
     fn a_refusal_names_both_sides() {
-        let wish = Wish::Spdy {
+        let wish = UpgradeRequest::Spdy {
             protocols: vec!["v9".into()],
         };
         let answer: Response<String> = wish.refuse(&["v4", "v3"]);

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::admission::matching::Criteria;
 use crate::admission::{list, text};
-use crate::configuration_objects::{Compiled, Kept};
+use crate::configuration_objects::{Compiled, ObjectsByName};
 use crate::object::meta_text;
 
 /// A policy that has a binding.
@@ -61,13 +61,22 @@ impl<E> Source<E> {
         }
     }
 
-    pub fn hooks(&self, policies: &Kept, bindings: &Kept) -> Arc<(u64, Hooks<E>)> {
+    pub fn hooks(
+        &self,
+        policies: &ObjectsByName,
+        bindings: &ObjectsByName,
+    ) -> Arc<(u64, Hooks<E>)> {
         let change = policies.change() + bindings.change();
         self.made
             .get(change, |before| self.make(policies, bindings, before))
     }
 
-    fn make(&self, policies: &Kept, bindings: &Kept, before: Option<&Hooks<E>>) -> Hooks<E> {
+    fn make(
+        &self,
+        policies: &ObjectsByName,
+        bindings: &ObjectsByName,
+        before: Option<&Hooks<E>>,
+    ) -> Hooks<E> {
         let mut of: HashMap<String, Vec<Binding>> = HashMap::new();
         for value in bindings.all() {
             let policy = text(&value, "/spec/policyName").to_owned();

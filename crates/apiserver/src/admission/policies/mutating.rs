@@ -3,7 +3,7 @@
 use api::Status;
 use cel::Check;
 use futures::future::BoxFuture;
-use policy::{Given, Matched, Mutating, Patch};
+use policy::{ExpressionInputs, Matched, Mutating, Patch};
 use registry::Row;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -385,10 +385,14 @@ struct MutationContext<'a> {
 }
 
 impl MutationContext<'_> {
-    fn with<'g>(&'g self, object: &'g Value, answers: &'g dyn cel::Authorizer) -> Given<'g> {
+    fn with<'g>(
+        &'g self,
+        object: &'g Value,
+        answers: &'g dyn cel::Authorizer,
+    ) -> ExpressionInputs<'g> {
         let changer = self.changer;
         let policy = &changer.call.hook.evaluator;
-        Given {
+        ExpressionInputs {
             object: Some(object),
             old_object: self.old,
             params: changer.call.param.as_ref(),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use api::Status;
 use cel::Check;
 use futures::future::BoxFuture;
-use policy::{Annotation, Decision, Evaluated, Given, Outcome, Validating};
+use policy::{Annotation, Decision, Evaluated, ExpressionInputs, Outcome, Validating};
 use registry::Row;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -146,7 +146,7 @@ struct Judge<'a> {
 }
 
 /// What a policy sees of the write, in the version that it matched.
-struct Shown<'a> {
+struct PolicyView<'a> {
     object: Option<Cow<'a, Value>>,
     old: Option<Cow<'a, Value>>,
     request: Value,
@@ -207,9 +207,9 @@ impl<'a> Judge<'a> {
         }
     }
 
-    async fn shown(&self, hit: &Hit) -> Result<Shown<'a>, String> {
+    async fn shown(&self, hit: &Hit) -> Result<PolicyView<'a>, String> {
         let review = self.review;
-        Ok(Shown {
+        Ok(PolicyView {
             object: in_version(review, review.object.as_deref(), hit).await?,
             old: in_version(review, review.old, hit).await?,
             request: request(review, &review.subject(), hit),
@@ -219,13 +219,13 @@ impl<'a> Judge<'a> {
     async fn run(
         &self,
         hook: &Hook<Validating>,
-        shown: &Shown<'_>,
+        shown: &PolicyView<'_>,
         params: Option<&Value>,
     ) -> Evaluated {
         let namespace = self.namespace.as_ref();
         let namespace = namespace.filter(|_| hook.evaluator.uses_namespace());
         with_answers(self.state, self.review.user, |answers| {
-            hook.evaluator.run(&Given {
+            hook.evaluator.run(&ExpressionInputs {
                 object: shown.object.as_deref(),
                 old_object: shown.old.as_deref(),
                 params,

@@ -8,7 +8,7 @@ use policy::{Compiler, Matcher};
 use serde_json::Value;
 
 use crate::admission::matching::Criteria;
-use crate::configuration_objects::{Compiled, Kept};
+use crate::configuration_objects::{Compiled, ObjectsByName};
 use crate::egress::Backend;
 
 /// How long a webhook may take when its configuration does not say.
@@ -128,7 +128,7 @@ fn read(configuration: &Value) -> Vec<Arc<Hook>> {
 pub struct Source(Compiled<Hooks>);
 
 impl Source {
-    pub fn hooks(&self, kept: &Kept) -> Arc<(u64, Hooks)> {
+    pub fn hooks(&self, kept: &ObjectsByName) -> Arc<(u64, Hooks)> {
         self.0
             .get(kept.change(), |before| Hooks::make(kept.all(), before))
     }

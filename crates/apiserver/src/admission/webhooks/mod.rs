@@ -16,7 +16,7 @@ pub use validating::ValidatingWebhooks;
 use std::borrow::Cow;
 
 use api::{GroupResource, Status};
-use policy::{Given, Matched};
+use policy::{ExpressionInputs, Matched};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -65,7 +65,7 @@ async fn invocation<'r>(
     let began = Instant::now();
     let resource = expressions::resource_check(&subject);
     let matched = with_answers(state, user, |answers| {
-        let given = Given {
+        let given = ExpressionInputs {
             object: invocation.object.as_deref(),
             old_object: invocation.old.as_deref(),
             params: None,

@@ -84,12 +84,12 @@ struct Answer {
     kind: String,
     #[serde(default)]
     api_version: String,
-    response: Option<Said>,
+    response: Option<AdmissionResponse>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
-struct Said {
+struct AdmissionResponse {
     uid: String,
     allowed: bool,
     status: Option<api::Status>,

@@ -14,7 +14,7 @@ use sha2::Digest;
 
 use self::operations::Page;
 use super::{Served, hashed};
-use crate::aggregation::Shown;
+use crate::aggregation::ExtensionVersions;
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 
@@ -63,7 +63,7 @@ fn own_groups(kinds: &Kinds) -> Vec<(Arc<str>, Vec<Arc<str>>)> {
 }
 
 /// `/openapi/v2`.
-pub fn v2(kinds: &Kinds, shown: &Shown) -> Value {
+pub fn v2(kinds: &Kinds, shown: &ExtensionVersions) -> Value {
     let (mut paths, mut roots) = (Map::new(), Roots::default());
     for page in operations::pages(&own_groups(kinds)) {
         page.write(Edition::V2, &mut paths, &mut roots);
@@ -236,7 +236,7 @@ fn is_built_in(ty: &Type) -> bool {
 }
 
 /// `/openapi/v3`: where each document is, with its hash; no document is made for it.
-pub fn index(kinds: &Kinds, shown: &Shown) -> Value {
+pub fn index(kinds: &Kinds, shown: &ExtensionVersions) -> Value {
     let all = names(kinds).into_iter().map(|(name, group, version)| {
         let hash = content_hash(kinds, &name, &group, &version);
         let url = format!("/openapi/v3/{name}?hash={hash}");

@@ -44,12 +44,12 @@ struct Rule {
     #[serde(default)]
     resources: Vec<String>,
     #[serde(default)]
-    providers: Vec<Given>,
+    providers: Vec<ProviderConfig>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct Given {
+struct ProviderConfig {
     identity: Option<Nothing>,
     aesgcm: Option<Keys>,
     aescbc: Option<Keys>,
@@ -184,7 +184,7 @@ fn wrong_name(name: &str) -> Option<&'static str> {
 }
 
 fn providers(
-    given: Vec<Given>,
+    given: Vec<ProviderConfig>,
     path: &FieldPath,
     names: &mut BTreeSet<String>,
     errors: &mut Vec<FieldError>,
@@ -196,7 +196,7 @@ fn providers(
     let mut all = Vec::new();
     for (n, given) in given.into_iter().enumerate() {
         let path = path.index(n);
-        let Given {
+        let ProviderConfig {
             identity,
             aesgcm,
             aescbc,

@@ -134,19 +134,19 @@ impl std::fmt::Debug for Kms {
 
 /// A source that the service is to open before a value can be read.
 #[derive(Clone, Debug)]
-pub struct Ask {
+pub struct PendingDecryption {
     kms: Arc<Kms>,
     object: Box<EncryptedObject>,
 }
 
-impl PartialEq for Ask {
+impl PartialEq for PendingDecryption {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.kms, &other.kms) && self.object == other.object
     }
 }
-impl Eq for Ask {}
+impl Eq for PendingDecryption {}
 
-impl Ask {
+impl PendingDecryption {
     /// Has it opened; the value can be read then.
     pub async fn open(&self) -> Result<(), CipherError> {
         let object = &*self.object;
@@ -302,7 +302,7 @@ impl Kms {
         let wrong = || CipherError::Wrong(format!("the KMS provider {:?}", self.name));
         let object = EncryptedObject::decode(sealed).map_err(|_| wrong())?;
         let Some(source) = self.opened.lock().get(&object.source).cloned() else {
-            return Err(CipherError::Asks(Ask {
+            return Err(CipherError::Asks(PendingDecryption {
                 kms: self.clone(),
                 object: Box::new(object),
             }));

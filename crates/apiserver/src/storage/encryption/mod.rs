@@ -42,7 +42,7 @@ pub fn record() -> Bytes {
 }
 
 /// The keys of a cluster, with the revision of their record.
-pub struct Kept {
+pub struct RecordedKeys {
     pub ring: Ring,
     pub revision: Revision,
 }
@@ -50,7 +50,7 @@ pub struct Kept {
 /// Where the keys of a cluster are kept.
 pub trait Keeper: Send + Sync + 'static {
     /// The keys as they are, made if there are none.
-    fn load(&self) -> BoxFuture<'_, Result<Kept, String>>;
+    fn load(&self) -> BoxFuture<'_, Result<RecordedKeys, String>>;
     /// Replaces the keys that were kept at a revision; whether nobody else was faster.
     fn replace(&self, ring: Ring, seen: Revision) -> BoxFuture<'_, Result<bool, String>>;
 }
@@ -155,7 +155,7 @@ impl Vault {
 }
 
 impl Loaded {
-    fn of(kept: &Kept) -> Result<Self, String> {
+    fn of(kept: &RecordedKeys) -> Result<Self, String> {
         Ok(Self {
             rules: kept.ring.rules()?,
             record: Some(kept.revision),

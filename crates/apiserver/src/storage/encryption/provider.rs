@@ -12,7 +12,7 @@ use crypto_secretbox::XSalsa20Poly1305;
 use crypto_secretbox::aead::{Aead, KeyInit};
 use ring::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 
-use super::kms::{Ask, Kms};
+use super::kms::{Kms, PendingDecryption};
 
 /// What encrypted values begin with, whichever provider wrote them.
 pub const ENCRYPTED: &[u8] = b"k8s:enc:";
@@ -32,7 +32,7 @@ pub enum CipherError {
     Provider(String),
     /// It can be, once a service has opened its key.
     #[error("its key has not been opened")]
-    Asks(Ask),
+    Asks(PendingDecryption),
 }
 
 /// A key as it is given.

@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use wire::stream::upgrade::Wish;
+use wire::stream::upgrade::UpgradeRequest;
 use wire::stream::{output, upgrade};
 
 use super::kubelets::{Kubelets, plain, streamed};
@@ -30,7 +30,7 @@ pub(super) async fn serve(
     mut head: Parts,
 ) -> Result<Response<Body>, Status> {
     let response = fetch(kubelets, call).await?;
-    let Some(wish) = Wish::of(&head.headers) else {
+    let Some(wish) = UpgradeRequest::of(&head.headers) else {
         return Ok(response);
     };
     let client = head.extensions.remove::<OnUpgrade>();

@@ -7,7 +7,7 @@ mod disk;
 use super::error::{Error, open_folder, private_folder};
 use super::file_system;
 use super::source::{Means, Order, Preparing, Source, unmount_below};
-use super::tools::{Said, Tool};
+use super::tools::{Tool, ToolOutput};
 use crate::checkpoint;
 use crate::objects::{Key, ObjectKind};
 use crate::pod::spec;
@@ -104,7 +104,7 @@ fn note(dir: &Path) -> String {
     format!("{uid}.{}.json", name_of(dir))
 }
 
-async fn ask(args: Vec<String>) -> Result<Said, String> {
+async fn ask(args: Vec<String>) -> Result<ToolOutput, String> {
     ISCSIADM.run(&args, PATIENCE).await
 }
 

@@ -81,7 +81,7 @@ pub enum RequestStatus {
 
 /// Something that people hear.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Said {
+pub struct CertificateEvent {
     /// One word for programs.
     pub reason: String,
     /// For people.
@@ -107,7 +107,7 @@ impl CertificateState {
         seen: RequestStatus,
         now: Timestamp,
         jitter: f64,
-        said: &mut Vec<Said>,
+        said: &mut Vec<CertificateEvent>,
     ) -> bool {
         if self.refused.is_some() {
             return false;
@@ -142,7 +142,7 @@ impl CertificateState {
                     self.refused = Some(format!(
                         "PodCertificateRequest was permanently {was}: reason={reason:?} message={message:?}"
                     ));
-                    said.push(Said {
+                    said.push(CertificateEvent {
                         reason: condition.to_owned(),
                         message: format!(
                             "PodCertificateRequest {name} was {was}, reason={reason:?}, message={message:?}"
@@ -157,12 +157,12 @@ impl CertificateState {
         due && self.asked.is_none()
     }
 
-    fn tell_delays(&mut self, now: Timestamp, said: &mut Vec<Said>) {
+    fn tell_delays(&mut self, now: Timestamp, said: &mut Vec<CertificateEvent>) {
         let Some(issued) = &self.issued else { return };
         let mut say = |told: &mut bool, is: bool, reason: &str, message: &str| {
             if is && !*told {
                 *told = true;
-                said.push(Said {
+                said.push(CertificateEvent {
                     reason: reason.into(),
                     message: message.into(),
                 });
