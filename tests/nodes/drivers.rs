@@ -17,11 +17,11 @@ const NODE: &str = "node-1";
 const ROOT: &str = "/var/lib/kubelet";
 
 /// A plugin that runs within the node; killed when dropped.
-struct Plugin(Running);
+pub struct Plugin(pub Running);
 
 impl Plugin {
     /// To the plugin itself: nsenter alone would leave it.
-    fn send(&self, signal: Signal) -> Result<()> {
+    pub fn send(&self, signal: Signal) -> Result<()> {
         let pid = i32::try_from(self.0.child_pid()?)?;
         let pid = Pid::from_raw(pid).context("no process")?;
         Ok(kill_process(pid, signal)?)
@@ -35,7 +35,7 @@ impl Drop for Plugin {
 }
 
 /// Starts a plugin within the node; its end is that of the answer.
-fn plugin(cx: &Context, words: &[&str]) -> Result<Plugin> {
+pub fn plugin(cx: &Context, words: &[&str]) -> Result<Plugin> {
     let mut command = Command::new("nsenter");
     command
         .arg(format!("--target={}", cx.cluster.pid(NODE)?))

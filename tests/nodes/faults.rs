@@ -13,7 +13,7 @@ use tests::Context;
 use tests::command::eventually;
 use tests::context::{STAY, pod};
 
-const NODE: &str = "node-1";
+pub const NODE: &str = "node-1";
 /// The kubelet's folder within a node.
 const ROOT: &str = "/var/lib/kubelet";
 
@@ -25,7 +25,7 @@ pub fn restarts(cx: &Context, pod: &str) -> Result<String> {
 }
 
 /// A pod of the node with volumes of several kinds.
-fn tenant(name: &str) -> Value {
+pub fn tenant(name: &str) -> Value {
     let mut pod = pod(name, STAY);
     pod["metadata"]["labels"] = json!({ "tenant": "yes" });
     pod["spec"]["nodeName"] = NODE.into();
@@ -43,13 +43,13 @@ fn tenant(name: &str) -> Value {
 
 /// What of a node must be as it was when its pods are gone: its links and the addresses given out.
 #[derive(Debug, PartialEq, Eq)]
-struct Before {
+pub struct Before {
     links: usize,
     addresses: usize,
 }
 
 impl Before {
-    fn of(cx: &Context, node: &str) -> Result<Self> {
+    pub fn of(cx: &Context, node: &str) -> Result<Self> {
         let count = |line: &str| -> Result<usize> {
             let text = cx.cluster.in_node(node, line)?.ok()?;
             Ok(text.trim().parse()?)
@@ -80,7 +80,7 @@ pub fn left(cx: &Context, node: &str, uids: &BTreeSet<String>) -> Result<Vec<Str
     Ok(all.lines().filter(of_them).map(str::to_owned).collect())
 }
 
-fn wait_nothing_left(
+pub fn wait_nothing_left(
     cx: &Context,
     node: &str,
     uids: &BTreeSet<String>,
@@ -95,7 +95,7 @@ fn wait_nothing_left(
     })
 }
 
-fn uids(cx: &Context, selector: &str) -> Result<BTreeSet<String>> {
+pub fn uids(cx: &Context, selector: &str) -> Result<BTreeSet<String>> {
     let list = cx.json(&format!("get pods -l {selector}"))?;
     let items = list["items"].as_array().context("no items")?;
     let uids = items.iter().filter_map(|p| p["metadata"]["uid"].as_str());
@@ -142,7 +142,7 @@ fn kill_agent(cx: &Context) -> Result<()> {
 
 /// The container of a pod ran once. A start that the kubelet's death broke off is an attempt that
 /// counts; the runtime says of it that nothing was started.
-fn ran_once(cx: &Context, pod: &str) -> Result<()> {
+pub fn ran_once(cx: &Context, pod: &str) -> Result<()> {
     let object = cx.json(&format!("get pod {pod}"))?;
     let status = &object["status"]["containerStatuses"][0];
     let broken_off = status["lastState"]["terminated"]["reason"] == "StartError";

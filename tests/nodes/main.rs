@@ -6,6 +6,7 @@ mod administrators;
 mod balancer;
 mod claims;
 mod databases;
+mod distress;
 mod drivers;
 mod failures;
 mod faults;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
                 pressure::STAYS_SECONDS
             ),
             format!("--node-arg=--config={KUBELET}"),
+            "--node-arg=--clock-shift-file=/run/clock-shift".into(),
         ],
         balancer_pool: true,
         ..Setup::nodes(3)
@@ -105,6 +107,8 @@ const CHECKS: &[Check] = checks![
     faults::a_killed_runtime_leaves_containers_alone,
     faults::a_kubelet_killed_at_any_time_leaves_nothing_behind,
     faults::many_pods_come_and_go_at_once,
+    distress::clocks_that_jump_restart_nothing,
+    distress::a_runtime_that_answers_badly_loses_nothing,
     partition::a_partitioned_node_goes_on,
     partition::a_node_out_of_service_gives_its_identities_up,
     faults::a_full_disk_is_relieved,

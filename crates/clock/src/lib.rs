@@ -17,6 +17,8 @@
 mod random;
 pub mod watch;
 
+use std::sync::atomic::{AtomicI64, Ordering};
+
 use jiff::Timestamp;
 
 pub use random::Random;
@@ -25,7 +27,28 @@ pub use tokio::time::Instant;
 
 /// The time of day.
 #[derive(Clone, Copy, Debug)]
-pub struct Clock(Wall);
+pub struct Clock {
+    wall: Wall,
+    shift: Option<&'static Shift>,
+}
+
+/// By how much a clock is wrong: for tests of what clocks that are set do to a cluster. It outlives
+/// all that read it, since clocks are copied everywhere.
+#[derive(Debug, Default)]
+pub struct Shift(AtomicI64);
+
+impl Shift {
+    /// One that is right at first.
+    #[must_use]
+    pub fn forever() -> &'static Self {
+        Box::leak(Box::default())
+    }
+
+    /// The clock is so many seconds ahead; below zero: behind.
+    pub fn set(&self, seconds: i64) {
+        self.0.store(seconds, Ordering::Relaxed);
+    }
+}
 
 #[derive(Clone, Copy, Debug)]
 enum Wall {
@@ -38,26 +61,47 @@ enum Wall {
 impl Clock {
     /// The machine's clock. It may be set, also backwards. For the wiring: all others are given one.
     pub const fn system() -> Self {
-        Self(Wall::System)
+        Self::of(Wall::System)
     }
 
     /// It is `start` now, and goes on with tokio's clock: in a runtime that is paused, by what
     /// tasks wait for alone.
     pub fn virtual_from(start: Timestamp) -> Self {
-        Self(Wall::Virtual(start, Instant::now()))
+        Self::of(Wall::Virtual(start, Instant::now()))
     }
 
     /// It is what `read` says, for tests that set the time.
     pub const fn read_by(read: fn() -> Timestamp) -> Self {
-        Self(Wall::Read(read))
+        Self::of(Wall::Read(read))
+    }
+
+    const fn of(wall: Wall) -> Self {
+        Self { wall, shift: None }
+    }
+
+    /// The same clock, as wrong as `shift` says at any time.
+    #[must_use]
+    pub const fn shifted(self, shift: &'static Shift) -> Self {
+        Self {
+            wall: self.wall,
+            shift: Some(shift),
+        }
+    }
+
+    /// The time of day.
+    pub fn now(&self) -> Timestamp {
+        let seconds = self.shift.map_or(0, |s| s.0.load(Ordering::Relaxed));
+        let right = self.right();
+        let shifted = right.checked_add(jiff::SignedDuration::from_secs(seconds));
+        shifted.unwrap_or(right)
     }
 
     #[expect(
         clippy::disallowed_methods,
         reason = "this is the place from which everyone has the time of day"
     )]
-    pub fn now(&self) -> Timestamp {
-        match self.0 {
+    fn right(&self) -> Timestamp {
+        match self.wall {
             Wall::System => Timestamp::now(),
             // Beyond the last time that there is, time stands still.
             Wall::Virtual(start, since) => {
@@ -99,6 +143,19 @@ mod tests {
         assert_eq!(clock.millis(), 1_000_000_090_500);
         assert_eq!(clock.seconds(), 1_000_000_090);
         assert_eq!(clock.now_in_seconds().as_millisecond(), 1_000_000_090_000);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_jumps() {
+        let shift = Shift::forever();
+        let clock = Clock::read_by(|| Timestamp::UNIX_EPOCH).shifted(shift);
+        assert_eq!(clock.seconds(), 0);
+        for seconds in [18_000, -18_000, 0] {
+            shift.set(seconds);
+            assert_eq!(clock.seconds(), seconds);
+        }
+        shift.set(i64::MAX);
+        assert_eq!(clock.seconds(), 0, "there is no such time");
     }
 
     #[expect(clippy::disallowed_methods, reason = "it is what is tested")]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use clock::{Clock, Random};
+use clock::{Clock, Random, Shift};
 use control::lease::Times;
 use host::runtime::fake::Fake;
 use jiff::Timestamp;
@@ -71,6 +71,8 @@ pub struct Cluster {
     trace: Trace,
     base: Base,
     random: Random,
+    /// Of the servers' clocks.
+    shift: &'static Shift,
 }
 
 impl Cluster {
@@ -93,6 +95,7 @@ impl Cluster {
         let start = Timestamp::from_second(BEGINNING).map_err(|e| Failed(e.to_string()))?;
         let (clock, random) = (Clock::virtual_from(start), Random::seeded(plan.seed));
         let store: Arc<dyn Store> = Arc::new(Memory::new(clock));
+        let shift = Shift::forever();
         if plan.begun {
             beginning::fill(&*store).await?;
         }
@@ -101,7 +104,7 @@ impl Cluster {
             servers: Arc::new(Mutex::new(vec![None; plan.servers])),
             store,
             weather: Weather::new(plan.faults),
-            clock,
+            clock: clock.shifted(shift),
             random: random.fork(),
             configure: Arc::new(configure),
             course: Course {
@@ -138,7 +141,13 @@ impl Cluster {
             trace,
             base,
             random,
+            shift,
         })
+    }
+
+    /// Somebody sets the clocks of all servers so many seconds ahead of the right time.
+    pub fn set_servers_clocks(&self, seconds: i64) {
+        self.shift.set(seconds);
     }
 
     /// A client that may do everything.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use clock::{Clock, Random};
+use clock::{Clock, Random, Shift};
 use host::cgroup::{Hierarchy, OomScores};
 use host::runtime::fake::{Behaviour, Fake, Running};
 use parking_lot::Mutex;
@@ -47,6 +47,8 @@ pub struct SimNode {
     runtime: Arc<Fake>,
     random: Random,
     driver: AbortHandle,
+    /// Of the kubelet's clock. Its runtime has the right one: what has begun ends in its time.
+    shift: &'static Shift,
     state: Mutex<State>,
 }
 
@@ -120,6 +122,7 @@ impl SimNode {
             runtime,
             random,
             driver,
+            shift: Shift::forever(),
             state: Mutex::new(State {
                 boots: 1,
                 has_power: true,
@@ -160,6 +163,11 @@ impl SimNode {
 
     pub fn has_power(&self) -> bool {
         self.state.lock().has_power
+    }
+
+    /// Somebody sets its clock so many seconds ahead of the right time.
+    pub fn set_clock(&self, seconds: i64) {
+        self.shift.set(seconds);
     }
 
     /// Loses its network, or gets it back. Its pods run on.
@@ -245,7 +253,7 @@ impl SimNode {
             runtime: self.runtime.clone(),
             cgroups: Hierarchy::none(Path::new(&empty)),
             oom: OomScores::all(),
-            clock: self.world.clock,
+            clock: self.world.clock.shifted(self.shift),
             random: self.random.fork(),
         };
         let cable = Cable::new(&self.world.servers, &self.world.weather, self.random.fork());

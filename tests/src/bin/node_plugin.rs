@@ -1,10 +1,11 @@
 //! A plugin of a node for the tests, as a program: `node_plugin csi NAME KUBELET-ROOT DATA`,
-//! `node_plugin device RESOURCE KUBELET-ROOT FILE` or `node_plugin dra NAME KUBELET-ROOT DATA SERVICE`.
+//! `node_plugin device RESOURCE KUBELET-ROOT FILE` or `node_plugin dra NAME KUBELET-ROOT DATA SERVICE`;
+//! and `node_plugin runtime FRONT BACK FILE`, which stands before the node's container runtime.
 
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
-use tests::plugins::{claimed, folders, listed};
+use tests::plugins::{claimed, folders, listed, troubled};
 
 fn main() -> Result<()> {
     let mut words = std::env::args().skip(1);
@@ -32,6 +33,12 @@ fn main() -> Result<()> {
             let service = next()?;
             let driver = claimed::Claimed { name, data };
             runtime.block_on(claimed::run(&root, &service, driver))
+        }
+        "runtime" => {
+            let front = PathBuf::from(next()?);
+            let back = PathBuf::from(next()?);
+            let file = PathBuf::from(next()?);
+            runtime.block_on(troubled::run(&front, &back, &file))
         }
         other => bail!("{other:?} is not a plugin"),
     }

@@ -4,6 +4,7 @@
 pub mod claimed;
 pub mod folders;
 pub mod listed;
+pub mod troubled;
 
 use std::path::{Path, PathBuf};
 

@@ -1,26 +1,39 @@
 //! Tokens of service accounts, bound to a pod, asked for by TokenRequest and renewed before
-//! they expire.
+//! they expire. How old one is, is measured and not read from the time of day: a clock that is set, or
+//! differs from the server's, neither keeps an old token nor asks for new ones without end.
 
 use crate::pod::spec;
-use clock::Clock;
-use jiff::{SignedDuration, Timestamp};
+use clock::{Clock, Instant};
+use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use kube::api::PostParams;
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::time::Duration;
 
 /// A token is renewed when so much of its life is over, in tenths, as upstream does …
-const RENEW_AFTER_TENTHS: i32 = 8;
+const RENEW_AFTER_TENTHS: u32 = 8;
 /// … and at the latest after a day.
-const RENEW_AFTER: SignedDuration = SignedDuration::from_hours(24);
+const RENEW_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 type Key = (String, String, i64);
 
 #[derive(Clone, Debug)]
 struct CachedToken {
     token: Token,
-    renew_at: Timestamp,
+    since: Instant,
+    life: Duration,
+}
+
+impl CachedToken {
+    fn is_due(&self) -> bool {
+        self.since.elapsed() >= renewal(self.life)
+    }
+
+    fn is_good(&self) -> bool {
+        self.since.elapsed() < self.life
+    }
 }
 
 /// A token, and until when it is good.
@@ -76,9 +89,9 @@ impl Tokens {
     ) -> kube::Result<Token> {
         let audience = audience.unwrap_or_default();
         let key = (spec::uid(pod).to_owned(), audience.to_owned(), seconds);
-        let now = self.clock.now();
+        let (now, since) = (self.clock.now(), Instant::now());
         let have = self.held.lock().get(&key).cloned();
-        if let Some(held) = have.as_ref().filter(|h| now < h.renew_at) {
+        if let Some(held) = have.as_ref().filter(|h| !h.is_due()) {
             return Ok(held.token.clone());
         }
         match self.ask(pod, audience, seconds).await {
@@ -86,13 +99,14 @@ impl Tokens {
                 let token = Token { text, expires };
                 let held = CachedToken {
                     token: token.clone(),
-                    renew_at: renewal(now, expires),
+                    since,
+                    life: life(now, expires, seconds),
                 };
                 self.held.lock().insert(key, held);
                 Ok(token)
             }
             // An old token that still works is better than a pod without one.
-            Err(e) => match have.filter(|h| now < h.token.expires) {
+            Err(e) => match have.filter(CachedToken::is_good) {
                 Some(held) => Ok(held.token),
                 None => Err(e),
             },
@@ -144,21 +158,40 @@ impl Tokens {
     pub fn forget(&self, uid: &str) {
         self.held.lock().retain(|key, _| key.0 != uid);
     }
-
-    /// When the first token of a pod should be renewed.
-    #[must_use]
-    pub fn next_renewal(&self, uid: &str) -> Option<Timestamp> {
-        self.held
-            .lock()
-            .iter()
-            .filter(|(k, _)| k.0 == uid)
-            .map(|(_, h)| h.renew_at)
-            .min()
-    }
 }
 
-fn renewal(now: Timestamp, expires: Timestamp) -> Timestamp {
-    let life = expires.duration_since(now);
-    let wait = (life * RENEW_AFTER_TENTHS / 10).min(RENEW_AFTER);
-    now.checked_add(wait).unwrap_or(now)
+/// How long a token is good. Where the times of day of node and server cannot both be right, it is what
+/// was asked for.
+fn life(now: Timestamp, expires: Timestamp, seconds: i64) -> Duration {
+    let asked = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+    let shown = Duration::try_from(expires.duration_since(now));
+    shown.ok().filter(|life| *life <= asked).unwrap_or(asked)
+}
+
+fn renewal(life: Duration) -> Duration {
+    (life * RENEW_AFTER_TENTHS / 10).min(RENEW_AFTER)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_set_changes_no_life() {
+        let at = |seconds| Timestamp::from_second(seconds).unwrap();
+        let (now, hour) = (1_000_000, 3_600);
+        for (expires, wanted) in [
+            (now + hour, hour),
+            // The server gives less.
+            (now + 600, 600),
+            // The node is hours ahead, or behind.
+            (now - 4 * hour, hour),
+            (now + 6 * hour, hour),
+        ] {
+            let found = life(at(now), at(expires), hour);
+            assert_eq!(i64::try_from(found.as_secs()).unwrap(), wanted);
+        }
+        assert_eq!(renewal(Duration::from_secs(3_600)).as_secs(), 2_880);
+        assert_eq!(renewal(RENEW_AFTER * 10), RENEW_AFTER);
+    }
 }

@@ -10,6 +10,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use api::node_notes::{CLUSTER_DNS, NONE};
@@ -94,6 +95,10 @@ pub struct AgentArgs {
     /// A taint to register the node with, `key=value:Effect`; may be given several times.
     #[arg(long = "register-with-taints")]
     taints: Vec<String>,
+    /// For tests of clocks that are set: a file that says how many seconds the clock of kubelet and proxy
+    /// is ahead of the machine's. It is read each second.
+    #[arg(long, hide = true)]
+    clock_shift_file: Option<PathBuf>,
     #[command(flatten)]
     plugins: ForeignPlugins,
     #[command(flatten)]
@@ -331,6 +336,9 @@ async fn client_of(
     Ok(client::from_parts(server, ca, credential, agent).await?)
 }
 
+/// Between looks at the file that says how wrong the clock is.
+const SHIFT_READ: Duration = Duration::from_secs(1);
+
 /// Where the cluster's own list of its servers is kept.
 fn servers_path(args: &AgentArgs) -> PathBuf {
     args.data_dir.join("servers")
@@ -399,6 +407,30 @@ fn stamp_of(path: &Path) -> Result<String> {
     Ok(format!("{} {}", meta.len(), modified.as_nanos()))
 }
 
+/// The machine's clock, as wrong as the file says.
+fn shifted_clock(
+    parts: &mut JoinSet<Result<()>>,
+    file: &Path,
+    shutdown: &CancellationToken,
+) -> Clock {
+    let shift = clock::Shift::forever();
+    let read = move |file: &Path| {
+        // Without the file, or with another word in it, it is right.
+        let text = fs::read_to_string(file).unwrap_or_default();
+        shift.set(text.trim().parse().unwrap_or(0));
+    };
+    read(file);
+    let (file, end) = (file.to_owned(), shutdown.clone());
+    parts.spawn(async move {
+        while !end.is_cancelled() {
+            read(&file);
+            let _ = tokio::time::timeout(SHIFT_READ, end.cancelled()).await;
+        }
+        Ok(())
+    });
+    Clock::system().shifted(shift)
+}
+
 fn start_parts(
     parts: &mut JoinSet<Result<()>>,
     args: &AgentArgs,
@@ -415,7 +447,11 @@ fn start_parts(
         identity: Some(uses.serving.clone()),
         client_ca_pem: ca_pem.to_owned(),
     };
-    let (end, clock, random) = (shutdown.clone(), Clock::system(), Random::system());
+    let (end, random) = (shutdown.clone(), Random::system());
+    let clock = match &args.clock_shift_file {
+        None => Clock::system(),
+        Some(file) => shifted_clock(parts, file, shutdown),
+    };
     let ground = kubelet::Ground::machine(&kubelet, clock, random.clone());
     parts.spawn(async move { Ok(kubelet::run(ground, kubelet, node_client, end).await?) });
     let (network, end) = (network_config(args, containerd, name), shutdown.clone());
