@@ -102,6 +102,10 @@ pub fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "only a thread enters a namespace; it is waited for at once"
+)]
 fn on_thread<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new()
