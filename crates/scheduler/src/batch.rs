@@ -218,7 +218,7 @@ mod tests {
         // Another kind of pod.
         assert_eq!(left(&mut cluster, asks("200m")), Some(MOST - 1));
         assert_eq!(left(&mut cluster, plain()), Some(MOST - 1));
-        // A node that changes; one that says the same once more is no change.
+        // A node that changes; to say the same once more is not a change.
         let name = cluster.strings.get("n00");
         let offer = |cpu: &str, cluster: &mut Cluster| {
             let node = serde_json::from_value(node("n00", cpu, "8Gi")).expect("a node");

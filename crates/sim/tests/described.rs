@@ -92,6 +92,30 @@ fn what_is_wrong_with_a_file_is_said_with_its_place() {
         ),
         (event("{ at: 1m, fail: {} }"), "events[0].fail: say which"),
         (
+            event("{ at: 1m, perHour: 0, fail: { pool: n } }"),
+            "events[0].perHour: must be a number above 0",
+        ),
+        (
+            event("{ at: 1m, until: 2m, fail: { pool: n } }"),
+            "events[0].until: goes with perHour alone",
+        ),
+        (
+            event("{ at: 1m, perHour: 1, until: 2h, fail: { pool: n } }"),
+            "events[0]: it, or its last time, is after",
+        ),
+        (
+            event("{ at: 1m, perHour: 900000000, fail: { pool: n } }"),
+            "events: 100001 times are more than 100000",
+        ),
+        (
+            event("{ at: 1m, fail: { pool: n }, lasts: { exponential: 1m, uniform: [1m, 2m] } }"),
+            "events[0].lasts: must have exactly one of",
+        ),
+        (
+            event("{ at: 1m, fail: { pool: n }, runsFor: { exponential: 1m } }"),
+            "events[0].runsFor: goes with create alone",
+        ),
+        (
             event("{ at: 1m, fail: { nodes: [m] } }"),
             "events[0].fail.nodes: there is no node \"m\"",
         ),
@@ -252,6 +276,45 @@ fn fifty_nodes_give_the_same_report_for_the_same_seed() {
         "{:?}",
         one.evictions
     );
+}
+
+/// The example of chance; with its 5,000 nodes in the soak, with fewer, and fewer failures, else.
+#[test]
+fn what_is_left_to_chance_is_drawn_from_the_seed() {
+    let mut text = include_str!("../../../docs/simulate-random.yaml").to_owned();
+    let mut nodes = 5_000;
+    if std::env::var_os("TIPHYS_SOAK").is_none() {
+        nodes = 40;
+        text = text
+            .replace("count: 5000", "count: 40")
+            .replace("perHour: 30,", "perHour: 20,");
+    }
+    let report = play(&text);
+    assert_eq!(report.nodes, nodes);
+    let named = |name: &str| {
+        let jobs = report.workloads.iter().filter(|w| w.kind == "Job");
+        jobs.filter(|w| w.name.starts_with(name)).count()
+    };
+    // On the average 98 of the one and 6 of the other.
+    let (work, reports) = (named("work-"), named("report-"));
+    assert!((50..150).contains(&work), "{work}");
+    assert!((1..20).contains(&reports), "{reports}");
+    // They end one after the other, nodes fail and come back.
+    let finished: Vec<usize> = report.samples.iter().map(|s| s.finished).collect();
+    assert!(
+        finished.last() > finished.get(finished.len() / 2),
+        "{finished:?}"
+    );
+    let ready: Vec<usize> = report.samples.iter().map(|s| s.nodes_ready).collect();
+    assert!(ready.iter().any(|n| *n < nodes), "{ready:?}");
+    assert!(ready.windows(2).any(|w| w[0] < w[1]), "{ready:?}");
+    let shop = report.workloads.iter().find(|w| w.name == "shop");
+    assert_eq!(shop.expect("the shop").wanted, 60);
+    if nodes < 5_000 {
+        assert_eq!(report, play(&text), "the same seed");
+        let other = play(&text.replace("seed: 7", "seed: 8"));
+        assert_ne!(report.samples, other.samples, "another seed");
+    }
 }
 
 /// Of a zone of which most is dark beside another, no more than the first nodes to be found out lose

@@ -5,10 +5,12 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
+use clock::Random;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::captured;
+use super::chance::{self, Drawn};
 
 /// More nodes than this are refused: upstream's limit is 5,000, and a laptop's memory has one too.
 const MOST_NODES: usize = 20_000;
@@ -143,6 +145,14 @@ pub struct Event {
     pub every: Option<Span>,
     /// How many times altogether.
     pub times: Option<u32>,
+    /// It happens by chance, so often an hour on the average.
+    pub per_hour: Option<f64>,
+    /// And so up to this time; to the end, if it does not say.
+    pub until: Option<Span>,
+    /// How long each of the pods runs that are made, if they run to their end.
+    pub runs_for: Option<Drawn>,
+    /// After how long each of the nodes that fail comes back; none by itself, if it does not say.
+    pub lasts: Option<Drawn>,
     /// An object, or a List of them. What is made several times has the number at its name's end.
     pub create: Option<Value>,
     pub delete: Option<Named>,
@@ -264,10 +274,44 @@ impl Event {
         self.times.unwrap_or(1)
     }
 
+    /// Whether it may happen more than once: then what it makes is numbered.
+    pub fn repeats(&self) -> bool {
+        self.turns() > 1 || self.per_hour.is_some()
+    }
+
     /// When it happens for the `turn`th time, counted from 0.
-    pub fn time(&self, turn: u32) -> Duration {
+    fn time(&self, turn: u32) -> Duration {
         let every = self.every.map_or(Duration::ZERO, |s| s.0);
         self.at.0.saturating_add(every.saturating_mul(turn))
+    }
+
+    /// What is wrong with how often it happens and with what is drawn for it.
+    fn check_chance(&self, path: &str, deed: Deed<'_>) -> Result<(), DescriptionError> {
+        if let Some(rate) = self.per_hour {
+            if !(rate.is_finite() && rate > 0.0) {
+                return wrong(format!("{path}.perHour"), "must be a number above 0");
+            }
+            if self.every.is_some() || self.times.is_some() {
+                return wrong(path, "perHour goes with neither every nor times");
+            }
+        } else if self.until.is_some() {
+            return wrong(format!("{path}.until"), "goes with perHour alone");
+        }
+        if self.until.is_some_and(|until| until <= self.at) {
+            return wrong(format!("{path}.until"), "must be after at");
+        }
+        if self.runs_for.is_some() && !matches!(deed, Deed::Create(_)) {
+            return wrong(format!("{path}.runsFor"), "goes with create alone");
+        }
+        if self.lasts.is_some() && !matches!(deed, Deed::Fail(_)) {
+            return wrong(format!("{path}.lasts"), "goes with fail alone");
+        }
+        for (field, drawn) in [("runsFor", &self.runs_for), ("lasts", &self.lasts)] {
+            if let Some(why) = drawn.as_ref().and_then(Drawn::wrong) {
+                return wrong(format!("{path}.{field}"), why);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -296,6 +340,25 @@ impl Description {
         let usual = self.duration.0 / SAMPLES;
         let given = self.sample_every.map(|s| s.0);
         given.unwrap_or_else(|| usual.max(Duration::from_secs(1)))
+    }
+
+    /// When an event happens, each time that it does; what is left to chance is drawn from the seed,
+    /// for each event by itself.
+    pub fn times(&self, event: usize) -> Vec<Duration> {
+        let Some(of) = self.events.get(event) else {
+            return Vec::new();
+        };
+        let Some(rate) = of.per_hour else {
+            return (0..of.turns()).map(|turn| of.time(turn)).collect();
+        };
+        let until = of.until.map_or(self.duration.0, |until| until.0);
+        let nth = u64::try_from(event).unwrap_or(u64::MAX);
+        // Seeds beside each other must not give one event what they give the next one.
+        let own = Random::seeded(self.seed).fork().number();
+        let random = Random::seeded(own.wrapping_add(nth));
+        // One more than may be is enough to refuse it.
+        let most = usize::try_from(MOST_TURNS).map_or(usize::MAX, |most| most + 1);
+        chance::moments((of.at.0, until), rate, most, &random)
     }
 
     /// Checks what can be checked without a cluster.
@@ -338,12 +401,9 @@ impl Description {
                 );
             }
         }
-        let more = self.events.iter().filter_map(|e| {
-            let add = e.add.as_ref()?;
-            Some(
-                add.count
-                    .saturating_mul(usize::try_from(e.turns()).unwrap_or(usize::MAX)),
-            )
+        let more = self.events.iter().enumerate().filter_map(|(at, event)| {
+            let add = event.add.as_ref()?;
+            Some(add.count.saturating_mul(self.times(at).len()))
         });
         let all = self.nodes.iter().map(|p| p.count).chain(more);
         let count = all.fold(0, usize::saturating_add);
@@ -374,8 +434,14 @@ impl Description {
             if event.turns() == 0 {
                 return wrong(format!("{path}.times"), "must be at least 1");
             }
-            turns += u64::from(event.turns());
-            if event.time(event.turns() - 1) > self.duration.0 {
+            event.check_chance(&path, *deed)?;
+            let times = self.times(at);
+            turns += u64::try_from(times.len()).unwrap_or(u64::MAX);
+            let late = event.until.is_some_and(|until| until > self.duration);
+            if late
+                || event.at > self.duration
+                || times.last().is_some_and(|t| *t > self.duration.0)
+            {
                 return wrong(
                     path,
                     "it, or its last time, is after the end of the simulation",

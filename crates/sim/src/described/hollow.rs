@@ -15,8 +15,43 @@ use super::file::{Pool, Span};
 pub const RUNS_FOR: &str = "simulate.tiphys.io/runs-for";
 /// The label of a node with its architecture.
 const ARCH: &str = "kubernetes.io/arch";
+/// Where the pods of an object are described: of one that has none of these it is the object itself.
+const TEMPLATES: [&str; 2] = ["/spec/jobTemplate/spec/template", "/spec/template"];
 /// Room for pods on a captured node that says nothing of what it has: the kubelet's default.
 const MOST_PODS: &str = "110";
+
+/// Says of the pods of an object, or of each in a List, how long they run.
+pub fn set_runs_for(object: &mut Value, time: Duration) {
+    if let Some(items) = object.get_mut("items").and_then(Value::as_array_mut) {
+        for item in items {
+            set_runs_for(item, time);
+        }
+        return;
+    }
+    let mut templates = TEMPLATES.into_iter();
+    let template = templates.find(|place| object.pointer(place).is_some());
+    let pod = object.pointer_mut(template.unwrap_or_default());
+    let annotations = pod
+        .and_then(|pod| member(pod, "metadata"))
+        .and_then(|metadata| member(metadata, "annotations"))
+        .and_then(Value::as_object_mut);
+    // What is something else there the server refuses.
+    if let Some(annotations) = annotations {
+        annotations.insert(
+            RUNS_FOR.to_owned(),
+            format!("{}ms", time.as_millis()).into(),
+        );
+    }
+}
+
+/// A member of an object, which is made where it is missing; none of what is not an object.
+fn member<'a>(of: &'a mut Value, name: &str) -> Option<&'a mut Value> {
+    let member = of.as_object_mut()?.entry(name).or_insert(Value::Null);
+    if member.is_null() {
+        *member = json!({});
+    }
+    Some(member)
+}
 
 /// The node with this number of a pool.
 pub fn node(pool: &Pool, number: usize, now: &str) -> Value {
@@ -264,5 +299,35 @@ mod tests {
             Some(api::version::architecture())
         );
         assert_eq!(of_node(json!({ ARCH: "s390x" })).as_deref(), Some("s390x"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_that_pods_run_is_written_where_they_are_described() {
+        let place = "/metadata/annotations/simulate.tiphys.io~1runs-for";
+        let cases = [
+            (json!({ "kind": "Pod", "metadata": { "name": "p" } }), ""),
+            (
+                json!({ "spec": { "template": { "spec": {} } } }),
+                TEMPLATES[1],
+            ),
+            (
+                json!({ "spec": { "jobTemplate": { "spec": { "template": { "metadata": null } } } } }),
+                TEMPLATES[0],
+            ),
+        ];
+        for (mut object, template) in cases {
+            set_runs_for(&mut object, Duration::from_millis(1_500));
+            let written = object.pointer(&format!("{template}{place}"));
+            assert_eq!(written, Some(&json!("1500ms")), "{object}");
+        }
+        let odd = json!({ "spec": { "template": { "metadata": "odd" } } });
+        let mut object = odd.clone();
+        set_runs_for(&mut object, Duration::ZERO);
+        assert_eq!(object, odd);
     }
 }

@@ -3,6 +3,7 @@
 
 mod captured;
 mod census;
+mod chance;
 mod ending;
 mod file;
 mod hollow;

@@ -2,6 +2,7 @@
 //! pods that they are given, and the cluster is looked at again and again. All of it is one task, so
 //! that it is the same each time.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -53,6 +54,8 @@ enum Step {
     Stop(Who),
     /// The node is taken for failed, if it still is silent.
     Silent(String),
+    /// A node that failed comes back by itself.
+    Back(String),
     Evict(String),
     /// An event of the file, for the so-manieth time.
     Event(usize, u32),
@@ -185,9 +188,9 @@ impl Play<'_> {
             let made = self.objects.create(&path, object, "").await;
             made.map_err(SimulateError::Refused)?;
         }
-        for (index, event) in description.events.iter().enumerate() {
-            for turn in 0..event.turns() {
-                self.at(self.begin + event.time(turn), Step::Event(index, turn));
+        for index in 0..description.events.len() {
+            for (turn, time) in (0..).zip(description.times(index)) {
+                self.at(self.begin + time, Step::Event(index, turn));
             }
         }
         let (every, end) = (description.sample_every(), description.duration.0);
@@ -235,6 +238,7 @@ impl Play<'_> {
                 Step::End(who) => self.end(&who).await,
                 Step::Stop(who) => self.stop(&who).await,
                 Step::Silent(node) => self.silent(&node).await,
+                Step::Back(node) => self.back(&node).await,
                 Step::Evict(node) => self.evict(&node).await,
                 Step::Event(index, turn) => self.event(index, turn).await?,
             }
@@ -429,6 +433,13 @@ impl Play<'_> {
         }
     }
 
+    /// Comes back, unless somebody was faster, or the node is gone for good.
+    async fn back(&mut self, node: &str) {
+        if self.hollow.get(node).is_some_and(|n| !n.alive) {
+            self.restore(node).await;
+        }
+    }
+
     async fn restore(&mut self, node: &str) {
         if let Some(known) = self.hollow.get_mut(node) {
             known.alive = true;
@@ -527,16 +538,17 @@ impl Play<'_> {
         let refused = SimulateError::Refused;
         match deed {
             Deed::Create(object) => {
-                let again = event.turns() > 1;
-                let suffix = if again {
+                let suffix = if event.repeats() {
                     format!("-{turn}")
                 } else {
                     String::new()
                 };
-                self.objects
-                    .create(&path, object, &suffix)
-                    .await
-                    .map_err(refused)
+                let mut object = Cow::Borrowed(object);
+                if let Some(time) = event.runs_for.as_ref() {
+                    hollow::set_runs_for(object.to_mut(), time.draw(&self.random));
+                }
+                let made = self.objects.create(&path, &object, &suffix).await;
+                made.map_err(refused)
             }
             Deed::Delete(named) => self.objects.delete(&path, named).await.map_err(refused),
             Deed::Scale(scale) => self.objects.scale(&path, scale).await.map_err(refused),
@@ -544,6 +556,10 @@ impl Play<'_> {
                 for node in self.choose(which, &path, Some(true))? {
                     if let Some(known) = self.hollow.get_mut(&node) {
                         known.alive = false;
+                    }
+                    if let Some(time) = event.lasts.as_ref() {
+                        let time = time.draw(&self.random);
+                        self.after(time, Step::Back(node.clone()));
                     }
                     self.after(description.node_grace.0, Step::Silent(node));
                 }
