@@ -133,6 +133,21 @@ pub fn text(name: &str, amount: i64) -> String {
     }
 }
 
+/// An amount that would be enough, as people ask for it: bytes are rounded up to four or five digits
+/// (`100Ti` rather than `107349780932Ki`), so that what is said stays true.
+pub fn enough(name: &str, amount: i64) -> String {
+    let is_bytes = matches!(name, "memory" | "ephemeral-storage") || name.starts_with("hugepages-");
+    if !is_bytes || amount <= 0 {
+        return text(name, amount);
+    }
+    let mut unit = 1_i64;
+    while amount / unit >= 10_240 && unit < 1 << 50 {
+        unit <<= 10;
+    }
+    let whole = amount.saturating_add(unit - 1) / unit;
+    text(name, whole.saturating_mul(unit))
+}
+
 /// CPU and memory as scores count them: never nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Weight {
@@ -270,6 +285,17 @@ mod tests {
         Option<&'static str>,
         i64,
     );
+
+    #[test]
+    fn what_would_be_enough_is_said_in_few_digits() {
+        let of = |name, amount| enough(name, amount);
+        assert_eq!(of("memory", 107_349_780_932 << 10), "100Ti");
+        assert_eq!(of("memory", 1_536 << 20), "1536Mi");
+        assert_eq!(of("memory", (20 << 30) + 1), "20481Mi");
+        assert_eq!(of("memory", 1), "1");
+        assert_eq!(of("cpu", 1_500), "1500m");
+        assert_eq!(of("example.com/gpu", 20_000), "20000");
+    }
 
     #[test]
     fn a_pod_needs_the_most_of_any_time() {

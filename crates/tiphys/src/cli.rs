@@ -88,6 +88,8 @@ pub enum Command {
     Man(docs::ManArgs),
     /// Images of this machine's nodes.
     Image(images::ImageArgs),
+    /// Print the version, and that of the API it serves.
+    Version,
     /// Run the API server alone.
     Apiserver(Box<server::ServerArgs>),
     /// Run the controllers alone.
@@ -161,6 +163,14 @@ fn block_on_small<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
         .block_on(future)
 }
 
+fn version() -> String {
+    let own = env!("CARGO_PKG_VERSION");
+    format!(
+        "tiphys {own}, API of Kubernetes {}\n",
+        api::version::KUBERNETES
+    )
+}
+
 fn done(result: Result<()>) -> Result<ExitCode> {
     result.map(|()| ExitCode::SUCCESS)
 }
@@ -174,6 +184,7 @@ pub fn run(command: Command) -> Result<ExitCode> {
         Command::Logs(args) => done(block_on_small(logs::run(*args))),
         Command::Completion(args) => done(docs::completion(&args)),
         Command::Man(args) => done(docs::man(&args)),
+        Command::Version => done(crate::show::print(&version()).map(drop)),
         Command::Doctor(args) => up::doctor(&args),
         Command::Server(command) => server_command(*command),
         Command::Apiserver(args) => done(block_on(server::run(*args, server::Scope::ApiServer))),
