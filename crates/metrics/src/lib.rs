@@ -8,6 +8,7 @@
 
 mod family;
 mod page;
+pub mod pages;
 pub mod process;
 pub mod slis;
 

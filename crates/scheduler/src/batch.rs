@@ -6,10 +6,13 @@
 
 use std::sync::Arc;
 
-use crate::decide::{Among, Checks, Decision, Outcome, Profile, best_of, columns, filter};
+use crate::decide::{
+    Among, Checks, Decision, Outcome, Profile, best_of, columns, decide_among, filter,
+};
 use crate::node::Node;
 use crate::pod::Pod;
 use crate::snapshot::Snapshot;
+use crate::timings::{Code, Point, Timings};
 
 /// Pods of one batch, at most: then the nodes to choose among are looked for again, elsewhere in a
 /// large cluster.
@@ -37,14 +40,17 @@ pub fn decide(
     pod: &Arc<Pod>,
     (at, profile): (usize, &Profile),
     seed: u64,
+    timings: &Timings,
 ) -> Decision {
     let changed = snapshot.take_changes();
+    let began = timings.now();
     if let Some((kept, changed)) = batch.as_mut().zip(changed)
         && let Some(decision) = kept.next(snapshot, &changed, pod, (at, profile), seed)
     {
+        timings.part(began, Point::Filter, Code::Success, pod);
         return decision;
     }
-    let (decision, among) = crate::decide::decide_among(snapshot, pod, profile, seed, None);
+    let (decision, among) = decide_among(snapshot, pod, profile, seed, None, timings);
     *batch = among.and_then(|among| Batch::begin(snapshot, among, pod, at));
     decision
 }
@@ -190,7 +196,14 @@ mod tests {
             let single = crate::decide::decide(&cluster.snapshot, &pod, &profile, seed);
             let before = batch.as_ref().map(|b: &Batch| b.left);
             let own = (0, &profile);
-            let decision = decide(&mut batch, &mut cluster.snapshot, &pod, own, seed);
+            let decision = decide(
+                &mut batch,
+                &mut cluster.snapshot,
+                &pod,
+                own,
+                seed,
+                &Timings::default(),
+            );
             let after = batch.as_ref().map(|b| b.left);
             of_batches += usize::from(before.is_some() && after < before);
             assert_eq!(decision.feasible, single.feasible, "{seed}");
@@ -209,7 +222,8 @@ mod tests {
         let mut batch = None;
         let mut left = |cluster: &mut Cluster, spec: Value| {
             let pod = cluster.pod(spec);
-            decide(&mut batch, &mut cluster.snapshot, &pod, (0, &profile), 1);
+            let (own, timings) = ((0, &profile), Timings::default());
+            decide(&mut batch, &mut cluster.snapshot, &pod, own, 1, &timings);
             batch.as_ref().map(|b| b.left)
         };
         let plain = || asks("100m");

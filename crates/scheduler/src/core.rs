@@ -16,12 +16,13 @@ use crate::batch::Batch;
 use crate::decide::{Decision, Outcome, Profile};
 use crate::extenders::{self, Extender, Question};
 use crate::interned::Strings;
-use crate::plugins::Write;
+use crate::plugins::{Events, Write};
 use crate::pod::Pod;
 use crate::preempt::{self, Preemption};
 use crate::queue::{Queue, Waits};
 use crate::queueing_hints::Happened;
 use crate::snapshot::Snapshot;
+use crate::timings::{Code, Point, Timings};
 
 /// What is to be done about a pod.
 #[derive(Debug)]
@@ -84,6 +85,7 @@ pub struct Core {
     asked: Option<ExtenderCall>,
     /// Equal pods are decided together.
     batch: Option<Batch>,
+    timings: Timings,
 }
 
 impl Core {
@@ -100,7 +102,18 @@ impl Core {
             extenders: Vec::new(),
             asked: None,
             batch: None,
+            timings: Timings::default(),
         }
+    }
+
+    /// Has it measured what decisions take.
+    #[must_use]
+    pub fn timed(mut self, timings: Timings) -> Self {
+        self.timings = timings;
+        self
+    }
+    pub fn timings(&self) -> &Timings {
+        &self.timings
     }
 
     /// Programs outside that have a say.
@@ -120,6 +133,9 @@ impl Core {
     }
     pub fn queue(&self) -> &Queue {
         &self.queue
+    }
+    pub fn queue_mut(&mut self) -> &mut Queue {
+        &mut self.queue
     }
 
     /// Decides about the next pod, if one waits. Events so far are taken into account.
@@ -160,7 +176,13 @@ impl Core {
         if decision.outcome == Outcome::Unschedulable
             && let Some(own) = self.profiles.get(profile)
         {
+            let began = self.timings.now().filter(|_| own.candidates.is_some());
             let found = preempt::candidates(&self.snapshot, &pod, own, decision, seed);
+            let code = match &found {
+                Ok(_) => Code::Success,
+                Err(_) => Code::Unschedulable,
+            };
+            self.timings.part(began, Point::PostFilter, code, &pod);
             outcome = match found {
                 Ok(candidates) if extenders::ask_about_victims(&self.extenders, &pod) => {
                     // Until then nothing wakes it.
@@ -237,7 +259,8 @@ impl Core {
         let concerns = |refused| happened.concerns(refused, profiles);
         self.queue.wake(now_ms, concerns, |pod, refused| {
             let mut own = profiles.iter().filter(|p| p.scheduler == *pod.scheduler);
-            own.any(|profile| happened.helps(pod, refused, profile, snapshot))
+            let events = own.find_map(|p| happened.helps(pod, refused, p, snapshot));
+            events.map(Events::label)
         });
         let waits = |w: &&Waiting| w.stage != Stage::Writing;
         let uids: Vec<Arc<str>> = {

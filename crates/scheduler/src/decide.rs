@@ -9,6 +9,7 @@ use crate::plugins::{self, Check, Plugin, Reason, Refused, Verdict};
 use crate::pod::Pod;
 use crate::preempt::Candidates;
 use crate::snapshot::Snapshot;
+use crate::timings::{Code, Point, Timings};
 
 /// With fewer nodes all are looked at.
 const FEWEST_NODES: usize = 100;
@@ -64,12 +65,33 @@ impl Profile {
         pod: &'a Pod,
         snapshot: &'a Snapshot,
     ) -> Result<Checks<'a>, (usize, Reason)> {
+        self.prepare_sampled(pod, snapshot, None)
+    }
+
+    /// As [`Profile::prepare`]; where `sampled`, it is noted what each plugin takes.
+    fn prepare_sampled<'a>(
+        &'a self,
+        pod: &'a Pod,
+        snapshot: &'a Snapshot,
+        sampled: Option<&Timings>,
+    ) -> Result<Checks<'a>, (usize, Reason)> {
         let mut out = Vec::with_capacity(self.plugins.len());
         for (i, (plugin, weight)) in self.plugins.iter().enumerate() {
-            match plugin.prepare(pod, snapshot) {
+            let began = sampled.and_then(Timings::now);
+            let answer = plugin.prepare(pod, snapshot);
+            if let Some(timings) = sampled {
+                let code = match &answer {
+                    Ok(None) => Code::Skip,
+                    Ok(Some(_)) => Code::Success,
+                    Err(_) => Code::Unresolvable,
+                };
+                timings.plugin(began, plugin.name(), Point::PreFilter, code);
+            }
+            match answer {
                 Ok(None) => {}
                 Ok(Some(check)) => out.push(Prepared {
                     plugin: i,
+                    name: plugin.name(),
                     weight: *weight,
                     check,
                 }),
@@ -96,6 +118,7 @@ impl Profile {
 /// A check and which plugin made it.
 pub struct Prepared<'a> {
     pub plugin: usize,
+    pub name: &'static str,
     pub weight: i64,
     pub check: Box<dyn Check + 'a>,
 }
@@ -221,7 +244,7 @@ pub(crate) fn mix(seed: u64) -> u64 {
 /// Decides where a pod goes. `seed` says where the search begins and which of equal nodes is
 /// taken; everything else follows from the arguments.
 pub fn decide(snapshot: &Snapshot, pod: &Pod, profile: &Profile, seed: u64) -> Decision {
-    decide_with(snapshot, pod, profile, seed, None)
+    decide_with(snapshot, pod, profile, seed, None, &Timings::default())
 }
 
 /// As [`decide`], up to the nodes that fit, about which extenders are asked; none where the decision
@@ -231,13 +254,17 @@ pub fn fitting(
     pod: &Pod,
     profile: &Profile,
     seed: u64,
+    timings: &Timings,
 ) -> (Decision, Vec<Arc<str>>) {
     let mut decision = Decision::begun(snapshot);
-    let Some(mut checks) = decision.prepare(snapshot, pod, profile) else {
+    let Some(mut checks) = decision.prepare(snapshot, pod, profile, timings) else {
         return (decision, Vec::new());
     };
     let nominated = nominated(snapshot, pod, &mut checks).map(|n| n.name.clone());
+    sample_filters(snapshot, &checks, timings);
+    let began = timings.now();
     let (found, _) = search(snapshot, pod, &mut checks, profile, seed, &mut decision);
+    timings.part(began, Point::Filter, Code::Success, pod);
     let others = found.iter().map(|n| n.name.clone());
     let others = others.filter(|n| Some(n) != nominated.as_ref());
     let nodes = nominated.iter().cloned().chain(others).collect();
@@ -252,8 +279,9 @@ pub fn decide_with(
     profile: &Profile,
     seed: u64,
     heard: Option<&Opinion>,
+    timings: &Timings,
 ) -> Decision {
-    decide_among(snapshot, pod, profile, seed, heard).0
+    decide_among(snapshot, pod, profile, seed, heard, timings).0
 }
 
 /// The nodes that a decision was made among.
@@ -273,9 +301,10 @@ pub fn decide_among<'a>(
     profile: &'a Profile,
     seed: u64,
     heard: Option<&Opinion>,
+    timings: &Timings,
 ) -> (Decision, Option<Among<'a>>) {
     let mut decision = Decision::begun(snapshot);
-    let Some(mut checks) = decision.prepare(snapshot, pod, profile) else {
+    let Some(mut checks) = decision.prepare(snapshot, pod, profile, timings) else {
         return (decision, None);
     };
     // Where room was made for it, it goes as soon as it fits.
@@ -285,15 +314,25 @@ pub fn decide_among<'a>(
         decision.outcome = Outcome::Node(node.name.clone());
         return (decision, None);
     }
+    // Those that extenders were asked about have been looked at then.
+    if heard.is_none() {
+        sample_filters(snapshot, &checks, timings);
+    }
+    let began = timings.now();
     let (mut feasible, mut places) =
         search(snapshot, pod, &mut checks, profile, seed, &mut decision);
+    timings.part(began, Point::Filter, Code::Success, pod);
     if let Some(heard) = heard {
         feasible = decision.only_good(snapshot, feasible, heard);
         places.clear();
     }
     decision.outcome = Outcome::Unschedulable;
     let mut points = Vec::new();
-    if let Some((node, all)) = choose(&feasible, &checks, seed, heard, &mut decision.scores) {
+    let began = timings.now().filter(|_| feasible.len() > 1);
+    let scores = &mut decision.scores;
+    let chosen = choose(&feasible, &checks, seed, heard, scores, timings);
+    timings.part(began, Point::Score, Code::Success, pod);
+    if let Some((node, all)) = chosen {
         decision.outcome = Outcome::Node(node.name.clone());
         points = all;
     }
@@ -303,6 +342,24 @@ pub fn decide_among<'a>(
         points,
     };
     (decision, Some(among))
+}
+
+/// Of a decision that is looked at closely: what each filter takes for one node.
+fn sample_filters(snapshot: &Snapshot, checks: &Checks<'_>, timings: &Timings) {
+    if !timings.is_sampled() {
+        return;
+    }
+    let Some(node) = snapshot.nodes().next() else {
+        return;
+    };
+    for prepared in checks {
+        let began = timings.now();
+        let verdict = prepared.check.filter(node);
+        timings.plugin(began, prepared.name, Point::Filter, Code::of(&verdict));
+        if verdict != Verdict::Fits {
+            return;
+        }
+    }
 }
 
 /// The node where room was made for a pod, if it fits there.
@@ -329,11 +386,20 @@ impl Decision {
         snapshot: &'a Snapshot,
         pod: &'a Pod,
         profile: &'a Profile,
+        timings: &Timings,
     ) -> Option<Checks<'a>> {
         if snapshot.is_empty() {
             return None;
         }
-        match profile.prepare(pod, snapshot) {
+        let sampled = Some(timings).filter(|t| t.is_sampled());
+        let began = timings.now();
+        let prepared = profile.prepare_sampled(pod, snapshot, sampled);
+        let code = match &prepared {
+            Ok(_) => Code::Success,
+            Err(_) => Code::Unresolvable,
+        };
+        timings.part(began, Point::PreFilter, code, pod);
+        match prepared {
             Ok(checks) => Some(checks),
             Err(refused) => {
                 self.refused = Some(refused);
@@ -444,11 +510,13 @@ fn choose<'a>(
     seed: u64,
     heard: Option<&Opinion>,
     scores: &mut Vec<(usize, i64)>,
+    timings: &Timings,
 ) -> Option<(&'a Node, Vec<i64>)> {
     if let [] | [_] = feasible {
         return Some((feasible.first().copied()?, Vec::new()));
     }
-    let mut table = columns(feasible, checks);
+    let sampled = Some(timings).filter(|t| t.is_sampled());
+    let mut table = columns_sampled(feasible, checks, sampled);
     if let Some(heard) = heard.filter(|h| !h.scores.is_empty()) {
         let of = |n: &&Node| heard.scores.get(&n.name).copied().unwrap_or(0);
         table.push((EXTENDER, feasible.iter().map(of).collect()));
@@ -463,11 +531,24 @@ fn choose<'a>(
 
 /// What each plugin gives these nodes, weighted: its place in the profile and the points of each.
 pub fn columns(feasible: &[&Node], checks: &Checks<'_>) -> Vec<(usize, Vec<i64>)> {
+    columns_sampled(feasible, checks, None)
+}
+
+/// As [`columns`]; where `sampled`, it is noted what each plugin takes.
+fn columns_sampled(
+    feasible: &[&Node],
+    checks: &Checks<'_>,
+    sampled: Option<&Timings>,
+) -> Vec<(usize, Vec<i64>)> {
     let mut table: Vec<(usize, Vec<i64>)> = Vec::new();
     for prepared in checks.iter().filter(|p| p.weight > 0) {
         let mut column = vec![0i64; feasible.len()];
+        let began = sampled.and_then(Timings::now);
         if !prepared.check.score(feasible, &mut column) {
             continue;
+        }
+        if let Some(timings) = sampled {
+            timings.plugin(began, prepared.name, Point::Score, Code::Success);
         }
         for score in &mut column {
             *score *= prepared.weight;

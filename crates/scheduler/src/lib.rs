@@ -31,6 +31,8 @@ pub mod selectors;
 pub mod snapshot;
 pub mod storage;
 pub mod tally;
+pub mod timings;
+pub mod totals;
 pub mod why;
 mod write;
 

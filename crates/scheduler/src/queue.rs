@@ -45,6 +45,19 @@ fn early_rank(due_ms: u64, priority: i32, uid: &Arc<str>) -> (u64, Reverse<i32>,
     (window, Reverse(priority), due_ms, uid.clone())
 }
 
+/// Why a pod came into a queue, where that was no event of the cluster: upstream's words.
+mod word {
+    pub const CREATED: &str = "UnschedulablePodAdd";
+    pub const CHANGED: &str = "UnschedulablePodUpdate";
+    pub const UNGATED: &str = "UnschedulablePodUpdatePodSchedulingGatesEliminated";
+    pub const FAILED: &str = "ScheduleAttemptFailure";
+    pub const WAITED: &str = "BackoffComplete";
+    pub const EARLY: &str = "PopFromBackoffQ";
+    pub const FLUSHED: &str = "UnschedulableTimeout";
+    /// Room was made for it, or could not be.
+    pub const ROOM: &str = "ForceActivate";
+}
+
 /// Priority first, then the pod that waits longer, then the older pod.
 type Rank = (Reverse<i32>, u64, i64, u64);
 
@@ -73,6 +86,17 @@ struct Entry {
     held: bool,
     /// What would have woken it happened while it was held.
     missed: bool,
+    /// Nothing has happened that would have woken it: it is tried because it waited long.
+    was_flushed: bool,
+}
+
+/// What has become of a pod so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct History {
+    pub tries: u32,
+    pub came_ms: u64,
+    /// Its last try was made because it waited long, not because of an event.
+    pub was_flushed: bool,
 }
 
 /// See the drawing above.
@@ -91,6 +115,10 @@ pub struct Queue {
     /// How many wait for their gates to go.
     gated: usize,
     count: u64,
+    /// How many came into which queue, and why, since [`Queue::take_incoming`].
+    incoming: BTreeMap<(&'static str, &'static str), u64>,
+    /// How many unschedulable pods of a profile these plugins refused.
+    refusals: BTreeMap<(Arc<str>, Refused), usize>,
 }
 
 /// How many pods are where.
@@ -121,9 +149,27 @@ impl Queue {
         }
     }
 
-    /// How often a pod was tried, and when it came.
-    pub fn history(&self, uid: &str) -> Option<(u32, u64)> {
-        self.entries.get(uid).map(|e| (e.tries, e.came_ms))
+    pub fn history(&self, uid: &str) -> Option<History> {
+        self.entries.get(uid).map(|e| History {
+            tries: e.tries,
+            came_ms: e.came_ms,
+            was_flushed: e.was_flushed,
+        })
+    }
+
+    /// How many pods came into a queue for a reason since this was last asked: the queue, the reason,
+    /// both in upstream's words.
+    pub fn take_incoming(&mut self) -> BTreeMap<(&'static str, &'static str), u64> {
+        std::mem::take(&mut self.incoming)
+    }
+
+    /// How many unschedulable pods of a profile which plugins refused.
+    pub fn refusals(&self) -> &BTreeMap<(Arc<str>, Refused), usize> {
+        &self.refusals
+    }
+
+    fn came(&mut self, queue: &'static str, why: &'static str) {
+        *self.incoming.entry((queue, why)).or_default() += 1;
     }
 
     pub fn contains(&self, uid: &str) -> bool {
@@ -145,6 +191,13 @@ impl Queue {
                         set.remove(&(entry.last_try_ms, uid.clone()));
                         if set.is_empty() {
                             self.unschedulable.remove(&entry.refused);
+                        }
+                    }
+                    let key = (entry.pod.scheduler.clone(), entry.refused);
+                    if let Some(count) = self.refusals.get_mut(&key) {
+                        *count = count.saturating_sub(1);
+                        if *count == 0 {
+                            self.refusals.remove(&key);
                         }
                     }
                     true
@@ -173,6 +226,8 @@ impl Queue {
                 self.back_off.insert((due_ms, uid.clone()))
             }
             QueueState::Unschedulable => {
+                let key = (entry.pod.scheduler.clone(), entry.refused);
+                *self.refusals.entry(key).or_default() += 1;
                 let set = self.unschedulable.entry(entry.refused).or_default();
                 set.insert((entry.last_try_ms, uid.clone()))
             }
@@ -180,8 +235,9 @@ impl Queue {
         };
     }
 
-    fn activate(&mut self, uid: &Arc<str>, now_ms: u64) {
+    fn activate(&mut self, uid: &Arc<str>, why: &'static str, now_ms: u64) {
         self.count += 1;
+        self.came("active", why);
         let Some(pod) = self.entries.get(uid).map(|e| &e.pod) else {
             return;
         };
@@ -208,19 +264,24 @@ impl Queue {
                 place: QueueState::Gated,
                 held: false,
                 missed: false,
+                was_flushed: false,
             };
             self.entries.insert(uid.clone(), entry);
             self.gated += 1;
-            if !gated {
-                self.activate(&uid, now_ms);
+            match gated {
+                // Upstream counts those that are gated among the unschedulable.
+                true => self.came("unschedulable", word::CREATED),
+                false => self.activate(&uid, word::CREATED, now_ms),
             }
             return;
         };
         entry.pod = pod;
         match entry.place {
-            QueueState::Gated if !gated => self.activate(&uid, now_ms),
-            QueueState::Active(_) if spec_changed => self.activate(&uid, now_ms),
-            QueueState::Unschedulable if spec_changed => self.after_refusal(&uid, now_ms),
+            QueueState::Gated if !gated => self.activate(&uid, word::UNGATED, now_ms),
+            QueueState::Active(_) if spec_changed => self.activate(&uid, word::CHANGED, now_ms),
+            QueueState::Unschedulable if spec_changed => {
+                self.after_refusal(&uid, word::CHANGED, now_ms);
+            }
             _ => {}
         }
     }
@@ -235,7 +296,11 @@ impl Queue {
     pub fn take(&mut self, now_ms: u64) -> Option<Arc<Pod>> {
         self.move_due(now_ms);
         let active = self.active.first().map(|(_, uid)| uid.clone());
+        let is_early = active.is_none();
         let uid = active.or_else(|| self.early.first().map(|(.., uid)| uid.clone()))?;
+        if is_early {
+            self.came("active", word::EARLY);
+        }
         self.set(&uid, QueueState::InFlight);
         let entry = self.entries.get_mut(&uid)?;
         entry.held = false;
@@ -249,13 +314,16 @@ impl Queue {
             if due > now_ms {
                 break;
             }
-            self.activate(&uid, now_ms);
+            self.activate(&uid, word::WAITED, now_ms);
         }
         while let Some((since, uid)) = self.longest_unschedulable() {
             if since.saturating_add(self.waits.flush_ms) > now_ms {
                 break;
             }
-            self.activate(&uid, now_ms);
+            self.activate(&uid, word::FLUSHED, now_ms);
+            if let Some(entry) = self.entries.get_mut(&uid) {
+                entry.was_flushed = true;
+            }
         }
     }
 
@@ -269,9 +337,11 @@ impl Queue {
         self.take_out(uid);
         if let Some(entry) = self.entries.get_mut(uid) {
             entry.refused = refused;
+            entry.was_flushed = false;
             // It is in no set any more; what follows puts it into one.
             entry.place = QueueState::InFlight;
             self.set(uid, QueueState::Unschedulable);
+            self.came("unschedulable", word::FAILED);
         }
     }
 
@@ -287,7 +357,7 @@ impl Queue {
     pub fn displaced(&mut self, uid: &Arc<str>, now_ms: u64) {
         let waits = |e: &Entry| e.place == QueueState::Unschedulable;
         if self.entries.get(uid).is_some_and(waits) {
-            self.after_refusal(uid, now_ms);
+            self.after_refusal(uid, word::CHANGED, now_ms);
         }
     }
 
@@ -300,8 +370,8 @@ impl Queue {
         entry.held = false;
         if entry.place == QueueState::Unschedulable {
             match (anyway, entry.missed) {
-                (true, _) => self.retry(uid, now_ms),
-                (false, true) => self.after_refusal(uid, now_ms),
+                (true, _) => self.after_back_off(uid, false, word::ROOM, now_ms),
+                (false, true) => self.after_refusal(uid, word::ROOM, now_ms),
                 (false, false) => {}
             }
         }
@@ -309,23 +379,33 @@ impl Queue {
 
     /// Something went wrong that has nothing to do with the nodes: later again.
     pub fn retry(&mut self, uid: &Arc<str>, now_ms: u64) {
-        self.after_back_off(uid, false, now_ms);
+        if let Some(entry) = self.entries.get_mut(uid) {
+            entry.was_flushed = false;
+        }
+        self.after_back_off(uid, false, word::FAILED, now_ms);
     }
 
-    fn after_refusal(&mut self, uid: &Arc<str>, now_ms: u64) {
-        self.after_back_off(uid, true, now_ms);
+    fn after_refusal(&mut self, uid: &Arc<str>, why: &'static str, now_ms: u64) {
+        self.after_back_off(uid, true, why, now_ms);
     }
 
-    fn after_back_off(&mut self, uid: &Arc<str>, may_be_early: bool, now_ms: u64) {
+    fn after_back_off(
+        &mut self,
+        uid: &Arc<str>,
+        may_be_early: bool,
+        why: &'static str,
+        now_ms: u64,
+    ) {
         let Some(entry) = self.entries.get(uid) else {
             return;
         };
         let due_ms = entry.last_try_ms.saturating_add(self.wait_ms(entry.tries));
         let early = may_be_early.then_some(entry.pod.priority);
         if due_ms <= now_ms {
-            self.activate(uid, now_ms);
+            self.activate(uid, why, now_ms);
         } else {
             self.set(uid, QueueState::BackOff { due_ms, early });
+            self.came("backoff", why);
         }
     }
 
@@ -338,28 +418,27 @@ impl Queue {
     }
 
     /// Something happened: of the pods that were refused by whom it `concerns`, those that it
-    /// `helps` are tried again.
+    /// `helps` are tried again. It says which event helps, in upstream's words.
     pub fn wake(
         &mut self,
         now_ms: u64,
         concerns: impl Fn(Refused) -> bool,
-        helps: impl Fn(&Pod, Refused) -> bool,
+        helps: impl Fn(&Pod, Refused) -> Option<&'static str>,
     ) {
-        let woken: Vec<Arc<str>> = self
+        let woken: Vec<(Arc<str>, &'static str)> = self
             .unschedulable
             .iter()
             .filter(|(refused, _)| concerns(**refused))
             .flat_map(|(_, set)| set)
-            .filter(|(_, uid)| {
-                let entry = self.entries.get(uid);
-                entry.is_some_and(|e| !e.missed && helps(&e.pod, e.refused))
+            .filter_map(|(_, uid)| {
+                let entry = self.entries.get(uid).filter(|e| !e.missed)?;
+                Some((uid.clone(), helps(&entry.pod, entry.refused)?))
             })
-            .map(|(_, uid)| uid.clone())
             .collect();
-        for uid in woken {
+        for (uid, why) in woken {
             match self.entries.get_mut(&uid) {
                 Some(entry) if entry.held => entry.missed = true,
-                _ => self.after_refusal(&uid, now_ms),
+                _ => self.after_refusal(&uid, why, now_ms),
             }
         }
     }
@@ -382,6 +461,8 @@ mod tests {
 
     use super::*;
     use crate::plugins::testing::Cluster;
+
+    const EVENT: &str = "NodeAdd";
 
     fn pod(cluster: &mut Cluster, name: &str, priority: i32) -> Arc<Pod> {
         cluster.pod(json!({"metadata": {"name": name}, "spec": {"priority": priority}}))
@@ -425,11 +506,11 @@ mod tests {
         queue.put(p.clone(), false, false, 0);
         queue.take(0);
         queue.failed(&p.uid, Refused::NOBODY.and(2));
-        queue.wake(100, |refused| refused.has(1), |_, _| true);
+        queue.wake(100, |refused| refused.has(1), |_, _| Some(EVENT));
         assert_eq!(queue.lengths().unschedulable, 1);
-        queue.wake(100, |_| true, |_, _| false);
+        queue.wake(100, |_| true, |_, _| None);
         assert_eq!(queue.lengths().unschedulable, 1);
-        queue.wake(100, |refused| refused.has(2), |_, _| true);
+        queue.wake(100, |refused| refused.has(2), |_, _| Some(EVENT));
         assert_eq!(queue.next_due_ms(), Some(0));
         assert!(queue.take(100).is_some(), "nobody else waits");
         queue.failed(&p.uid, Refused::NOBODY);
@@ -455,7 +536,7 @@ mod tests {
             queue.failed(&p.uid, Refused::NOBODY.and(2));
         }
         queue.retry(&broken.uid, 0);
-        queue.wake(100, |_| true, |_, _| true);
+        queue.wake(100, |_| true, |_, _| Some(EVENT));
         assert_eq!(queue.lengths().back_off, 3);
         queue.put(pod(&mut c, "new", -1), false, false, 200);
         let taken = std::iter::from_fn(|| queue.take(200).map(|p| p.name.clone()));
@@ -476,5 +557,45 @@ mod tests {
         free.wants.gates.clear();
         queue.put(Arc::new(free), false, true, 1);
         assert!(queue.take(1).is_some());
+    }
+
+    #[test]
+    fn who_came_into_which_queue_is_counted_with_the_reason() {
+        let mut c = Cluster::default();
+        let mut queue = Queue::default();
+        let p = pod(&mut c, "a", 0);
+        let gated = c.pod(json!({"spec": {"schedulingGates": [{"name": "wait"}]}}));
+        queue.put(gated, true, false, 0);
+        queue.put(p.clone(), false, false, 0);
+        queue.take(0);
+        let refused = Refused::NOBODY.and(2);
+        queue.failed(&p.uid, refused);
+        let key = (p.scheduler.clone(), refused);
+        assert_eq!(queue.refusals().get(&key), Some(&1));
+        queue.wake(100, |_| true, |_, _| Some(EVENT));
+        assert!(queue.refusals().is_empty());
+        assert!(queue.take(100).is_some());
+        queue.retry(&p.uid, 100);
+        assert!(queue.take(60_000).is_some());
+        queue.failed(&p.uid, refused);
+        assert!(queue.take(400_000).is_some());
+        assert!(queue.history(&p.uid).is_some_and(|h| h.was_flushed));
+        let counted: Vec<(&str, &str)> = queue.take_incoming().into_keys().collect();
+        assert_eq!(
+            counted,
+            [
+                ("active", "BackoffComplete"),
+                ("active", "PopFromBackoffQ"),
+                ("active", "UnschedulablePodAdd"),
+                ("active", "UnschedulableTimeout"),
+                ("backoff", "NodeAdd"),
+                ("backoff", "ScheduleAttemptFailure"),
+                ("unschedulable", "ScheduleAttemptFailure"),
+                ("unschedulable", "UnschedulablePodAdd"),
+            ]
+        );
+        assert!(queue.take_incoming().is_empty());
+        queue.remove(&p.uid);
+        assert!(queue.refusals().is_empty());
     }
 }

@@ -61,32 +61,33 @@ impl Happened {
         })
     }
 
-    /// Whether it may help a pod that these plugins refused.
+    /// Which events of it may help a pod that these plugins refused; none where none does.
     pub fn helps(
         &self,
         pod: &Pod,
         refused: Refused,
         profile: &Profile,
         snapshot: &Snapshot,
-    ) -> bool {
+    ) -> Option<Events> {
         let plugins = profile.plugins.iter().enumerate();
         let mut plugins = plugins.filter(|(i, _)| refused.has(*i));
-        plugins.any(|(_, (plugin, _))| {
+        plugins.find_map(|(_, (plugin, _))| {
             let wakes_on = plugin.wakes_on();
             if !wakes_on.meets(self.all) {
-                return false;
+                return None;
             }
             if wakes_on.meets(self.vague) && plugin.helps(pod, About::Anything, snapshot) {
-                return true;
+                return Some(wakes_on.among(self.vague));
             }
-            let about = self.about.iter().filter(|(e, _)| wakes_on.meets(*e));
-            about.into_iter().any(|(_, what)| match what {
+            let mut about = self.about.iter().filter(|(e, _)| wakes_on.meets(*e));
+            let found = about.find(|(_, what)| match what {
                 What::Claim(key) => plugin.helps(pod, About::Claim(key), snapshot),
                 What::Node(name) => match snapshot.node(name) {
                     Some(node) => plugin.helps(pod, About::Node(node), snapshot),
                     None => plugin.helps(pod, About::Anything, snapshot),
                 },
-            })
+            });
+            found.map(|(events, _)| wakes_on.among(*events))
         })
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api::resize;
-use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, ResourceRequirements};
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::interned::Strings;
@@ -166,8 +166,50 @@ pub fn of_pod(pod: &Pod, strings: &mut Strings) -> (Resources, Weight) {
     (real, weight)
 }
 
-/// Containers run together with the sidecars; each init container runs with the sidecars that
-/// were started before it. The pod needs the most of these at any time, and its overhead.
+/// What a pod asks for by its spec alone, whatever its node says of a resize.
+pub fn requests(pod: &Pod, strings: &mut Strings) -> Resources {
+    let Some(spec) = &pod.spec else {
+        return Resources::default();
+    };
+    let mut sum = most(spec, |container, _| {
+        let own = container.resources.as_ref();
+        Resources::read(own.and_then(|r| r.requests.as_ref()), strings)
+    });
+    let own = spec.resources.as_ref();
+    whole(&mut sum, own.and_then(|r| r.requests.as_ref()), strings);
+    sum.add(&Resources::read(spec.overhead.as_ref(), strings));
+    sum
+}
+
+/// What a pod is limited to by its spec; its overhead counts where there is a limit at all.
+pub fn limits(pod: &Pod, strings: &mut Strings) -> Resources {
+    let Some(spec) = &pod.spec else {
+        return Resources::default();
+    };
+    let mut sum = most(spec, |container, _| {
+        let own = container.resources.as_ref();
+        Resources::read(own.and_then(|r| r.limits.as_ref()), strings)
+    });
+    let own = spec.resources.as_ref();
+    whole(&mut sum, own.and_then(|r| r.limits.as_ref()), strings);
+    let mut overhead = Resources::read(spec.overhead.as_ref(), strings);
+    let only_beside = |more: &mut i64, limit: i64| {
+        if limit == 0 {
+            *more = 0;
+        }
+    };
+    only_beside(&mut overhead.cpu_millis, sum.cpu_millis);
+    only_beside(&mut overhead.memory_bytes, sum.memory_bytes);
+    only_beside(&mut overhead.ephemeral_bytes, sum.ephemeral_bytes);
+    for (name, more) in &mut overhead.other {
+        only_beside(more, sum.other(name));
+    }
+    overhead.other.retain(|(_, more)| *more != 0);
+    sum.add(&overhead);
+    sum
+}
+
+/// What a pod holds, also while it is resized; `scored` as scores count it.
 fn sum(pod: &Pod, strings: &mut Strings, scored: bool) -> Resources {
     let Some(spec) = &pod.spec else {
         return Resources::default();
@@ -176,18 +218,46 @@ fn sum(pod: &Pod, strings: &mut Strings, scored: bool) -> Resources {
     let statuses = status.and_then(|s| s.container_statuses.as_deref());
     let init_statuses = status.and_then(|s| s.init_container_statuses.as_deref());
     let is_infeasible = is_infeasible(pod);
+    let mut together = most(spec, |container, place| {
+        let of_node = match place {
+            Place::Main => of_node(container, statuses),
+            Place::Sidecar => of_node(container, init_statuses),
+            // Of others nothing is resized.
+            Place::Init => None,
+        };
+        one(container, (of_node, is_infeasible), strings, scored)
+    });
+    let own = spec.resources.as_ref();
+    let own = own.and_then(|r| r.requests.as_ref());
+    whole(&mut together, own, strings);
+    together.add(&Resources::read(spec.overhead.as_ref(), strings));
+    together
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Main,
+    Sidecar,
+    Init,
+}
+
+/// Containers run together with the sidecars; each init container runs with the sidecars that
+/// were started before it. The pod needs the most of these at any time.
+fn most(spec: &PodSpec, mut of: impl FnMut(&Container, Place) -> Resources) -> Resources {
     let mut together = Resources::default();
     for container in &spec.containers {
-        let of_node = of_node(container, statuses);
-        together.add(&one(container, (of_node, is_infeasible), strings, scored));
+        together.add(&of(container, Place::Main));
     }
     let mut sidecars = Resources::default();
     let mut most = Resources::default();
     for container in spec.init_containers.iter().flatten() {
         let is_sidecar = container.restart_policy.as_deref() == Some("Always");
-        // Of others nothing is resized.
-        let of_node = of_node(container, init_statuses.filter(|_| is_sidecar));
-        let asked = one(container, (of_node, is_infeasible), strings, scored);
+        let place = if is_sidecar {
+            Place::Sidecar
+        } else {
+            Place::Init
+        };
+        let asked = of(container, place);
         let mut now = sidecars.clone();
         now.add(&asked);
         most.raise(&now);
@@ -197,21 +267,19 @@ fn sum(pod: &Pod, strings: &mut Strings, scored: bool) -> Resources {
     }
     together.add(&sidecars);
     together.raise(&most);
-    whole(&mut together, spec.resources.as_ref(), strings);
-    together.add(&Resources::read(spec.overhead.as_ref(), strings));
     together
 }
 
-/// Requests of the pod as a whole replace the sum of its containers'.
-fn whole(sum: &mut Resources, asked: Option<&ResourceRequirements>, strings: &mut Strings) {
-    let Some(requests) = asked.and_then(|r| r.requests.as_ref()) else {
+/// What is said of the pod as a whole replaces the sum of its containers'.
+fn whole(sum: &mut Resources, own: List<'_>, strings: &mut Strings) {
+    let Some(list) = own else {
         return;
     };
-    let given = Resources::read(Some(requests), strings);
-    if requests.contains_key("cpu") {
+    let given = Resources::read(Some(list), strings);
+    if list.contains_key("cpu") {
         sum.cpu_millis = given.cpu_millis;
     }
-    if requests.contains_key("memory") {
+    if list.contains_key("memory") {
         sum.memory_bytes = given.memory_bytes;
     }
     for (name, value) in given.other {
@@ -371,6 +439,22 @@ mod tests {
             assert_eq!(of(false), expected, "{status} {reason}");
             assert_eq!(of(true), expected, "{status} {reason}, a sidecar");
         }
+    }
+
+    #[test]
+    fn limits_are_those_of_the_spec_with_overhead_where_there_is_one() {
+        let of = |cpu: &str| json!({"requests": {"cpu": "10m"}, "limits": {"cpu": cpu}});
+        let pod: Pod = serde_json::from_value(json!({"spec": {
+            "containers": [{"name": "c", "resources": of("1")}],
+            "initContainers": [{"name": "i", "resources": of("3")}],
+            "overhead": {"cpu": "100m", "memory": "1Mi"},
+        }}))
+        .expect("a pod");
+        let strings = &mut Strings::default();
+        let (limits, requests) = (limits(&pod, strings), requests(&pod, strings));
+        assert_eq!((limits.cpu_millis, limits.memory_bytes), (3_100, 0));
+        let expected = (110, 1024 * 1024);
+        assert_eq!((requests.cpu_millis, requests.memory_bytes), expected);
     }
 
     #[test]

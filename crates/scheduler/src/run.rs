@@ -23,10 +23,12 @@ use crate::extenders::http::{self, Lines};
 use crate::extenders::{Chosen, Extender, Opinion, Question};
 use crate::feeds::{News, follow_all};
 use crate::interned::Strings;
-use crate::metrics::{Attempt, METRICS};
+use crate::metrics::{Attempt, METRICS, Shown};
 use crate::plugins::Write;
 use crate::pod::Pod;
 use crate::queue::Waits;
+use crate::timings::Timings;
+use crate::totals;
 use crate::write::{
     Preemptor, Report, announce, bind, is_gated, publish, reference, scheduled_reason, write_all,
 };
@@ -104,6 +106,7 @@ pub async fn run(
     let recorders = recorders(&client, &config, informers.clock());
     let lines = http::lines(&config.extenders)?;
     let core = Core::new(config.profiles, config.waits);
+    let core = core.timed(Timings::by(Instant::now));
     let mut core = core.with_extenders(config.extenders);
     let end = shutdown.child_token();
     let _ended = end.clone().drop_guard();
@@ -112,9 +115,12 @@ pub async fn run(
         pods: pods.subscribe(),
         nodes: nodes.subscribe(),
     };
+    let all = pods.clone();
+    let _page = metrics::pages::show(totals::PATH, move || totals::page(&all.list()));
     let shell = Shell {
         recorders,
         core,
+        shown: Shown::default(),
         client,
         lines,
         pods,
@@ -193,6 +199,7 @@ enum Done {
 
 struct Shell {
     core: Core,
+    shown: Shown,
     client: Client,
     lines: Lines,
     pods: Informer<ApiPod>,
@@ -223,7 +230,7 @@ impl Shell {
             }
             let busy = self.decide_some();
             self.send_reports();
-            METRICS.waiting(self.core.queue().lengths());
+            self.shown.update(&mut self.core);
             if more || busy {
                 tokio::task::yield_now().await;
             } else {
@@ -398,11 +405,12 @@ impl Shell {
             return;
         };
         self.binds += 1;
-        let (tries, came_ms) = self.core.queue().history(&pod.uid).unwrap_or_default();
-        let came = self.start + Duration::from_millis(came_ms);
+        let history = self.core.queue().history(&pod.uid).unwrap_or_default();
+        let came = self.start + Duration::from_millis(history.came_ms);
         let (client, lines) = (self.client.clone(), self.lines.clone());
         let span = self.span(&pod, &node, began);
         self.tasks.spawn(async move {
+            let asked = Instant::now();
             let binding = bind(&client, &lines, &pod, &node);
             let is_bound = match span {
                 None => binding.await,
@@ -418,9 +426,10 @@ impl Shell {
                 true => Attempt::Scheduled,
                 false => Attempt::Error,
             };
+            METRICS.asked_to_bind(&pod.scheduler, is_bound, asked.elapsed());
             METRICS.attempted(&pod.scheduler, came_of_it, began.elapsed());
             if is_bound {
-                METRICS.bound(tries, came.elapsed());
+                METRICS.bound(history.tries, came.elapsed(), history.was_flushed);
                 let text = format!(
                     "Successfully assigned {}/{} to {node}",
                     pod.namespace, pod.name

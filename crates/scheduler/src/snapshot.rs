@@ -58,6 +58,8 @@ pub struct Snapshot {
     nodes: Vec<Node>,
     by_name: HashMap<Arc<str>, usize>,
     pods: HashMap<Arc<str>, Placement>,
+    /// How many of them are assumed.
+    assumed: usize,
     /// Pods for which room is made, by node: few at any time.
     nominated: HashMap<Arc<str>, Vec<Arc<Pod>>>,
     /// Where room is made for a pod, by its UID.
@@ -94,6 +96,10 @@ impl Snapshot {
     }
     pub fn is_empty(&self) -> bool {
         self.live == 0
+    }
+    /// How many pods are on nodes, and of how many that is only assumed.
+    pub fn placed(&self) -> (usize, usize) {
+        (self.pods.len(), self.assumed)
     }
     pub fn node(&self, name: &str) -> Option<&Node> {
         self.by_name.get(name).and_then(|i| self.nodes.get(*i))
@@ -338,6 +344,7 @@ impl Snapshot {
             pod: pod.clone(),
         };
         self.pods.insert(pod.uid.clone(), place);
+        self.assumed += usize::from(assumed);
     }
 
     /// What is counted about pods, when one came to a node or left it.
@@ -378,6 +385,7 @@ impl Snapshot {
         let Some(place) = self.pods.remove(uid) else {
             return false;
         };
+        self.assumed -= usize::from(place.assumed);
         if let Some(at) = self.by_name.get(&place.node).copied() {
             if let Some(node) = self.nodes.get_mut(at) {
                 node.remove(uid);

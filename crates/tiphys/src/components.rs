@@ -298,6 +298,8 @@ async fn run_scheduler(
     stop: CancellationToken,
 ) -> Result<()> {
     configz::scheduler(file.value(), &file.config()?.profiles, election);
+    // Who does not lead has the page, too, without pods: it is no target that is down.
+    let _page = metrics::pages::show(scheduler::totals::PATH, String::new);
     let own = client.clone();
     let work = move |fence: Option<Fence>, term| {
         let client = fence.map_or_else(|| own.clone(), |fence| client::fenced(&own, &fence));

@@ -37,6 +37,7 @@ const UPSTREAMS_NAMES: &[&str] = &[
     "cadvisor_version_info",
     "container_",
     "endpoint_slice_controller_",
+    "kube_pod_resource_",
     "kubelet_",
     "kubeproxy_",
     "machine_",
@@ -167,7 +168,7 @@ fn allow(cx: &Context) -> Result<()> {
                 { "apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"],
                   "verbs": ["get", "list", "watch"] },
                 { "apiGroups": [""], "resources": ["nodes/metrics"], "verbs": ["get"] },
-                { "nonResourceURLs": ["/metrics", "/metrics/slis"], "verbs": ["get"] },
+                { "nonResourceURLs": ["/metrics", "/metrics/resources", "/metrics/slis"], "verbs": ["get"] },
             ] }),
         json!({ "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
             "metadata": { "name": "prometheus" },
@@ -276,6 +277,7 @@ pub fn promtool_is_content_with_every_page(cx: &Context) -> Result<()> {
     let node = |page: &str| format!("/api/v1/nodes/{NODE}/proxy/{page}");
     for page in [
         "/metrics".to_owned(),
+        "/metrics/resources".to_owned(),
         "/metrics/slis".to_owned(),
         node("metrics"),
         node("metrics/slis"),

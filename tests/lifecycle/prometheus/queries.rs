@@ -45,6 +45,12 @@ pub const QUERIES: &[&str] = &[
     r#"scheduler_scheduling_algorithm_duration_seconds_bucket{job="kube-scheduler"}"#,
     r#"scheduler_pod_scheduling_sli_duration_seconds_count{job="kube-scheduler"}"#,
     r#"scheduler_pending_pods{job="kube-scheduler"}"#,
+    r#"scheduler_queue_incoming_pods_total{job="kube-scheduler",queue="active",event="UnschedulablePodAdd"}"#,
+    r#"scheduler_framework_extension_point_duration_seconds_bucket{job="kube-scheduler",extension_point="Filter",status="Success"}"#,
+    r#"scheduler_plugin_execution_duration_seconds_bucket{job="kube-scheduler",extension_point="Filter"}"#,
+    r#"scheduler_cache_size{job="kube-scheduler",type="nodes"}"#,
+    r#"kube_pod_resource_request{job="kube-scheduler-resources",resource="cpu",unit="cores"}"#,
+    r#"kube_pod_resource_limit{job="kube-scheduler-resources",node!="",resource="cpu"} == 0.5"#,
     // Kubelet.
     r#"up{job="kubelet",metrics_path="/metrics"}"#,
     r#"kubelet_node_name{job="kubelet"}"#,

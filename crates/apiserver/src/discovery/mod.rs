@@ -138,6 +138,11 @@ pub async fn answer(
         }
         ["metrics"] => Ok(metrics(head, &lines(state, aggregation).await)),
         ["metrics", "slis"] => Ok(metrics(head, &::metrics::slis::lines())),
+        // Of a part that runs in this process, such as the scheduler's of what pods ask for.
+        ["metrics", _] => {
+            let text = ::metrics::pages::lines(path).ok_or_else(Status::no_such_path)?;
+            Ok(metrics(head, &text))
+        }
         ["debug", "api_priority_and_fairness", page] => {
             let with_details = query.get("includeRequestDetails").is_some();
             let made = state

@@ -3,9 +3,12 @@
 
 use std::sync::Arc;
 
+use clock::Instant;
+
 use super::{Core, Nomination, Step};
 use crate::plugins::{Events, Ready, Refused, Write};
 use crate::pod::Pod;
+use crate::timings::{Code, Point};
 
 /// A pod that has a node and waits until it can be bound.
 pub(super) struct Waiting {
@@ -14,6 +17,8 @@ pub(super) struct Waiting {
     pub stage: Stage,
     /// When it gives up.
     pub until_ms: u64,
+    /// When it was permitted, where that is measured.
+    pub permitted: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,12 +50,18 @@ impl Core {
         let mut refused = None;
         let profile = self.profiles.get(profile);
         let plugins = profile.map_or(&[][..], |p| p.plugins.as_slice());
+        let began = self.timings.now();
         for (at, (plugin, _)) in plugins.iter().enumerate() {
             if let Err(reason) = plugin.reserve(&pod, &node, &mut self.snapshot) {
                 refused = Some((at, plugin.name(), reason));
                 break;
             }
         }
+        let code = match &refused {
+            None => Code::Success,
+            Some(_) => Code::Unschedulable,
+        };
+        self.timings.part(began, Point::Reserve, code, &pod);
         if let Some((at, name, reason)) = refused {
             for (plugin, _) in plugins {
                 plugin.unreserve(&pod, &mut self.snapshot);
@@ -74,6 +85,7 @@ impl Core {
             node,
             stage: Stage::Permit,
             until_ms: now_ms.saturating_add(patience.unwrap_or(0)),
+            permitted: None,
         };
         self.waiting.insert(uid.clone(), waiting);
         self.go_on(&uid, now_ms)
@@ -84,6 +96,7 @@ impl Core {
         let waiting = self.waiting.get(uid)?;
         let (pod, node) = (waiting.pod.clone(), waiting.node.clone());
         let (stage, late) = (waiting.stage, waiting.until_ms <= now_ms);
+        let (mut permitted, began) = (waiting.permitted, self.timings.now());
         let profile = self.profile(&pod.scheduler)?;
         let place = self.snapshot.node(&node)?;
         let ask = |stage: Stage| {
@@ -106,7 +119,12 @@ impl Core {
         } else {
             Err(format!("node {node:?} is gone"))
         };
+        if stage == Stage::Permit {
+            let code = code_of(&answer);
+            self.timings.part(began, Point::Permit, code, &pod);
+        }
         if answer == Ok(true) && stage == Stage::Permit {
+            permitted = self.timings.now();
             let plugins = profile.plugins.iter();
             let writes = plugins.flat_map(|(p, _)| p.pre_bind(&pod, place, &self.snapshot));
             let writes: Vec<Write> = writes.collect();
@@ -115,6 +133,10 @@ impl Core {
                 return Some(Step::Prepare { pod, node, writes });
             }
             answer = ask(Stage::PreBind);
+        }
+        if answer != Ok(false) {
+            let code = code_of(&answer);
+            self.timings.part(permitted, Point::PreBind, code, &pod);
         }
         match answer {
             Ok(true) => {
@@ -157,8 +179,10 @@ impl Core {
     }
 
     fn set_stage(&mut self, uid: &str, stage: Stage) {
+        let now = self.timings.now().filter(|_| stage != Stage::Permit);
         if let Some(waiting) = self.waiting.get_mut(uid) {
             waiting.stage = stage;
+            waiting.permitted = waiting.permitted.or(now);
         }
     }
 
@@ -202,6 +226,15 @@ impl Core {
             self.happened.on_node(Events::POD_REMOVED, &node);
         }
         self.queue.retry(uid, now_ms);
+    }
+}
+
+/// An answer of [`all_ready`] in figures.
+fn code_of(answer: &Result<bool, String>) -> Code {
+    match answer {
+        Ok(true) => Code::Success,
+        Ok(false) => Code::Wait,
+        Err(_) => Code::Error,
     }
 }
 

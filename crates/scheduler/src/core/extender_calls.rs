@@ -9,6 +9,9 @@ use crate::extenders::{self, Chosen, Opinion, Question};
 use crate::pod::Pod;
 use crate::preempt::{self, Candidate, Preemption};
 
+/// Of one in so many decisions each plugin's time is measured.
+const SAMPLED: u64 = 10;
+
 /// A pod about which extenders are asked.
 pub(super) struct ExtenderCall {
     pub pod: Arc<Pod>,
@@ -28,8 +31,10 @@ impl Core {
         now_ms: u64,
     ) -> Option<Step> {
         let profile = self.profiles.get(at)?;
+        let timings = &self.timings;
+        timings.sample(seed.is_multiple_of(SAMPLED));
         let decision = if extenders::ask_about_nodes(&self.extenders, &pod) {
-            let (decision, nodes) = fitting(&self.snapshot, &pod, profile, seed);
+            let (decision, nodes) = fitting(&self.snapshot, &pod, profile, seed, timings);
             if !nodes.is_empty() {
                 self.asked = Some(ExtenderCall {
                     pod: pod.clone(),
@@ -42,7 +47,8 @@ impl Core {
             decision
         } else {
             let own = (at, profile);
-            batch::decide(&mut self.batch, &mut self.snapshot, &pod, own, seed)
+            let (batch, snapshot) = (&mut self.batch, &mut self.snapshot);
+            batch::decide(batch, snapshot, &pod, own, seed, timings)
         };
         self.decided(pod, at, decision, seed, now_ms)
     }
@@ -78,8 +84,9 @@ impl Core {
                 let Some(profile) = self.profiles.get(asked.profile) else {
                     return;
                 };
-                let heard = Some(&opinion);
-                let decision = decide_with(&self.snapshot, &asked.pod, profile, asked.seed, heard);
+                let (heard, timings) = (Some(&opinion), &self.timings);
+                let (pod, seed) = (&asked.pod, asked.seed);
+                let decision = decide_with(&self.snapshot, pod, profile, seed, heard, timings);
                 self.decided(asked.pod, asked.profile, decision, asked.seed, now_ms)
             }
             Err(message) => {

@@ -14,6 +14,7 @@ use crate::pod::{Pod, is_terminal, scheduler_of};
 use crate::resources::is_infeasible;
 use crate::selectors::Selectors;
 use crate::storage::{self, Storage};
+use crate::timings::{Code, Point};
 
 impl Core {
     pub fn node_changed(&mut self, old: Option<&k8s::Node>, new: Option<&k8s::Node>) {
@@ -225,9 +226,15 @@ impl Core {
             }
             None => {}
         }
+        let began = self.timings.now();
         let gated = self
             .profile(&pod.scheduler)
             .is_some_and(|p| p.gate(&pod).is_some());
+        let code = match gated {
+            true => Code::Unresolvable,
+            false => Code::Success,
+        };
+        self.timings.part(began, Point::PreEnqueue, code, &pod);
         self.queue.put(pod, gated, !unchanged, now_ms);
     }
 }

@@ -49,6 +49,29 @@ impl Events {
     pub const fn is_empty(self) -> bool {
         self.0 == 0
     }
+    /// Those that are of the other set, too.
+    pub const fn among(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// The first of these in figures: upstream's word where it has one for as much.
+    pub fn label(self) -> &'static str {
+        let known = [
+            (Self::NODE_ADDED, "NodeAdd"),
+            (Self::NODE_LABELS, "NodeUpdateNodeLabel"),
+            (Self::NODE_TAINTS, "NodeUpdateNodeTaint"),
+            (Self::NODE_RESOURCES, "NodeUpdateNodeAllocatable"),
+            (Self::POD_ADDED, "AssignedPodAdd"),
+            (Self::POD_REMOVED, "AssignedPodDelete"),
+            (Self::NAMESPACE_LABELS, "NamespaceUpdate"),
+            (Self::CLAIMS, "PersistentVolumeClaimUpdate"),
+            (Self::STORAGE, "StorageAll"),
+            (Self::DEVICES, "DevicesAll"),
+            (Self::DEVICE_CLAIMS, "resource.k8s.io/ResourceClaimUpdate"),
+        ];
+        let first = known.iter().find(|(event, _)| self.meets(*event));
+        first.map_or("*All", |(_, label)| *label)
+    }
 }
 
 /// Which plugins of a profile refused a pod, by their places.
@@ -70,6 +93,9 @@ impl Refused {
     }
     pub const fn has(self, place: usize) -> bool {
         self.0 & Self::bit(place) != 0
+    }
+    pub const fn is_everybody(self) -> bool {
+        self.0 == u64::MAX
     }
 }
 

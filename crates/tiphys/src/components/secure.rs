@@ -102,6 +102,9 @@ where
         ),
         Ok(()) if path == "/metrics/slis" => metrics(&request, &::metrics::slis::lines()),
         Ok(()) => {
+            if let Some(lines) = ::metrics::pages::lines(path) {
+                return metrics(&request, &lines);
+            }
             let (head, body) = request.into_parts();
             match component.answer(&head, body).await {
                 Ok(page) => page.map(Full::new),
@@ -206,6 +209,16 @@ mod tests {
             paths: &[],
         };
         answer(component, &gate, request).await.status()
+    }
+
+    #[tokio::test]
+    async fn pages_of_a_part_are_there_while_it_shows_them() {
+        let path = "/metrics/of-a-part";
+        let shown = ::metrics::pages::show(path, || "a 1\n".to_owned());
+        assert_eq!(ask(path, None).await.as_u16(), 401);
+        assert_eq!(ask(path, Some("good")).await.as_u16(), 200);
+        drop(shown);
+        assert_eq!(ask(path, Some("good")).await.as_u16(), 404);
     }
 
     #[tokio::test]
