@@ -155,11 +155,12 @@ pub async fn forward(
             if rest.is_zero() {
                 break;
             }
-            METRICS.passed_on();
+            METRICS.passed_on(server);
             let limit = Duration::from_millis(milliseconds).min(rest);
             let answer = ask(&question, server, route.by_tcp, limit).await;
             failing.note(server, answer.is_ok(), Instant::now());
-            METRICS.upstream(server, start.elapsed(), answer.is_ok());
+            let bytes = answer.as_ref().ok().map(Vec::as_slice);
+            METRICS.upstream(server, start.elapsed(), bytes);
             match answer {
                 Ok(answer) => return Ok(answer),
                 // Who says no would say it again.
@@ -173,6 +174,7 @@ pub async fn forward(
         }
         asked = silent;
     }
+    METRICS.nobody_answered();
     Err(last.map_or(ForwardError::NoUpstream, ForwardError::Failed))
 }
 

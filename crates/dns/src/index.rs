@@ -98,6 +98,21 @@ pub struct Endpoint {
     pub ports: Vec<Port>,
 }
 
+/// The label with the name of a slice's Service.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// Where the control plane says when what a slice speaks of changed.
+const CHANGED: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+
+/// The Service that a slice is of, and when the change happened that it was written for, as text; none if
+/// it does not say.
+pub fn change_of(slice: &EndpointSlice) -> Option<(Key, String)> {
+    let at = slice.metadata.annotations.as_ref()?.get(CHANGED)?;
+    let service = slice.metadata.labels.as_ref()?.get(SERVICE_NAME)?;
+    let namespace = slice.metadata.namespace.as_deref()?;
+    Some((Key::new(namespace, service), at.clone()))
+}
+
 fn endpoints_of(slice: &EndpointSlice) -> Vec<Endpoint> {
     let ports: Vec<Port> = slice
         .ports
@@ -302,7 +317,7 @@ fn key_of(metadata: &ObjectMeta) -> Key {
 /// What a slice holds, and whose; `None` when it belongs to no Service.
 fn content_of(slice: &EndpointSlice) -> Option<(Key, Vec<Endpoint>)> {
     let labels = slice.metadata.labels.as_ref()?;
-    let name = labels.get("kubernetes.io/service-name")?;
+    let name = labels.get(SERVICE_NAME)?;
     let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
     Some((Key::new(namespace, name), endpoints_of(slice)))
 }

@@ -27,7 +27,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use api::corefile::{self, Corefile};
-use clock::Random;
+use clock::{Clock, Random};
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -58,6 +58,9 @@ pub struct Config {
     pub negative_ttl_seconds: u32,
     /// Networks of the cluster: only to these, and to this machine, long answers go by UDP.
     pub trusted: Vec<(IpAddr, u8)>,
+    /// The time of day, by which is counted how long changes take to be answered; none where that is
+    /// not counted.
+    pub clock: Option<Clock>,
 }
 
 /// The node's resolvers.
@@ -80,6 +83,7 @@ impl Config {
             ttl_seconds: 30,
             negative_ttl_seconds: 5,
             trusted: Vec::new(),
+            clock: None,
         }
     }
 }
@@ -180,6 +184,7 @@ impl Corefiles {
         for what in warnings {
             tracing::warn!(what, "part of the Corefile");
         }
+        METRICS.enabled(&settings.plugins());
         settings
     }
 }
@@ -280,6 +285,10 @@ pub async fn run_on(
                     }
                     event => event,
                 };
+                let change = match &event {
+                    Heard::Slice(Event::Apply(slice)) => index::change_of(slice),
+                    _ => None,
+                };
                 let mut index = answerer.index.write().unwrap_or_else(PoisonError::into_inner);
                 match event {
                     DnsEvent::Service(event) => index.service_event(event),
@@ -288,7 +297,14 @@ pub async fn run_on(
                     DnsEvent::Configuration(..) => {}
                 }
                 answerer.complete.store(index.is_complete(), Ordering::Release);
+                let headless = |key| index.service(key) == Some(&index::Service::Headless);
+                let change = change.filter(|(key, _)| headless(key));
                 drop(index);
+                if let Some(((_, at), clock)) = change.zip(config.clock)
+                    && let Ok(at) = at.parse()
+                {
+                    METRICS.programmed(clock.now().duration_since(at).as_secs_f64());
+                }
                 answerer.changed();
             }
             else => {

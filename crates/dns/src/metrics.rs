@@ -23,15 +23,29 @@ pub struct DnsMetrics {
     response_bytes: Histograms<4>,
     responses: Counters<5>,
     forwarded: Counters<1>,
+    forward: Forwarded,
     hits: Counters<1>,
     misses: Counters<1>,
     stale: Counters<1>,
     entries: Gauges<1>,
-    upstream_seconds: Histograms<1>,
-    upstream_failures: Counters<1>,
+    upstream_seconds: Histograms<3>,
+    upstream_failures: Counters<2>,
     rejects: Counters<1>,
     truncated: Counters<1>,
     reload_failures: Counters<1>,
+    programming_seconds: Histograms<1>,
+    plugins: Gauges<4>,
+    build: Gauges<3>,
+}
+
+/// What is counted of questions that were passed on, under the names that CoreDNS had for it before
+/// 1.11: its dashboards and alert rules ask for these.
+struct Forwarded {
+    requests: Counters<1>,
+    responses: Counters<2>,
+    seconds: Histograms<2>,
+    failures: Counters<1>,
+    broken: Counters<0>,
 }
 
 pub static METRICS: LazyLock<DnsMetrics> = LazyLock::new(|| DnsMetrics {
@@ -68,6 +82,34 @@ pub static METRICS: LazyLock<DnsMetrics> = LazyLock::new(|| DnsMetrics {
         "Questions that were passed on to other servers.",
         ["proxy_name"],
     ),
+    forward: Forwarded {
+        requests: Counters::new(
+            "coredns_forward_requests_total",
+            "Questions that were passed on, by the server that was asked.",
+            ["to"],
+        ),
+        responses: Counters::new(
+            "coredns_forward_responses_total",
+            "Answers of other servers.",
+            ["rcode", "to"],
+        ),
+        seconds: Histograms::new(
+            "coredns_forward_request_duration_seconds",
+            "How long other servers took to answer.",
+            ["to", "rcode"],
+            &exponential(0.00025, 2.0, 16),
+        ),
+        failures: Counters::new(
+            "coredns_forward_healthcheck_failures_total",
+            "Questions that another server did not answer.",
+            ["to"],
+        ),
+        broken: Counters::new(
+            "coredns_forward_healthcheck_broken_total",
+            "Questions that none of the servers answered which were asked.",
+            [],
+        ),
+    },
     hits: one(
         "coredns_cache_hits_total",
         "Questions answered by what was kept.",
@@ -88,13 +130,13 @@ pub static METRICS: LazyLock<DnsMetrics> = LazyLock::new(|| DnsMetrics {
     upstream_seconds: Histograms::new(
         "coredns_proxy_request_duration_seconds",
         "How long other servers took to answer.",
-        ["proxy_name"],
+        ["proxy_name", "to", "rcode"],
         &exponential(0.00025, 2.0, 16),
     ),
     upstream_failures: Counters::new(
         "coredns_proxy_healthcheck_failures_total",
         "Questions that another server did not answer.",
-        ["to"],
+        ["proxy_name", "to"],
     ),
     rejects: one(
         "coredns_forward_max_concurrent_rejects_total",
@@ -107,6 +149,22 @@ pub static METRICS: LazyLock<DnsMetrics> = LazyLock::new(|| DnsMetrics {
     reload_failures: one(
         "coredns_reload_failed_total",
         "Configurations that could not be read.",
+    ),
+    programming_seconds: Histograms::new(
+        "coredns_kubernetes_dns_programming_duration_seconds",
+        "From the change of a pod or a Service, as its EndpointSlice says, until its name is answered so.",
+        ["service_kind"],
+        &exponential(0.001, 2.0, 20),
+    ),
+    plugins: Gauges::new(
+        "coredns_plugin_enabled",
+        "What is done about questions for names of a zone, in the words of a Corefile.",
+        ["server", "zone", "view", "name"],
+    ),
+    build: Gauges::new(
+        "coredns_build_info",
+        "A metric with a constant '1' value labeled by version, revision, and goversion from which CoreDNS was built.",
+        ["version", "revision", "goversion"],
     ),
 });
 
@@ -166,8 +224,34 @@ impl DnsMetrics {
     }
 
     /// A question goes to another server.
-    pub fn passed_on(&self) {
+    pub fn passed_on(&self, server: SocketAddr) {
         self.forwarded.add(["forward"]);
+        self.forward.requests.add([&server.to_string()]);
+    }
+
+    /// None of the servers that were asked has answered.
+    pub fn nobody_answered(&self) {
+        self.forward.broken.add([]);
+    }
+
+    /// A headless Service's endpoints are answered as they are since so many seconds.
+    pub fn programmed(&self, seconds: f64) {
+        let kind = ["headless_with_selector"];
+        // Two machines' clocks may differ.
+        self.programming_seconds.observe(kind, seconds.max(0.0));
+    }
+
+    /// This is what acts now: zones, each with the name of a plugin.
+    pub fn enabled(&self, plugins: &[(String, &str)]) {
+        self.plugins.clear();
+        for (zone, name) in plugins {
+            self.plugins.set([SERVER, zone, "", name], 1.0);
+        }
+        if let Some(build) = metrics::process::build() {
+            let words = [&build.git_version, &build.git_commit, &build.go_version];
+            let labels = words.map(String::as_str);
+            self.build.set(labels, 1.0);
+        }
     }
 
     /// What was kept answered, or did not.
@@ -186,14 +270,19 @@ impl DnsMetrics {
         self.entries.set([SERVER], count as f64);
     }
 
-    /// Another server answered, after so long, or did not.
-    pub fn upstream(&self, server: SocketAddr, after: Duration, answered: bool) {
-        if answered {
-            self.upstream_seconds
-                .observe(["forward"], after.as_secs_f64());
-        } else {
-            self.upstream_failures.add([&server.to_string()]);
-        }
+    /// Another server gave this answer, after so long, or none.
+    pub fn upstream(&self, server: SocketAddr, after: Duration, answer: Option<&[u8]>) {
+        let to = server.to_string();
+        let Some(answer) = answer else {
+            self.upstream_failures.add(["forward", &to]);
+            self.forward.failures.add([&to]);
+            return;
+        };
+        let (rcode, seconds) = (word(&CODES, code_of(answer)), after.as_secs_f64());
+        self.upstream_seconds
+            .observe(["forward", &to, rcode], seconds);
+        self.forward.responses.add([rcode, &to]);
+        self.forward.seconds.observe([&to, rcode], seconds);
     }
 
     /// A question was refused since too many waited.
@@ -220,8 +309,7 @@ impl CountedQuestion {
             let make = || metrics.response_bytes.of(labels);
             handle.get_or_init(make).observe(answer.len() as f64);
         }
-        let code = answer.get(3).map_or(2, |b| usize::from(b & 0xf));
-        let code = code.min(CODES.len());
+        let code = code_of(answer);
         if let Some(handle) = HANDLES.responses.get(code) {
             let labels = [SERVER, ZONE, "", word(&CODES, code), ""];
             handle.get_or_init(|| metrics.responses.of(labels)).inc();
@@ -230,6 +318,12 @@ impl CountedQuestion {
             metrics.truncated.add([SERVER]);
         }
     }
+}
+
+/// What came of a question, as a place in [`CODES`] or behind them.
+fn code_of(answer: &[u8]) -> usize {
+    let code = answer.get(3).map_or(2, |b| usize::from(b & 0xf));
+    code.min(CODES.len())
 }
 
 /// The word of a number.
@@ -245,7 +339,13 @@ mod tests {
     fn names_and_labels_are_those_of_coredns() {
         let taken = METRICS.asked(QueryType::A, true, true, 40);
         taken.answered(Some(&[0, 0, 0x81, 0x83, 0]), Duration::from_millis(1));
-        METRICS.passed_on();
+        let server = SocketAddr::from(([192, 0, 2, 53], 53));
+        METRICS.passed_on(server);
+        let refused = [0, 0, 0x81, 0x85];
+        METRICS.upstream(server, Duration::from_millis(1), Some(&refused));
+        METRICS.upstream(server, Duration::from_millis(1), None);
+        METRICS.programmed(1.0);
+        METRICS.enabled(&[("example.com.".to_owned(), "forward")]);
         let text = metrics::prometheus(&metrics::lines());
         for line in [
             "coredns_dns_requests_total{server=\"dns://:53\",zone=\".\",view=\"\",proto=\"udp\",family=\"1\",type=\"A\"} 1",
@@ -253,6 +353,13 @@ mod tests {
             "coredns_dns_request_duration_seconds_count{server=\"dns://:53\",zone=\".\",view=\"\"} 1",
             "coredns_dns_response_size_bytes_count{server=\"dns://:53\",zone=\".\",view=\"\",proto=\"udp\"} 1",
             "coredns_proxy_requests_total{proxy_name=\"forward\"} 1",
+            "coredns_proxy_request_duration_seconds_count{proxy_name=\"forward\",to=\"192.0.2.53:53\",rcode=\"REFUSED\"} 1",
+            "coredns_proxy_healthcheck_failures_total{proxy_name=\"forward\",to=\"192.0.2.53:53\"} 1",
+            "coredns_forward_requests_total{to=\"192.0.2.53:53\"} 1",
+            "coredns_forward_responses_total{rcode=\"REFUSED\",to=\"192.0.2.53:53\"} 1",
+            "coredns_forward_healthcheck_failures_total{to=\"192.0.2.53:53\"} 1",
+            "coredns_kubernetes_dns_programming_duration_seconds_count{service_kind=\"headless_with_selector\"} 1",
+            "coredns_plugin_enabled{server=\"dns://:53\",zone=\"example.com.\",view=\"\",name=\"forward\"} 1",
         ] {
             assert!(text.contains(line), "{line} in {text}");
         }

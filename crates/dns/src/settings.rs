@@ -117,6 +117,24 @@ impl Settings {
         (Self { blocks }, warnings)
     }
 
+    /// What acts on questions, in the words of a Corefile: a zone and a plugin's name.
+    pub fn plugins(&self) -> Vec<(String, &'static str)> {
+        let mut all = Vec::new();
+        for ways in &self.blocks {
+            let acts = [
+                ("hosts", ways.hosts.is_some()),
+                ("kubernetes", ways.cluster.is_some()),
+                ("cache", ways.terms.is_some()),
+                ("forward", !ways.routes.is_empty()),
+            ];
+            for zone in &ways.zones {
+                let names = acts.iter().filter(|(_, acts)| *acts);
+                all.extend(names.map(|(name, _)| (format!("{zone}."), *name)));
+            }
+        }
+        all
+    }
+
     /// The way of a question, and its number; `None` when it is nobody's. The name is in lower
     /// case, without its final dot. Names of the cluster are always led.
     pub fn ways(&self, name: &str) -> Option<(usize, &Ways, &str)> {

@@ -207,6 +207,10 @@ fn things_to_measure(cx: &Context) -> Result<()> {
         "spec": { "selector": { "app": "measured" }, "ports": [{ "port": 8080 }] },
     }))?;
     cx.apply_json(&json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": { "name": "headless" },
+        "spec": { "clusterIP": "None", "selector": { "app": "measured" } },
+    }))?;
+    cx.apply_json(&json!({
         "apiVersion": "batch/v1", "kind": "Job", "metadata": { "name": "done" },
         "spec": { "template": { "spec": { "restartPolicy": "Never", "containers": [
             { "name": "main", "image": tests::BUSYBOX, "command": ["true"] } ] } } },

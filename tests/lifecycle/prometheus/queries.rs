@@ -3,8 +3,8 @@
 /// Metrics of this project that kubernetes-mixin's dashboards, recording rules and alerts ask for, as
 /// of its version 1.4, with the label matchers that they use; what finds nothing is [`NOT_HERE`].
 /// Counters that begin with their first event are made to have one; but `kubelet_evictions` and
-/// `apiserver_request_terminations_total`, whose events no healthy cluster has, are only tested beside
-/// what counts them.
+/// `apiserver_request_terminations_total`, whose events no healthy cluster has, and `coredns_forward_*` of
+/// questions to others, are only tested beside what counts them.
 pub const QUERIES: &[&str] = &[
     // API server.
     r#"apiserver_request_total{job="kube-apiserver",verb=~"LIST|GET",code=~"2.."}"#,
@@ -112,6 +112,9 @@ pub const QUERIES: &[&str] = &[
     r#"coredns_dns_responses_total{job="kube-dns",rcode="NOERROR"}"#,
     r#"histogram_quantile(0.99, sum by (server, zone, le) (coredns_dns_request_duration_seconds_bucket{job="kube-dns"}))"#,
     r#"coredns_dns_request_size_bytes_bucket{job="kube-dns",proto="udp"}"#,
+    r#"coredns_build_info{job="kube-dns"}"#,
+    r#"coredns_plugin_enabled{job="kube-dns",name="kubernetes"}"#,
+    r#"coredns_kubernetes_dns_programming_duration_seconds_bucket{job="kube-dns",service_kind="headless_with_selector"}"#,
     // What dashboards compute of several.
     r#"sum by (namespace, pod) (rate(container_network_receive_bytes_total{job="cadvisor"}[1m]))"#,
     r#"sum by (instance, operation_type) (kubelet_runtime_operations_total{job="kubelet"})"#,
@@ -124,6 +127,10 @@ pub const QUERIES: &[&str] = &[
 /// and windows_exporter's `windows_*`.)
 pub const NOT_HERE: &[(&str, &str)] = &[
     ("go_goroutines", "this is not a Go program"),
+    (
+        "coredns_panics_total",
+        "CoreDNS catches a fault of its program in the question that met it; here there is nothing to catch",
+    ),
     (
         "kubelet_node_config_error",
         "upstream removed it with dynamic configuration of the kubelet",

@@ -576,6 +576,7 @@ fn dns_config(args: &AgentArgs, ips: &[IpAddr], resolv_conf: &Path) -> dns::Conf
     let mut config = dns::Config::new(ips.iter().map(at).collect());
     config.upstreams = dns::Resolvers::File(resolv_conf.to_path_buf());
     config.cluster_domain = args.ranges.cluster_domain.clone();
+    config.clock = Some(Clock::system());
     let pods = args.ranges.pods();
     config.trusted = pods.iter().map(|p| (p.address, p.length)).collect();
     config
