@@ -25,6 +25,7 @@ pub mod reserved;
 pub mod resize;
 mod resize_work;
 pub mod resources;
+pub mod restart_policy;
 pub mod round;
 pub mod runtime_state;
 pub mod sandbox;

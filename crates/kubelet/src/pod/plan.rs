@@ -4,6 +4,7 @@
 
 use super::backoff::{self, Backoff};
 use super::resize::{self, Change};
+use super::restart_policy;
 use super::round::{self, Round};
 use super::runtime_state::{Run, SeenContainer, SeenPod};
 use super::spec;
@@ -242,7 +243,10 @@ impl Planner<'_> {
                 false
             }
             Some(c) if c.run == Run::Exited && c.exit_code == 0 => true,
-            Some(c) if c.run == Run::Exited && !spec::should_restart(self.pod, container, c) => {
+            Some(c)
+                if c.run == Run::Exited
+                    && !restart_policy::should_restart(self.pod, container, c) =>
+            {
                 false
             }
             _ => {
@@ -273,7 +277,8 @@ impl Planner<'_> {
                     self.restart_if_failed(container, &c);
                 }
                 Some(c)
-                    if c.run == Run::Created || spec::should_restart(self.pod, container, &c) =>
+                    if c.run == Run::Created
+                        || restart_policy::should_restart(self.pod, container, &c) =>
                 {
                     self.start(container);
                 }
@@ -424,7 +429,7 @@ pub fn outcome(pod: &Pod, seen: &SeenPod) -> Option<Outcome> {
                 Some(s.sandbox_id.as_str()) == newest_sandbox
                     && s.run == Run::Exited
                     && s.exit_code != 0
-                    && !spec::should_restart(pod, c, s)
+                    && !restart_policy::should_restart(pod, c, s)
             })
         });
     if init_failed && !initialized {
@@ -433,7 +438,7 @@ pub fn outcome(pod: &Pod, seen: &SeenPod) -> Option<Outcome> {
     let mut failed = false;
     for container in spec::containers(pod) {
         let last = newest(&container.name).filter(|c| c.run == Run::Exited)?;
-        if spec::should_restart(pod, container, last) {
+        if restart_policy::should_restart(pod, container, last) {
             return None;
         }
         failed |= last.exit_code != 0;

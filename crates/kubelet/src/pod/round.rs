@@ -7,6 +7,7 @@
 //! removes them from the runtime instead; kept, they still show their logs, ends and counts.
 
 use super::plan::{Effect, Kill};
+use super::restart_policy;
 use super::runtime_state::{Run, SeenContainer, SeenPod};
 use super::spec;
 use k8s_openapi::api::core::v1::Pod;
@@ -24,7 +25,7 @@ impl Round {
     /// Reads it from what the runtime has.
     #[must_use]
     pub fn of(pod: &Pod, seen: &SeenPod) -> Self {
-        if !spec::may_restart_all(pod) {
+        if !restart_policy::may_restart_all(pod) {
             return Self::default();
         }
         let number = members(pod, seen).map(|c| c.round).max().unwrap_or(0);
@@ -69,7 +70,7 @@ fn asks(pod: &Pod, seen: &SeenPod, round: u32) -> bool {
         .any(|(container, last)| {
             last.round == round
                 && last.run == Run::Exited
-                && spec::restarts_all(container, last.exit_code)
+                && restart_policy::restarts_all(container, last.exit_code)
         })
 }
 
@@ -101,7 +102,7 @@ pub fn was_killed(pod: &Pod, seen: &SeenPod, c: &SeenContainer) -> bool {
         other.round == c.round
             && other.run == Run::Exited
             && spec::container(pod, &other.name)
-                .is_some_and(|spec| spec::restarts_all(spec, other.exit_code))
+                .is_some_and(|spec| restart_policy::restarts_all(spec, other.exit_code))
     };
     let mut sources = members(pod, seen).filter(asked);
     c.exit_code == KILLED

@@ -1,6 +1,7 @@
 //! The conditions of a pod that are the kubelet's to write, each with the reason and message that
 //! upstream gives it.
 
+use super::super::restart_policy;
 use super::super::round::Round;
 use super::super::runtime_state::SeenPod;
 use super::super::spec;
@@ -67,7 +68,7 @@ pub(super) fn of_pod(
         };
         wanted.push(("DisruptionTarget", verdict));
     }
-    if spec::may_restart_all(pod) {
+    if restart_policy::may_restart_all(pod) {
         wanted.push(("AllContainersRestarting", restarting_all(pod, seen, view)));
     }
     resize_conditions(&mut wanted, view);

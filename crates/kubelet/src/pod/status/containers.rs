@@ -1,6 +1,7 @@
 //! The status of one container: of its newest run, of the one before, and of what the runtime does not
 //! have, since its turn has not come or it is lost.
 
+use super::super::restart_policy;
 use super::super::round::{self, Round};
 use super::super::runtime_state::{Run, SeenContainer, SeenPod};
 use super::super::spec;
@@ -126,7 +127,7 @@ pub(super) fn container_status(
 /// Whether a container that ended is started again. Those for debugging never are.
 fn will_restart(pod: &Pod, container: &Container, c: &SeenContainer) -> bool {
     let of_pod = spec::container(pod, &container.name);
-    of_pod.is_some_and(|own| spec::is_sidecar(own) || spec::should_restart(pod, own, c))
+    of_pod.is_some_and(|own| spec::is_sidecar(own) || restart_policy::should_restart(pod, own, c))
 }
 
 fn is_ready(c: &SeenContainer, view: &View, init: bool, container: &Container) -> bool {
