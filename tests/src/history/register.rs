@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::{Input, Known, Operation, Outcome, Revision, Time, Value, Violation};
+use super::{Input, RevisionByValue, Operation, Outcome, Revision, Time, Value, Violation};
 
 /// Steps of one search, a bound on time and memory (some 100 bytes each). A history of thousands
 /// of operations takes about as many steps; one that needs more than this is reported, not passed.
@@ -73,7 +73,7 @@ struct Operations<'a> {
 }
 
 impl<'a> Operations<'a> {
-    fn of(all: Vec<&'a Operation>, known: &Known) -> Self {
+    fn of(all: Vec<&'a Operation>, known: &RevisionByValue) -> Self {
         let mut all = all;
         all.sort_by_key(|o| o.start);
         let mut found = Self::default();
@@ -378,14 +378,14 @@ impl<'a> Search<'a> {
 
 /// # Errors
 /// There is no order, or none was found in the bound's steps.
-pub fn check(operations: Vec<&Operation>, known: &Known) -> Result<(), Violation> {
+pub fn check(operations: Vec<&Operation>, known: &RevisionByValue) -> Result<(), Violation> {
     search(operations, known, MOST_STEPS).map(drop)
 }
 
 /// Gives the steps that it took.
 pub fn search(
     operations: Vec<&Operation>,
-    known: &Known,
+    known: &RevisionByValue,
     most_steps: usize,
 ) -> Result<usize, Violation> {
     let mut search = Search::new(Operations::of(operations, known));
