@@ -21,7 +21,7 @@ use crate::cache::encode;
 use crate::call::Call;
 use crate::cluster_ips::{self, Had, Offer, Refused};
 use crate::errors::from_store;
-use crate::metrics::allocators::{Choice, Given};
+use crate::metrics::allocators::{AllocatedValue, Choice};
 use crate::object::time_text;
 use crate::state::State;
 
@@ -48,7 +48,7 @@ pub struct Planned {
     /// There was something to claim, so that the object may say now what was chosen.
     pub has_chosen: bool,
     /// What the object is given, for the figures, and since when it is being chosen.
-    pub given: Vec<Given>,
+    pub given: Vec<AllocatedValue>,
     pub since: Option<Instant>,
 }
 
@@ -312,7 +312,7 @@ impl Addresses {
                 choice,
             } = new;
             let cidr = offer.cidr.to_string();
-            planned.given.push(Given::Address { cidr, choice });
+            planned.given.push(AllocatedValue::Address { cidr, choice });
             set(object, &field, text.into());
             // The range still gives addresses when this one is given: one that is being deleted has
             // another revision. So whoever sees the deletion sees all addresses of the range, too.
@@ -445,7 +445,7 @@ async fn ports(
             Some(p) => match map.take(*p) {
                 Ok(()) => {
                     kept.insert(*p);
-                    planned.given.push(Given::NodePort(Choice::Client));
+                    planned.given.push(AllocatedValue::NodePort(Choice::Client));
                 }
                 Err(why) => {
                     no_port(call, Choice::Client);
@@ -457,7 +457,7 @@ async fn ports(
                 Some(p) => {
                     kept.insert(p);
                     set(object, field, p.into());
-                    planned.given.push(Given::NodePort(Choice::Server));
+                    planned.given.push(AllocatedValue::NodePort(Choice::Server));
                 }
                 None => {
                     no_port(call, Choice::Server);
@@ -572,10 +572,10 @@ impl PortMap {
         self.taken.remove(&port);
     }
 
-    fn used(&self) -> Given {
+    fn used(&self) -> AllocatedValue {
         let all = usize::from(self.last - self.first) + 1;
         let taken = self.taken.range(self.first..=self.last).count();
-        Given::NodePorts {
+        AllocatedValue::NodePorts {
             taken,
             free: all - taken,
         }

@@ -286,7 +286,7 @@ pub async fn run_on(
                     event => event,
                 };
                 let change = match &event {
-                    Heard::Slice(Event::Apply(slice)) => index::change_of(slice),
+                    DnsEvent::Slice(Event::Apply(slice)) => index::change_of(slice),
                     _ => None,
                 };
                 let mut index = answerer.index.write().unwrap_or_else(PoisonError::into_inner);

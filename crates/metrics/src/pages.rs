@@ -18,16 +18,16 @@ static ALL: Mutex<(Vec<Page>, u64)> = Mutex::new((Vec::new(), 0));
 
 /// A page is shown as long as this is kept.
 #[must_use]
-pub struct Shown(u64);
+pub struct PageGuard(u64);
 
-impl Drop for Shown {
+impl Drop for PageGuard {
     fn drop(&mut self) {
         ALL.lock().0.retain(|page| page.number != self.0);
     }
 }
 
 /// Shows a page under a path such as `/metrics/resources`; of several with one path the latest.
-pub fn show(path: &'static str, write: impl Fn() -> String + Send + Sync + 'static) -> Shown {
+pub fn show(path: &'static str, write: impl Fn() -> String + Send + Sync + 'static) -> PageGuard {
     let mut all = ALL.lock();
     all.1 += 1;
     let number = all.1;
@@ -36,7 +36,7 @@ pub fn show(path: &'static str, write: impl Fn() -> String + Send + Sync + 'stat
         number,
         write: Arc::new(write),
     });
-    Shown(number)
+    PageGuard(number)
 }
 
 /// The lines of a page, to be given to [`crate::page_for`]; none where nobody shows it.

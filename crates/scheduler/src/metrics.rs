@@ -111,12 +111,12 @@ pub static METRICS: LazyLock<SchedulerMetrics> = LazyLock::new(|| SchedulerMetri
 /// What one scheduler has shown: handles, so that each is looked up once, and what it shows no more when
 /// it has gone.
 #[derive(Default)]
-pub struct Shown {
+pub struct CoreFigures {
     points: BTreeMap<(Point, Code, Arc<str>), Histogram>,
     refused: BTreeMap<(&'static str, Arc<str>), usize>,
 }
 
-impl Shown {
+impl CoreFigures {
     /// What has happened in the core since this was last called.
     pub fn update(&mut self, core: &mut Core) {
         METRICS.waiting(core.queue().lengths());
@@ -302,7 +302,7 @@ mod tests {
         };
         let core = Core::new(vec![profile], Waits::default());
         let mut core = core.timed(Timings::by(clock::Instant::now));
-        let mut shown = Shown::default();
+        let mut shown = CoreFigures::default();
         let node = json!({"metadata": {"name": "a"},
             "status": {"allocatable": {"cpu": "1", "memory": "8Gi", "pods": "9"}}});
         core.node_changed(None, Some(&serde_json::from_value(node).expect("a node")));

@@ -220,10 +220,10 @@ fn sum(pod: &Pod, strings: &mut Strings, scored: bool) -> Resources {
     let is_infeasible = is_infeasible(pod);
     let mut together = most(spec, |container, place| {
         let of_node = match place {
-            Place::Main => of_node(container, statuses),
-            Place::Sidecar => of_node(container, init_statuses),
+            ContainerRole::Main => of_node(container, statuses),
+            ContainerRole::Sidecar => of_node(container, init_statuses),
             // Of others nothing is resized.
-            Place::Init => None,
+            ContainerRole::Init => None,
         };
         one(container, (of_node, is_infeasible), strings, scored)
     });
@@ -235,7 +235,7 @@ fn sum(pod: &Pod, strings: &mut Strings, scored: bool) -> Resources {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum ContainerRole {
     Main,
     Sidecar,
     Init,
@@ -243,19 +243,19 @@ enum Place {
 
 /// Containers run together with the sidecars; each init container runs with the sidecars that
 /// were started before it. The pod needs the most of these at any time.
-fn most(spec: &PodSpec, mut of: impl FnMut(&Container, Place) -> Resources) -> Resources {
+fn most(spec: &PodSpec, mut of: impl FnMut(&Container, ContainerRole) -> Resources) -> Resources {
     let mut together = Resources::default();
     for container in &spec.containers {
-        together.add(&of(container, Place::Main));
+        together.add(&of(container, ContainerRole::Main));
     }
     let mut sidecars = Resources::default();
     let mut most = Resources::default();
     for container in spec.init_containers.iter().flatten() {
         let is_sidecar = container.restart_policy.as_deref() == Some("Always");
         let place = if is_sidecar {
-            Place::Sidecar
+            ContainerRole::Sidecar
         } else {
-            Place::Init
+            ContainerRole::Init
         };
         let asked = of(container, place);
         let mut now = sidecars.clone();

@@ -23,7 +23,7 @@ use crate::extenders::http::{self, Lines};
 use crate::extenders::{Chosen, Extender, Opinion, Question};
 use crate::feeds::{News, follow_all};
 use crate::interned::Strings;
-use crate::metrics::{Attempt, METRICS, Shown};
+use crate::metrics::{Attempt, CoreFigures, METRICS};
 use crate::plugins::Write;
 use crate::pod::Pod;
 use crate::queue::Waits;
@@ -120,7 +120,7 @@ pub async fn run(
     let shell = Shell {
         recorders,
         core,
-        shown: Shown::default(),
+        shown: CoreFigures::default(),
         client,
         lines,
         pods,
@@ -199,7 +199,7 @@ enum Done {
 
 struct Shell {
     core: Core,
-    shown: Shown,
+    shown: CoreFigures,
     client: Client,
     lines: Lines,
     pods: Informer<ApiPod>,

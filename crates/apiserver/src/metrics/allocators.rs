@@ -29,7 +29,7 @@ impl Choice {
 
 /// What an object is given with its commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Given {
+pub enum AllocatedValue {
     /// A cluster IP of a range.
     Address {
         cidr: String,
@@ -150,9 +150,9 @@ impl AllocatorMetrics {
     }
 
     /// Counts what was committed, so long after it was chosen.
-    pub fn given(&self, given: &Given, took: Duration) {
+    pub fn given(&self, given: &AllocatedValue, took: Duration) {
         match given {
-            Given::Address { cidr, choice } => {
+            AllocatedValue::Address { cidr, choice } => {
                 let scope = choice.scope();
                 let labels = OfRangeBy {
                     cidr: cidr.clone(),
@@ -163,11 +163,11 @@ impl AllocatorMetrics {
                 let histogram = self.address_seconds.get_or_create(&labels);
                 histogram.observe(took.as_secs_f64());
             }
-            Given::NodePort(choice) => {
+            AllocatedValue::NodePort(choice) => {
                 let scope = choice.scope();
                 self.ports.get_or_create(&By { scope }).inc();
             }
-            Given::NodePorts { taken, free } => {
+            AllocatedValue::NodePorts { taken, free } => {
                 self.ports_taken.set(whole(*taken));
                 self.ports_free.set(whole(*free));
             }

@@ -14,12 +14,12 @@ use crate::check::{
 
 /// A status with the spec that it is about.
 #[derive(Clone, Copy)]
-struct Told<'a> {
+struct JobView<'a> {
     spec: &'a Value,
     status: &'a Value,
 }
 
-impl<'a> Told<'a> {
+impl<'a> JobView<'a> {
     fn of(job: &'a Value) -> Self {
         Self {
             spec: at(job, "spec"),
@@ -49,8 +49,8 @@ pub fn has_condition(status: &Value, ty: &str, says: &str) -> bool {
 
 /// What became of each part of a status.
 struct Changed<'a> {
-    new: Told<'a>,
-    old: Told<'a>,
+    new: JobView<'a>,
+    old: JobView<'a>,
 }
 
 impl Changed<'_> {
@@ -71,7 +71,7 @@ impl Changed<'_> {
     }
     /// The pods that are named and not counted; a list without any is as none.
     fn uncounted(&self) -> bool {
-        let lists = |t: Told<'_>| {
+        let lists = |t: JobView<'_>| {
             let of = at(t.status, "uncountedTerminatedPods");
             ["succeeded", "failed"].map(|list| items(of, list).to_vec())
         };
@@ -103,8 +103,8 @@ pub fn check(errs: &mut Errors, job: &Value) {
 /// What is wrong with a status that comes after another.
 pub fn check_update(errs: &mut Errors, job: &Value, before: &Value) {
     let changed = Changed {
-        new: Told::of(job),
-        old: Told::of(before),
+        new: JobView::of(job),
+        old: JobView::of(before),
     };
     conditions(errs, &changed);
     times(errs, &changed);
