@@ -193,6 +193,9 @@ pub struct Config {
     pub shutdown: Graceful,
     /// Logs of the machine.
     pub system_logs: SystemLogs,
+    /// Numbers of users that a pod with a user namespace of its own gets; a multiple of 65536, which is
+    /// upstream's default.
+    pub user_ids_per_pod: u32,
     /// How long nothing may flow in the streams of exec, attach and port-forward; none: for ever.
     /// 4 hours as upstream.
     pub stream_idle: Option<Duration>,
@@ -262,6 +265,7 @@ impl Config {
             topology: Rules::default(),
             shutdown: Graceful::default(),
             system_logs: SystemLogs::default(),
+            user_ids_per_pod: crate::user_ids::UNIT,
             stream_idle: Some(Duration::from_secs(4 * 3600)),
             static_pods: None,
             tracing: None,

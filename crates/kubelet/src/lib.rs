@@ -31,6 +31,7 @@ pub mod static_pods;
 pub mod stats;
 pub mod streaming;
 pub mod topology;
+pub mod user_ids;
 pub mod volumes;
 
 pub use config::Config;
@@ -41,9 +42,13 @@ use host::cri::Cri;
 use host::runtime::Runtime;
 use pod::deps::Deps;
 use pod::manager::Pods;
+use std::path::Path;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use traces::Tracer;
+
+/// Where the machine says which accounts it has.
+const ACCOUNTS: &str = "/etc";
 
 /// Why a kubelet cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +67,9 @@ pub enum Error {
     /// Memory, or CPUs and memory together, cannot be given as the configuration says.
     #[error("the kubelet's NUMA nodes: {0}")]
     Topology(String),
+    /// The machine has no numbers of users for pods as the configuration says.
+    #[error("numbers of users for pods: {0}")]
+    UserIds(String),
     /// Its certificate or client authority.
     #[error("the kubelet's TLS: {0}")]
     Tls(String),
@@ -136,12 +144,15 @@ pub async fn run(
         pods.clone(),
     );
     let cpus = cpus.map_err(Error::Cpus)?;
-    let topology = topology_of(&config, &cpus, pods).map_err(Error::Topology)?;
+    let topology = topology_of(&config, &cpus, pods.clone()).map_err(Error::Topology)?;
+    let most = config.capacity.pods.unwrap_or(node::machine::DEFAULT_PODS);
+    let pool = user_ids::IdPool::of_machine(config.user_ids_per_pod, most, Path::new(ACCOUNTS));
+    let user_ids = user_ids::UserIds::new(pool.map_err(Error::UserIds)?, pods);
     let tracer = match &config.tracing {
         Some(wanted) => Tracer::start(wanted, "kubelet", ("host.name", &config.node_name))?,
         None => Tracer::default(),
     };
-    let own = (disk, cpus, topology, tracer);
+    let own = (disk, cpus, topology, user_ids, tracer);
     let deps = Arc::new(assemble(ground, config, client, own));
     make_groups(&deps)?;
     let listener = listen(&deps.config).await?;
@@ -249,10 +260,11 @@ fn assemble(
     ground: Ground,
     config: Config,
     client: kube::Client,
-    (disk, cpus, topology, tracer): (
+    (disk, cpus, topology, user_ids, tracer): (
         Option<volumes::local_disk::Disk>,
         cpus::Cpus,
         topology::Topology,
+        user_ids::UserIds,
         Tracer,
     ),
 ) -> Deps {
@@ -331,6 +343,7 @@ fn assemble(
         devices: Arc::new(devices),
         cpus,
         topology,
+        user_ids,
         dra: Arc::new(dra),
         node_changed,
         node,

@@ -3,7 +3,7 @@
 use super::v1;
 use crate::runtime::{
     Condition, Container, ContainerSecurity, ContainerSpec, ContainerStatus, Credential, Device,
-    Dns, Handler, Health, Image, ImageFs, LayerUse, Mount, Namespace, Namespaces, PodName,
+    Dns, Handler, Health, IdRange, Image, ImageFs, LayerUse, Mount, Namespace, Namespaces, PodName,
     PortMapping, Profile, Propagation, Protocol, Resources, Sandbox, SandboxNetwork, SandboxSpec,
     SeLinux, Security, State, Texts,
 };
@@ -37,6 +37,28 @@ fn namespaces(n: &Namespaces) -> v1::NamespaceOption {
             Namespace::Of(id) => id.clone(),
             _ => String::new(),
         },
+        userns_options: Some(user_namespace(n.users)),
+    }
+}
+
+fn mapping(range: IdRange) -> v1::IdMapping {
+    v1::IdMapping {
+        host_id: range.host,
+        container_id: 0,
+        length: range.length,
+    }
+}
+
+fn user_namespace(range: Option<IdRange>) -> v1::UserNamespace {
+    let mode = match range {
+        None => v1::NamespaceMode::Node,
+        Some(_) => v1::NamespaceMode::Pod,
+    };
+    let mappings: Vec<_> = range.map(mapping).into_iter().collect();
+    v1::UserNamespace {
+        mode: mode as i32,
+        uids: mappings.clone(),
+        gids: mappings,
     }
 }
 
@@ -129,7 +151,9 @@ fn sandbox_security(s: &Security) -> v1::LinuxSandboxSecurityContext {
     }
 }
 
-fn mount(m: &Mount) -> v1::Mount {
+/// `users`: those of the sandbox, by which the owners of what is mounted are told in it.
+fn mount(m: &Mount, users: Option<IdRange>) -> v1::Mount {
+    let mappings: Vec<_> = users.map(mapping).into_iter().collect();
     let propagation = match m.propagation {
         Propagation::Private => v1::MountPropagation::PropagationPrivate,
         Propagation::HostToContainer => v1::MountPropagation::PropagationHostToContainer,
@@ -141,6 +165,8 @@ fn mount(m: &Mount) -> v1::Mount {
         readonly: m.read_only,
         recursive_read_only: m.recursive_read_only,
         propagation: propagation as i32,
+        uid_mappings: mappings.clone(),
+        gid_mappings: mappings,
         ..Default::default()
     }
 }
@@ -177,6 +203,7 @@ pub(super) fn container_config(c: &ContainerSpec) -> v1::ContainerConfig {
         key: key.clone(),
         value: value.clone().into_bytes(),
     });
+    let users = c.security.common.namespaces.users;
     v1::ContainerConfig {
         metadata: Some(v1::ContainerMetadata {
             name: c.name.clone(),
@@ -191,7 +218,7 @@ pub(super) fn container_config(c: &ContainerSpec) -> v1::ContainerConfig {
         args: c.args.clone(),
         working_dir: c.working_dir.clone(),
         envs: env.collect(),
-        mounts: c.mounts.iter().map(mount).collect(),
+        mounts: c.mounts.iter().map(|m| mount(m, users)).collect(),
         devices: c.devices.iter().map(device).collect(),
         labels: table(&c.labels),
         annotations: table(&c.annotations),
@@ -410,6 +437,41 @@ pub(super) fn layer(s: v1::ContainerStats) -> Option<LayerUse> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn users_of_a_pod_are_told_to_the_runtime() {
+        let range = IdRange {
+            host: 131_072,
+            length: 65_536,
+        };
+        let namespaces = |users| Namespaces {
+            users,
+            ..Default::default()
+        };
+        let node = super::namespaces(&namespaces(None)).userns_options;
+        let node = node.expect("it says whose users they are");
+        assert_eq!(node.mode, v1::NamespaceMode::Node as i32);
+        assert!(node.uids.is_empty() && node.gids.is_empty());
+        let mut spec = ContainerSpec {
+            mounts: vec![Mount::default()],
+            ..Default::default()
+        };
+        spec.security.common.namespaces = namespaces(Some(range));
+        let made = container_config(&spec);
+        let wanted = [v1::IdMapping {
+            host_id: 131_072,
+            container_id: 0,
+            length: 65_536,
+        }];
+        assert_eq!(made.mounts[0].uid_mappings, wanted);
+        assert_eq!(made.mounts[0].gid_mappings, wanted);
+        let options = made
+            .linux
+            .and_then(|l| l.security_context?.namespace_options);
+        let users = options.and_then(|o| o.userns_options).expect("users");
+        assert_eq!(users.mode, v1::NamespaceMode::Pod as i32);
+        assert!(users.uids == wanted && users.gids == wanted);
+    }
 
     #[test]
     fn signals_have_the_apis_words() {

@@ -122,6 +122,24 @@ pub enum Namespace {
     Of(String),
 }
 
+/// Numbers of users, and of groups alike, on the machine, which are those from 0 on in a namespace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IdRange {
+    /// The first on the machine.
+    pub host: u32,
+    /// How many.
+    pub length: u32,
+}
+
+impl IdRange {
+    /// Whether some number is in both.
+    #[must_use]
+    pub fn meets(self, other: Self) -> bool {
+        let end = |r: Self| u64::from(r.host) + u64::from(r.length);
+        u64::from(self.host) < end(other) && u64::from(other.host) < end(self)
+    }
+}
+
 /// Namespaces of a sandbox or a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Namespaces {
@@ -131,6 +149,8 @@ pub struct Namespaces {
     pub pid: Namespace,
     /// Of shared memory and the like.
     pub ipc: Namespace,
+    /// Of users: which of the machine's the sandbox's are; none: they are the machine's.
+    pub users: Option<IdRange>,
 }
 
 /// A profile that restricts what a process may do.

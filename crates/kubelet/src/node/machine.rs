@@ -32,7 +32,7 @@ pub struct Resources {
 }
 
 /// As many pods as upstream allows by default.
-const PODS: u64 = 110;
+pub const DEFAULT_PODS: u64 = 110;
 
 impl Resources {
     /// The declared values, and the machine's where nothing is declared.
@@ -53,7 +53,7 @@ impl Resources {
             cpu_millis: declared.cpu_millis.unwrap_or(cpus * 1000),
             memory_bytes,
             storage_bytes,
-            pods: declared.pods.unwrap_or(PODS),
+            pods: declared.pods.unwrap_or(DEFAULT_PODS),
             reserved_cpu_millis: config.reserved.cpu_millis,
             reserved_memory_bytes: config.reserved.memory_bytes
                 + kept(Resource::Memory, memory_bytes),

@@ -17,6 +17,7 @@ use crate::objects::Objects;
 use crate::services::Services;
 use crate::streaming::commands::ClientCommands;
 use crate::topology::Topology;
+use crate::user_ids::UserIds;
 use crate::volumes::Volumes;
 use clock::{Clock, Random};
 use host::cgroup::{Hierarchy, OomScores};
@@ -84,7 +85,9 @@ pub struct Deps {
     pub pressure: Arc<parking_lot::Mutex<Pressure>>,
     /// Which pod a container or sandbox of the runtime belongs to.
     pub owners: Owners,
-    /// ClientCommands of clients that run in containers.
+    /// Numbers of users of pods that have their own.
+    pub user_ids: UserIds,
+    /// Commands of clients that run in containers.
     pub commands: Arc<ClientCommands>,
 }
 

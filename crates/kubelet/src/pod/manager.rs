@@ -243,6 +243,8 @@ impl Pods {
         for uid in folders.iter().filter(|uid| !known.contains(*uid)) {
             if let Err(e) = self.deps.volumes.release(uid).await {
                 tracing::warn!(uid, error = %e, "removing an orphaned folder failed");
+            } else {
+                self.deps.user_ids.forget(uid);
             }
         }
         for uid in claimed.iter().filter(|uid| !known.contains(*uid)) {

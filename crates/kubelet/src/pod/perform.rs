@@ -145,13 +145,15 @@ impl Hands {
     ) -> Result<(SandboxSpec, Vec<String>), String> {
         let config = &self.deps.config;
         let resolver = self.deps.resolver()?;
-        Ok(sandbox::config(
+        let (mut made, said) = sandbox::config(
             &security::with_default(pod, config.seccomp_default),
             config,
             attempt,
             &self.grants.group(pod),
             &resolver,
-        ))
+        );
+        made.security.namespaces.users = self.deps.user_ids.given(spec::uid(pod));
+        Ok((made, said))
     }
 
     async fn create_sandbox(&mut self, pod: &Arc<Pod>, attempt: u32) -> bool {
@@ -205,16 +207,18 @@ impl Hands {
 
     /// Asks the runtime for a sandbox, with the handler of the pod's RuntimeClass.
     async fn run_sandbox(&self, pod: &Pod, attempt: u32) -> Result<String, String> {
-        let (config, said) = self.sandbox_config(pod, attempt)?;
-        for text in said {
-            let (recorder, warning) = (&self.deps.recorder, Severity::Warning);
-            recorder.pod(pod, None, warning, "DNSConfigForming", text);
-        }
         let runtime = &self.deps.runtime;
         let handler = handlers::of(&self.deps.client, pod).await?;
         if spec::of(pod).host_users == Some(false) {
             let health = runtime.health().await.map_err(|e| e.to_string())?;
-            sandbox::user_namespace(pod, &handler, health.has_user_namespaces(&handler))?;
+            sandbox::user_namespace(&handler, health.has_user_namespaces(&handler))?;
+            let given = self.deps.user_ids.give(spec::uid(pod));
+            given.map_err(|e| format!("create user namespace: {e}"))?;
+        }
+        let (config, said) = self.sandbox_config(pod, attempt)?;
+        for text in said {
+            let (recorder, warning) = (&self.deps.recorder, Severity::Warning);
+            recorder.pod(pod, None, warning, "DNSConfigForming", text);
         }
         let made = runtime.run_sandbox(&config, &handler).await;
         made.map_err(|e| e.to_string())
@@ -442,6 +446,7 @@ impl Hands {
             recursive_read_only: self.has_recursive_read_only(pod, c).await?,
         });
         let mut made = made.map_err(|e| e.to_string())?;
+        made.security.common.namespaces.users = self.deps.user_ids.given(uid);
         devices.of(uid, &c.name).add_to(&mut made);
         self.deps.dra.add_to(pod, c, &mut made)?;
         if !made.cdi_devices.is_empty() {

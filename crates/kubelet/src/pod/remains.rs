@@ -9,6 +9,8 @@ use std::path::Path;
 pub(super) async fn remove_files(deps: &Deps, pod: &Pod) {
     if let Err(e) = deps.volumes.release(spec::uid(pod)).await {
         tracing::warn!(pod = spec::full_name(pod), error = %e, "removing a pod's folder failed");
+    } else {
+        deps.user_ids.forget(spec::uid(pod));
     }
     let logs = deps
         .config

@@ -306,6 +306,8 @@ pub fn namespaces(pod: &Pod) -> Namespaces {
             _ => Namespace::Container,
         },
         ipc: node_or_pod(s.host_ipc.unwrap_or(false)),
+        // Which users those of the pod are is given to it, and not said by its spec.
+        users: None,
     }
 }
 
@@ -329,15 +331,11 @@ pub fn strict_groups(pod: &Pod) -> bool {
     security.and_then(|s| s.supplemental_groups_policy.as_deref()) == Some("Strict")
 }
 
-/// Why the sandbox that a pod asks for cannot be made here. Without a user namespace of its own
-/// the pod's root would be the machine's: then there is no pod. `runtime_can`: the runtime would
-/// make such a namespace.
-pub fn user_namespace(pod: &Pod, handler: &str, runtime_can: bool) -> Result<(), String> {
-    if spec::of(pod).host_users != Some(false) {
-        return Ok(());
-    }
+/// Why a pod cannot have a user namespace of its own here. Without one its root would be the
+/// machine's: then there is no pod. `runtime_can`: the runtime makes such namespaces.
+pub fn user_namespace(handler: &str, runtime_can: bool) -> Result<(), String> {
     let why = match (runtime_can, handler) {
-        (true, _) => "the kubelet does not map users for pods yet".to_owned(),
+        (true, _) => return Ok(()),
         (false, "") => "runtime does not support user namespaces".to_owned(),
         (false, name) => {
             format!("RuntimeClass handler {name:?} does not support user namespaces")
@@ -391,6 +389,19 @@ mod tests {
             json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec}),
         )
         .unwrap()
+    }
+
+    #[test]
+    fn a_pod_without_its_own_users_says_why() {
+        assert_eq!(user_namespace("", true), Ok(()));
+        let why = |handler| user_namespace(handler, false).unwrap_err();
+        let begin = "can't set `spec.hostUsers: false`, ";
+        assert_eq!(
+            why(""),
+            format!("{begin}runtime does not support user namespaces")
+        );
+        let end = "RuntimeClass handler \"gvisor\" does not support user namespaces";
+        assert_eq!(why("gvisor"), format!("{begin}{end}"));
     }
 
     #[test]

@@ -288,7 +288,12 @@ fn namespaces_are_the_pods_the_nodes_or_the_containers_own() {
             Namespace::Pod,
         ),
     ] {
-        let want = Namespaces { network, pid, ipc };
+        let want = Namespaces {
+            network,
+            pid,
+            ipc,
+            users: None,
+        };
         let pod = pod(spec, json!({}));
         let made = container_of(&pod, &root()).unwrap();
         assert_eq!(made.security.common.namespaces, want, "{pod:?}");
