@@ -124,6 +124,16 @@ impl Action {
             Self::Event { .. } => None,
         }
     }
+    /// Whether it writes a status.
+    pub(crate) fn is_of_status(&self) -> bool {
+        match self {
+            Self::Update { subresource, .. } | Self::Patch { subresource, .. } => {
+                *subresource == "status"
+            }
+            Self::Noted { action, .. } => action.is_of_status(),
+            _ => false,
+        }
+    }
     /// Whether it makes an object that has an owner.
     pub(crate) fn makes_owned(&self) -> bool {
         match self {

@@ -206,3 +206,41 @@ async fn what_says_that_all_is_done_waits_for_it() {
     .await;
     assert!(!all.contains(&"PATCH failed".to_owned()), "{all:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_event_is_recorded_with_the_status_that_says_the_same() {
+    let about = serde_json::from_value(json!({ "kind": "ConfigMap", "namespace": "default",
+        "name": "owner", "uid": "o" }));
+    let event = Action::Event {
+        about: about.expect("a reference"),
+        warning: false,
+        reason: "Completed",
+        message: "it is".to_owned(),
+    };
+    let status = Action::merge_status(Target::of::<ConfigMap>("default", "owner"), json!({}));
+    let plan = |first: Vec<Action>| Plan {
+        actions: first,
+        last: vec![event.clone(), status.clone()],
+        ..Plan::default()
+    };
+    let events = |all: &[String]| all.iter().filter(|a| *a == "POST events").count();
+    let all = asked(plan(Vec::new()), |_, _| (200, owner())).await;
+    assert_eq!(events(&all), 1, "{all:?}");
+    // The status was written by somebody else meanwhile: it is tried again and again.
+    let refused = |_: &Method, name: &str| match name {
+        "status" => failure(409),
+        _ => (200, owner()),
+    };
+    let all = asked(plan(Vec::new()), refused).await;
+    assert!(all.len() > 2 && events(&all) == 0, "{all:?}");
+    // What failed before keeps the status from being written at all.
+    let before = |_: &Method, name: &str| match name {
+        "owner" => failure(409),
+        _ => (200, owner()),
+    };
+    let all = asked(plan(vec![write("owner")]), before).await;
+    assert!(
+        events(&all) == 0 && !all.contains(&"PATCH status".to_owned()),
+        "{all:?}"
+    );
+}
