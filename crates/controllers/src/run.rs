@@ -173,7 +173,8 @@ pub async fn run(
     let client = accounts.of(resource_quota::ResourceQuotas::ACCOUNT);
     all.start(resource_quota::ResourceQuotas::new(informers, client));
     let client = accounts.of(storage_migration::Migrations::ACCOUNT);
-    all.start(storage_migration::Migrations::new(client));
+    let random = informers.random().clone();
+    all.start(storage_migration::Migrations::new(client, random));
     all.start(garbage::Garbage::new(
         accounts.of(garbage::Garbage::ACCOUNT),
         informers.random().clone(),

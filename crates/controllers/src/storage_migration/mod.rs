@@ -1,17 +1,21 @@
 //! StorageVersionMigration: everything of a resource is stored again, in the version and by the key in
-//! which it is stored now, so that older ones can go. The kind is served where somebody asks for it;
-//! so it is asked for, not watched.
+//! which it is stored now, so that older ones can go. The kind is served where somebody asks for it: it
+//! is watched there, and elsewhere it is looked now and then whether it is served.
 
 pub mod plan;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use clock::Random;
 use control::action::Target;
 use control::{Controller, Keys, Plan, Watches};
+use futures::StreamExt;
 use kube::Client;
 use kube::api::{Api, ListParams};
 use kube::core::DynamicObject;
+use kube::runtime::watcher::{Config, Event};
 use parking_lot::Mutex;
 use serde_json::Value;
 
@@ -20,24 +24,28 @@ use crate::discovery::Discovery;
 use crate::scales::{name_of, text_of};
 use plan::{Item, Observed, Of, bound, has_ended};
 
-/// Between looks for new migrations.
-const EVERY: Duration = Duration::from_secs(15);
+/// Between looks whether the kind is served, which changes with the flags of the servers alone.
+const SERVED_EVERY: Duration = Duration::from_secs(300);
+/// After one that failed.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// Objects of one answer.
 const PAGE: u32 = 500;
 
 /// Migrates.
 pub struct Migrations {
     client: Client,
-    discovery: Discovery,
+    random: Random,
+    discovery: Arc<Discovery>,
     failures: Mutex<HashMap<String, String>>,
 }
 
 impl Migrations {
-    /// `client` acts as [`Controller::ACCOUNT`].
-    pub fn new(client: Client) -> Self {
+    /// `client` acts as [`Controller::ACCOUNT`]; waits are drawn from `random`.
+    pub fn new(client: Client, random: Random) -> Self {
         Self {
-            discovery: Discovery::new(client.clone()),
+            discovery: Arc::new(Discovery::new(client.clone())),
             client,
+            random,
             failures: Mutex::default(),
         }
     }
@@ -95,20 +103,34 @@ fn number(version: Option<&str>) -> u64 {
     version.and_then(|v| v.parse().ok()).unwrap_or(0)
 }
 
-/// Puts the names of migrations there that have not ended.
-async fn look(client: Client, keys: Keys<String>) {
-    let api: Api<DynamicObject> = Api::all_with(client, &plan::resource());
+/// Puts the names of migrations there that have not ended, as they come and change.
+async fn follow(client: Client, random: Random, discovery: Arc<Discovery>, keys: Keys<String>) {
+    let resource = plan::resource();
     loop {
-        match api.list(&ListParams::default()).await {
-            Ok(found) => {
-                let open = found.items.iter().filter(|m| !has_ended(&value_of(m)));
-                keys.add(open.filter_map(|m| m.metadata.name.clone()));
+        let found = discovery.ask().await;
+        let wait = match &found {
+            Ok(_) => SERVED_EVERY,
+            Err(e) => {
+                tracing::debug!("storage version migrations: {e}");
+                ASK_AGAIN
             }
-            // Most servers do not serve the kind.
-            Err(kube::Error::Api(status)) if status.code == 404 => {}
-            Err(e) => tracing::debug!("storage version migrations: {e}"),
+        };
+        let is_served = found.is_ok_and(|found| {
+            let mut served = found.served.iter();
+            served.any(|s| s.is(&resource.group, &resource.plural) && s.can("watch"))
+        });
+        if is_served {
+            let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
+            let mut events = client::events(random.clone(), api, Config::default()).boxed();
+            while let Some(event) = events.next().await {
+                if let Event::Apply(one) | Event::InitApply(one) = event
+                    && !has_ended(&value_of(&one))
+                {
+                    keys.add(one.metadata.name);
+                }
+            }
         }
-        tokio::time::sleep(EVERY).await;
+        tokio::time::sleep(wait).await;
     }
 }
 
@@ -129,8 +151,9 @@ impl Controller for Migrations {
     type Observed = Result<Observed, String>;
 
     fn watches(&self, watches: &mut Watches<String>) {
-        let client = self.client.clone();
-        watches.feed(|keys| look(client, keys));
+        let (client, random) = (self.client.clone(), self.random.clone());
+        let discovery = self.discovery.clone();
+        watches.feed(|keys| follow(client, random, discovery, keys));
     }
 
     fn observe(&self, name: &String) -> Option<Self::Observed> {
