@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::{Input, RevisionByValue, Operation, Outcome, Revision, Time, Value, Violation};
+use super::{Input, Operation, Outcome, Revision, RevisionByValue, Time, Value, Violation};
 
 /// Steps of one search, a bound on time and memory (some 100 bytes each). A history of thousands
 /// of operations takes about as many steps; one that needs more than this is reported, not passed.

@@ -141,7 +141,8 @@ impl Check for Room<'_> {
             let lack = amount
                 .saturating_add(used)
                 .saturating_sub(node.allocatable.of(name));
-            (amount > 0 && lack > 0).then(|| format!("{} more {name}", resources::enough(name, lack)))
+            (amount > 0 && lack > 0)
+                .then(|| format!("{} more {name}", resources::enough(name, lack)))
         });
         let mut texts: Vec<String> = lacks.collect();
         if i64::try_from(node.pods.len()).is_ok_and(|n| n >= node.allowed_pods) {
