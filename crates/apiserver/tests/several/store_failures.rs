@@ -3,17 +3,19 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use apiserver::ApiServer;
+use apiserver::{ApiServer, UserInfo};
 use futures::future::BoxFuture;
 use http::Method;
+use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use store::{Layer, Outcome, Result, Revision, Store, StoreError, Txn};
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
 
 use crate::common::memory::Checked;
-use crate::common::{ask, get, post};
+use crate::common::{JSON, ask, get, post, request};
 use crate::stores::etcd::Cluster;
 use crate::test_store::{TestStore, until};
 
@@ -179,6 +181,61 @@ async fn what_a_silent_store_may_hold_is_not_called_missing() {
             "{status}"
         );
     }
+}
+
+/// Whether somebody may do something, a store that is silent may know: until it speaks nobody is refused
+/// for good, and nobody is let in either. Whoever is known to may goes on.
+#[tokio::test]
+async fn a_permission_that_a_silent_store_may_hold_is_not_refused() {
+    let mut config = crate::common::open_config();
+    config.authorizers = apiserver::filters::authorizers();
+    config.admission = apiserver::admission::standard(&Default::default());
+    let (store, server) = server_of(config).await;
+    let jane = UserInfo::new("jane", &["dev"]);
+    let as_jane = async |method: Method, uri: &str, body: Value| {
+        let text = match &body {
+            Value::Null => String::new(),
+            body => body.to_string(),
+        };
+        let asked = request(method, uri, JSON, text);
+        let answer = server.local_service(jane.clone()).oneshot(asked).await;
+        let answer = answer.expect("infallible");
+        let code = answer.status().as_u16();
+        let bytes = answer.into_body().collect().await.expect("body").to_bytes();
+        let said: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        (code, said["reason"].clone())
+    };
+    const CACHED: &str = "/api/v1/namespaces/default/configmaps?resourceVersion=0";
+    let role = json!({ "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
+        "metadata": { "name": "r", "namespace": "default" },
+        "rules": [{ "apiGroups": [""], "resources": ["secrets"], "verbs": ["get"] }] });
+    const ROLES: &str = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles";
+    let questions = [
+        (Method::GET, CACHED, Value::Null),
+        (Method::POST, MAPS, map("m")),
+        (Method::POST, ROLES, role),
+        (Method::DELETE, MAPS, Value::Null),
+        (Method::GET, "/metrics", Value::Null),
+    ];
+    for (method, uri, body) in &questions {
+        let (code, reason) = as_jane(method.clone(), uri, body.clone()).await;
+        assert_eq!(
+            (code, &reason),
+            (403, &json!("Forbidden")),
+            "{method} {uri}"
+        );
+    }
+    *store.reads.lock() = Some(StoreError::Unavailable("of the machine".into()));
+    for (method, uri, body) in &questions {
+        let (code, reason) = as_jane(method.clone(), uri, body.clone()).await;
+        assert!((500..600).contains(&code), "{method} {uri}: {code}");
+        assert_ne!(reason, "Forbidden", "{method} {uri}");
+    }
+    // As an administrator.
+    assert_eq!(get(&server, CACHED).await.0, 200);
+    *store.reads.lock() = None;
+    let (code, _) = as_jane(Method::GET, CACHED, Value::Null).await;
+    assert_eq!(code, 403);
 }
 
 /// etcd's own limit is 1.5 MiB; what it refuses must not look like a fault of the server.
