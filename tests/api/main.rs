@@ -3,6 +3,7 @@
 
 mod backup;
 mod bad;
+mod commands;
 mod manage;
 mod permissions;
 mod read;
@@ -42,6 +43,22 @@ fn main() -> ExitCode {
             read::objects_are_described,
             read::health_version_and_metrics_are_served,
             read::a_watch_goes_on_where_it_stopped,
+            commands::rollouts_are_followed_paused_and_undone,
+            commands::parts_of_objects_are_set,
+            commands::what_was_applied_is_remembered,
+            commands::an_object_that_cannot_be_changed_is_made_anew,
+            commands::apply_moves_to_the_server,
+            commands::a_kustomization_is_built_applied_and_removed,
+            commands::conditions_are_waited_for,
+            commands::subcommands_create_what_they_say,
+            commands::pods_are_run_exposed_and_changed,
+            commands::labels_and_annotations_are_guarded,
+            commands::outputs_are_chosen,
+            commands::deletions_say_what_goes_along,
+            commands::rights_are_asked_for_and_reconciled,
+            commands::nodes_are_tainted_and_cordoned,
+            commands::a_custom_kind_is_used_as_any_other,
+            commands::requests_for_certificates_are_decided,
             backup::a_backup_of_a_running_server_is_restored,
             bad::bodies_that_cannot_be_read_are_refused,
             bad::unknown_fields_are_refused_warned_or_ignored,
