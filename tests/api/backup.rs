@@ -41,10 +41,13 @@ pub fn a_backup_of_a_running_server_is_restored(cx: &Context) -> Result<()> {
         std::fs::copy(pki.join(name), data.join("pki").join(name))?;
     }
     let data = data.display();
-    tiphys(
+    let answer = tiphys(
         cx.cluster,
-        &format!("snapshot restore {file} --data-dir {data}"),
+        &format!("snapshot restore {file} --data-dir {data} --output json"),
     )?;
+    let answer: serde_json::Value = serde_json::from_str(&answer)?;
+    ensure!(answer["backup"]["keys"].as_u64() > Some(0), "{answer}");
+    ensure!(answer["revision"].as_u64() > answer["backup"]["revision"].as_u64());
     let mut server = cx.cluster.tiphys(&["server", "--bind-address=127.0.0.1"]);
     server
         .arg("--advertise-address=127.0.0.1")

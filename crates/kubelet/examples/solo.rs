@@ -279,12 +279,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         }),
         "default",
     );
+    let sent = std::sync::Arc::default();
     for tar in files
         .iter()
         .filter(|f| f.extension().is_some_and(|e| e == "tar"))
     {
         let names =
-            host::cri::images::import_oci_tar(&socket, std::fs::File::open(tar)?, None).await?;
+            host::cri::images::import_oci_tar(&socket, std::fs::File::open(tar)?, None, &sent)
+                .await?;
         println!("IMAGES {names:?}");
     }
     let mut config = kubelet::Config::new("solo", "10.88.0.1".parse()?);

@@ -7,6 +7,7 @@ pub mod glance;
 pub mod logs;
 pub mod plot;
 pub mod pods;
+pub mod progress;
 pub mod style;
 pub mod table;
 pub mod top;

@@ -9,7 +9,6 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use supervisor::control::MachineKind;
 
-use crate::flags::DataDir;
 use crate::node::NodeAction;
 use crate::say::say;
 use crate::show::{docs, logs, status, top};
@@ -52,7 +51,7 @@ pub enum Command {
     /// Bring up a whole cluster on this machine and watch over it.
     Up(up::UpArgs),
     /// End the cluster that `up` started; its objects stay.
-    Down(DataDir),
+    Down(up::DownArgs),
     /// Show the cluster at a glance, what is wrong first; and its processes, if it runs on this
     /// machine.
     Status(status::StatusArgs),
@@ -178,7 +177,7 @@ fn done(result: Result<()>) -> Result<ExitCode> {
 pub fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Up(args) => done(block_on_small(up::run(args))),
-        Command::Down(data) => done(block_on_small(up::down(data))),
+        Command::Down(args) => done(block_on_small(up::down(args))),
         Command::Status(args) => block_on_small(status::run(args)),
         Command::Top(args) => done(block_on_small(top::run(args))),
         Command::Logs(args) => done(block_on_small(logs::run(*args))),
@@ -254,4 +253,63 @@ fn node_boot() -> Result<ExitCode> {
     init.extend(std::env::args().skip(2));
     say!("{}", supervisor::boot::boot(&binary, &init)?);
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// Commands whose answer is no value: what runs until it is ended and logs (`--logging-format`), and
+    /// what is made for a shell or for `man`.
+    const WITHOUT_ANSWER: [&str; 9] = [
+        "server",
+        "node",
+        "apiserver",
+        "controller-manager",
+        "scheduler",
+        "kubelet",
+        "proxy",
+        "completion",
+        "man",
+    ];
+
+    /// Calls this with each command that is shown and has a work of its own, by its words.
+    fn each(command: &clap::Command, words: &str, see: &mut impl FnMut(&str, &clap::Command)) {
+        // clap puts `help` beside those of a command.
+        let is_shown = |c: &&clap::Command| !c.is_hide_set() && c.get_name() != "help";
+        let shown = command.get_subcommands().filter(is_shown);
+        for sub in shown {
+            let words = format!("{words} {}", sub.get_name());
+            let words = words.trim();
+            if !sub.has_subcommands() || !sub.is_subcommand_required_set() {
+                see(words, sub);
+            }
+            each(sub, words, see);
+        }
+    }
+
+    #[test]
+    fn each_command_that_answers_does_so_for_programs_too() {
+        let mut cli = Cli::command();
+        // So that flags of a command stand at those below it, too.
+        cli.build();
+        let mut seen = 0;
+        each(&cli, "", &mut |words, command| {
+            seen += 1;
+            let mut flags = command.get_arguments();
+            let output = flags.find(|a| a.get_long() == Some("output"));
+            let Some(output) = output else {
+                assert!(WITHOUT_ANSWER.contains(&words), "{words} has no --output");
+                return;
+            };
+            assert!(!WITHOUT_ANSWER.contains(&words), "{words} has one");
+            let forms = output.get_possible_values();
+            let forms: Vec<&str> = forms.iter().map(|f| f.get_name()).collect();
+            assert_eq!(forms, ["text", "json", "yaml"], "{words}");
+            assert_eq!(output.get_short(), Some('o'), "{words}");
+        });
+        assert!(seen > 25, "{seen}");
+    }
 }

@@ -16,7 +16,8 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use serde_json::json;
 
-use crate::say::{complain, say};
+use crate::say::complain;
+use crate::show::OutputFlag;
 
 /// Where accounts for the console are made: only those who run the cluster may make tokens there.
 const NAMESPACE: &str = "kube-system";
@@ -47,6 +48,8 @@ pub struct ConsoleArgs {
     /// Open it in this machine's browser.
     #[arg(long)]
     open: bool,
+    #[command(flatten)]
+    form: OutputFlag,
 }
 
 pub async fn run(args: ConsoleArgs) -> Result<()> {
@@ -58,7 +61,8 @@ pub async fn run(args: ConsoleArgs) -> Result<()> {
         _ => account_token(&args).await?,
     };
     let address = address(&config.cluster_url.to_string(), &token);
-    say!("{address}");
+    let value = json!({ "address": address });
+    args.form.say(&value, || vec![address.clone()])?;
     complain!(
         "The browser has to trust the cluster's CA (certificate-authority-data of the kubeconfig), \
          or asks before it opens the page. Who has this address is signed in: keep it to yourself."

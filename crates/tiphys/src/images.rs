@@ -3,19 +3,23 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use host::cri::images;
 use serde::Serialize;
+use serde_json::json;
 use supervisor::Layout;
 use supervisor::process::Record;
+use terminal::progress::Unit;
 use terminal::table::{self, Column};
 
 use crate::flags::DataDir;
 use crate::machine::host_name;
-use crate::say::say;
-use crate::show::{Output, standard_output};
+use crate::show::progress::Work;
+use crate::show::{Output, OutputFlag, standard_output};
 
 #[derive(Args)]
 pub struct ImageArgs {
@@ -33,19 +37,23 @@ enum Action {
         name: Option<String>,
         #[command(flatten)]
         data: DataDir,
+        #[command(flatten)]
+        form: OutputFlag,
     },
     /// List the images of every node.
     List {
         #[command(flatten)]
         data: DataDir,
-        #[arg(short, long, value_enum, default_value_t)]
-        output: Output,
+        #[command(flatten)]
+        form: OutputFlag,
     },
     /// Remove an image from every node.
     Rm {
         name: String,
         #[command(flatten)]
         data: DataDir,
+        #[command(flatten)]
+        form: OutputFlag,
     },
 }
 
@@ -102,15 +110,31 @@ pub async fn run(args: ImageArgs) -> Result<()> {
             archive,
             name,
             data,
+            form,
         } => {
+            let mut done = Vec::new();
+            let work = Work::begin();
             for (node, socket) in nodes(&data)? {
                 let file =
                     fs::File::open(&archive).with_context(|| format!("{}", archive.display()))?;
-                let names = images::import_oci_tar(&socket, file, name.as_deref()).await?;
-                say!("{node}: {}", names.join(", "));
+                let (all, sent) = (file.metadata()?.len(), Arc::new(AtomicU64::new(0)));
+                let counted = sent.clone();
+                let what = format!("importing {} to {node}", archive.display());
+                work.step(what, Unit::Bytes, move || {
+                    (counted.load(Ordering::Relaxed), all)
+                });
+                let names = images::import_oci_tar(&socket, file, name.as_deref(), &sent).await?;
+                if form.output == Output::Text {
+                    work.say(&format!("{node}: {}", names.join(", ")));
+                }
+                done.push(json!({ "node": node, "images": names }));
+            }
+            drop(work);
+            if form.output != Output::Text {
+                form.say(&done, Vec::new)?;
             }
         }
-        Action::List { data, output } => {
+        Action::List { data, form } => {
             let mut found = Vec::new();
             for (node, socket) in nodes(&data)? {
                 found.extend(
@@ -124,19 +148,21 @@ pub async fn run(args: ImageArgs) -> Result<()> {
                         }),
                 );
             }
-            say!("{}", output.of(&found, || lines(&found))?);
+            form.say(&found, || lines(&found))?;
         }
-        Action::Rm { name, data } => {
-            let mut found = false;
+        Action::Rm { name, data, form } => {
+            let mut from = Vec::new();
             for (node, socket) in nodes(&data)? {
                 if images::remove(&socket, &name).await? {
-                    say!("{node}: removed {name}");
-                    found = true;
+                    from.push(node);
                 }
             }
-            if !found {
+            if from.is_empty() {
                 bail!("no node has {name}");
             }
+            let value = json!({ "image": name, "nodes": from });
+            let line = |node: &String| format!("{node}: removed {name}");
+            form.say(&value, || from.iter().map(line).collect())?;
         }
     }
     Ok(())

@@ -9,6 +9,8 @@ use http_body_util::BodyExt;
 use serde_json::Value;
 
 use crate::say::say;
+use crate::show::Output;
+use crate::show::progress::Work;
 
 #[derive(Args)]
 pub struct SecretsArgs {
@@ -22,6 +24,9 @@ pub struct SecretsArgs {
         default_value = "/var/lib/tiphys/admin.kubeconfig"
     )]
     kubeconfig: PathBuf,
+    /// How the answer is written.
+    #[arg(short, long, global = true, value_enum, default_value_t)]
+    output: Output,
 }
 
 #[derive(Subcommand)]
@@ -38,12 +43,18 @@ pub async fn run(args: SecretsArgs) -> Result<()> {
         Action::RotateKey => ("/tiphys/secrets/rotate-key", "a new key writes now"),
         Action::Rewrite => ("/tiphys/secrets/rewrite", "all is stored as it is to be"),
     };
-    let answer = ask(&args.kubeconfig, path).await?;
-    let rewritten = answer["rewritten"].as_u64().unwrap_or_default();
-    match answer["key"].as_str() {
-        Some(key) => say!("{done}, {key}; {rewritten} values were written again"),
-        None => say!("{done}; {rewritten} values were written again"),
-    }
+    let work = Work::begin();
+    work.waits("the server writes what is stored again");
+    let answer = ask(&args.kubeconfig, path).await;
+    drop(work);
+    let answer = answer?;
+    let line = || {
+        let rewritten = answer["rewritten"].as_u64().unwrap_or_default();
+        let key = answer["key"].as_str().map(|key| format!(", {key}"));
+        let key = key.unwrap_or_default();
+        format!("{done}{key}; {rewritten} values were written again")
+    };
+    say!("{}", args.output.of(&answer, || vec![line()])?);
     Ok(())
 }
 

@@ -6,15 +6,19 @@ use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Subcommand};
 use http_body_util::BodyExt;
-use store::backup::{self, BackupError, Header};
+use serde_json::{Value, json};
+use store::backup::{self, BackupError, Header, Keys};
+use terminal::progress::Unit;
 
-use crate::say::say;
 use crate::server::{self, DatastoreFlags};
-use crate::show::Output;
+use crate::show::OutputFlag;
+use crate::show::progress::Work;
 
 #[derive(Args)]
 pub struct SnapshotArgs {
@@ -36,6 +40,8 @@ enum Action {
         kubeconfig: PathBuf,
         #[command(flatten)]
         place: StoreFlags,
+        #[command(flatten)]
+        form: OutputFlag,
     },
     /// Restore a backup into an empty store, on which no server runs.
     Restore {
@@ -46,12 +52,14 @@ enum Action {
         revision_margin: u64,
         #[command(flatten)]
         place: StoreFlags,
+        #[command(flatten)]
+        form: OutputFlag,
     },
     /// Check a backup and say what it holds.
     Status {
         file: PathBuf,
-        #[arg(short, long, value_enum, default_value_t)]
-        output: Output,
+        #[command(flatten)]
+        form: OutputFlag,
     },
 }
 
@@ -82,35 +90,54 @@ pub async fn run(args: SnapshotArgs) -> Result<()> {
             file,
             kubeconfig,
             place,
+            form,
         } => {
             let header = if place.is_given() {
                 save_store(&place, &file).await?
             } else {
                 ask_server(&kubeconfig, &file).await?
             };
-            say!("saved {}: {}", file.display(), summary(&header));
-            say!(
-                "it holds no keys of the cluster: keep the server's pki folder, or its server token, beside it"
-            );
-            Ok(())
+            let mut value = described(&header);
+            value["file"] = file.display().to_string().into();
+            form.say(&value, || {
+                let beside = "it holds no keys of the cluster: keep the server's pki folder, or its \
+                    server token, beside it";
+                let saved = format!("saved {}: {}", file.display(), summary(&header));
+                vec![saved, beside.to_owned()]
+            })
         }
         Action::Restore {
             file,
             revision_margin,
             place,
-        } => restore(&place, &file, revision_margin).await,
-        Action::Status { file, output } => {
+            form,
+        } => restore(&place, &file, revision_margin, form).await,
+        Action::Status { file, form } => {
+            let work = Work::begin();
+            work.waits(format!("checking {}", file.display()));
             let header = tokio::task::spawn_blocking(move || backup::status(&file)).await??;
-            let value = serde_json::json!({
-                "revision": header.revision,
-                "keys": header.keys,
-                "cluster": header.cluster,
-                "savedAt": jiff::Timestamp::from_second(header.saved_at).ok(),
-            });
-            say!("{}", output.of(&value, || vec![summary(&header)])?);
-            Ok(())
+            drop(work);
+            form.say(&described(&header), || vec![summary(&header)])
         }
     }
+}
+
+/// What a backup holds, for programs.
+fn described(header: &Header) -> Value {
+    json!({
+        "revision": header.revision,
+        "keys": header.keys,
+        "cluster": header.cluster,
+        "savedAt": jiff::Timestamp::from_second(header.saved_at).ok(),
+    })
+}
+
+/// Shows how many keys have been copied.
+fn watched(what: String) -> (Work, Arc<Keys>) {
+    let (work, keys) = (Work::begin(), Arc::new(Keys::default()));
+    let counted = keys.clone();
+    work.step(what, Unit::Things("keys"), move || counted.so_far());
+    (work, keys)
 }
 
 /// What a backup holds, in a line.
@@ -135,25 +162,24 @@ async fn save_store(place: &StoreFlags, file: &Path) -> Result<Header> {
     }
     let datastore = place.datastore.open_raw(&dir).await?;
     let below = server::readable(datastore.raw(), &dir, datastore.token()).await?;
-    let saved = backup::save(
-        &*datastore.translated(below),
-        file,
-        "",
-        clock::Clock::system().seconds(),
-    )
-    .await;
+    let about = ("", clock::Clock::system().seconds());
+    let (work, keys) = watched(format!("saving {}", file.display()));
+    let saved = backup::save_counted(&*datastore.translated(below), file, about, &keys).await;
+    drop(work);
     datastore.close().await?;
     Ok(saved?)
 }
 
-async fn restore(place: &StoreFlags, file: &Path, margin: u64) -> Result<()> {
+async fn restore(place: &StoreFlags, file: &Path, margin: u64, form: OutputFlag) -> Result<()> {
     let checked = file.to_owned();
     // Before the store is opened, which makes an embedded one.
     tokio::task::spawn_blocking(move || backup::status(&checked)).await??;
     let datastore = place.datastore.open_raw(&place.dir()).await?;
     // In the clear: the server that starts on it encrypts it with its own keys.
     let below = datastore.translated(datastore.raw());
-    let done = backup::restore(&*below, file, margin).await;
+    let (work, keys) = watched(format!("restoring {}", file.display()));
+    let done = backup::restore_counted(&*below, file, margin, &keys).await;
+    drop(work);
     datastore.close().await?;
     let done = match done {
         Err(e @ BackupError::NotEmpty { .. }) => {
@@ -161,14 +187,20 @@ async fn restore(place: &StoreFlags, file: &Path, margin: u64) -> Result<()> {
         }
         done => done?,
     };
-    say!("restored {}", summary(&done.header));
-    say!("the store is at revision {} now", done.revision);
-    if !place.datastore.is_embedded()? {
-        say!(
-            "a backup of an embedded store brings no keys: start its first server once with --adopt-etcd"
-        );
-    }
-    Ok(())
+    let is_embedded = place.datastore.is_embedded()?;
+    let value = json!({ "backup": described(&done.header), "revision": done.revision });
+    form.say(&value, || {
+        let mut lines = vec![
+            format!("restored {}", summary(&done.header)),
+            format!("the store is at revision {} now", done.revision),
+        ];
+        if !is_embedded {
+            let keys = "a backup of an embedded store brings no keys: start its first server once \
+                with --adopt-etcd";
+            lines.push(keys.to_owned());
+        }
+        lines
+    })
 }
 
 /// Asks a running server. The file is there when all of it has come and was checked.
@@ -180,6 +212,12 @@ async fn ask_server(kubeconfig: &Path, file: &Path) -> Result<Header> {
     // A large store takes its time.
     config.read_timeout = None;
     let client = kube::Client::try_from(config)?;
+    let (work, got) = (Work::begin(), Arc::new(AtomicU64::new(0)));
+    let counted = got.clone();
+    let what = format!("saving {}", file.display());
+    work.step(what, Unit::Bytes, move || {
+        (counted.load(Ordering::Relaxed), 0)
+    });
     let request = http::Request::get("/tiphys/snapshot").body(kube::client::Body::empty())?;
     let response = client.send(request).await.context("asking the server")?;
     let (head, mut body) = response.into_parts();
@@ -203,6 +241,7 @@ async fn ask_server(kubeconfig: &Path, file: &Path) -> Result<Header> {
     while let Some(frame) = body.frame().await {
         if let Ok(data) = frame.context("reading the backup")?.into_data() {
             out.write_all(&data).with_context(at)?;
+            got.fetch_add(data.len() as u64, Ordering::Relaxed);
         }
     }
     out.sync_all().with_context(at)?;
@@ -260,8 +299,10 @@ mod tests {
         made.close().await.expect("close");
         let header = save_store(&place("a"), &file).await.expect("saved");
         assert_eq!(header.keys, 1);
-        restore(&place("b"), &file, 50).await.expect("restored");
-        let again = restore(&place("b"), &file, 50)
+        restore(&place("b"), &file, 50, OutputFlag::default())
+            .await
+            .expect("restored");
+        let again = restore(&place("b"), &file, 50, OutputFlag::default())
             .await
             .expect_err("not empty");
         assert!(again.to_string().contains("empty"), "{again}");

@@ -5,8 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::say::say;
-use crate::show::{Output, standard_output};
+use crate::show::{OutputFlag, standard_output};
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use k8s_openapi::api::core::v1::Secret;
@@ -42,14 +41,20 @@ enum Action {
         /// Hours until it ends; 0 for never.
         #[arg(long, default_value_t = 24)]
         hours: i64,
+        #[command(flatten)]
+        form: OutputFlag,
     },
     /// List tokens, without their secrets.
     List {
-        #[arg(short, long, value_enum, default_value_t)]
-        output: Output,
+        #[command(flatten)]
+        form: OutputFlag,
     },
     /// Delete a token by its id.
-    Delete { id: String },
+    Delete {
+        id: String,
+        #[command(flatten)]
+        form: OutputFlag,
+    },
 }
 
 fn word(letters: usize) -> String {
@@ -265,29 +270,32 @@ fn lines(found: &[TokenSummary]) -> Vec<String> {
 pub async fn run(args: TokenArgs) -> Result<()> {
     let client = client::from_kubeconfig(&args.kubeconfig, "tiphys-token").await?;
     match args.action {
-        Action::Create { hours } => {
+        Action::Create { hours, form } => {
             let (id, secret) = (word(6), word(16));
             let expiration = (hours > 0).then(|| {
                 api::time::format_seconds(jiff::Timestamp::now().as_second() + hours * 3600)
             });
+            let expires = expiration.clone();
             let object = secret_of(&id, &secret, expiration, "made by tiphys token create")?;
             secrets(&client)
                 .create(&PostParams::default(), &object)
                 .await?;
             let hash = pki::ca_hash(&ca_of(&args.kubeconfig)?)?;
-            say!("{}", JoinToken::format(&hash, &id, &secret));
+            let token = JoinToken::format(&hash, &id, &secret);
+            let value = json!({ "id": id, "token": token, "expires": expires });
+            form.say(&value, || vec![token])?;
         }
-        Action::List { output } => {
+        Action::List { form } => {
             let only = ListParams::default().fields("type=bootstrap.kubernetes.io/token");
             let found = secrets(&client).list(&only).await?.items;
             let found: Vec<TokenSummary> = found.iter().map(TokenSummary::of).collect();
-            say!("{}", output.of(&found, || lines(&found))?);
+            form.say(&found, || lines(&found))?;
         }
-        Action::Delete { id } => {
+        Action::Delete { id, form } => {
             secrets(&client)
                 .delete(&secret_name(&id), &DeleteParams::default())
                 .await?;
-            say!("deleted {id}");
+            form.say(&json!({ "id": id }), || vec![format!("deleted {id}")])?;
         }
     }
     Ok(())

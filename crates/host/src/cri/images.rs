@@ -25,6 +25,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tonic::transport::Channel;
 
 /// How much of a blob goes in one message, in bytes; half of gRPC's usual 4 MiB limit.
@@ -75,11 +76,13 @@ pub struct Entry {
 }
 
 /// Imports an OCI layout or a `docker save` archive from a file.
-/// `name` overrides the names inside. Returns the full names that now exist.
+/// `name` overrides the names inside. Returns the full names that now exist. `sent` counts meanwhile the
+/// bytes that containerd has got.
 pub async fn import_oci_tar(
     socket: &str,
     file: File,
     name: Option<&str>,
+    sent: &Arc<AtomicU64>,
 ) -> Result<Vec<String>, Error> {
     let name = name.map(full_name);
     let file = Arc::new(file);
@@ -90,7 +93,7 @@ pub async fn import_oci_tar(
     let plan = looking.await.map_err(ended)??;
     let channel = channel(socket);
     let lease = lease(&channel, &plan).await?;
-    let outcome = write_all(&channel, &lease, &file, plan).await;
+    let outcome = write_all(&channel, &lease, (&file, sent), plan).await;
     let done = DeleteRequest {
         id: lease,
         sync: false,
@@ -161,11 +164,11 @@ fn ended(e: tokio::task::JoinError) -> std::io::Error {
 async fn write_all(
     channel: &Channel,
     lease: &str,
-    file: &Arc<File>,
+    (file, sent): (&Arc<File>, &Arc<AtomicU64>),
     plan: Plan,
 ) -> Result<Vec<String>, Error> {
     for write in plan.writes {
-        write_blob(channel, lease, file, write).await?;
+        write_blob(channel, lease, (file, sent), write).await?;
     }
     let mut names = Vec::new();
     for (name, target) in plan.names {
@@ -186,16 +189,21 @@ pub(super) fn leased<T>(body: T, lease: &str) -> tonic::Request<T> {
 async fn write_blob(
     channel: &Channel,
     lease: &str,
-    file: &Arc<File>,
+    (file, sent): (&Arc<File>, &Arc<AtomicU64>),
     write: Write,
 ) -> Result<(), Error> {
     // A bounded channel: the file is read as fast as containerd takes it.
     let (sender, messages) = tokio::sync::mpsc::channel(CHUNKS_AHEAD);
-    let file = file.clone();
+    let (file, sent) = (file.clone(), sent.clone());
     #[expect(clippy::disallowed_methods, reason = "reading an archive blocks")]
     let reading = tokio::task::spawn_blocking(move || {
         send_blob(&file, write, |message| {
-            sender.blocking_send(message).is_ok()
+            let bytes = message.data.len() as u64;
+            let is_taken = sender.blocking_send(message).is_ok();
+            if is_taken {
+                sent.fetch_add(bytes, Ordering::Relaxed);
+            }
+            is_taken
         })
     });
     let messages = futures::stream::unfold(messages, |mut messages| async {

@@ -10,12 +10,13 @@ mod file;
 mod restore;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
 use crate::contract::{RangePage, Revision, Store, StoreError};
 use file::{Entry, Reader, Writer};
-pub use restore::{MARGIN, Restored, restore};
+pub use restore::{MARGIN, Restored, restore, restore_counted};
 
 /// Keys in one page of a save: about 2 MB of usual objects.
 const PAGE_KEYS: usize = 1000;
@@ -40,6 +41,29 @@ pub struct Header {
     pub cluster: String,
     /// Seconds since the epoch.
     pub saved_at: i64,
+}
+
+/// How far a backup or a restore is, for whoever shows it meanwhile.
+#[derive(Debug, Default)]
+pub struct Keys {
+    done: AtomicU64,
+    all: AtomicU64,
+}
+
+impl Keys {
+    /// Keys that have been copied, of how many; 0 before that is known.
+    pub fn so_far(&self) -> (u64, u64) {
+        let of = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        (of(&self.done), of(&self.all))
+    }
+    /// It begins, maybe once more.
+    fn begin(&self, all: u64) {
+        self.done.store(0, Ordering::Relaxed);
+        self.all.store(all, Ordering::Relaxed);
+    }
+    fn copied(&self, keys: usize) {
+        self.done.fetch_add(keys as u64, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -79,13 +103,26 @@ pub type Result<T, E = BackupError> = std::result::Result<T, E>;
 /// time, in seconds since 1970.
 /// The file holds the store's secrets and is readable by its owner alone.
 pub async fn save(store: &dyn Store, path: &Path, cluster: &str, saved_at: i64) -> Result<Header> {
+    save_counted(store, path, (cluster, saved_at), &Keys::default()).await
+}
+
+/// As [`save`], and says meanwhile how far it is.
+///
+/// # Errors
+/// As [`save`].
+pub async fn save_counted(
+    store: &dyn Store,
+    path: &Path,
+    about: (&str, i64),
+    keys: &Keys,
+) -> Result<Header> {
     if is_unfinished(store).await? {
         return Err(BackupError::Unfinished);
     }
     let mut attempt = 1;
     loop {
         let limit = if attempt < ATTEMPTS { PAGE_KEYS } else { 0 };
-        match save_once(store, path, (cluster, saved_at), limit).await {
+        match save_once(store, path, about, (limit, keys)).await {
             Err(BackupError::Store(StoreError::Compacted { .. })) if attempt < ATTEMPTS => {
                 tracing::info!("the backup's revision was compacted; it begins again");
                 attempt += 1;
@@ -99,7 +136,7 @@ async fn save_once(
     store: &dyn Store,
     path: &Path,
     (cluster, saved_at): (&str, i64),
-    limit: usize,
+    (limit, keys): (usize, &Keys),
 ) -> Result<Header> {
     // Before the values: what expires in between is then not there, or has a little too much.
     let expiries = store.expiries().await?;
@@ -110,6 +147,7 @@ async fn save_once(
         cluster: cluster.to_owned(),
         saved_at,
     };
+    keys.begin(header.keys);
     let (to, head) = (path.to_owned(), header.clone());
     let mut writer = off_the_runtime(move || Writer::create(&to, &head)).await?;
     loop {
@@ -124,7 +162,9 @@ async fn save_once(
                 value: kv.value,
             })
             .collect();
+        let copied = entries.len();
         writer = off_the_runtime(move || writer.write(&entries)).await?;
+        keys.copied(copied);
         let Some(start) = next else { break };
         page = store
             .range(Bytes::new(), start, limit, header.revision)

@@ -7,7 +7,7 @@ use std::path::Path;
 use bytes::Bytes;
 
 use super::file::{Entry, Reader};
-use super::{BackupError, Header, Result, marker, off_the_runtime, status};
+use super::{BackupError, Header, Keys, Result, marker, off_the_runtime, status};
 use crate::contract::{Compare, Op, Outcome, Revision, Store, StoreError, Txn};
 
 /// How far above the backup's revision a store is raised, unless asked otherwise: clients may have
@@ -37,8 +37,22 @@ pub struct Restored {
 ///
 /// Values that expire get the time that they had left when the backup was made.
 pub async fn restore(store: &dyn Store, path: &Path, margin: Revision) -> Result<Restored> {
+    restore_counted(store, path, margin, &Keys::default()).await
+}
+
+/// As [`restore`], and says meanwhile how far it is.
+///
+/// # Errors
+/// As [`restore`].
+pub async fn restore_counted(
+    store: &dyn Store,
+    path: &Path,
+    margin: Revision,
+    keys: &Keys,
+) -> Result<Restored> {
     let from = path.to_owned();
     let header = off_the_runtime(move || status(&from)).await?;
+    keys.begin(header.keys);
     let fence = begin(store, &header).await?;
     if let Err(e) = store.raise(header.revision.saturating_add(margin)).await {
         // Nothing of the backup is there yet.
@@ -51,7 +65,9 @@ pub async fn restore(store: &dyn Store, path: &Path, margin: Revision) -> Result
         let (entries, rest) = off_the_runtime(move || Ok((reader.next()?, reader))).await?;
         let Some(entries) = entries else { break };
         for ops in transactions(entries) {
+            let copied = ops.len();
             write(store, &fence, ops).await?;
+            keys.copied(copied);
         }
         reader = rest;
     }

@@ -8,10 +8,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use host::nft::Family;
+use serde_json::json;
 
 use super::containerd;
 use crate::image;
-use crate::say::say;
+use crate::show::OutputFlag;
+use crate::show::progress::Work;
 
 /// On loopback a connection is there at once, or refused.
 const CONNECTS: Duration = Duration::from_secs(1);
@@ -24,6 +26,8 @@ pub struct CleanUpArgs {
     /// The agent's port on loopback, by which it is seen whether one runs.
     #[arg(long, default_value_t = super::SERVERS_PORT)]
     lb_server_port: u16,
+    #[command(flatten)]
+    form: OutputFlag,
 }
 
 /// Removes tables, routes, the tunnel, and the lines of pods.
@@ -35,13 +39,19 @@ pub async fn run(args: CleanUpArgs) -> Result<()> {
         TcpStream::connect_timeout(&here, CONNECTS).is_err(),
         "the agent of a node runs on this machine (port {port} answers): end it first"
     );
+    let work = Work::begin();
+    work.waits("removing the network of pods");
     rules_of_services()?;
     network::policy::clean_up().context("removing the rules of network policies")?;
     let pods = network::clean_up(&network_of(&args.data_dir))
         .await
         .context("removing the network of pods")?;
-    say!("nothing is left of the network; {pods} pods were connected");
-    Ok(())
+    drop(work);
+    args.form.say(&json!({ "pods": pods }), || {
+        vec![format!(
+            "nothing is left of the network; {pods} pods were connected"
+        )]
+    })
 }
 
 /// Removes the tables of the proxy, in whichever families there may be one.

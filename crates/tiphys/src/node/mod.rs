@@ -384,7 +384,8 @@ async fn import_images(args: &AgentArgs, socket: &Path) -> Result<()> {
             continue;
         }
         let file = fs::File::open(&archive)?;
-        match host::cri::images::import_oci_tar(&socket.to_string_lossy(), file, None).await {
+        let (socket, sent) = (socket.to_string_lossy(), std::sync::Arc::default());
+        match host::cri::images::import_oci_tar(&socket, file, None, &sent).await {
             Ok(names) => {
                 tracing::info!("imported {}", names.join(", "));
                 fs::create_dir_all(args.data_dir.join("imported"))?;

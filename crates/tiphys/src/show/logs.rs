@@ -14,7 +14,7 @@ use serde_json::Value;
 use terminal::logs::{Line, Mark, Naming, Record, Run, Source, Writer, earliest, runs};
 
 use super::stream::{Lines, LogOptions};
-use super::{Who, follow, print, read, standard_output};
+use super::{Output, Who, follow, print, read, standard_output};
 use crate::flags::go_duration;
 use crate::say::complain;
 
@@ -55,18 +55,11 @@ pub struct LogsArgs {
     /// Show when each line was written.
     #[arg(long)]
     timestamps: bool,
-    /// As JSON, an object for each line.
+    /// As JSON an object for each line, as YAML a document.
     #[arg(short, long, value_enum, default_value_t)]
-    output: Form,
+    output: Output,
     #[command(flatten)]
     who: Who,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
-enum Form {
-    #[default]
-    Text,
-    Json,
 }
 
 /// The pods that are meant.
@@ -102,16 +95,17 @@ impl Pods {
 /// Prints lines in the form that is wanted.
 pub struct Printer {
     writer: Writer,
-    form: Form,
+    form: Output,
 }
 
 impl Printer {
     /// Whether somebody still reads.
     pub fn print(&mut self, source: &Source, line: &Line) -> Result<bool> {
-        let text = match self.form {
-            Form::Text => self.writer.line(source, line),
-            Form::Json => serde_json::to_string(&Record::new(source, line))?,
-        };
+        let record = Record::new(source, line);
+        let writer = &mut self.writer;
+        let text = self
+            .form
+            .one_of_many(&record, || writer.line(source, line))?;
         print(&format!("{text}\n"))
     }
 

@@ -4,6 +4,7 @@
 pub mod docs;
 mod follow;
 pub mod logs;
+pub mod progress;
 mod read;
 pub mod status;
 mod stream;
@@ -17,6 +18,8 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use terminal::style::Style;
+
+use crate::say::say;
 
 /// Who looks, and where.
 #[derive(Args)]
@@ -46,7 +49,37 @@ pub enum Output {
     Yaml,
 }
 
+/// The flag of commands that answer.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct OutputFlag {
+    /// How the answer is written.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+impl OutputFlag {
+    /// Prints a value in the form that was asked for; as text, its lines.
+    pub fn say<T: Serialize>(self, value: &T, lines: impl FnOnce() -> Vec<String>) -> Result<()> {
+        say!("{}", self.output.of(value, lines)?);
+        Ok(())
+    }
+}
+
 impl Output {
+    /// One of many values that come one after the other, in this form: as JSON a line each, as YAML a
+    /// document each.
+    pub fn one_of_many<T: Serialize>(
+        self,
+        value: &T,
+        text: impl FnOnce() -> String,
+    ) -> Result<String> {
+        Ok(match self {
+            Self::Text => text(),
+            Self::Json => serde_json::to_string(value)?,
+            Self::Yaml => format!("---\n{}", serde_norway::to_string(value)?.trim_end()),
+        })
+    }
+
     /// A value in this form; as text, its lines.
     pub fn of<T: Serialize>(
         self,

@@ -16,6 +16,14 @@ pub fn size() -> (usize, usize) {
     }
 }
 
+/// Columns of the terminal that is standard error.
+pub fn errors_width() -> usize {
+    match tcgetwinsize(rustix::stdio::stderr()) {
+        Ok(size) if size.ws_col > 0 => size.ws_col.into(),
+        _ => USUAL.0,
+    }
+}
+
 /// Another screen of the terminal, without a cursor, whose lines are cut at its edge; and keys as
 /// they are pressed. What was there before comes back when this is dropped.
 pub struct Screen {

@@ -5,6 +5,8 @@ mod progress;
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -15,6 +17,7 @@ use k8s_openapi::api::core::v1::{Node, NodeCondition, Service};
 use kube::api::{Patch, PatchParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
+use serde_json::json;
 use supervisor::config::{
     Cidrs, ClusterConfig, IpFamily, MOST_SERVERS, NodeConfig, ServerConfig, share,
 };
@@ -26,7 +29,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::flags::DataDir;
 use crate::say::{complain, say};
-use crate::show::Output;
+use crate::show::progress::Work;
+use crate::show::{Output, OutputFlag};
 use crate::{demo, image};
 use progress::Progress;
 
@@ -73,22 +77,33 @@ pub struct UpArgs {
     /// A further argument of every node's agent; may be given several times.
     #[arg(long, allow_hyphen_values = true)]
     node_arg: Vec<String>,
+    #[command(flatten)]
+    form: OutputFlag,
+}
+
+#[derive(Args)]
+pub struct DownArgs {
+    #[command(flatten)]
+    data: DataDir,
+    #[command(flatten)]
+    form: OutputFlag,
 }
 
 #[derive(Subcommand)]
 pub enum Switch {
     /// Pull the plug of a node or server that `up` made.
-    Kill {
-        name: String,
-        #[command(flatten)]
-        data: DataDir,
-    },
+    Kill(SwitchArgs),
     /// Boot one that was killed.
-    Start {
-        name: String,
-        #[command(flatten)]
-        data: DataDir,
-    },
+    Start(SwitchArgs),
+}
+
+#[derive(Args)]
+pub struct SwitchArgs {
+    name: String,
+    #[command(flatten)]
+    data: DataDir,
+    #[command(flatten)]
+    form: OutputFlag,
 }
 
 /// The node range that nobody asked for: beside the pod range, and seldom used elsewhere.
@@ -286,7 +301,7 @@ fn make_nodes(args: &UpArgs, count: u32, range: &Cidrs) -> Result<Vec<NodeConfig
 /// Brings the cluster up, shows how, and watches over it until it is asked to end.
 pub async fn run(args: UpArgs) -> Result<()> {
     runs_alone(cfg!(target_feature = "crt-static"))?;
-    let mut progress = Progress::start();
+    let progress = Progress::start(args.form.output);
     let data = absolute(&args.data.data_dir)?;
     let layout = Layout::new(&data);
     let before = supervise::read_config(&layout);
@@ -305,8 +320,11 @@ pub async fn run(args: UpArgs) -> Result<()> {
     tokio::pin!(stop);
     let cluster = Cluster::start(layout, config).await?;
     let come_up = async {
-        bring_up(&cluster, &mut progress, args.demo).await?;
-        next_steps(&cluster);
+        bring_up(&cluster, &progress, args.demo).await?;
+        progress.rests();
+        if progress.is_for_people() {
+            next_steps(&cluster);
+        }
         std::future::pending::<Result<()>>().await
     };
     // `status`, `down` and the switches are answered from the first moment on.
@@ -316,16 +334,22 @@ pub async fn run(args: UpArgs) -> Result<()> {
     };
     if let Err(e) = outcome {
         progress.failed("the cluster did not come up; it is ended again");
+        progress.waits("ending the cluster");
         cluster.down().await;
         return Err(e);
     }
-    say!("ending the cluster ...");
+    progress.says("ending the cluster ...");
+    progress.waits("ending the cluster");
     cluster.down().await;
-    say!(
+    progress.says(&is_down(&data));
+    Ok(())
+}
+
+fn is_down(data: &Path) -> String {
+    format!(
         "the cluster is down; its objects are kept in {}",
         data.display()
-    );
-    Ok(())
+    )
 }
 
 /// Pause containers and the demo run this very binary in images that hold nothing else.
@@ -397,12 +421,14 @@ fn keep_kubeconfig(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-async fn bring_up(cluster: &Cluster, progress: &mut Progress, with_demo: bool) -> Result<()> {
+async fn bring_up(cluster: &Cluster, progress: &Progress, with_demo: bool) -> Result<()> {
+    progress.waits("writing the nodes' images");
     let (dir, binary) = (cluster.layout().images(), cluster.layout().binary());
     let images = dir.display().to_string();
     // While the servers start: only nodes need them.
     let count = tokio::task::spawn_blocking(move || image::write_all(&dir, &binary)).await??;
     progress.done(&format!("{count} images are in {images}"));
+    progress.waits("waiting for the control plane");
     servers_ready(cluster).await?;
     keep_kubeconfig(cluster)?;
     cluster.start_others();
@@ -410,6 +436,7 @@ async fn bring_up(cluster: &Cluster, progress: &mut Progress, with_demo: bool) -
     let client = client::from_kubeconfig(&kubeconfig, "tiphys-up").await?;
     progress.done(&format!("control plane ready; {}", kubeconfig.display()));
     for node in cluster.config().nodes.iter().filter(|n| !n.stopped) {
+        progress.waits(&format!("waiting for node {}", node.name));
         let pressures = node_ready(&client, &node.name).await?;
         progress.done(&format!("node {} ready at {}", node.name, node.ip));
         if !pressures.is_empty() {
@@ -421,7 +448,7 @@ async fn bring_up(cluster: &Cluster, progress: &mut Progress, with_demo: bool) -
         }
     }
     if with_demo {
-        let port = deploy_demo(&client).await?;
+        let port = deploy_demo(&client, progress).await?;
         let ip = cluster
             .config()
             .nodes
@@ -466,7 +493,16 @@ fn pressures(conditions: &[NodeCondition]) -> Vec<String> {
 }
 
 /// Deploys the demo and waits until its three pods answer. Returns the node port.
-async fn deploy_demo(client: &Client) -> Result<i32> {
+async fn deploy_demo(client: &Client, progress: &Progress) -> Result<i32> {
+    let pods = Arc::new((AtomicU64::new(0), AtomicU64::new(0)));
+    let counted = pods.clone();
+    progress.waits_for("waiting for the demo's pods", move || {
+        let (ready, wanted) = &*counted;
+        (
+            ready.load(Ordering::Relaxed),
+            wanted.load(Ordering::Relaxed),
+        )
+    });
     let manager = PatchParams::apply("tiphys-demo").force();
     for object in demo::manifest(image::DEMO) {
         let patch = Patch::Apply(&object);
@@ -491,7 +527,11 @@ async fn deploy_demo(client: &Client) -> Result<i32> {
             .status
             .and_then(|s| s.ready_replicas)
             .unwrap_or(0);
-        if ready >= deployment.spec.and_then(|s| s.replicas).unwrap_or(1) {
+        let wanted = deployment.spec.and_then(|s| s.replicas).unwrap_or(1);
+        let count = |n: i32| u64::try_from(n).unwrap_or(0);
+        pods.0.store(count(ready), Ordering::Relaxed);
+        pods.1.store(count(wanted), Ordering::Relaxed);
+        if ready >= wanted {
             break;
         }
     }
@@ -518,9 +558,12 @@ fn next_steps(cluster: &Cluster) {
 }
 
 /// Ends the cluster, also one whose supervisor is dead.
-pub async fn down(data: DataDir) -> Result<()> {
-    let layout = Layout::new(&absolute(&data.data_dir)?);
-    match ask(&layout.socket(), &Request::Down).await {
+pub async fn down(args: DownArgs) -> Result<()> {
+    let layout = Layout::new(&absolute(&args.data.data_dir)?);
+    let root = layout.root().to_owned();
+    let work = Work::begin();
+    work.waits("ending the cluster");
+    let (was_up, orphans, message) = match ask(&layout.socket(), &Request::Down).await {
         Ok(_) => {
             // The supervisor holds the lock until all is gone.
             let lock = std::fs::File::open(layout.lock())?;
@@ -528,17 +571,20 @@ pub async fn down(data: DataDir) -> Result<()> {
                 rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)
             })
             .await??;
-            say!(
-                "the cluster is down; its objects are kept in {}",
-                layout.root().display()
-            );
+            (true, 0, is_down(&root))
         }
         Err(_) => match supervise::down_orphans(layout).await? {
-            0 => say!("no cluster was up"),
-            n => say!("the cluster is down ({n} processes that had lost their supervisor)"),
+            0 => (false, 0, "no cluster was up".to_owned()),
+            n => {
+                let lost = "processes that had lost their supervisor";
+                (true, n, format!("the cluster is down ({n} {lost})"))
+            }
         },
-    }
-    Ok(())
+    };
+    drop(work);
+    let value =
+        json!({ "wasUp": was_up, "orphans": orphans, "dataDir": root.display().to_string() });
+    args.form.say(&value, || vec![message])
 }
 
 /// The processes of the cluster that runs on this machine, as its supervisor sees them.
@@ -552,17 +598,23 @@ pub async fn processes(data: &DataDir) -> Result<report::Report> {
 
 /// Pulls the plug of a node or server, or boots it.
 pub async fn switch(kind: MachineKind, switch: Switch) -> Result<()> {
-    let (data, name, on) = match switch {
-        Switch::Kill { name, data } => (data, name, false),
-        Switch::Start { name, data } => (data, name, true),
+    let (args, on) = match switch {
+        Switch::Kill(args) => (args, false),
+        Switch::Start(args) => (args, true),
     };
+    let SwitchArgs { name, data, form } = args;
+    let value = json!({ "name": name, "on": on });
+    let work = Work::begin();
+    work.waits(match on {
+        true => format!("booting {name}"),
+        false => format!("pulling the plug of {name}"),
+    });
     let request = Request::Switch { kind, name, on };
     let layout = Layout::new(&absolute(&data.data_dir)?);
-    match ask(&layout.socket(), &request).await? {
-        Answer::Done { message } => {
-            say!("{message}");
-            Ok(())
-        }
+    let answer = ask(&layout.socket(), &request).await;
+    drop(work);
+    match answer? {
+        Answer::Done { message } => form.say(&value, || vec![message]),
         Answer::Failed { message } => bail!(message),
         Answer::Status { .. } => bail!("the supervisor answered something else"),
     }
