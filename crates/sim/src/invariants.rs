@@ -1,14 +1,16 @@
 //! What no cluster may do, at any revision: promise more of a node, or of a quota, than there is,
 //! move a pod, run more of a workload than it may, run two pods under one identity, count a Job's pod
-//! twice, evict more pods than a budget allows, collect what is owned by something that lives, write
-//! an object over and over. It looks at stored values and at the truth of the
-//! runtimes alone, so nothing that it judges by is computed by what it judges.
+//! twice, evict more pods than a budget allows, collect what is owned by something that lives, give a
+//! volume or a device to two, take a pod's place for a less important one, leave something of a
+//! namespace that has gone, write an object over and over. It looks at stored values and at the truth
+//! of the runtimes alone, so nothing that it judges by is computed by what it judges.
 
 use std::collections::BTreeMap;
 
 use host::runtime::fake::Running;
 use serde_json::Value;
 
+use crate::given::{Devices, Keys, Volumes};
 use crate::jobs::Jobs;
 use crate::limits::{self, Quotas};
 use crate::pods::Pods;
@@ -23,8 +25,10 @@ const JOBS: &str = "/registry/jobs/";
 const CONFIG_MAPS: &str = "/registry/configmaps/";
 const QUOTAS: &str = "/registry/resourcequotas/";
 const BUDGETS: &str = "/registry/poddisruptionbudgets/";
+const CLAIMS: &str = "/registry/persistentvolumeclaims/";
+const DEVICE_CLAIMS: &str = "/registry/resourceclaims/";
 /// Kinds whose lives are followed.
-const FOLLOWED: [&str; 8] = [
+const FOLLOWED: [&str; 10] = [
     PODS,
     NODES,
     REPLICA_SETS,
@@ -33,6 +37,8 @@ const FOLLOWED: [&str; 8] = [
     CONFIG_MAPS,
     QUOTAS,
     BUDGETS,
+    CLAIMS,
+    DEVICE_CLAIMS,
 ];
 /// Writes of one key in a minute. Leases of elections are renewed each second, and the status of a
 /// Deployment follows each step of its pods: some hundred in a story of several rollouts. A loop
@@ -46,6 +52,11 @@ pub struct Invariants {
     pods: Pods,
     quotas: Quotas,
     jobs: Jobs,
+    volumes: Volumes,
+    devices: Devices,
+    keys: Keys,
+    /// The highest priority of any pod so far.
+    most_important: i64,
     /// By the pod's UID and the container's name: the first attempt that ran.
     started: BTreeMap<(String, String), u32>,
     /// By key: the minute, the writes in it, and all writes.
@@ -74,6 +85,9 @@ impl Invariants {
     /// Takes a change in and looks at what it may have broken.
     pub fn note(&mut self, line: &Line) {
         self.count(line);
+        if let Some(why) = self.keys.note(&line.key, line.hash.is_some()) {
+            self.wrong(line, &why);
+        }
         if !FOLLOWED.iter().any(|prefix| line.key.starts_with(prefix)) {
             return;
         }
@@ -94,6 +108,9 @@ impl Invariants {
         }
         if line.key.starts_with(QUOTAS) {
             self.quotas.note(&line.key, Some(&new));
+        }
+        if let Some(why) = self.given(line, Some(&new)) {
+            self.wrong(line, &why);
         }
         if line.key.starts_with(BUDGETS)
             && let Some(why) = limits::budget(old.as_ref(), &new)
@@ -140,7 +157,19 @@ impl Invariants {
         if line.key.starts_with(QUOTAS) {
             self.quotas.note(&line.key, None);
         }
+        self.given(line, None);
         self.collected(line, old);
+    }
+
+    /// What is wrong with what a claim has been given.
+    fn given(&mut self, line: &Line, claim: Option<&Value>) -> Option<String> {
+        if line.key.starts_with(CLAIMS) {
+            self.volumes.note(&line.key, claim)
+        } else if line.key.starts_with(DEVICE_CLAIMS) {
+            self.devices.note(&line.key, claim)
+        } else {
+            None
+        }
     }
 
     /// Nothing that only its owners keep goes before they do.
@@ -214,10 +243,25 @@ impl Invariants {
         } else {
             self.replicas(line, new);
         }
+        self.preempted(line, old, new);
         self.room(line, text(new, "/spec/nodeName"));
         let namespace = text(new, "/metadata/namespace");
         if let Some(why) = self.quotas.exceeded(namespace, &self.pods) {
             self.wrong(line, &why);
+        }
+    }
+
+    /// A pod makes room only for one that is more important.
+    fn preempted(&mut self, line: &Line, old: Option<&Value>, new: &Value) {
+        let priority = number(new, "/spec/priority");
+        self.most_important = self.most_important.max(priority);
+        let goes = |pod: &Value| {
+            let conditions = pod.pointer("/status/conditions").and_then(Value::as_array);
+            let mut all = conditions.into_iter().flatten();
+            all.any(|c| c["reason"] == "PreemptionByScheduler")
+        };
+        if goes(new) && !old.is_some_and(goes) && priority >= self.most_important {
+            self.wrong(line, &format!("it makes room, of priority {priority}"));
         }
     }
 

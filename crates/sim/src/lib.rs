@@ -18,6 +18,7 @@ mod cluster;
 mod control_plane;
 pub mod described;
 mod faults;
+mod given;
 mod invariants;
 mod jobs;
 mod limits;

@@ -43,6 +43,11 @@ pub fn has_code(e: &kube::Error, code: u16) -> bool {
 
 impl Admin {
     fn of(&self, what: &str) -> Api<DynamicObject> {
+        self.within("default", what)
+    }
+
+    /// The objects of a kind in another namespace.
+    pub fn within(&self, namespace: &str, what: &str) -> Api<DynamicObject> {
         let resource = match what {
             "Deployment" | "StatefulSet" | "ReplicaSet" | "DaemonSet" | "ControllerRevision" => {
                 kind("apps", "v1", what)
@@ -51,17 +56,35 @@ impl Admin {
             "EndpointSlice" => kind("discovery.k8s.io", "v1", what),
             "PodDisruptionBudget" => kind("policy", "v1", what),
             "PriorityClass" => kind("scheduling.k8s.io", "v1", what),
+            "StorageClass" => kind("storage.k8s.io", "v1", what),
+            "HorizontalPodAutoscaler" => kind("autoscaling", "v2", what),
+            "DeviceClass" | "ResourceSlice" | "ResourceClaim" | "ResourceClaimTemplate" => {
+                kind("resource.k8s.io", "v1", what)
+            }
             _ => kind("", "v1", what),
         };
-        if matches!(what, "Node" | "PriorityClass") {
+        let whole = [
+            "Node",
+            "Namespace",
+            "PriorityClass",
+            "PersistentVolume",
+            "StorageClass",
+            "DeviceClass",
+            "ResourceSlice",
+        ];
+        if whole.contains(&what) {
             return Api::all_with(self.client.clone(), &resource);
         }
-        Api::namespaced_with(self.client.clone(), "default", &resource)
+        Api::namespaced_with(self.client.clone(), namespace, &resource)
     }
 
     pub async fn create(&self, what: &str, object: Value) {
+        self.create_within("default", what, object).await;
+    }
+
+    pub async fn create_within(&self, namespace: &str, what: &str, object: Value) {
         let object: DynamicObject = serde_json::from_value(object).expect("an object");
-        let api = self.of(what);
+        let api = self.within(namespace, what);
         patiently(|| async {
             match api.create(&PostParams::default(), &object).await {
                 Err(e) if has_code(&e, 409) => Ok(()),

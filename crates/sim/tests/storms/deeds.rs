@@ -246,23 +246,7 @@ impl Story<'_> {
 
     /// The end of all trouble: what people stopped goes on, and CronJobs rest.
     pub async fn calm_down(&mut self) -> Result<(), Failed> {
-        self.cluster.calm();
-        let living = self.cluster.living_servers();
-        for number in (0..self.storm.plan.servers).filter(|n| !living.contains(n)) {
-            self.cluster.start_server(number).await?;
-        }
-        for number in 0..self.storm.plan.servers {
-            self.cluster.die_at_write(number, 0);
-        }
-        for node in self.cluster.nodes() {
-            node.die_at_request(0);
-            node.heal()?;
-        }
-        for node in self.cluster.nodes() {
-            let open = json!({ "spec": { "unschedulable": false } });
-            self.admin.patch("Node", node.name(), &open).await;
-            taint(&self.admin, node.name(), false).await;
-        }
+        mend(self.cluster, self.storm.plan.servers, &self.admin).await?;
         for work in self.storm.works.values_mut() {
             let spec = match work.kind {
                 "Job" => json!({ "suspend": false, "parallelism": 2 }),
@@ -277,6 +261,28 @@ impl Story<'_> {
         }
         Ok(())
     }
+}
+
+/// Nothing fails any more; servers, nodes and kubelets live, and nodes are open to all pods.
+pub async fn mend(cluster: &Cluster, servers: usize, admin: &Admin) -> Result<(), Failed> {
+    cluster.calm();
+    let living = cluster.living_servers();
+    for number in (0..servers).filter(|n| !living.contains(n)) {
+        cluster.start_server(number).await?;
+    }
+    for number in 0..servers {
+        cluster.die_at_write(number, 0);
+    }
+    for node in cluster.nodes() {
+        node.die_at_request(0);
+        node.heal()?;
+    }
+    for node in cluster.nodes() {
+        let open = json!({ "spec": { "unschedulable": false } });
+        admin.patch("Node", node.name(), &open).await;
+        taint(admin, node.name(), false).await;
+    }
+    Ok(())
 }
 
 /// A node gets a taint that pods do not bear, or loses it.

@@ -3,7 +3,8 @@
 //! nothing may be left. The invariants (`src/invariants.rs`) are held against every revision and
 //! every start of a container.
 //!
-//! Small storms are many: their clusters and workloads are drawn, too. `TIPHYS_SEED=n` plays one
+//! Wide storms have what small ones lack: volumes, devices, autoscalers, priorities, namespaces that
+//! go. Small storms are many: their clusters and workloads are drawn, too. `TIPHYS_SEED=n` plays one
 //! seed, `TIPHYS_SEEDS=n..m` those from n to below m, `TIPHYS_SOAK=1` more than usual, and
 //! `TIPHYS_TRACE=1` prints all revisions. `cargo xtask soak storms` plays ten thousand.
 #![expect(clippy::expect_used, reason = "a test may panic")]
@@ -15,6 +16,7 @@ mod drawn;
 mod large;
 mod outcome;
 mod small;
+mod wide;
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -67,6 +69,12 @@ fn small(seed: u64) -> Result<Played, String> {
     play(storm.plan.clone(), async |cluster| {
         small::story(cluster, storm).await
     })
+}
+
+fn wide(seed: u64) -> Result<Played, String> {
+    let plan = wide::plan(seed);
+    let servers = plan.servers;
+    play(plan, async |cluster| wide::story(cluster, servers).await)
 }
 
 /// Which seeds are played: `usual` ones, or many.
@@ -127,6 +135,11 @@ fn large_storms_pass() {
 #[test]
 fn small_storms_pass() {
     all(seeds(1..31, 1..2_001), small);
+}
+
+#[test]
+fn wide_storms_pass() {
+    all(seeds(1..4, 1..501), wide);
 }
 
 /// Two runs of a story do the same to the byte.
