@@ -26,7 +26,7 @@ cargo xtask fast CRATE   while working on CRATE: clippy of it and what depends o
 cargo xtask test         all tests, long ones in their short form
 cargo xtask soak         the long tests in full
 cargo xtask soak storms  simulated clusters of ten thousand seeds (--seeds A..B, --seed N,
-                         --processes N)
+                         --processes N; --wide: those with more kinds of things)
 cargo xtask soak rolling one check of a cluster, again and again: rolling updates under load, whose
                          requests and failures are counted (--times N, else 20)
 cargo xtask check        format, clippy, arrows between crates and files, tidiness, licences

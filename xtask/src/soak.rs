@@ -20,6 +20,8 @@ const SEEDS: Range<u64> = 1..10_001;
 const AT_A_TIME: u64 = 50;
 
 struct SoakOptions {
+    /// Which storms, by the test that plays them.
+    test: &'static str,
     seeds: Range<u64>,
     processes: usize,
 }
@@ -27,11 +29,16 @@ struct SoakOptions {
 fn asked(args: &[String]) -> Result<SoakOptions> {
     let processes = std::thread::available_parallelism().map_or(1, usize::from);
     let mut asked = SoakOptions {
+        test: "small_storms_pass",
         seeds: SEEDS,
         processes,
     };
     let mut args = args.iter();
     while let Some(flag) = args.next() {
+        if flag == "--wide" {
+            asked.test = "wide_storms_pass";
+            continue;
+        }
         let value = args
             .next()
             .with_context(|| format!("{flag} needs a value"))?;
@@ -109,9 +116,9 @@ impl Sum {
     }
 }
 
-fn play(binary: &str, seeds: &Range<u64>, sum: &Mutex<Sum>) -> Result<()> {
+fn play(binary: &str, test: &str, seeds: &Range<u64>, sum: &Mutex<Sum>) -> Result<()> {
     let mut child = Command::new(binary)
-        .args(["--nocapture", "--exact", "small_storms_pass"])
+        .args(["--nocapture", "--exact", test])
         .env("TIPHYS_SEEDS", format!("{}..{}", seeds.start, seeds.end))
         .stdout(Stdio::piped())
         .spawn()
@@ -153,7 +160,7 @@ pub fn storms(args: &[String]) -> Result<()> {
     };
     let work = || -> Result<()> {
         while let Some(seeds) = take() {
-            play(&binary, &seeds, &sum)?;
+            play(&binary, asked.test, &seeds, &sum)?;
             let sum = sum.lock().unwrap_or_else(|e| e.into_inner());
             println!(
                 "{} seeds in {} s: {} virtual hours, {} revisions, at most {} writes of one object; {} processes failed",
