@@ -116,7 +116,7 @@ fn run_tests(build: fn() -> Result<PathBuf>, env: &[(&str, &str)]) -> Result<()>
     programs::run(&all, env.is_empty())
 }
 
-/// What cluster tests are told, of what [`machine::prepare_tests`] gives and the very binary that they
+/// What cluster tests get in their environment, of what [`machine::prepare_tests`] gives and the very binary that they
 /// run.
 pub fn environment(
     (tools, etcd): (PathBuf, PathBuf),

@@ -194,8 +194,8 @@ impl NodeKeeper {
         labels
     }
 
-    /// What this node says of the volumes on its disk, without a value: it keeps none; and what it was
-    /// told to say.
+    /// What this node says of the volumes on its disk, without a value: it keeps none; and what its
+    /// configuration adds.
     fn annotations(&self) -> std::collections::BTreeMap<String, Option<String>> {
         let dir = self.config.local_volumes.as_deref();
         let size = dir.and_then(|d| host::mounts::fs_usage(d).ok());
