@@ -3,14 +3,23 @@
 //!
 //! Pure, and shared: the API server warns whoever writes such a ConfigMap, the nodes act on it.
 
+mod pattern;
 mod plugins;
+mod rewrite;
+mod template;
 mod tokens;
+mod zones;
 
 use std::net::{IpAddr, SocketAddr};
 
 use thiserror::Error;
 
-use tokens::{Server, directives, servers};
+pub use pattern::Pattern;
+pub use rewrite::{AnswerPart, AnswerRule, NameMatch, Rewrite};
+pub use template::{Piece, RecordText, Template};
+pub use zones::{Falls, is_within};
+
+use tokens::{Directive, IMPORT, Server, directives, servers};
 
 /// The namespace of the ConfigMaps that are read.
 pub const NAMESPACE: &str = "kube-system";
@@ -48,6 +57,10 @@ pub struct Corefile {
 pub struct Block {
     /// In lower case, without a final dot; empty for all names.
     pub zones: Vec<String>,
+    /// Names that are asked for in place of others, by rules in their order.
+    pub rewrites: Vec<Rewrite>,
+    /// Answers that are made of the names, in their order.
+    pub templates: Vec<Template>,
     /// Names that are listed here.
     pub hosts: Option<Hosts>,
     /// Names of Services and pods.
@@ -56,29 +69,6 @@ pub struct Block {
     pub cache: Option<Cache>,
     /// Who is asked for the rest; the first whose zone fits.
     pub forwards: Vec<Forward>,
-}
-
-/// Names for which the next plugin is asked when one has no answer.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Falls {
-    /// None.
-    #[default]
-    Never,
-    /// All.
-    Always,
-    /// Those in these zones.
-    Within(Vec<String>),
-}
-
-impl Falls {
-    /// Whether a name falls through; in lower case, without a final dot.
-    pub fn has(&self, name: &str) -> bool {
-        match self {
-            Self::Never => false,
-            Self::Always => true,
-            Self::Within(zones) => zones.iter().any(|zone| is_within(name, zone)),
-        }
-    }
 }
 
 /// The plugin `hosts`.
@@ -170,10 +160,13 @@ pub struct Forward {
 }
 
 /// Somebody who is asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Upstream {
     /// A server.
     Server(SocketAddr),
+    /// A server that is asked over TLS, and the name that its certificate must have where that is not
+    /// its address.
+    Tls(SocketAddr, Option<String>),
     /// The servers of the node's resolv.conf.
     Node,
 }
@@ -188,15 +181,6 @@ pub enum Order {
     InTurn,
     /// The first as long as it answers.
     First,
-}
-
-/// Whether a name lies in a zone; both in lower case, without a final dot.
-pub fn is_within(name: &str, zone: &str) -> bool {
-    if zone.is_empty() || name == zone {
-        return true;
-    }
-    name.strip_suffix(zone)
-        .is_some_and(|rest| rest.ends_with('.'))
 }
 
 impl Corefile {
@@ -216,6 +200,11 @@ impl Corefile {
         check_length(text)?;
         for server in servers(text)? {
             let mut reader = Reader::new(what);
+            if server.name() == IMPORT {
+                reader.import(&server);
+                self.warnings.append(&mut reader.warnings);
+                continue;
+            }
             if let Some(block) = reader.block(&server) {
                 self.blocks.push(block);
             }
@@ -318,10 +307,23 @@ impl Reader {
             .push(format!("{place}line {line}: {}", text.as_ref()));
     }
 
+    /// There is nothing to import: no file is read, and no snippet.
+    fn import(&mut self, directive: &Directive) {
+        let what = directive.words.join(" ");
+        let why = format!(
+            "{what}: neither files nor snippets are read; keys of the ConfigMap {CUSTOM_CONFIG_MAP} \
+             that end in .server and .override are added without it"
+        );
+        self.warn(directive.line, why);
+    }
+
     fn block(&mut self, server: &Server) -> Option<Block> {
         let mut block = Block::default();
         if server.words.len() == 1 && server.name().starts_with('(') {
-            self.warn(server.line, "snippets are not read");
+            self.warn(
+                server.line,
+                "a snippet: it is not read, and nothing is imported from it",
+            );
             return None;
         }
         for word in &server.words {

@@ -3,16 +3,22 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::tokens::Directive;
-use super::{Block, Cache, Cluster, Falls, Forward, Hosts, Order, Reader, Upstream, zone_of};
+use super::tokens::{Directive, IMPORT};
+use super::{
+    Block, Cache, Cluster, Falls, Forward, Hosts, Order, Reader, Rewrite, Template, Upstream,
+    zone_of,
+};
 
 /// Entries of `hosts` at most: what one ConfigMap can hold.
 const HOSTS: usize = 50_000;
 /// Servers of one `forward` at most, as CoreDNS.
 const UPSTREAMS: usize = 15;
 
+/// Rules of `rewrite` and of `template` in a block at most: each is asked about every name.
+const RULES: usize = 256;
+
 /// Plugins that say what is always so here.
-const ALWAYS: &[&str] = &["errors", "loop", "reload", "loadbalance"];
+const ALWAYS: &[&str] = &["errors", "loop", "reload"];
 /// Plugins whose pages are elsewhere, and where.
 const ELSEWHERE: &[(&str, &str)] = &[
     ("health", "whether a node's DNS lives is seen in its Node"),
@@ -32,11 +38,72 @@ impl Reader {
             "kubernetes" => block.cluster = Some(self.cluster(directive)),
             "cache" => block.cache = Some(self.cache(directive)),
             "forward" => block.forwards.extend(self.forward(directive)),
+            "rewrite" => self.rule(&mut block.rewrites, directive, Self::rewrite),
+            "template" => self.rule(&mut block.templates, directive, Self::template),
+            "loadbalance" => self.balance(directive),
+            IMPORT => self.import(directive),
             name if ALWAYS.contains(&name) => {}
             name => match ELSEWHERE.iter().find(|(known, _)| *known == name) {
                 Some((_, why)) => self.warn(directive.line, format!("{name}: {why}")),
                 None => self.warn(directive.line, format!("{name}: nobody acts on it")),
             },
+        }
+    }
+
+    /// Reads a rule of which a block may have several; one that says what nobody acts on is left out,
+    /// so that it does nothing else than it says.
+    fn rule<T>(
+        &mut self,
+        rules: &mut Vec<T>,
+        directive: &Directive,
+        read: impl Fn(&mut Self, &Directive) -> Result<T, (usize, String)>,
+    ) {
+        let name = directive.name();
+        let read = match rules.len() < RULES {
+            true => read(self, directive),
+            false => Err((directive.line, format!("more than {RULES} of them"))),
+        };
+        match read {
+            Ok(rule) => rules.push(rule),
+            Err((line, why)) => self.warn(line, format!("{name}: {why}; the rule is left out")),
+        }
+    }
+
+    fn rewrite(&mut self, directive: &Directive) -> Result<Rewrite, (usize, String)> {
+        let lines = directive.inner.iter().flat_map(|line| &line.words);
+        let words = directive.arguments().iter().chain(lines);
+        let words: Vec<&str> = words.map(String::as_str).collect();
+        Rewrite::of(&words).map_err(|why| (directive.line, why))
+    }
+
+    fn template(&mut self, directive: &Directive) -> Result<Template, (usize, String)> {
+        let here = |why| (directive.line, why);
+        let [class, kind, zones @ ..] = directive.arguments() else {
+            return Err(here("of which class and type?".to_owned()));
+        };
+        let mut template = Template::of(class, kind).map_err(here)?;
+        template.zones = self.zones(directive.line, zones);
+        for line in &directive.inner {
+            match line.name() {
+                "fallthrough" => template.falls = self.falls(line),
+                name => {
+                    let taken = template.line(name, line.arguments());
+                    taken.map_err(|why| (line.line, why))?;
+                }
+            }
+        }
+        Ok(template)
+    }
+
+    /// Addresses go round in every answer; nothing else is chosen.
+    fn balance(&mut self, directive: &Directive) {
+        if !matches!(directive.arguments(), [] | [_]) || !directive.inner.is_empty() {
+            self.unknown("loadbalance", directive);
+            return;
+        }
+        match directive.arguments().first().map(String::as_str) {
+            None | Some("round_robin") => {}
+            Some(_) => self.unknown("loadbalance", directive),
         }
     }
 
@@ -279,6 +346,12 @@ impl Reader {
         for property in &directive.inner {
             self.forward_property(&mut forward, property);
         }
+        if forward.by_tcp && forward.to.iter().any(|to| matches!(to, Upstream::Tls(..))) {
+            self.warn(
+                line,
+                "forward: force_tcp: whoever speaks TLS is asked by nothing else",
+            );
+        }
         if forward.to.is_empty() {
             self.warn(
                 line,
@@ -299,6 +372,18 @@ impl Reader {
                 Some("sequential") => forward.order = Order::First,
                 _ => self.unknown("forward", property),
             },
+            "tls_servername" => match arguments {
+                [name] => {
+                    for to in &mut forward.to {
+                        if let Upstream::Tls(_, of_server) = to {
+                            of_server.get_or_insert_with(|| name.clone());
+                        }
+                    }
+                }
+                _ => self.unknown("forward", property),
+            },
+            // The node's authorities are believed, and no certificate is shown.
+            "tls" if arguments.is_empty() => {}
             "max_concurrent" => forward.most = self.number(line, arguments.first()),
             // Who does not answer is asked last for a while, and each question has a connection of
             // its own.
@@ -322,14 +407,37 @@ fn upstream(text: &str) -> Result<Upstream, String> {
         };
     }
     let (scheme, rest) = text.split_once("://").unwrap_or(("dns", text));
-    if scheme != "dns" {
-        return Err(format!("{scheme} is not spoken"));
+    match scheme {
+        "dns" => address(rest, 53).map(Upstream::Server),
+        "tls" => {
+            // A name may stand behind the address, before the port.
+            let (ip, named) = match rest.split_once('%') {
+                Some((ip, named)) => (ip, Some(named)),
+                None => (rest, None),
+            };
+            let (name, port) = match named.and_then(|named| named.split_once(':')) {
+                Some((name, port)) => (Some(name), Some(port)),
+                None => (named, None),
+            };
+            let port = port.map_or(Ok(TLS_PORT), |port| {
+                port.parse().map_err(|_| format!("{port}: not a port"))
+            });
+            let at = address(ip, port?)?;
+            Ok(Upstream::Tls(at, name.map(str::to_owned)))
+        }
+        _ => Err(format!("{scheme} is not spoken")),
     }
-    if let Ok(address) = rest.parse::<SocketAddr>() {
-        return Ok(Upstream::Server(address));
+}
+
+/// Where DNS over TLS is taken.
+const TLS_PORT: u16 = 853;
+
+fn address(text: &str, port: u16) -> Result<SocketAddr, String> {
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Ok(address);
     }
-    let bare = rest.trim_start_matches('[').trim_end_matches(']');
+    let bare = text.trim_start_matches('[').trim_end_matches(']');
     bare.parse::<IpAddr>()
-        .map(|ip| Upstream::Server(SocketAddr::new(ip, 53)))
+        .map(|ip| SocketAddr::new(ip, port))
         .map_err(|_| "not an address".into())
 }

@@ -145,14 +145,36 @@ fn warned(line: &str, expected: &str) {
 fn what_nobody_acts_on_is_said() {
     for (line, expected) in [
         (
-            "rewrite name a.example b.example",
-            "line 2: rewrite: nobody acts on it",
+            "rewrite ttl a.example 30",
+            "line 2: rewrite: ttl: nobody acts on it, only on names; the rule is left out",
+        ),
+        (
+            "rewrite stop {\nname regex ( b\n}",
+            "line 2: rewrite: (: not a regular expression",
+        ),
+        ("template CH ANY", "line 2: template: class CH"),
+        (
+            "template IN A example {\nexpr true\n}",
+            "line 3: template: expr: nobody acts on it; the rule is left out",
+        ),
+        (
+            "loadbalance weighted /w",
+            "loadbalance weighted /w: nobody acts on it",
+        ),
+        (
+            "import /etc/coredns/*.override",
+            "neither files nor snippets are read",
         ),
         ("log", "log: nobody acts on it"),
         ("autopath @kubernetes", "autopath: nobody acts on it"),
         ("hosts /etc/hosts", "/etc/hosts is not read"),
         ("hosts {\nnonsense\n}", "line 3: hosts: nonsense"),
-        ("forward . tls://192.0.2.1", "tls is not spoken"),
+        ("forward . https://192.0.2.1", "https is not spoken"),
+        ("forward . tls://192.0.2.1%a:x", "x: not a port"),
+        (
+            "forward . tls://192.0.2.1 {\ntls /ca.crt\n}",
+            "tls /ca.crt: nobody acts on it",
+        ),
         ("forward . /etc/other.conf", "no file but /etc/resolv.conf"),
         ("forward . dns.example", "not an address"),
         (
@@ -160,8 +182,8 @@ fn what_nobody_acts_on_is_said() {
             "max_fails 3: there is nothing to set",
         ),
         (
-            "forward . 192.0.2.1 {\ntls_servername x\n}",
-            "tls_servername x",
+            "forward . tls://192.0.2.1 {\ntls_servername\n}",
+            "tls_servername: nobody acts on it",
         ),
         ("cache 30 example.com", "for all its zones"),
         ("cache {\nprefetch 10\n}", "prefetch 10"),
@@ -184,10 +206,66 @@ fn what_nobody_acts_on_is_said() {
     ] {
         warned(line, expected);
     }
-    let file =
-        parsed("tls://example.com {\n}\nexample.com:1053 {\n}\n(snippet) {\n}\n10.0.0.0/9 {\n}");
+    let file = parsed(
+        "tls://example.com {\n}\nexample.com:1053 {\n}\n(snippet) {\n}\n10.0.0.0/9 {\n}\n\
+         import /etc/coredns/custom/*.server\n",
+    );
     assert!(file.blocks.is_empty());
-    assert_eq!(file.warnings.len(), 4, "{:?}", file.warnings);
+    assert_eq!(file.warnings.len(), 5, "{:?}", file.warnings);
+}
+
+#[test]
+fn rules_about_names_stand_in_their_order() {
+    let file = parsed(
+        "example {
+           rewrite name suffix .example .default.svc.cluster.local answer auto
+           rewrite stop {
+             name regex (.*)-x\\.example {1}.example
+             answer name (.*)\\.example {1}-x.example
+           }
+           template IN A example invalid {
+             match \"^ip-(?P<a>[0-9]+)[.]example[.]$\"
+             answer \"{{ .Name }} 60 IN A 10.0.0.{{ .Group.a }}\"
+             fallthrough
+           }
+           template ANY ANY {
+             rcode NXDOMAIN
+           }
+           loadbalance round_robin
+         }",
+    );
+    assert_eq!(file.warnings, Vec::<String>::new());
+    let [block] = file.blocks.as_slice() else {
+        panic!("{file:?}");
+    };
+    let [suffix, regex] = block.rewrites.as_slice() else {
+        panic!("{block:?}");
+    };
+    assert!(suffix.auto && regex.answers.len() == 1);
+    let [made, none] = block.templates.as_slice() else {
+        panic!("{block:?}");
+    };
+    assert_eq!(made.zones, zones(&["example", "invalid"]));
+    assert_eq!((made.falls.clone(), none.code), (Falls::Always, 3));
+}
+
+#[test]
+fn servers_may_be_asked_over_tls() {
+    let file = parsed(
+        ". {
+           forward . tls://192.0.2.1 tls://192.0.2.2%two.example:8853 tls://[2001:db8::1] {
+             tls_servername one.example
+           }
+         }",
+    );
+    assert_eq!(file.warnings, Vec::<String>::new());
+    let expected = [
+        ("192.0.2.1:853", "one.example"),
+        ("192.0.2.2:8853", "two.example"),
+        ("[2001:db8::1]:853", "one.example"),
+    ];
+    let expected = expected.map(|(at, name)| Upstream::Tls(at.parse().unwrap(), Some(name.into())));
+    assert_eq!(file.blocks[0].forwards[0].to, expected);
 }
 
 #[test]

@@ -28,6 +28,9 @@ impl Directive {
 /// A server block: its words are the zones.
 pub type Server = Directive;
 
+/// What stands beside server blocks without being one.
+pub const IMPORT: &str = "import";
+
 /// Braces may lie in one another so deep: a server, a plugin, its properties.
 const DEPTH: usize = 4;
 
@@ -36,7 +39,7 @@ pub fn servers(text: &str) -> Result<Vec<Server>, CorefileError> {
     let mut lines = Lines::of(text)?;
     let servers = lines.block(0)?;
     for server in &servers {
-        if !server.braces {
+        if !server.braces && server.directive.name() != IMPORT {
             let what = "a server block has no braces".to_owned();
             return Err(CorefileError {
                 line: server.directive.line,
