@@ -112,7 +112,13 @@ fn names_are_led(cx: &Context) -> Result<()> {
                 {LISTED} db.corp.example
                 fallthrough
             }}
-            rewrite name a.example b.example
+            rewrite ttl a.example 30
+            rewrite name suffix .corp.internal .default.svc.cluster.local answer auto
+            template IN A made.example {{
+                match ^of-(?P<last>[0-9]+)[.]made[.]example[.]$
+                answer \"{{{{ .Name }}}} 60 IN A 198.51.100.{{{{ .Group.last }}}}\"
+                fallthrough
+            }}
             forward . {other}:{SILENT_PORT}
             cache 30
         }}
@@ -134,6 +140,8 @@ fn names_are_led(cx: &Context) -> Result<()> {
     // One of two servers says nothing: the other one is asked.
     resolves(cx, "www.silent.test", &said)?;
     resolves(cx, &own_name(), &own_address(cx)?)?;
+    resolves(cx, "kubernetes.corp.internal", &own_address(cx)?)?;
+    resolves(cx, "of-77.made.example", "198.51.100.77")?;
 
     // Who never answers keeps nobody waiting for other names.
     cx.sh(

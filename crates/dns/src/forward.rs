@@ -8,15 +8,17 @@ use std::time::Duration;
 use api::corefile::Order;
 use clock::{Instant, Random};
 use thiserror::Error;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
+use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::cache::Key;
 use crate::message::UDP_BYTES;
 use crate::metrics::METRICS;
 use crate::packet::{is_cut, question_of};
-use crate::settings::Route;
+use crate::settings::{Route, Server};
+use crate::tls::Dialer;
 
 /// A server that does not answer within this time is given up for the next one; those that were silent
 /// are asked again in a next round, and waited for longer. So a datagram that is lost costs a moment,
@@ -67,12 +69,12 @@ fn server_of(text: &str) -> Option<SocketAddr> {
 
 /// The servers in the order in which they are asked: by the order that is wished, those that lately
 /// did not answer behind all others.
-pub fn ordered(
-    servers: &[SocketAddr],
+pub fn ordered<S: Clone>(
+    servers: &[S],
     order: Order,
     (turn, lot): (usize, u64),
-    fails: impl Fn(&SocketAddr) -> bool,
-) -> Vec<SocketAddr> {
+    fails: impl Fn(&S) -> bool,
+) -> Vec<S> {
     let mut all = servers.to_vec();
     let count = all.len().max(1);
     match order {
@@ -99,8 +101,8 @@ impl Failing {
     }
 
     /// Whether none of them answered lately.
-    pub fn has_all(&self, servers: &[SocketAddr], now: Instant) -> bool {
-        servers.iter().all(|server| self.has(server, now))
+    pub fn has_all(&self, servers: &[Server], now: Instant) -> bool {
+        servers.iter().all(|server| self.has(&server.address, now))
     }
 
     fn note(&self, server: SocketAddr, answered: bool, now: Instant) {
@@ -134,18 +136,37 @@ fn question(key: &Key) -> Vec<u8> {
     bytes
 }
 
+/// What is asked with.
+pub struct ForwardContext<'a> {
+    /// Who did not answer.
+    pub failing: &'a Failing,
+    /// Which server's turn it is.
+    pub turn: usize,
+    /// Lots.
+    pub random: &'a Random,
+    /// Connections over TLS.
+    pub dialer: &'a Dialer,
+}
+
 /// Asks a route's servers one after another, those that are silent several times; gives the first
 /// answer.
 pub async fn forward(
     key: &Key,
     route: &Route,
-    (failing, turn, random): (&Failing, usize, &Random),
+    means: ForwardContext<'_>,
 ) -> Result<Vec<u8>, ForwardError> {
+    let ForwardContext {
+        failing,
+        turn,
+        random,
+        dialer,
+    } = means;
     let question = question(key);
     let now = Instant::now();
     let end = now + Duration::from_millis(ALL_MILLISECONDS);
     let lot = (turn, random.number());
-    let mut asked = ordered(&route.servers, route.order, lot, |s| failing.has(s, now));
+    let fails = |server: &Server| failing.has(&server.address, now);
+    let mut asked = ordered(&route.servers, route.order, lot, fails);
     let mut last = None;
     for milliseconds in ROUNDS_MILLISECONDS {
         let mut silent = Vec::new();
@@ -155,12 +176,19 @@ pub async fn forward(
             if rest.is_zero() {
                 break;
             }
-            METRICS.passed_on(server);
+            METRICS.passed_on(server.address);
             let limit = Duration::from_millis(milliseconds).min(rest);
-            let answer = ask(&question, server, route.by_tcp, limit).await;
-            failing.note(server, answer.is_ok(), Instant::now());
+            let address = server.address;
+            let answer = match &server.tls {
+                Some(name) => {
+                    let peer = (address, name.clone());
+                    within(limit, ask_tls(&question, &peer, dialer)).await
+                }
+                None => ask(&question, address, route.by_tcp, limit).await,
+            };
+            failing.note(address, answer.is_ok(), Instant::now());
             let bytes = answer.as_ref().ok().map(Vec::as_slice);
-            METRICS.upstream(server, start.elapsed(), bytes);
+            METRICS.upstream(address, start.elapsed(), bytes);
             match answer {
                 Ok(answer) => return Ok(answer),
                 // Who says no would say it again.
@@ -248,9 +276,34 @@ async fn ask_udp(question: &[u8], upstream: SocketAddr) -> std::io::Result<Vec<u
 
 async fn ask_tcp(question: &[u8], upstream: SocketAddr) -> std::io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(upstream).await?;
+    exchange(question, &mut stream).await
+}
+
+/// A kept connection may have been closed by the other side meanwhile; then by a new one.
+async fn ask_tls(
+    question: &[u8],
+    peer: &(SocketAddr, ServerName<'static>),
+    dialer: &Dialer,
+) -> std::io::Result<Vec<u8>> {
+    let (mut connection, was_kept) = dialer.connection(peer).await?;
+    let mut answer = exchange(question, &mut connection).await;
+    if answer.is_err() && was_kept {
+        connection = dialer.connect(peer).await?;
+        answer = exchange(question, &mut connection).await;
+    }
+    if answer.is_ok() {
+        dialer.keep(peer, connection);
+    }
+    answer
+}
+
+async fn exchange(
+    question: &[u8],
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+) -> std::io::Result<Vec<u8>> {
     let (id, message) = with_id(question)?;
-    write_framed(&mut stream, &message).await?;
-    let answer = read_framed(&mut stream).await?;
+    write_framed(stream, &message).await?;
+    let answer = read_framed(stream).await?;
     match answers(&answer, id, question) {
         true => Ok(answer),
         false => Err(std::io::ErrorKind::InvalidData.into()),
@@ -258,7 +311,7 @@ async fn ask_tcp(question: &[u8], upstream: SocketAddr) -> std::io::Result<Vec<u
 }
 
 /// Reads a message with its length before it.
-pub async fn read_framed(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+pub async fn read_framed(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Vec<u8>> {
     let length = stream.read_u16().await?;
     let mut message = vec![0; usize::from(length)];
     stream.read_exact(&mut message).await?;
@@ -266,10 +319,14 @@ pub async fn read_framed(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
 }
 
 /// Writes a message with its length before it.
-pub async fn write_framed(stream: &mut TcpStream, message: &[u8]) -> std::io::Result<()> {
+pub async fn write_framed(
+    stream: &mut (impl AsyncWrite + Unpin),
+    message: &[u8],
+) -> std::io::Result<()> {
     let length = u16::try_from(message.len()).map_err(std::io::Error::other)?;
     let framed = [&length.to_be_bytes(), message].concat();
-    stream.write_all(&framed).await
+    stream.write_all(&framed).await?;
+    stream.flush().await
 }
 
 #[cfg(test)]
@@ -302,7 +359,7 @@ mod tests {
                 "{order:?} {turn} {lot} {bad:?}"
             );
         }
-        assert!(ordered(&[], Order::Random, (3, 3), |_| false).is_empty());
+        assert!(ordered::<SocketAddr>(&[], Order::Random, (3, 3), |_| false).is_empty());
     }
 
     #[test]

@@ -2,14 +2,16 @@
 //! else by the node's own resolvers.
 //!
 //! `index` is what names stand for, `answer` the specification as a pure function of it, `message`
-//! the form on the wire. `settings` is what a Corefile says about whose question is whose, `cache`
+//! the form on the wire. `client_query` is a question on its way, under the name that `rewrite` gave it.
+//! `template` makes answers of names. `settings` is what a Corefile says about whose question is whose, `cache`
 //! keeps what others answered, as bytes that `packet` knows; `resolv_conf` follows the node's own
-//! resolvers; `forward` and `server` are the sockets.
+//! resolvers; `forward` with `tls` and `server` are the sockets.
 //! It runs on every node, so that a question never leaves the node for a name of the cluster.
 #![forbid(unsafe_code)]
 
 pub mod answer;
 mod cache;
+mod client_query;
 pub mod forward;
 pub mod index;
 pub mod message;
@@ -17,8 +19,11 @@ mod metrics;
 pub mod packet;
 mod recent;
 mod resolv_conf;
+mod rewrite;
 mod server;
 mod settings;
+mod template;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -41,6 +46,7 @@ use crate::answer::Zone;
 use crate::metrics::METRICS;
 use crate::server::{Answerer, serve_tcp, serve_udp};
 use crate::settings::Settings;
+use crate::tls::Dialer;
 
 /// How the server runs.
 #[derive(Debug, Clone)]
@@ -61,6 +67,9 @@ pub struct Config {
     /// The time of day, by which is counted how long changes take to be answered; none where that is
     /// not counted.
     pub clock: Option<Clock>,
+    /// Certificates (PEM) of who is believed of servers that are asked over TLS; none: this machine's
+    /// authorities.
+    pub authorities: Option<Vec<u8>>,
 }
 
 /// The node's resolvers.
@@ -84,6 +93,7 @@ impl Config {
             negative_ttl_seconds: 5,
             trusted: Vec::new(),
             clock: None,
+            authorities: None,
         }
     }
 }
@@ -255,7 +265,8 @@ pub async fn run_on(
     let mut tasks = JoinSet::new();
     let mut upstreams = follow(config.upstreams, &config.listen, &mut tasks);
     let settings = corefiles.settings(&zone, &upstreams.borrow_and_update());
-    let answerer = Arc::new(Answerer::new(&zone, settings, trusted, random));
+    let means = (random, Dialer::new(config.authorities));
+    let answerer = Arc::new(Answerer::new(&zone, settings, trusted, means));
     for address in config.listen {
         let failed = |cause| DnsError { address, cause };
         let udp = UdpSocket::bind(address).await.map_err(failed)?;

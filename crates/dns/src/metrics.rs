@@ -33,6 +33,8 @@ pub struct DnsMetrics {
     rejects: Counters<1>,
     truncated: Counters<1>,
     reload_failures: Counters<1>,
+    templates: Counters<5>,
+    template_failures: Counters<5>,
     programming_seconds: Histograms<1>,
     plugins: Gauges<4>,
     build: Gauges<3>,
@@ -149,6 +151,16 @@ pub static METRICS: LazyLock<DnsMetrics> = LazyLock::new(|| DnsMetrics {
     reload_failures: one(
         "coredns_reload_failed_total",
         "Configurations that could not be read.",
+    ),
+    templates: Counters::new(
+        "coredns_template_matches_total",
+        "Counter of template regex matches.",
+        ["server", "zone", "view", "class", "type"],
+    ),
+    template_failures: Counters::new(
+        "coredns_template_rr_failures_total",
+        "Questions for which a template made what is not a record.",
+        ["server", "zone", "view", "class", "type"],
     ),
     programming_seconds: Histograms::new(
         "coredns_kubernetes_dns_programming_duration_seconds",
@@ -288,6 +300,17 @@ impl DnsMetrics {
     /// A question was refused since too many waited.
     pub fn rejected(&self) {
         self.rejects.add([SERVER]);
+    }
+
+    /// A template answered.
+    pub fn made(&self, kind: QueryType) {
+        self.templates.add([SERVER, ZONE, "", "IN", kind.name()]);
+    }
+
+    /// What a template made is not a record.
+    pub fn not_made(&self, kind: QueryType) {
+        self.template_failures
+            .add([SERVER, ZONE, "", "IN", kind.name()]);
     }
 
     /// A configuration could not be read.

@@ -9,6 +9,12 @@ const HEADER_BYTES: usize = 12;
 const OPT: u16 = 41;
 /// The zone's record, whose last number says how long absence is believed.
 const SOA: u16 = 6;
+/// The records of addresses.
+const ADDRESSES: [u16; 2] = [1, 28];
+/// A name is not longer.
+const NAME_BYTES: usize = 255;
+/// A name of an answer goes on elsewhere so many times at most.
+const REFERENCES: usize = 64;
 /// So many records of one answer are looked at; one of 64 KiB has fewer.
 const RECORDS: usize = 6000;
 
@@ -29,6 +35,8 @@ pub struct Layout {
     question_end: usize,
     /// Answers, authorities, additional records.
     sections: [Vec<RecordLocation>; 3],
+    /// Where the addresses lie that the answer gives one name: several, or none.
+    addresses: Vec<(usize, usize)>,
 }
 
 /// What an answer is to whoever keeps it.
@@ -64,6 +72,52 @@ fn behind_name(bytes: &[u8], mut at: usize) -> Option<usize> {
     }
 }
 
+/// The labels of a name that begins here, in lower case.
+fn name_at(bytes: &[u8], mut at: usize) -> Option<Vec<u8>> {
+    let (mut name, mut references) = (Vec::new(), 0);
+    loop {
+        let length = *bytes.get(at)?;
+        match length {
+            0 => return Some(name),
+            length if length & 0xc0 == 0xc0 => {
+                references += 1;
+                at = usize::from(number(bytes, at)? & 0x3fff);
+                if references > REFERENCES {
+                    return None;
+                }
+            }
+            length if length & 0xc0 == 0 => {
+                let end = at + 1 + usize::from(length);
+                name.extend(bytes.get(at..end)?.to_ascii_lowercase());
+                at = end;
+                if name.len() > NAME_BYTES {
+                    return None;
+                }
+            }
+            _ => return None,
+        }
+    }
+}
+
+/// Where the addresses lie that records give the name of the first such record, if there are several.
+fn addresses(bytes: &[u8], answers: &[RecordLocation]) -> Vec<(usize, usize)> {
+    let is_address = |r: &&RecordLocation| ADDRESSES.contains(&r.kind);
+    let Some(first) = answers.iter().find(is_address) else {
+        return Vec::new();
+    };
+    let name = name_at(bytes, first.start);
+    let same = |r: &&RecordLocation| {
+        r.kind == first.kind && name.is_some() && name_at(bytes, r.start) == name
+    };
+    let same = answers.iter().filter(same);
+    // Behind the time to live and the length.
+    let found: Vec<_> = same.map(|r| (r.ttl_at + 6, r.end)).collect();
+    match found.len() {
+        0 | 1 => Vec::new(),
+        _ => found,
+    }
+}
+
 impl Layout {
     /// Of an answer to one question; `None` when it is none.
     pub fn of(bytes: &[u8]) -> Option<Self> {
@@ -91,9 +145,11 @@ impl Layout {
                 section.push(place);
             }
         }
+        let addresses = addresses(bytes, &sections[0]);
         Some(Self {
             question_end,
             sections,
+            addresses,
         })
     }
 
@@ -135,14 +191,15 @@ impl Layout {
         client: &Client<'_>,
         (age_seconds, least_seconds): (u32, u32),
     ) -> Vec<u8> {
-        let mut answer = match bytes.len() <= client.limit {
-            true => bytes.to_vec(),
+        let (mut answer, end) = match bytes.len() <= client.limit {
+            true => (bytes.to_vec(), bytes.len()),
             false => self.cut(bytes, client.limit),
         };
+        self.turn(bytes, (answer.as_mut_slice(), end), client.turn);
         for place in self.records() {
             let old = long(bytes, place.ttl_at).unwrap_or(0);
             let new = old.saturating_sub(age_seconds).max(old.min(least_seconds));
-            if place.end <= answer.len()
+            if place.end <= end
                 && let Some(ttl) = answer.get_mut(place.ttl_at..place.ttl_at + 4)
             {
                 ttl.copy_from_slice(&new.to_be_bytes());
@@ -165,8 +222,25 @@ impl Layout {
         answer
     }
 
-    /// The answers that fit, and the mark that there are more.
-    fn cut(&self, bytes: &[u8], limit: usize) -> Vec<u8> {
+    /// Turns the addresses of an answer that ends there, so that clients that take the first one
+    /// spread. The records stay where they are: names of others may refer to theirs.
+    fn turn(&self, bytes: &[u8], (answer, end): (&mut [u8], usize), by: usize) {
+        let there = self.addresses.iter().filter(|(_, of)| *of <= end);
+        let there: Vec<&(usize, usize)> = there.collect();
+        for (index, (start, end)) in there.iter().enumerate() {
+            let other = (index + by % there.len()) % there.len();
+            if let Some((from, to)) = there.get(other)
+                && let Some(address) = bytes.get(*from..*to)
+                && let Some(place) = answer.get_mut(*start..*end)
+                && place.len() == address.len()
+            {
+                place.copy_from_slice(address);
+            }
+        }
+    }
+
+    /// The answers that fit, and the mark that there are more; and where they end.
+    fn cut(&self, bytes: &[u8], limit: usize) -> (Vec<u8>, usize) {
         let options = self.sections[2].iter().find(|p| p.kind == OPT);
         let options = options.and_then(|p| bytes.get(p.start..p.end));
         let options = options.unwrap_or_default();
@@ -188,7 +262,7 @@ impl Layout {
             let [c, d] = additional.to_be_bytes();
             counts.copy_from_slice(&[a, b, 0, 0, c, d]);
         }
-        answer
+        (answer, end)
     }
 }
 
@@ -203,6 +277,8 @@ pub struct Client<'a> {
     pub recursion_desired: bool,
     /// The longest answer that he takes, in bytes.
     pub limit: usize,
+    /// Which of several addresses is the first.
+    pub turn: usize,
 }
 
 /// Whether the answer was cut by who sent it.
@@ -254,6 +330,7 @@ mod tests {
             question: b"\x01A\x07eXample\0\0\x01\0\x01",
             recursion_desired: false,
             limit,
+            turn: 0,
         }
     }
 
@@ -312,6 +389,42 @@ mod tests {
             // What the record of EDNS has there are flags.
             assert_eq!(served[served.len() - 11..], options());
         }
+    }
+
+    #[test]
+    fn addresses_go_round_and_names_stay() {
+        let address = |n| record(1, 300, &[192, 0, 2, n]);
+        // An alias first, whose name is the question's; the addresses' is written out once.
+        let alias = record(5, 300, b"\x01b\0");
+        let mut first = b"\x01b\0".to_vec();
+        first.extend(&address(1)[2..]);
+        let at = 12 + NAME.len() + 4 + alias.len();
+        let again = |n| {
+            let mut again = vec![0xc0, u8::try_from(at).unwrap()];
+            again.extend(&address(n)[2..]);
+            again
+        };
+        let bytes = message(0, [&[alias, first, again(2), again(3)], &[], &[options()]]);
+        let layout = Layout::of(&bytes).unwrap();
+        let served = |turn, limit| {
+            let client = Client {
+                turn,
+                ..client(limit)
+            };
+            let served = layout.serve(&bytes, &client, (0, 0));
+            let places = Layout::of(&served).unwrap();
+            let last = |r: &RecordLocation| served[r.end - 1];
+            let answers = places.sections[0].iter().skip(1);
+            answers.map(last).collect::<Vec<_>>()
+        };
+        assert_eq!(served(0, 1232), [1, 2, 3]);
+        assert_eq!(served(1, 1232), [2, 3, 1]);
+        assert_eq!(served(5, 1232), [3, 1, 2]);
+        // Those that fit.
+        assert_eq!(served(1, bytes.len() - 1), [2, 1]);
+        let other = message(0, [&[address(1), again(2)], &[], &[]]);
+        let other = Layout::of(&other).map(|layout| layout.addresses);
+        assert_eq!(other, Some(Vec::new()), "of two names");
     }
 
     #[test]

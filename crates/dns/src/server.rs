@@ -9,20 +9,24 @@ use std::time::Duration;
 
 use api::corefile::is_within;
 use clock::{Instant, Random};
-use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::op::{Message, Query, ResponseCode};
+use hickory_proto::rr::RData;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{OnceCell, Semaphore};
 use wire::serve::{Connections, Limits, serve_streams};
 
-use crate::answer::{Zone, answer, reverse_address};
+use crate::answer::{QueryType, Zone, answer, reverse_address};
 use crate::cache::{self, Cache, CachedAnswer, Key};
-use crate::forward::{Failing, ForwardError, forward, read_framed, write_framed};
+use crate::client_query::{ClientQuery, key_of, written};
+use crate::forward::{Failing, ForwardContext, ForwardError, forward, read_framed, write_framed};
 use crate::index::Index;
-use crate::message::{Question, Refusal, encode, error, limit, open_alias, question, response};
+use crate::message::{Refusal, error, open_alias, question, response};
 use crate::metrics::{CountedQuestion, METRICS};
 use crate::packet::{Client, Layout};
 use crate::recent::Recent;
 use crate::settings::{Led, Settings, Ways};
+use crate::template::{TemplateAnswer, TemplateOutcome};
+use crate::tls::Dialer;
 
 /// So many questions at most wait for others; more are refused at once. At two kilobytes and a socket
 /// each this stays far below the usual limit of descriptors.
@@ -63,53 +67,7 @@ pub struct Answerer {
     recent: Mutex<Recent>,
     flights: Mutex<HashMap<Key, Flight>>,
     failing: Failing,
-}
-
-/// A question with where it came from.
-struct ClientQuery {
-    question: Question,
-    /// Its name without the final dot.
-    name: String,
-    /// As it was written, with type and class.
-    written: Vec<u8>,
-    /// How long the answer may be.
-    limit: usize,
-}
-
-impl ClientQuery {
-    /// Whether EDNS is spoken and then whether signatures are wanted, and that they are not checked.
-    fn wants(&self) -> (Option<bool>, bool) {
-        let request = &self.question.request;
-        let edns = request.edns.as_ref().map(|edns| edns.flags().dnssec_ok);
-        (edns, request.metadata.checking_disabled)
-    }
-
-    /// An answer of others, in this one's words; `times` as of [`Layout::serve`].
-    fn served(&self, answer: &cache::Answer, times: (u32, u32)) -> Vec<u8> {
-        let metadata = &self.question.request.metadata;
-        let client = Client {
-            id: metadata.id,
-            question: &self.written,
-            recursion_desired: metadata.recursion_desired,
-            limit: self.limit,
-        };
-        answer.layout.serve(&answer.bytes, &client, times)
-    }
-}
-
-fn key_of(block: usize, written: &[u8], (edns, checking_disabled): (Option<bool>, bool)) -> Key {
-    let mut question = written.to_vec();
-    // Type and class are numbers, not letters.
-    let letters = question.len().saturating_sub(4);
-    if let Some(letters) = question.get_mut(..letters) {
-        letters.make_ascii_lowercase();
-    }
-    Key {
-        block,
-        question,
-        edns,
-        checking_disabled,
-    }
+    dialer: Dialer,
 }
 
 /// What can be said at once.
@@ -138,7 +96,7 @@ impl Answerer {
         zone: &Zone,
         settings: Settings,
         trusted: Vec<(IpAddr, u8)>,
-        random: Random,
+        (random, dialer): (Random, Dialer),
     ) -> Self {
         Self {
             index: RwLock::default(),
@@ -154,6 +112,7 @@ impl Answerer {
             recent: Mutex::default(),
             flights: Mutex::default(),
             failing: Failing::default(),
+            dialer,
         }
     }
 
@@ -191,19 +150,28 @@ impl Answerer {
     fn say(&self, settings: &Settings, asked: &ClientQuery) -> ImmediateReply {
         let (request, kind) = (&asked.question.request, asked.question.kind);
         let refuse = |code| ImmediateReply::Answer(Box::new(error(request, code)));
-        let Some((_, ways, zone)) = settings.ways(&asked.name) else {
+        let Some((_, ways, zone)) = settings.ways(&asked.came_by) else {
             return refuse(ResponseCode::Refused);
         };
+        match ways.made(&asked.name, asked.question.query.query_type) {
+            TemplateOutcome::Nothing => {}
+            TemplateOutcome::Failure => return refuse(ResponseCode::ServFail),
+            TemplateOutcome::Unreadable => {
+                METRICS.not_made(kind);
+                return refuse(ResponseCode::ServFail);
+            }
+            TemplateOutcome::Answer(made) => return templated(asked, *made),
+        }
         match ways.lead(&asked.name, kind) {
             Led::On => {}
             Led::Unlisted => return refuse(ResponseCode::ServFail),
             Led::Listed(answer) => {
-                let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+                let turn = self.next_turn();
                 return ImmediateReply::Answer(Box::new(response(&asked.question, &answer, turn)));
             }
         }
         let inside = is_within(&asked.name, &self.domain);
-        let others = inside && zone.len() > self.domain.len();
+        let others = inside && zone.len() > self.domain.len() && is_within(zone, &self.domain);
         let Some(names) = ways.cluster().filter(|_| !others) else {
             return ImmediateReply::Ask;
         };
@@ -225,7 +193,7 @@ impl Answerer {
         if found.nonexistent && names.falls.has(&asked.name) && ways.route(&asked.name).is_some() {
             return ImmediateReply::Ask;
         }
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let turn = self.next_turn();
         let message = Box::new(response(&asked.question, &found, turn));
         // Several records go round.
         let always = found.answers.len() <= 1 && found.additional.len() <= 1;
@@ -259,19 +227,22 @@ impl Answerer {
         };
         let taken = METRICS.asked(question.kind, by_udp, from.is_ipv4(), bytes.len());
         let stranger = stranger.then_some(bytes.len());
-        let asked = ClientQuery {
-            name: question.name.trim_end_matches('.').to_owned(),
-            written: crate::packet::question_of(bytes)
-                .unwrap_or_default()
-                .to_vec(),
-            limit: limit(&question.request, by_udp, stranger),
-            question,
-        };
+        let mut asked = ClientQuery::new(question, bytes, by_udp, stranger);
         let settings = self.settings();
-        let handled = match self.say(&settings, &asked) {
-            ImmediateReply::Answer(message) => Handled::Done(encode(*message, asked.limit)),
+        let ways = settings.ways(&asked.name);
+        let rewritten = ways.and_then(|(_, ways, _)| ways.rewritten(&asked.name));
+        let is_name = rewritten.is_none_or(|rewritten| asked.rename(rewritten));
+        let said = match is_name {
+            true => self.say(&settings, &asked),
+            false => {
+                let failed = error(&asked.question.request, ResponseCode::ServFail);
+                ImmediateReply::Answer(Box::new(failed))
+            }
+        };
+        let handled = match said {
+            ImmediateReply::Answer(message) => Handled::Done(asked.encoded(*message)),
             ImmediateReply::Always(message) => {
-                let answer = encode(*message, asked.limit);
+                let answer = asked.encoded(*message);
                 if let Some(answer) = &answer {
                     let said = (asked.question.kind, answer.as_slice());
                     self.recent().keep(state, manner, bytes, said);
@@ -301,13 +272,13 @@ impl Answerer {
         if !matches!(said, ImmediateReply::Ask) {
             return None;
         }
-        let (block, ways, _) = settings.ways(&asked.name)?;
+        let (block, ways, _) = settings.ways(&asked.came_by)?;
         ways.terms.as_ref()?;
         let key = key_of(block, &asked.written, asked.wants());
         match self.kept().get(&key, Instant::now()) {
             CachedAnswer::Fresh(answer, age_seconds) => {
                 METRICS.looked(true);
-                Some(asked.served(&answer, (age_seconds, 0)))
+                asked.served(&answer, (age_seconds, 0), self.next_turn())
             }
             _ => None,
         }
@@ -319,17 +290,18 @@ impl Answerer {
         let settings = self.settings();
         match said {
             ImmediateReply::Answer(message) | ImmediateReply::Always(message) => {
-                encode(*message, asked.limit)
+                asked.encoded(*message)
             }
             ImmediateReply::Alias(message, name) => {
                 let whole = self.follow(&settings, *message, name, &asked).await;
-                encode(whole, asked.limit)
+                asked.encoded(whole)
             }
             ImmediateReply::Ask => {
-                let got = self.ask(&settings, &asked.name, &asked.written, asked.wants());
+                let names = (asked.came_by.as_str(), asked.name.as_str());
+                let got = self.ask(&settings, names, &asked.written, asked.wants());
                 match got.await {
-                    Ok((answer, times)) => Some(asked.served(&answer, times)),
-                    Err(code) => encode(error(request, code), asked.limit),
+                    Ok((answer, times)) => asked.served(&answer, times, self.next_turn()),
+                    Err(code) => asked.encoded(error(request, code)),
                 }
             }
         }
@@ -345,18 +317,16 @@ impl Answerer {
         asked: &ClientQuery,
     ) -> Message {
         let ascii = name.to_lowercase().to_ascii();
-        let query = hickory_proto::op::Query::query(name, asked.question.query.query_type);
-        let mut own = Message::new(0, hickory_proto::op::MessageType::Query, request_code());
-        own.queries.push(query);
-        let written = own.to_vec().unwrap_or_default();
-        let written = crate::packet::question_of(&written).unwrap_or_default();
+        let written = written(Query::query(name, asked.question.query.query_type));
         let name = ascii.trim_end_matches('.');
-        if let Ok((answer, times)) = self.ask(settings, name, written, (None, false)).await {
+        let got = self.ask(settings, (name, name), &written, (None, false));
+        if let Ok((answer, times)) = got.await {
             let client = Client {
                 id: 0,
-                question: written,
+                question: &written,
                 recursion_desired: true,
                 limit: usize::MAX,
+                turn: self.next_turn(),
             };
             let bytes = answer.layout.serve(&answer.bytes, &client, times);
             if let Ok(more) = Message::from_vec(&bytes) {
@@ -366,16 +336,21 @@ impl Answerer {
         message
     }
 
-    /// What others say: kept, or asked for.
+    /// Which of several is the first this time.
+    fn next_turn(&self) -> usize {
+        self.turn.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// What others say of a name, which came by another one: kept, or asked for.
     async fn ask(
         &self,
         settings: &Settings,
-        name: &str,
+        (came_by, name): (&str, &str),
         written: &[u8],
-        (edns, checking_disabled): (Option<bool>, bool),
+        wants: (Option<bool>, bool),
     ) -> Result<Got, ResponseCode> {
-        let (block, ways, _) = settings.ways(name).ok_or(ResponseCode::Refused)?;
-        let key = key_of(block, written, (edns, checking_disabled));
+        let (block, ways, _) = settings.ways(came_by).ok_or(ResponseCode::Refused)?;
+        let key = key_of(block, written, wants);
         let kept = match ways.terms {
             Some(_) => self.kept().get(&key, Instant::now()),
             None => CachedAnswer::Nothing,
@@ -434,8 +409,12 @@ impl Answerer {
             flight: &flight,
         };
         let asked = async {
-            let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-            let means = (&self.failing, turn, &self.random);
+            let means = ForwardContext {
+                failing: &self.failing,
+                turn: self.next_turn(),
+                random: &self.random,
+                dialer: &self.dialer,
+            };
             let bytes = match forward(&key, route, means).await {
                 Ok(bytes) => bytes,
                 Err(error @ (ForwardError::NoUpstream | ForwardError::Failed(_))) => {
@@ -464,8 +443,28 @@ impl Answerer {
     }
 }
 
-fn request_code() -> hickory_proto::op::OpCode {
-    hickory_proto::op::OpCode::Query
+/// What a template made; an alias that it ends with is followed.
+fn templated(asked: &ClientQuery, made: TemplateAnswer) -> ImmediateReply {
+    let kind = asked.question.kind;
+    METRICS.made(kind);
+    let mut message = Box::new(error(&asked.question.request, made.code));
+    message.metadata.authoritative = true;
+    let last = made.answers.last().map(|record| &record.data);
+    let alias = match last {
+        Some(RData::CNAME(target)) if matches!(kind, QueryType::A | QueryType::Aaaa) => {
+            let mut target = target.0.clone();
+            target.set_fqdn(true);
+            Some(target)
+        }
+        _ => None,
+    };
+    message.answers = made.answers;
+    message.authorities = made.authorities;
+    message.additionals = made.additionals;
+    match alias {
+        Some(name) => ImmediateReply::Alias(message, name),
+        None => ImmediateReply::Answer(message),
+    }
 }
 
 /// Ends a flight when the one who waits has its answer, or waits no more and was the last.

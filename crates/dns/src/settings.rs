@@ -6,11 +6,17 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use api::corefile::{self, Block, Corefile, Falls, Forward, Hosts, Order, Upstream, is_within};
+use api::corefile::{
+    self, Block, Corefile, Falls, Forward, Hosts, Order, Rewrite, Template, Upstream, is_within,
+};
+use hickory_proto::rr::RecordType;
 use tokio::sync::Semaphore;
+use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::answer::{Answer, Data, QueryType, Record, Zone, reverse_address};
 use crate::cache::Terms;
+use crate::rewrite::{RewrittenName, rewritten};
+use crate::template::{self, TemplateOutcome};
 
 /// So many questions at most wait for the servers of one `forward`; more are refused at once.
 const WAITING: usize = 512;
@@ -25,6 +31,8 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct Ways {
     zones: Vec<String>,
+    rewrites: Arc<[Rewrite]>,
+    templates: Vec<Template>,
     hosts: Option<Table>,
     /// The cluster's own names, where they are answered; in others' zones they are not.
     cluster: Option<Names>,
@@ -49,13 +57,40 @@ pub struct Route {
     from: String,
     except: Vec<String>,
     /// The servers.
-    pub servers: Vec<SocketAddr>,
+    pub servers: Vec<Server>,
     /// Which of them first.
     pub order: Order,
     /// By TCP alone.
     pub by_tcp: bool,
     /// How many questions may wait.
     pub waiting: Arc<Semaphore>,
+}
+
+/// A server that is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// Where.
+    pub address: SocketAddr,
+    /// The name that its certificate must have, where it is asked over TLS.
+    pub tls: Option<ServerName<'static>>,
+}
+
+impl Server {
+    fn plain(address: SocketAddr) -> Self {
+        Self { address, tls: None }
+    }
+
+    /// Whose certificate has this name, or that of its address.
+    fn with_tls(address: SocketAddr, name: Option<String>) -> Result<Self, String> {
+        let tls = match name {
+            None => ServerName::from(address.ip()),
+            Some(name) => ServerName::try_from(name.clone()).map_err(|_| {
+                format!("forward: {name}: not a name of a server; {address} is not asked")
+            })?,
+        };
+        let tls = Some(tls);
+        Ok(Self { address, tls })
+    }
 }
 
 /// The names and addresses of `hosts`.
@@ -110,10 +145,9 @@ impl Settings {
                 ..Block::default()
             });
         }
-        let blocks = blocks
-            .into_iter()
-            .map(|b| Ways::of(b, zone, node))
-            .collect();
+        let blocks = blocks.into_iter();
+        let blocks = blocks.map(|b| Ways::of(b, zone, node, &mut warnings));
+        let blocks = blocks.collect();
         (Self { blocks }, warnings)
     }
 
@@ -122,6 +156,8 @@ impl Settings {
         let mut all = Vec::new();
         for ways in &self.blocks {
             let acts = [
+                ("rewrite", !ways.rewrites.is_empty()),
+                ("template", !ways.templates.is_empty()),
                 ("hosts", ways.hosts.is_some()),
                 ("kubernetes", ways.cluster.is_some()),
                 ("cache", ways.terms.is_some()),
@@ -175,7 +211,7 @@ fn add_defaults(blocks: &mut Vec<Block>) {
 }
 
 impl Ways {
-    fn of(block: Block, zone: &Zone, node: &[SocketAddr]) -> Self {
+    fn of(block: Block, zone: &Zone, node: &[SocketAddr], warnings: &mut Vec<String>) -> Self {
         let everything = block.zones.iter().any(String::is_empty);
         let cluster = match block.cluster {
             Some(said) => Some(Names {
@@ -201,12 +237,27 @@ impl Ways {
         let routes = block.forwards.into_iter();
         Self {
             zones: block.zones,
+            rewrites: block.rewrites.into(),
+            templates: block.templates,
             hosts: block.hosts.map(Table::of),
             cluster,
             terms,
             uncached,
-            routes: routes.map(|f| Route::of(f, node)).collect(),
+            routes: routes.map(|f| Route::of(f, node, warnings)).collect(),
         }
+    }
+
+    /// What is asked for in place of a name; none when it stays.
+    pub fn rewritten(&self, name: &str) -> Option<RewrittenName> {
+        match self.rewrites.is_empty() {
+            true => None,
+            false => rewritten(&self.rewrites, name),
+        }
+    }
+
+    /// What templates make of a question.
+    pub fn made(&self, name: &str, kind: RecordType) -> TemplateOutcome {
+        template::make(&self.templates, &self.zones, name, kind)
     }
 
     /// How the cluster's names are answered for a question that came by this zone.
@@ -259,12 +310,16 @@ fn terms(cache: &corefile::Cache) -> Terms {
 }
 
 impl Route {
-    fn of(forward: Forward, node: &[SocketAddr]) -> Self {
+    fn of(forward: Forward, node: &[SocketAddr], warnings: &mut Vec<String>) -> Self {
         let mut servers = Vec::new();
         for to in forward.to {
             match to {
-                Upstream::Server(server) => servers.push(server),
-                Upstream::Node => servers.extend(node),
+                Upstream::Server(address) => servers.push(Server::plain(address)),
+                Upstream::Tls(address, name) => match Server::with_tls(address, name) {
+                    Ok(server) => servers.push(server),
+                    Err(why) => warnings.push(why),
+                },
+                Upstream::Node => servers.extend(node.iter().copied().map(Server::plain)),
             }
         }
         let waiting = forward.most.unwrap_or(WAITING).clamp(1, WAITING);
@@ -358,7 +413,11 @@ mod tests {
             return "cluster".into();
         }
         let servers = |route: &Route| -> Vec<String> {
-            route.servers.iter().map(ToString::to_string).collect()
+            let word = |server: &Server| match &server.tls {
+                Some(name) => format!("{} as {}", server.address, name.to_str()),
+                None => server.address.to_string(),
+            };
+            route.servers.iter().map(word).collect()
         };
         ways.route(name)
             .map_or("-".into(), |r| servers(r).join(" "))
@@ -410,6 +469,28 @@ mod tests {
         assert_eq!(asked(&added, "a.corp.example"), "192.0.2.1:53");
         assert_eq!(asked(&added, "example.com"), "192.0.2.53:53");
         assert!(warnings.is_empty());
+    }
+
+    #[test]
+    fn servers_over_tls_have_names() {
+        let (settings, warnings) = settings(
+            ". {
+               kubernetes cluster.local
+               forward a.example tls://192.0.2.1
+               forward b.example tls://192.0.2.2%dns.example
+               forward c.example tls://192.0.2.3 {
+                 tls_servername not/a/name
+               }
+             }",
+        );
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        for (name, expected) in [
+            ("a.example", "192.0.2.1:853 as 192.0.2.1"),
+            ("b.example", "192.0.2.2:853 as dns.example"),
+            ("c.example", ""),
+        ] {
+            assert_eq!(asked(&settings, name), expected, "{name}");
+        }
     }
 
     #[test]

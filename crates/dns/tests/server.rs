@@ -498,3 +498,154 @@ async fn versions_of_edns_to_come_are_refused() {
     // The number has another meaning, too.
     assert_eq!(u16::from(answer.metadata.response_code), 16);
 }
+
+#[tokio::test]
+async fn names_are_asked_for_in_place_of_others() {
+    let (other, count, _serve) = upstream(2, 300).await;
+    let file = format!(
+        ". {{
+           kubernetes cluster.local
+           rewrite name suffix .shop.example .default.svc.cluster.local answer auto
+           rewrite name Www.old.example www.new.example
+           template IN A ip.example {{
+             match ^a-(?P<last>[0-9]+)[.]ip[.]example[.]$
+             answer \"{{{{ .Name }}}} 60 IN A 192.0.2.{{{{ .Group.last }}}}\"
+           }}
+           forward . {other}
+           cache 30
+         }}"
+    );
+    let server = start_with(1, Vec::new(), vec![("coredns", "Corefile", file)]).await;
+    // Of the cluster, of others, of others from what is kept; each under the name that was asked for.
+    for name in [
+        "Many.Shop.example.",
+        "www.Old.example.",
+        "www.Old.example.",
+        "a-7.ip.example.",
+    ] {
+        let answer = ask_udp(server, &question(name)).await;
+        assert_eq!(answer.metadata.response_code, ResponseCode::NoError);
+        assert_eq!(answer.queries[0].name.to_ascii(), name);
+        assert!(!answer.answers.is_empty(), "{name}");
+        for record in &answer.answers {
+            assert_eq!(record.name.to_ascii(), name);
+        }
+    }
+    let made = ask_udp(server, &question("a-7.ip.example.")).await;
+    assert_eq!(
+        made.answers[0].data,
+        RData::A(A(Ipv4Addr::new(192, 0, 2, 7)))
+    );
+    for (name, code) in [
+        ("none.shop.example.", ResponseCode::NXDomain),
+        ("b.ip.example.", ResponseCode::ServFail),
+        ("a-999.ip.example.", ResponseCode::ServFail),
+    ] {
+        let answer = ask_udp(server, &question(name)).await;
+        assert_eq!(answer.metadata.response_code, code, "{name}");
+    }
+    assert_eq!(
+        count.load(Ordering::Relaxed),
+        1,
+        "the rest is answered here"
+    );
+}
+
+#[tokio::test]
+async fn addresses_of_others_go_round() {
+    let (other, _, _serve) = upstream(3, 300).await;
+    let server = start(1, vec![other]).await;
+    let asked = question("www.example.com.");
+    let mut first = Vec::new();
+    for _ in 0..3 {
+        first.push(ask_udp(server, &asked).await.answers[0].data.to_string());
+    }
+    first.sort();
+    assert_eq!(first, ["192.0.2.0", "192.0.2.1", "192.0.2.2"]);
+}
+
+/// A server over TLS with a certificate for `dns.example`, which knows an address for every name: where
+/// it is, whom to believe, and how many connections it has taken.
+#[expect(clippy::disallowed_methods, reason = "a real server, in real time")]
+async fn upstream_over_tls() -> (SocketAddr, Vec<u8>, Arc<AtomicUsize>) {
+    let now = clock::Clock::system().seconds();
+    let ca = wire::pki::Ca::generate("of the test", now).expect("an authority");
+    let subject = wire::pki::Subject::server("dns", &["dns.example"], &[]);
+    let pair = ca.issue(&subject, now, 1).expect("a certificate");
+    let config = wire::tls::server_config(&pair, None).expect("a configuration");
+    let acceptor = tokio_rustls::TlsAcceptor::from(config);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .await
+        .expect("bind");
+    let address = listener.local_addr().expect("address");
+    let taken = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&taken);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            count.fetch_add(1, Ordering::Relaxed);
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                // Whoever does not believe the certificate ends here.
+                let Ok(mut stream) = acceptor.accept(stream).await else {
+                    return;
+                };
+                while let Ok(length) = stream.read_u16().await {
+                    let mut bytes = vec![0; usize::from(length)];
+                    stream.read_exact(&mut bytes).await.expect("read");
+                    let request = Message::from_vec(&bytes).expect("a question");
+                    let mut response = Message::response(request.metadata.id, OpCode::Query);
+                    response.queries = request.queries.clone();
+                    let data = RData::A(A(Ipv4Addr::new(192, 0, 2, 1)));
+                    let name = request.queries[0].name.clone();
+                    response.answers.push(Record::from_rdata(name, 300, data));
+                    let answer = response.to_vec().expect("encode");
+                    let length = u16::try_from(answer.len()).expect("short");
+                    stream.write_u16(length).await.expect("write");
+                    stream.write_all(&answer).await.expect("write");
+                    stream.flush().await.expect("write");
+                }
+            });
+        }
+    });
+    (address, ca.pair.cert_pem.into_bytes(), taken)
+}
+
+#[tokio::test]
+async fn servers_are_asked_over_tls_by_their_names() {
+    let (other, authorities, taken) = upstream_over_tls().await;
+    let port = other.port();
+    let file = format!(
+        ". {{
+           forward good.example tls://127.0.0.1%dns.example:{port}
+           forward bad.example tls://127.0.0.1%other.example:{port}
+         }}"
+    );
+    let address = free_address().await;
+    let config = Config {
+        authorities: Some(authorities),
+        upstreams: Resolvers::These(Vec::new()),
+        ..Config::new(vec![address])
+    };
+    let object = json!({"metadata": {"name": "coredns"}, "data": {"Corefile": file}});
+    let map = serde_json::from_value(object).expect("a ConfigMap");
+    let event = Heard::Configuration("coredns", Box::new(Event::Apply(map)));
+    let events = futures::stream::iter([event]).chain(futures::stream::pending());
+    let running = run_on(
+        Box::pin(events),
+        config,
+        Random::seeded(1),
+        std::future::pending(),
+    );
+    tokio::spawn(running);
+    // Before it has read its configuration it asks nobody.
+    ask_until(address, "a.good.example.", ResponseCode::NoError, 1).await;
+    let before = taken.load(Ordering::Relaxed);
+    for name in ["b.good.example.", "c.good.example."] {
+        let answer = ask_udp(address, &question(name)).await;
+        assert_eq!(answer.answers.len(), 1, "{name}");
+    }
+    let after = taken.load(Ordering::Relaxed);
+    assert_eq!(before, after, "on the connection that is there");
+    let bad = ask_udp(address, &question("a.bad.example.")).await;
+    assert_eq!(bad.metadata.response_code, ResponseCode::ServFail);
+}
