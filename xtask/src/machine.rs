@@ -15,15 +15,16 @@ const NODE_PROGRAMS: [(&str, &str); 4] = [
 ];
 
 /// A file of each Debian package that tests need beside that: network plugins that are not ours,
-/// a look at what nftables and links hold, devices and what makes file systems on them, and who reads
-/// figures.
-const TEST_FILES: [(&str, &str); 6] = [
+/// a look at what nftables and links hold, devices and what makes file systems on them, who reads
+/// figures, and what lends a program a terminal.
+const TEST_FILES: [(&str, &str); 7] = [
     ("/usr/lib/cni/ptp", "containernetworking-plugins"),
     ("/usr/sbin/nft", "nftables"),
     ("/usr/sbin/tc", "iproute2"),
     ("/usr/sbin/losetup", "mount"),
     ("/usr/sbin/mkfs.ext4", "e2fsprogs"),
     ("/usr/bin/prometheus", "prometheus"),
+    ("/usr/bin/script", "bsdutils"),
 ];
 
 /// What the tests of the console need: a browser, and Node.js to build its page again and to get

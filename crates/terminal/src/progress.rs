@@ -2,6 +2,7 @@
 //! now and then elsewhere.
 
 use crate::style::{Style, Tone, harmless};
+use crate::table::cut;
 use crate::words;
 
 /// What is counted.
@@ -76,7 +77,7 @@ impl Step<'_> {
         // The last column stays free: a terminal may begin a new line behind it.
         let room = width.saturating_sub(1);
         let taken = bar.chars().count() + rest.chars().count() + 2;
-        let what = cut(&harmless(self.what), room.saturating_sub(taken));
+        let what = fitting(&harmless(self.what), room.saturating_sub(taken));
         let line = format!(
             "{what}  {}{}",
             style.paint(Tone::Way, &bar),
@@ -85,7 +86,7 @@ impl Step<'_> {
         match taken < room {
             true => line,
             // So narrow that only some of it can be seen: without colours, which would be cut.
-            false => cut(&rest, room),
+            false => fitting(&rest, room),
         }
     }
 
@@ -101,13 +102,12 @@ impl Step<'_> {
     }
 }
 
-/// The first so many characters, the last of them `…` where some are left out.
-fn cut(text: &str, room: usize) -> String {
-    if text.chars().count() <= room {
-        return text.to_owned();
+/// What of a text fits; nothing where there is no room at all.
+fn fitting(text: &str, room: usize) -> String {
+    match room {
+        0 => String::new(),
+        room => cut(text, room),
     }
-    let kept = text.chars().take(room.saturating_sub(1));
-    kept.chain(std::iter::once('…').take(room.min(1))).collect()
 }
 
 #[cfg(test)]
