@@ -232,7 +232,8 @@ impl Browser {
         })?;
         self.value(&format!("{source}; true"))?;
         // What is half faded in has another contrast than when it is there.
-        let run = "axe.run(document, { resultTypes: ['violations'] }).then((r) => \
+        // What stands in the terminal, and how, is the business of the program in it.
+        let run = "axe.run({ exclude: ['.xterm'] }, { resultTypes: ['violations'] }).then((r) => \
             r.violations.map((v) => v.id + ': ' + v.nodes.slice(0, 3).map((n) => n.html).join(' ')))";
         let found = self.value(run)?;
         ensure!(
@@ -250,11 +251,9 @@ impl Browser {
         Ok(self.complaints.drain(..).collect())
     }
 
-    /// A picture of what is seen, in the folder that `TIPHYS_SHOTS` names, if it does.
+    /// A picture of what is seen, beside what tests write: a person looks at them.
     pub fn picture(&mut self, name: &str) -> Result<()> {
-        let Some(folder) = std::env::var_os("TIPHYS_SHOTS").map(PathBuf::from) else {
-            return Ok(());
-        };
+        let folder = pictures()?;
         let answer = self.ask("Page.captureScreenshot", json!({ "format": "png" }))?;
         use base64::Engine;
         let bytes = base64::engine::general_purpose::STANDARD.decode(text(&answer["data"]))?;
@@ -270,6 +269,20 @@ impl Drop for Browser {
             let _ = self.process.end();
         }
     }
+}
+
+/// The folder that `TIPHYS_SHOTS` names, or `test-output/console` in cargo's target folder, which is
+/// marked as a cache.
+fn pictures() -> Result<PathBuf> {
+    if let Some(folder) = std::env::var_os("TIPHYS_SHOTS") {
+        return Ok(folder.into());
+    }
+    let program = std::env::current_exe()?;
+    let target = program
+        .ancestors()
+        .find(|folder| folder.join("CACHEDIR.TAG").is_file());
+    let target = target.context("this program lies in no target folder: set TIPHYS_SHOTS")?;
+    Ok(target.join("test-output/console"))
 }
 
 fn axe_path() -> PathBuf {

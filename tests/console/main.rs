@@ -24,6 +24,8 @@ fn main() -> ExitCode {
             terminal::top_prints_once_in_a_pipe_and_lives_in_a_terminal,
             terminal::logs_of_several_pods_are_followed_over_restarts,
             terminal::shells_complete_and_pages_are_made,
+            terminal::a_terminal_has_colours_and_a_pipe_has_none,
+            terminal::programs_read_what_commands_answer,
             story::a_person_sees_scales_and_repairs,
             story::yaml_is_changed_with_its_mistakes_shown_in_place,
             rights::everybody_can_use_it_in_light_and_dark_and_on_a_phone,

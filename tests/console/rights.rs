@@ -11,7 +11,12 @@ use crate::browser::Browser;
 use crate::page::{address, choose_namespace, go, quiet, signed_in};
 use crate::story::talker;
 
-/// Pages with what each shows when it is there.
+/// Screens by their width and height, and whether they are a phone's.
+const SCREENS: [(&str, (u32, u32, bool)); 2] =
+    [("desk", (1280, 860, false)), ("phone", (390, 844, true))];
+const THEMES: [&str; 2] = ["light", "dark"];
+
+/// All pages with what each shows when it is there.
 fn places(ns: &str) -> Vec<(String, &'static str)> {
     let own = |place: &str| place.replace("NS", ns);
     [
@@ -24,14 +29,19 @@ fn places(ns: &str) -> Vec<(String, &'static str)> {
         ("pods", "web-"),
         ("pods/NS/talker", "Containers"),
         ("pods/NS/talker?tab=logs", "line 1"),
+        ("pods/NS/talker?tab=terminal", "/ #"),
         ("pods/NS/talker?tab=yaml", "Review changes"),
         ("pods/NS/broken", "keeps ending"),
         ("services", "front"),
+        ("pods/NS/none", "There is no pod none"),
         ("services/NS/front", "Endpoints"),
+        ("services/NS/front?tab=yaml", "Review changes"),
         ("storage", "waits-for-a-pod"),
         ("kinds", "CustomResourceDefinition"),
         ("k/core/configmaps", "kube-root-ca.crt"),
         ("o/core/v1/configmaps/NS/kube-root-ca.crt", "Annotations"),
+        ("o/core/v1/nodes/node-1?tab=yaml", "Review changes"),
+        ("no-such-page", "There is no such page"),
     ]
     .map(|(place, shows)| (own(place), shows))
     .into()
@@ -52,40 +62,62 @@ pub fn everybody_can_use_it_in_light_and_dark_and_on_a_phone(cx: &Context) -> Re
     cx.wait_ready("talker")?;
     cx.wait_endpoints("front", 1)?;
     let mut page = Browser::start()?;
-    page.prefer("light")?;
     page.open(&format!("{}/console/", cx.cluster.server_url()))?;
     page.until_shown("Sign in to this cluster.")?;
-    page.axe()?;
-    page.picture("sign-in")?;
+    each_look(&mut page, |page, look| {
+        fits_and_is_usable(page, "sign-in")?;
+        page.picture(&format!("{look}-sign-in"))
+    })?;
     page.resize(1280, 860, false)?;
     page.open(&address(cx, &[])?)?;
     page.until_shown("What is used")?;
     page.picture("signed-in")?;
     choose_namespace(&mut page, &cx.ns)?;
-    for theme in ["light", "dark"] {
-        page.prefer(theme)?;
-        let is = format!("document.documentElement.dataset.theme === '{theme}'");
-        page.until(theme, &is)?;
-        all_places(cx, &mut page, theme)?;
-    }
-    page.resize(390, 844, true)?;
-    all_places(cx, &mut page, "phone")?;
+    each_look(&mut page, |page, look| all_places(cx, page, look))?;
     by_keyboard(&mut page)?;
     quiet(&mut page)
 }
 
-fn all_places(cx: &Context, page: &mut Browser, name: &str) -> Result<()> {
+/// In both themes, each on a desk and on a phone.
+fn each_look(
+    page: &mut Browser,
+    mut see: impl FnMut(&mut Browser, &str) -> Result<()>,
+) -> Result<()> {
+    for theme in THEMES {
+        page.prefer(theme)?;
+        let is = format!("document.documentElement.dataset.theme === '{theme}'");
+        page.until(theme, &is)?;
+        for (screen, (width, height, phone)) in SCREENS {
+            page.resize(width, height, phone)?;
+            see(page, &format!("{theme}-{screen}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// By axe, which looks at contrast, too; and nothing is wider than the screen.
+fn fits_and_is_usable(page: &mut Browser, place: &str) -> Result<()> {
+    page.axe()?;
+    let over = "document.documentElement.scrollWidth - innerWidth";
+    page.until(
+        &format!("{place} is not wider than the screen"),
+        &format!("{over} <= 0"),
+    )
+}
+
+fn all_places(cx: &Context, page: &mut Browser, look: &str) -> Result<()> {
     for (place, shows) in places(&cx.ns) {
         go(page, &place)?;
         page.until_shown(shows)?;
-        page.axe()?;
-        let over = "document.documentElement.scrollWidth - innerWidth";
-        page.until(
-            &format!("{place} is not wider than the screen"),
-            &format!("{over} <= 0"),
-        )?;
-        let shot = format!("{name}-{}", place.replace(['/', '?', '='], "-"));
-        page.picture(&shot)?;
+        fits_and_is_usable(page, &place)?;
+        let shot = match place.as_str() {
+            "" => "overview".to_owned(),
+            // Its own namespace has another name each time.
+            place => place
+                .replace(&format!("{}/", cx.ns), "")
+                .replace(['/', '?', '='], "-"),
+        };
+        page.picture(&format!("{look}-{shot}"))?;
     }
     Ok(())
 }

@@ -178,3 +178,81 @@ pub fn shells_complete_and_pages_are_made(cx: &Context) -> Result<()> {
     ensure!(page.contains("follow"), "{page}");
     Ok(())
 }
+
+/// How a terminal is addressed: what begins colours and whatever else is not text.
+const ESCAPE: char = '\u{1b}';
+
+/// What a terminal of its own shows of a command, with this in the environment.
+fn in_terminal(cx: &Context, line: &str, (name, value): (&str, &str)) -> Result<String> {
+    let mut script = Command::new("script");
+    let line = format!("{} {line}", cx.cluster.binary().display());
+    script.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
+    script.env("KUBECONFIG", cx.cluster.kubeconfig());
+    script.env_remove("NO_COLOR").env("TERM", "xterm-256color");
+    script.env(name, value);
+    command::run(script, "")?.ok()
+}
+
+pub fn a_terminal_has_colours_and_a_pipe_has_none(cx: &Context) -> Result<()> {
+    let stays = |name: &str| {
+        let script = format!("echo said by {name}; exec sleep 1000000");
+        labelled(name, "both", &script)
+    };
+    for name in ["one", "two"] {
+        cx.apply_json(&stays(name))?;
+        cx.wait_ready(name)?;
+    }
+    let logs = format!("logs -l app=both -n {}", cx.ns);
+    eventually("both have said it", || {
+        let text = printed(cx, &logs)?;
+        ensure!(
+            text.contains("said by one") && text.contains("said by two"),
+            "{text}"
+        );
+        Ok(())
+    })?;
+    let status = format!("status --data-dir '{}'", cx.cluster.data().display());
+    for line in [status.as_str(), "top pods --once", &logs] {
+        let piped = printed(cx, line)?;
+        ensure!(
+            !piped.is_empty() && !piped.contains(ESCAPE),
+            "{line}: {piped:?}"
+        );
+        for refuses in [("NO_COLOR", "1"), ("TERM", "dumb")] {
+            let plain = in_terminal(cx, line, refuses)?;
+            ensure!(!plain.contains(ESCAPE), "{line}, {refuses:?}: {plain:?}");
+        }
+    }
+    for line in [&status, &logs] {
+        let coloured = in_terminal(cx, line, ("LANG", "C.UTF-8"))?;
+        ensure!(coloured.contains(ESCAPE), "{line}: {coloured:?}");
+    }
+    Ok(())
+}
+
+/// An answer is all that comes on standard output; how far the work is goes elsewhere, and in a pipe it
+/// has nothing that is for terminals.
+pub fn programs_read_what_commands_answer(cx: &Context) -> Result<()> {
+    let data = cx.cluster.data();
+    let images = as_json(
+        cx,
+        &format!("image list --data-dir '{}' -o json", data.display()),
+    )?;
+    ensure!(images.as_array().is_some_and(|all| !all.is_empty()));
+    let token = as_json(cx, "token create -o json")?;
+    let id = token["id"].as_str().context("no id")?;
+    ensure!(token["token"].as_str().is_some_and(|t| t.contains(id)));
+    ensure!(as_json(cx, "token list -o json")?.to_string().contains(id));
+    ensure!(as_json(cx, &format!("token delete {id} -o json"))?["id"] == id);
+    let file = cx.cluster.scratch()?.join("backup");
+    let line = format!("snapshot save '{}' -o json", file.display());
+    let ran = command::run(tiphys(cx, &line), "")?;
+    ensure!(!ran.err.contains([ESCAPE, '\r']), "{ran:?}");
+    let saved: Value = serde_json::from_str(&ran.ok()?)?;
+    ensure!(saved["keys"].as_u64() > Some(0), "{saved}");
+    let held = as_json(cx, &format!("snapshot status '{}' -o json", file.display()))?;
+    ensure!(held["revision"] == saved["revision"], "{held} {saved}");
+    let yaml = printed(cx, &format!("snapshot status '{}' -o yaml", file.display()))?;
+    ensure!(yaml.contains("revision: "), "{yaml}");
+    Ok(())
+}

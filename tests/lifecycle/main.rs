@@ -7,7 +7,6 @@ mod join;
 mod prometheus;
 mod standalone_node;
 mod statistics;
-mod terminal;
 
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -36,9 +35,6 @@ const CHECKS: &[Check] = checks![
     a_pause_container_ends_when_it_is_asked,
     statistics::known_loads_appear,
     statistics::figures_are_the_kernels_through_restarts,
-    terminal::a_terminal_has_colours_and_a_pipe_has_none,
-    terminal::programs_read_what_people_see,
-    terminal::a_shell_completes_and_man_reads,
     prometheus::prometheus_reads_all_of_it,
     prometheus::promtool_is_content_with_every_page,
     components::the_controllers_run_alone,
