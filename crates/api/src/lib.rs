@@ -7,6 +7,7 @@ pub mod cidr;
 pub mod corefile;
 pub mod cron;
 pub mod csi;
+pub mod declared_features;
 pub mod duration;
 pub mod fence;
 pub mod field;

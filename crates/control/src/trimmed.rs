@@ -55,7 +55,7 @@ fn trim_spec(spec: &mut PodSpec) {
     }
 }
 
-/// What a container asks for, where it listens, and whether it is a sidecar.
+/// What a container asks for, where it listens, whether it is a sidecar, and what its end does.
 fn kept_container(whole: Container) -> Container {
     Container {
         name: whole.name,
@@ -63,6 +63,7 @@ fn kept_container(whole: Container) -> Container {
         ports: whole.ports,
         resources: whole.resources,
         restart_policy: whole.restart_policy,
+        restart_policy_rules: whole.restart_policy_rules,
         ..Container::default()
     }
 }

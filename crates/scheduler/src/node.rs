@@ -34,6 +34,8 @@ pub struct Offer {
     pub allowed_pods: i64,
     /// Images on it and their sizes in bytes.
     pub images: HashMap<Arc<str>, i64>,
+    /// New features that it declares.
+    pub features: Vec<Arc<str>>,
 }
 
 impl Offer {
@@ -61,6 +63,11 @@ impl Offer {
             allocatable: Resources::read(allocatable, strings),
             allowed_pods: pods.map_or(0, |q| q.value()),
             images,
+            features: status
+                .iter()
+                .flat_map(|s| s.declared_features.iter().flatten())
+                .map(|f| strings.get(f))
+                .collect(),
         }
     }
 }
@@ -89,6 +96,7 @@ pub struct Node {
     pub allocatable: Resources,
     pub allowed_pods: i64,
     pub images: HashMap<Arc<str>, i64>,
+    pub features: Vec<Arc<str>>,
     /// False for a node of which only pods are known so far (or still): nothing is put there.
     pub exists: bool,
     pub requested: Resources,
@@ -111,6 +119,7 @@ impl Node {
             allocatable: Resources::default(),
             allowed_pods: 0,
             images: HashMap::new(),
+            features: Vec::new(),
             exists: false,
             requested: Resources::default(),
             weight: Weight::default(),
@@ -145,6 +154,7 @@ impl Node {
             && self.allocatable == offer.allocatable
             && self.allowed_pods == offer.allowed_pods
             && self.images == offer.images
+            && self.features == offer.features
     }
 
     /// Whether it has a taint that keeps pods off only where there are other nodes.
@@ -160,6 +170,7 @@ impl Node {
         self.allocatable = offer.allocatable;
         self.allowed_pods = offer.allowed_pods;
         self.images = offer.images;
+        self.features = offer.features;
         self.exists = true;
     }
 

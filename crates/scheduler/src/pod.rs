@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use api::declared_features;
 use api::selector::{LabelSelector, Operator};
 use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -162,6 +163,24 @@ pub struct Wants {
     /// Of all containers and of volumes, normalized.
     pub images: Vec<String>,
     pub containers: usize,
+    /// New features that its node must declare.
+    pub features: Vec<&'static str>,
+}
+
+/// The features that a pod needs to run as it asks.
+fn features(spec: &k8s::PodSpec) -> Vec<&'static str> {
+    let mut out = Vec::new();
+    let init = spec.init_containers.iter().flatten();
+    let mut rules = init
+        .chain(&spec.containers)
+        .flat_map(|c| c.restart_policy_rules.iter().flatten());
+    if rules.any(|rule| rule.action == "RestartAllContainers") {
+        out.push(declared_features::RESTART_ALL);
+    }
+    if spec.host_network == Some(true) && spec.host_users == Some(false) {
+        out.push(declared_features::USERS_IN_HOST_NETWORK);
+    }
+    out
 }
 
 fn seconds(time: Option<&k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>) -> i64 {
@@ -295,6 +314,7 @@ impl Wants {
             nominated: nominated.filter(|n| !n.is_empty()).map(|n| strings.get(n)),
             gates: gates.map(|g| g.name.clone()).collect(),
             owner: owner(&from.metadata),
+            features: features(spec),
             tolerations: spec.tolerations.clone().unwrap_or_default(),
             node_labels: spec
                 .node_selector
@@ -445,6 +465,7 @@ impl Wants {
             && self.node_preferred == other.node_preferred
             && self.images == other.images
             && self.containers == other.containers
+            && self.features == other.features
     }
 
     /// Whether its node selector and required node affinity allow a node of this name, with these

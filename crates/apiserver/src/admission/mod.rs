@@ -6,6 +6,7 @@ mod anti_affinity;
 mod certificates;
 mod claim_resize;
 pub mod configuration;
+mod declared_features;
 mod default_class;
 mod driver_tokens;
 mod escalation;

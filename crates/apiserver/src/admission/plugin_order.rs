@@ -4,11 +4,11 @@
 use std::sync::Arc;
 
 use super::{
-    Admit, always_pull, anti_affinity, certificates, claim_resize, default_class, escalation,
-    event_rate, extended_resources, external_ips, ingress_class, limit_ranges, namespaces,
-    node_restriction, node_selector, owners, plain, pod_certificates, pod_resize, pod_security,
-    policies, priority, quotas, runtime_class, service_account, storage_in_use, taints,
-    toleration_lists, tolerations, topology, trust_bundles, webhooks,
+    Admit, always_pull, anti_affinity, certificates, claim_resize, declared_features,
+    default_class, escalation, event_rate, extended_resources, external_ips, ingress_class,
+    limit_ranges, namespaces, node_restriction, node_selector, owners, plain, pod_certificates,
+    pod_resize, pod_security, policies, priority, quotas, runtime_class, service_account,
+    storage_in_use, taints, toleration_lists, tolerations, topology, trust_bundles, webhooks,
 };
 
 /// The configuration of the plugins.
@@ -222,8 +222,10 @@ const PLUGINS: &[KnownPlugin] = &[
         Use::On(|_| arc(topology::PodTopologyLabels)),
     ),
     known("PodGroupWorkloadExists", Use::Idle),
-    // No kubelet of this cluster declares features.
-    known("NodeDeclaredFeatureValidator", Use::Idle),
+    known(
+        "NodeDeclaredFeatureValidator",
+        Use::On(|_| arc(declared_features::NodeDeclaredFeatureValidator)),
+    ),
     known("JobValidation", Use::Idle),
     known(
         "PodResizeValidator",

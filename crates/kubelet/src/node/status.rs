@@ -70,6 +70,7 @@ pub(super) fn status_of(
     }
     let abilities = health.abilities.as_ref();
     NodeStatus {
+        declared_features: Some(api::declared_features::OURS.map(str::to_owned).into()),
         features: abilities.map(|a| NodeFeatures {
             supplemental_groups_policy: Some(a.strict_groups),
         }),
@@ -270,6 +271,7 @@ pub(super) fn differs(old: Option<&NodeStatus>, new: &NodeStatus) -> bool {
             some(&s.images),
             s.volumes_in_use.clone().unwrap_or_default(),
             s.daemon_endpoints.clone(),
+            s.declared_features.clone(),
             // What cannot be asked now may be as it was.
             new.features.is_some().then(|| s.features.clone()),
             new.runtime_handlers

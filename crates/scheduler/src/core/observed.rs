@@ -40,6 +40,10 @@ impl Core {
                 when(before.labels != offer.labels, Events::NODE_LABELS)
                     .with(when(taints, Events::NODE_TAINTS))
                     .with(when(resources, Events::NODE_RESOURCES))
+                    .with(when(
+                        before.features != offer.features,
+                        Events::NODE_FEATURES,
+                    ))
             }
         };
         self.snapshot.set_node(&name, offer);

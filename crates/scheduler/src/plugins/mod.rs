@@ -5,6 +5,7 @@ mod dynamic_resources;
 mod image_locality;
 mod inter_pod_affinity;
 mod node_affinity;
+mod node_declared_features;
 mod node_name;
 mod node_ports;
 mod node_unschedulable;
@@ -53,6 +54,7 @@ pub fn defaults() -> Vec<(Box<dyn Plugin>, i64)> {
             1,
         ),
         (Box::new(image_locality::ImageLocality), 1),
+        (Box::new(node_declared_features::NodeDeclaredFeatures), 0),
         (Box::new(default_binder::DefaultBinder), 0),
     ]
 }

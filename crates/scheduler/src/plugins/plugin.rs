@@ -38,6 +38,8 @@ impl Events {
     /// Slices of devices and their classes.
     pub const DEVICES: Self = Self(512);
     pub const DEVICE_CLAIMS: Self = Self(1024);
+    /// What a node declares to have.
+    pub const NODE_FEATURES: Self = Self(2048);
     pub const ALL: Self = Self(u16::MAX);
 
     pub const fn with(self, other: Self) -> Self {
@@ -61,6 +63,7 @@ impl Events {
             (Self::NODE_LABELS, "NodeUpdateNodeLabel"),
             (Self::NODE_TAINTS, "NodeUpdateNodeTaint"),
             (Self::NODE_RESOURCES, "NodeUpdateNodeAllocatable"),
+            (Self::NODE_FEATURES, "NodeUpdateNodeDeclaredFeature"),
             (Self::POD_ADDED, "AssignedPodAdd"),
             (Self::POD_REMOVED, "AssignedPodDelete"),
             (Self::NAMESPACE_LABELS, "NamespaceUpdate"),

@@ -94,6 +94,7 @@ fn of(name: &str, labels: &Value, taints: &Value, room: &Value, now: &str) -> Va
         "status": {
             "capacity": room, "allocatable": room,
             "conditions": [ready(true, now)],
+            "declaredFeatures": api::declared_features::OURS,
             "nodeInfo": {
                 "architecture": architecture.unwrap_or(api::version::architecture()),
                 "operatingSystem": "linux", "osImage": "simulated", "kernelVersion": "6",
