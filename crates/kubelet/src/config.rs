@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use crate::cpus::policy::Policy;
 use crate::eviction::thresholds::Thresholds;
+use crate::images::verification::Verification;
 use crate::pod::sysctls::Allowed;
+use crate::pod::unified::MemoryQos;
 use crate::shutdown::plan::Graceful;
 use crate::static_pods::manifest::Source;
 use crate::topology::MemoryPolicy;
@@ -91,6 +93,27 @@ impl Default for SystemLogs {
         Self {
             files: true,
             query: false,
+        }
+    }
+}
+
+/// Which pages the port has, beside those of metrics and statistics. All as upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Handlers {
+    /// Logs, commands, forwarded ports.
+    pub debugging: bool,
+    /// Profiles of the process.
+    pub profiling: bool,
+    /// The level of its log.
+    pub debug_flags: bool,
+}
+
+impl Default for Handlers {
+    fn default() -> Self {
+        Self {
+            debugging: true,
+            profiling: true,
+            debug_flags: true,
         }
     }
 }
@@ -193,6 +216,29 @@ pub struct Config {
     pub shutdown: Graceful,
     /// Logs of the machine.
     pub system_logs: SystemLogs,
+    /// Which images a pod must prove that it may use.
+    pub image_verification: Verification,
+    /// The most images that the node's status names; none: all.
+    pub status_images: Option<usize>,
+    /// What the node is called where it was made; empty: nothing is said of it.
+    pub provider_id: String,
+    /// The most pods for each whole CPU, beside the most of all; none: as many as there may be.
+    pub pods_per_core: Option<u64>,
+    /// What the port shows to who may see it.
+    pub handlers: Handlers,
+    /// Between looks at the sizes of logs. 10 s as upstream.
+    pub log_check_period: Duration,
+    /// Where memory runs out, the kernel ends one process of a container and not all of it. With control
+    /// groups of version 2; those of version 1 know nothing else.
+    pub oom_kills_one: bool,
+    /// How memory is shared beside limits, with control groups of version 2.
+    pub memory_qos: MemoryQos,
+    /// The kubelet does not run where the machine may swap.
+    pub fail_on_swap: bool,
+    /// The kubelet does not run with control groups of version 1.
+    pub fail_on_cgroup_v1: bool,
+    /// What a call to the runtime may take that waits for no program. 2 minutes as upstream.
+    pub runtime_timeout: Duration,
     /// Numbers of users that a pod with a user namespace of its own gets; a multiple of 65536, which is
     /// upstream's default.
     pub user_ids_per_pod: u32,
@@ -265,6 +311,17 @@ impl Config {
             topology: Rules::default(),
             shutdown: Graceful::default(),
             system_logs: SystemLogs::default(),
+            image_verification: Verification::default(),
+            status_images: Some(50),
+            provider_id: String::new(),
+            pods_per_core: None,
+            handlers: Handlers::default(),
+            log_check_period: Duration::from_secs(10),
+            oom_kills_one: false,
+            memory_qos: MemoryQos::default(),
+            fail_on_swap: false,
+            fail_on_cgroup_v1: false,
+            runtime_timeout: Duration::from_secs(120),
             user_ids_per_pod: crate::user_ids::UNIT,
             stream_idle: Some(Duration::from_secs(4 * 3600)),
             static_pods: None,

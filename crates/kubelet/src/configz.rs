@@ -64,12 +64,38 @@ pub fn of(config: &Config, pods: u64) -> Value {
         },
         "registerNode": true,
         "podLogsDir": c.log_dir,
-        "streamingConnectionIdleTimeout": duration(c.stream_idle.unwrap_or_default()),
     });
     if let Some(fields) = shown.as_object_mut() {
         fields.extend(numa(c));
+        fields.extend(others(c));
     }
     shown
+}
+
+/// The rest: one table of all would be too long for the compiler.
+fn others(c: &Config) -> Map<String, Value> {
+    let all = json!({
+        "containerLogMonitorInterval": duration(c.log_check_period),
+        "enableDebuggingHandlers": c.handlers.debugging,
+        "enableDebugFlagsHandler": c.handlers.debug_flags,
+        "enableProfilingHandler": c.handlers.profiling,
+        "failSwapOn": c.fail_on_swap,
+        "failCgroupV1": c.fail_on_cgroup_v1,
+        "featureGates": { "MemoryQoS": c.memory_qos.is_on },
+        "imagePullCredentialsVerificationPolicy": c.image_verification.word(),
+        "memoryThrottlingFactor": c.memory_qos.throttling,
+        "nodeStatusMaxImages": c.status_images.map_or(-1, |n| i64::try_from(n).unwrap_or(-1)),
+        "podsPerCore": c.pods_per_core.unwrap_or(0),
+        "providerID": c.provider_id,
+        "runtimeRequestTimeout": duration(c.runtime_timeout),
+        "singleProcessOOMKill": c.oom_kills_one,
+        "userNamespaces": { "idsPerPod": c.user_ids_per_pod },
+        "streamingConnectionIdleTimeout": duration(c.stream_idle.unwrap_or_default()),
+    });
+    match all {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    }
 }
 
 /// What is said of NUMA nodes and swap.

@@ -13,8 +13,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Between looks at the sizes of logs; upstream's value.
-const LOGS: Duration = Duration::from_secs(10);
 /// Between looks at the disk for images; upstream's value.
 const IMAGES: Duration = Duration::from_secs(300);
 
@@ -24,7 +22,7 @@ pub async fn run(deps: Arc<Deps>, pods: Arc<Pods>) {
 }
 
 async fn rotate_logs(deps: &Deps, pods: &Pods) {
-    let mut ticks = tokio::time::interval(LOGS);
+    let mut ticks = tokio::time::interval(deps.config.log_check_period);
     loop {
         ticks.tick().await;
         for snapshot in pods.snapshots() {

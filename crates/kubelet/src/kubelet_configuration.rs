@@ -5,11 +5,14 @@
 use crate::config::{Config, Reserved};
 use crate::cpus::set::CpuSet;
 use crate::eviction::{Resource, Threshold, Thresholds};
+use crate::images::verification::{ImageList, Verification};
 use crate::shutdown::plan::Step;
 use crate::static_pods::manifest::{Read, Source};
+use crate::user_ids::UNIT;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::time::Duration;
+use without_effect::WITHOUT_EFFECT;
 
 /// Group and version of the kind.
 const API_VERSION: &str = "kubelet.config.k8s.io/v1beta1";
@@ -58,18 +61,25 @@ impl Configuration {
         let mut fields: Vec<_> = self.fields.iter().filter(|(_, v)| !v.is_null()).collect();
         fields.sort_by_key(|(name, _)| *name);
         for (name, value) in fields {
-            if let Some((_, set)) = ACTED_ON.iter().find(|(known, _)| known == name) {
-                let mut at = At {
-                    config,
-                    warnings: &mut warnings,
-                };
-                if let Err(why) = set(&mut at, value) {
-                    faults.push(format!("{name}: {why}"));
+            // No time at all stands for upstream's default; files that kubeadm writes are full of it.
+            let is_said = value != "0s";
+            let acted = ACTED_ON.iter().find(|(known, _)| known == name);
+            let without = WITHOUT_EFFECT.iter().find(|(known, ..)| known == name);
+            match (acted, without) {
+                (Some((_, set)), _) if is_said => {
+                    let mut at = At {
+                        config,
+                        warnings: &mut warnings,
+                    };
+                    if let Err(why) = set(&mut at, value) {
+                        faults.push(format!("{name}: {why}"));
+                    }
                 }
-            } else if WITHOUT_EFFECT.contains(&name.as_str()) {
-                warnings.push(format!("{name} has no effect on this kubelet"));
-            } else {
-                faults.push(format!("unknown field {name:?}"));
+                (None, Some((_, is_so, why))) if is_said && !is_so(value) => {
+                    warnings.push(format!("{name} has no effect on this kubelet: {why}"));
+                }
+                (None, None) => faults.push(format!("unknown field {name:?}")),
+                _ => {}
             }
         }
         self.set_static_pods(config, read, &mut faults);
@@ -116,6 +126,12 @@ fn contradictions(config: &Config) -> Vec<String> {
     if config.image_gc_low_percent > config.image_gc_high_percent {
         out.push("imageGCLowThresholdPercent must not be above imageGCHighThresholdPercent".into());
     }
+    if config.memory_qos.is_tiered && !config.memory_qos.is_on {
+        out.push(
+            "memoryReservationPolicy \"TieredReservation\" requires MemoryQoS feature gate to be enabled"
+                .into(),
+        );
+    }
     let eviction = &config.eviction;
     for (resource, _) in eviction.soft.iter() {
         if !eviction.soft_grace.contains_key(resource.name()) {
@@ -160,6 +176,14 @@ const ACTED_ON: &[(&str, Set)] = &[
         at.config.log_max_bytes = amount(v)?;
         Ok(())
     }),
+    ("containerLogMonitorInterval", |at, v| {
+        let every = duration(v)?;
+        if every < Duration::from_secs(3) {
+            return Err("it must be 3s or more".into());
+        }
+        at.config.log_check_period = every;
+        Ok(())
+    }),
     ("containerRuntimeEndpoint", |at, v| {
         let path = text(v)?.trim_start_matches("unix://");
         if !path.is_empty() {
@@ -202,6 +226,18 @@ const ACTED_ON: &[(&str, Set)] = &[
         }
         Ok(())
     }),
+    ("enableDebugFlagsHandler", |at, v| {
+        at.config.handlers.debug_flags = flag(v)?;
+        Ok(())
+    }),
+    ("enableDebuggingHandlers", |at, v| {
+        at.config.handlers.debugging = flag(v)?;
+        Ok(())
+    }),
+    ("enableProfilingHandler", |at, v| {
+        at.config.handlers.profiling = flag(v)?;
+        Ok(())
+    }),
     ("enableSystemLogHandler", |at, v| {
         at.config.system_logs.files = flag(v)?;
         Ok(())
@@ -239,6 +275,15 @@ const ACTED_ON: &[(&str, Set)] = &[
         at.config.eviction.soft_grace = map.iter().map(one).collect::<Result<_, String>>()?;
         Ok(())
     }),
+    ("failCgroupV1", |at, v| {
+        at.config.fail_on_cgroup_v1 = flag(v)?;
+        Ok(())
+    }),
+    ("failSwapOn", |at, v| {
+        at.config.fail_on_swap = flag(v)?;
+        Ok(())
+    }),
+    ("featureGates", gates),
     // Set with staticPodPath.
     ("fileCheckFrequency", |_, v| duration(v).map(drop)),
     ("imageGCHighThresholdPercent", |at, v| {
@@ -258,13 +303,24 @@ const ACTED_ON: &[(&str, Set)] = &[
         at.config.image_gc_min_age = duration(v)?;
         Ok(())
     }),
+    ("imagePullCredentialsVerificationPolicy", |at, v| {
+        at.config.image_verification = match text(v)? {
+            "NeverVerify" => Verification::Never,
+            "" | "NeverVerifyPreloadedImages" => Verification::NotPreloaded,
+            // The list comes later.
+            "NeverVerifyAllowlistedImages" => Verification::NotListed(ImageList::default()),
+            "AlwaysVerify" => Verification::Always,
+            other => return Err(format!("{other:?} is not a policy")),
+        };
+        Ok(())
+    }),
     ("kubeReserved", reserved),
     ("maxParallelImagePulls", |at, v| {
         at.config.parallel_pulls = Some(number(v, 1)?);
         Ok(())
     }),
     ("maxPods", |at, v| {
-        at.config.capacity.pods = Some(number(v, 0)?);
+        at.config.capacity.pods = Some(number(v, 0)?).filter(|n| *n > 0);
         Ok(())
     }),
     ("memoryManagerPolicy", |at, v| {
@@ -275,12 +331,46 @@ const ACTED_ON: &[(&str, Set)] = &[
         };
         Ok(())
     }),
+    ("memoryReservationPolicy", |at, v| {
+        at.config.memory_qos.is_tiered = match text(v)? {
+            "" | "None" => false,
+            "TieredReservation" => true,
+            other => {
+                return Err(format!(
+                    "{other:?} is neither \"None\" nor \"TieredReservation\""
+                ));
+            }
+        };
+        Ok(())
+    }),
     ("memorySwap", memory_swap),
+    ("memoryThrottlingFactor", |at, v| {
+        let part = v.as_f64().filter(|part| *part > 0.0 && *part <= 1.0);
+        let wrong = || format!("{v} must be greater than 0 and less than or equal to 1.0");
+        at.config.memory_qos.throttling = part.ok_or_else(wrong)?;
+        Ok(())
+    }),
+    ("mergeDefaultEvictionSettings", |at, v| {
+        if flag(v)? {
+            let (own, usual) = (&at.config.eviction.hard, Thresholds::default());
+            let of = |r: Resource| Some((r, own.get(r).or_else(|| usual.get(r))?));
+            at.config.eviction.hard = Resource::ALL.into_iter().filter_map(of).collect();
+        }
+        Ok(())
+    }),
     ("nodeLeaseDurationSeconds", |at, v| {
-        let seconds: u32 = number(v, 1)?;
+        let seconds: u32 = number(v, 0)?;
+        if seconds == 0 {
+            return Ok(());
+        }
         at.config.lease_duration = Duration::from_secs(seconds.into());
         // As upstream: a quarter, so that three may be lost.
         at.config.lease_period = at.config.lease_duration / 4;
+        Ok(())
+    }),
+    ("nodeStatusMaxImages", |at, v| {
+        let most: i64 = number(v, -1)?;
+        at.config.status_images = usize::try_from(most).ok();
         Ok(())
     }),
     ("nodeStatusReportFrequency", |at, v| {
@@ -298,6 +388,29 @@ const ACTED_ON: &[(&str, Set)] = &[
     ("podPidsLimit", |at, v| {
         let most: i64 = number(v, -1)?;
         at.config.pod_pids_limit = Some(most).filter(|n| *n > 0);
+        Ok(())
+    }),
+    ("podsPerCore", |at, v| {
+        at.config.pods_per_core = Some(number(v, 0)?).filter(|n| *n > 0);
+        Ok(())
+    }),
+    // Fields come in the order of their names, so the policy was before.
+    ("preloadedImagesVerificationAllowlist", |at, v| {
+        let list = ImageList::read(&texts(v)?)?;
+        match &mut at.config.image_verification {
+            Verification::NotListed(all) => *all = list,
+            _ if list == ImageList::default() => {}
+            other => {
+                let policy = other.word();
+                return Err(format!(
+                    "it is for the policy \"NeverVerifyAllowlistedImages\", not {policy:?}"
+                ));
+            }
+        }
+        Ok(())
+    }),
+    ("providerID", |at, v| {
+        at.config.provider_id = text(v)?.to_owned();
         Ok(())
     }),
     ("registerWithTaints", |at, v| {
@@ -323,6 +436,10 @@ const ACTED_ON: &[(&str, Set)] = &[
         // None: the node itself is asked.
         let none = text(v)?.is_empty();
         at.config.resolv_conf = if none { "" } else { absolute(v)? }.into();
+        Ok(())
+    }),
+    ("runtimeRequestTimeout", |at, v| {
+        at.config.runtime_timeout = at_least_a_second(v)?;
         Ok(())
     }),
     ("seccompDefault", |at, v| {
@@ -360,17 +477,17 @@ const ACTED_ON: &[(&str, Set)] = &[
         at.config.shutdown.critical = duration(v)?;
         Ok(())
     }),
+    ("singleProcessOOMKill", |at, v| {
+        at.config.oom_kills_one = flag(v)?;
+        Ok(())
+    }),
     // Set with fileCheckFrequency.
     ("staticPodPath", |_, v| match text(v)? {
         "" => Ok(()),
         _ => absolute(v).map(drop),
     }),
-    // Zero is upstream's default, as everywhere in this kind.
     ("streamingConnectionIdleTimeout", |at, v| {
-        let most = duration(v)?;
-        if !most.is_zero() {
-            at.config.stream_idle = Some(most);
-        }
+        at.config.stream_idle = Some(duration(v)?);
         Ok(())
     }),
     ("systemReserved", reserved),
@@ -391,88 +508,36 @@ const ACTED_ON: &[(&str, Set)] = &[
         at.config.tracing = Some(read.map_err(|e| e.to_string())?);
         Ok(())
     }),
+    ("userNamespaces", |at, v| {
+        let fields = v.as_object().ok_or("it is not an object")?;
+        if let Some(other) = fields.keys().find(|k| *k != "idsPerPod") {
+            return Err(format!("unknown field {other:?}"));
+        }
+        let Some(ids) = fields.get("idsPerPod").filter(|v| !v.is_null()) else {
+            return Ok(());
+        };
+        let ids: u32 = number(ids, 1)?;
+        if !ids.is_multiple_of(UNIT) {
+            return Err(format!("idsPerPod: {ids} is not a multiple of {UNIT}"));
+        }
+        at.config.user_ids_per_pod = ids;
+        Ok(())
+    }),
 ];
 
-/// The fields that upstream knows and that have no effect here.
-const WITHOUT_EFFECT: &[&str] = &[
-    "address",
-    "authentication",
-    "authorization",
-    "cgroupDriver",
-    "cgroupRoot",
-    "cgroupsPerQOS",
-    "configMapAndSecretChangeDetectionStrategy",
-    "containerLogMaxWorkers",
-    "containerLogMonitorInterval",
-    "contentType",
-    "cpuCFSQuota",
-    "cpuCFSQuotaPeriod",
-    "cpuManagerReconcilePeriod",
-    "enableContentionProfiling",
-    "enableControllerAttachDetach",
-    "enableDebugFlagsHandler",
-    "enableDebuggingHandlers",
-    "enableProfilingHandler",
-    "enableServer",
-    "enforceNodeAllocatable",
-    "eventBurst",
-    "eventRecordQPS",
-    "failCgroupV1",
-    "failSwapOn",
-    "featureGates",
-    "hairpinMode",
-    "healthzBindAddress",
-    "healthzPort",
-    "httpCheckFrequency",
-    "imagePullCredentialsVerificationPolicy",
-    "imageServiceEndpoint",
-    "iptablesDropBit",
-    "iptablesMasqueradeBit",
-    "kernelMemcgNotification",
-    "kubeAPIBurst",
-    "kubeAPIQPS",
-    "kubeReservedCgroup",
-    "kubeletCgroups",
-    "localStorageCapacityIsolation",
-    "logging",
-    "makeIPTablesUtilChains",
-    "maxOpenFiles",
-    "memoryReservationPolicy",
-    "memoryThrottlingFactor",
-    "mergeDefaultEvictionSettings",
-    "nodeStatusMaxImages",
-    "oomScoreAdj",
-    "podCIDR",
-    "podsPerCore",
-    "port",
-    "preloadedImagesVerificationAllowlist",
-    "protectKernelDefaults",
-    "providerID",
-    "qosReserved",
-    "readOnlyPort",
-    "registerNode",
-    "registryBurst",
-    "registryPullQPS",
-    "rotateCertificates",
-    "runOnce",
-    "runtimeRequestTimeout",
-    "serverTLSBootstrap",
-    "showHiddenMetricsForVersion",
-    "singleProcessOOMKill",
-    "staticPodURL",
-    "staticPodURLHeader",
-    "syncFrequency",
-    "systemCgroups",
-    "systemReservedCgroup",
-    "tlsCertFile",
-    "tlsCipherSuites",
-    "tlsCurvePreferences",
-    "tlsMinVersion",
-    "tlsPrivateKeyFile",
-    "userNamespaces",
-    "volumePluginDir",
-    "volumeStatsAggPeriod",
-];
+/// Of upstream's gates those that are asked for here: the others are neither on nor off.
+fn gates(at: &mut At, v: &Value) -> Result<(), String> {
+    for (name, value) in v.as_object().ok_or("it is not a map")? {
+        let on = flag(value).map_err(|e| format!("{name}: {e}"))?;
+        match name.as_str() {
+            "MemoryQoS" => at.config.memory_qos.is_on = on,
+            _ => at.warnings.push(format!(
+                "featureGates: {name} has no effect on this kubelet: nothing asks for it"
+            )),
+        }
+    }
+    Ok(())
+}
 
 /// Whether pods may use swap; what else is said of it is upstream's future.
 fn memory_swap(at: &mut At, v: &Value) -> Result<(), String> {
@@ -615,3 +680,4 @@ fn taint(v: &Value) -> Result<String, String> {
 mod numa;
 #[cfg(test)]
 mod tests;
+mod without_effect;

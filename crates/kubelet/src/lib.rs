@@ -70,6 +70,9 @@ pub enum Error {
     /// The machine has no numbers of users for pods as the configuration says.
     #[error("numbers of users for pods: {0}")]
     UserIds(String),
+    /// The configuration says that the kubelet does not run on such a machine.
+    #[error("{0}")]
+    Machine(&'static str),
     /// Its certificate or client authority.
     #[error("the kubelet's TLS: {0}")]
     Tls(String),
@@ -105,7 +108,7 @@ impl Ground {
     #[must_use]
     pub fn machine(config: &Config, clock: Clock, random: Random) -> Self {
         Self {
-            runtime: Arc::new(Cri::new(&config.runtime_endpoint)),
+            runtime: Arc::new(Cri::new(&config.runtime_endpoint, config.runtime_timeout)),
             cgroups: Hierarchy::probe(),
             oom: OomScores::probe(),
             clock,
@@ -122,6 +125,7 @@ pub async fn run(
     client: kube::Client,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
+    fit_for(&config, ground.cgroups.version()).map_err(Error::Machine)?;
     let pods = config.root_dir.join("pods");
     attempt("making the folder of pods", volumes::private_folder(&pods))?;
     // It may be an older kubelet's.
@@ -208,6 +212,19 @@ pub async fn run(
         () = shutdown.cancelled() => {}
     }
     deps.tracer.finish().await;
+    Ok(())
+}
+
+/// Whether the machine is one on which the configuration lets the kubelet run.
+fn fit_for(config: &Config, cgroups: u8) -> Result<(), &'static str> {
+    if config.fail_on_swap && node::machine::memory().swap > 0 {
+        return Err(
+            "running with swap on is not supported: disable swap or set failSwapOn to false",
+        );
+    }
+    if config.fail_on_cgroup_v1 && cgroups == 1 {
+        return Err("the kubelet is configured to not run on a host using cgroup v1");
+    }
     Ok(())
 }
 

@@ -19,10 +19,8 @@ use std::path::Path;
 use std::time::Duration;
 use tonic::transport::Channel;
 
-/// Upstream's runtime request timeout: what a call that does not wait for a program may take.
-const CALL: Duration = Duration::from_secs(120);
-/// Making a sandbox may wait for the network plugin; upstream gives it twice as long.
-const SANDBOX: Duration = Duration::from_secs(240);
+/// Making a sandbox may wait for the network plugin; upstream gives it twice as long as other calls.
+const SANDBOX_TIMES: u32 = 2;
 /// The largest image pull that is waited for; after it the back-off takes over.
 const PULL: Duration = Duration::from_secs(30 * 60);
 /// Unpacking an image of some gigabytes onto a slow disk.
@@ -84,12 +82,15 @@ pub struct Cri {
     runtime: RuntimeServiceClient<Channel>,
     images: ImageServiceClient<Channel>,
     channel: Channel,
+    /// What a call that does not wait for a program may take.
+    limit: Duration,
 }
 
 impl Cri {
-    /// A runtime at a unix socket. Nothing is connected yet.
+    /// A runtime at a unix socket. Nothing is connected yet. `limit`: what a call may take that does not
+    /// wait for a program.
     #[must_use]
-    pub fn new(endpoint: &str) -> Self {
+    pub fn new(endpoint: &str, limit: Duration) -> Self {
         let channel = channel(endpoint);
         Self {
             runtime: RuntimeServiceClient::new(channel.clone())
@@ -97,6 +98,7 @@ impl Cri {
             images: ImageServiceClient::new(channel.clone())
                 .max_decoding_message_size(MAX_MESSAGE_BYTES),
             channel,
+            limit,
         }
     }
 
@@ -110,7 +112,7 @@ impl Cri {
             verbose,
         };
         let mut client = self.runtime.clone();
-        answer(client.pod_sandbox_status(within(CALL, body)).await)
+        answer(client.pod_sandbox_status(within(self.limit, body)).await)
     }
 }
 
@@ -133,7 +135,7 @@ impl Runtime for Cri {
             let body = v1::VersionRequest {
                 version: "v1".into(),
             };
-            let found = answer(self.runtime.clone().version(within(CALL, body)).await)?;
+            let found = answer(self.runtime.clone().version(within(self.limit, body)).await)?;
             Ok(Version {
                 name: found.runtime_name,
                 version: found.runtime_version,
@@ -145,7 +147,7 @@ impl Runtime for Cri {
     fn health(&self) -> Call<'_, Health> {
         async {
             let body = v1::StatusRequest { verbose: false };
-            let found = answer(self.runtime.clone().status(within(CALL, body)).await)?;
+            let found = answer(self.runtime.clone().status(within(self.limit, body)).await)?;
             convert::health(found).ok_or_else(|| incomplete("Status"))
         }
         .boxed()
@@ -158,7 +160,11 @@ impl Runtime for Cri {
                 runtime_handler: handler.to_owned(),
             };
             let mut client = self.runtime.clone();
-            let made = answer(client.run_pod_sandbox(within(SANDBOX, body)).await)?;
+            let made = answer(
+                client
+                    .run_pod_sandbox(within(self.limit * SANDBOX_TIMES, body))
+                    .await,
+            )?;
             Ok(made.pod_sandbox_id)
         }
         .boxed()
@@ -172,7 +178,7 @@ impl Runtime for Cri {
             gone(
                 self.runtime
                     .clone()
-                    .stop_pod_sandbox(within(CALL, body))
+                    .stop_pod_sandbox(within(self.limit, body))
                     .await,
             )
         }
@@ -185,7 +191,7 @@ impl Runtime for Cri {
                 pod_sandbox_id: id.to_owned(),
             };
             let mut client = self.runtime.clone();
-            gone(client.remove_pod_sandbox(within(CALL, body)).await)
+            gone(client.remove_pod_sandbox(within(self.limit, body)).await)
         }
         .boxed()
     }
@@ -200,7 +206,7 @@ impl Runtime for Cri {
                 filter: Some(filter),
             };
             let mut client = self.runtime.clone();
-            let found = answer(client.list_pod_sandbox(within(CALL, body)).await)?;
+            let found = answer(client.list_pod_sandbox(within(self.limit, body)).await)?;
             Ok(found.items.into_iter().map(convert::sandbox).collect())
         }
         .boxed()
@@ -236,7 +242,7 @@ impl Runtime for Cri {
                 sandbox_config: Some(convert::sandbox_config(sandbox)),
             };
             let mut client = self.runtime.clone();
-            let made = answer(client.create_container(within(CALL, body)).await)?;
+            let made = answer(client.create_container(within(self.limit, body)).await)?;
             Ok(made.container_id)
         }
         .boxed()
@@ -248,7 +254,7 @@ impl Runtime for Cri {
                 container_id: id.to_owned(),
             };
             let mut client = self.runtime.clone();
-            answer(client.start_container(within(CALL, body)).await).map(drop)
+            answer(client.start_container(within(self.limit, body)).await).map(drop)
         }
         .boxed()
     }
@@ -260,7 +266,7 @@ impl Runtime for Cri {
                 container_id: id.to_owned(),
                 timeout: grace_seconds.max(0),
             };
-            let limit = CALL + Duration::from_secs(grace);
+            let limit = self.limit + Duration::from_secs(grace);
             gone(
                 self.runtime
                     .clone()
@@ -279,7 +285,7 @@ impl Runtime for Cri {
             gone(
                 self.runtime
                     .clone()
-                    .remove_container(within(CALL, body))
+                    .remove_container(within(self.limit, body))
                     .await,
             )
         }
@@ -294,7 +300,12 @@ impl Runtime for Cri {
                 ..Default::default()
             };
             let mut client = self.runtime.clone();
-            answer(client.update_container_resources(within(CALL, body)).await).map(drop)
+            answer(
+                client
+                    .update_container_resources(within(self.limit, body))
+                    .await,
+            )
+            .map(drop)
         }
         .boxed()
     }
@@ -309,7 +320,7 @@ impl Runtime for Cri {
                 filter: Some(filter),
             };
             let mut client = self.runtime.clone();
-            let found = answer(client.list_containers(within(CALL, body)).await)?;
+            let found = answer(client.list_containers(within(self.limit, body)).await)?;
             Ok(found
                 .containers
                 .into_iter()
@@ -326,7 +337,7 @@ impl Runtime for Cri {
                 verbose: false,
             };
             let mut client = self.runtime.clone();
-            let found = answer(client.container_status(within(CALL, body)).await)?.status;
+            let found = answer(client.container_status(within(self.limit, body)).await)?.status;
             let found = found.ok_or_else(|| incomplete("ContainerStatus"))?;
             Ok(convert::container_status(found))
         }
@@ -339,7 +350,7 @@ impl Runtime for Cri {
                 container_id: id.to_owned(),
             };
             let mut client = self.runtime.clone();
-            answer(client.reopen_container_log(within(CALL, body)).await).map(drop)
+            answer(client.reopen_container_log(within(self.limit, body)).await).map(drop)
         }
         .boxed()
     }
@@ -352,7 +363,7 @@ impl Runtime for Cri {
                 cmd: command.to_vec(),
                 timeout: i64::try_from(seconds).unwrap_or(0),
             };
-            let wait = limit.map_or(COMMAND, |limit| limit + CALL);
+            let wait = limit.map_or(COMMAND, |limit| limit + self.limit);
             let ran = answer(self.runtime.clone().exec_sync(within(wait, body)).await)?;
             Ok(Ran {
                 exit_code: ran.exit_code,
@@ -378,7 +389,7 @@ impl Runtime for Cri {
                 stdout: streams.stdout,
                 stderr: streams.stderr,
             };
-            Ok(answer(self.runtime.clone().exec(within(CALL, body)).await)?.url)
+            Ok(answer(self.runtime.clone().exec(within(self.limit, body)).await)?.url)
         }
         .boxed()
     }
@@ -392,7 +403,7 @@ impl Runtime for Cri {
                 stdout: streams.stdout,
                 stderr: streams.stderr,
             };
-            Ok(answer(self.runtime.clone().attach(within(CALL, body)).await)?.url)
+            Ok(answer(self.runtime.clone().attach(within(self.limit, body)).await)?.url)
         }
         .boxed()
     }
@@ -403,7 +414,12 @@ impl Runtime for Cri {
                 image: Some(image_spec(name)),
                 verbose: false,
             };
-            let found = answer(self.images.clone().image_status(within(CALL, body)).await)?;
+            let found = answer(
+                self.images
+                    .clone()
+                    .image_status(within(self.limit, body))
+                    .await,
+            )?;
             Ok(found.image.map(convert::image))
         }
         .boxed()
@@ -412,7 +428,12 @@ impl Runtime for Cri {
     fn images(&self) -> Call<'_, Vec<Image>> {
         async {
             let body = v1::ListImagesRequest { filter: None };
-            let found = answer(self.images.clone().list_images(within(CALL, body)).await)?;
+            let found = answer(
+                self.images
+                    .clone()
+                    .list_images(within(self.limit, body))
+                    .await,
+            )?;
             Ok(found.images.into_iter().map(convert::image).collect())
         }
         .boxed()
@@ -440,7 +461,7 @@ impl Runtime for Cri {
             let body = v1::RemoveImageRequest {
                 image: Some(image_spec(name)),
             };
-            gone(self.images.clone().remove_image(within(CALL, body)).await)?;
+            gone(self.images.clone().remove_image(within(self.limit, body)).await)?;
             if let Err(e) = image_mounts::sweep(&self.channel).await {
                 tracing::debug!(error = %e, "views of images that are gone could not be looked for");
             }
@@ -466,7 +487,12 @@ impl Runtime for Cri {
     fn image_fs(&self) -> Call<'_, Vec<ImageFs>> {
         async {
             let body = v1::ImageFsInfoRequest {};
-            let found = answer(self.images.clone().image_fs_info(within(CALL, body)).await)?;
+            let found = answer(
+                self.images
+                    .clone()
+                    .image_fs_info(within(self.limit, body))
+                    .await,
+            )?;
             let all = found.image_filesystems.into_iter();
             Ok(all.map(convert::image_fs).collect())
         }
@@ -477,7 +503,7 @@ impl Runtime for Cri {
         async {
             let body = v1::ListContainerStatsRequest::default();
             let mut client = self.runtime.clone();
-            let found = answer(client.list_container_stats(within(CALL, body)).await)?;
+            let found = answer(client.list_container_stats(within(self.limit, body)).await)?;
             Ok(found.stats.into_iter().filter_map(convert::layer).collect())
         }
         .boxed()

@@ -4,6 +4,7 @@
 pub mod gc;
 pub mod keyring;
 pub mod pulled;
+pub mod verification;
 
 use crate::config::Config;
 use crate::events::{Recorder, Severity};
@@ -85,7 +86,7 @@ impl Images {
     ) -> Self {
         let places = config.parallel_pulls.and_then(|n| usize::try_from(n).ok());
         Self {
-            pulled: Pulled::new(&config.root_dir),
+            pulled: Pulled::new(&config.root_dir, config.image_verification.clone()),
             places: places.map(Semaphore::new),
             runtime,
             objects,

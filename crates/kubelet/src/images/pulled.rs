@@ -2,6 +2,7 @@
 //! or another one that the registry takes; what was pulled without one, or came here otherwise, is
 //! for all. Noted on the disk in upstream's form and folders, so that it holds for the next kubelet.
 
+use super::verification::Verification;
 use crate::checkpoint;
 use crate::objects::Key;
 use host::runtime::Credential;
@@ -146,14 +147,16 @@ fn hex(bytes: &[u8]) -> String {
 #[derive(Debug)]
 pub struct Pulled {
     folder: PathBuf,
+    verification: Verification,
 }
 
 impl Pulled {
     /// In the kubelet's folder.
     #[must_use]
-    pub fn new(root: &Path) -> Self {
+    pub fn new(root: &Path, verification: Verification) -> Self {
         Self {
             folder: root.join(FOLDER),
+            verification,
         }
     }
 
@@ -167,15 +170,19 @@ impl Pulled {
         self.folder.join("pulling")
     }
 
-    /// Whether a pod with these credentials may use an image that is here. What was not pulled by a
-    /// kubelet is for all; of what cannot be read nothing is believed.
+    /// Whether a pod with these credentials may use an image that is here, by what is noted and asked
+    /// about; of what cannot be read nothing is believed.
     #[must_use]
     pub fn may_use(&self, image: &str, image_ref: &str, own: &[Proof]) -> bool {
+        if !self.verification.asks(image, true) {
+            return true;
+        }
         let is_known = match checkpoint::load::<Record>(&self.records(), &file_of(image_ref)) {
             Ok(Some(record)) => Ok(record.allows(image, own)),
             // It was here before the pull that goes on, or that a kubelet died in.
             Ok(None) => checkpoint::load::<Intent>(&self.intents(), &file_of(image))
-                .map(|i| i.is_none_or(|i| i.here.as_deref() == Some(image_ref))),
+                .map(|i| i.is_none_or(|i| i.here.as_deref() == Some(image_ref)))
+                .map(|preloaded| preloaded && !self.verification.asks(image, false)),
             Err(e) => Err(e),
         };
         is_known.unwrap_or_else(|error| {
@@ -263,7 +270,8 @@ mod tests {
     #[test]
     fn what_was_pulled_with_a_secret_is_for_who_has_it() {
         let dir = tempfile::tempdir().unwrap();
-        let pulled = Pulled::new(dir.path());
+        let new = || Pulled::new(dir.path(), Verification::default());
+        let pulled = new();
         let (mine, other) = (proof("a", "1", "good"), proof("b", "2", "bad"));
         let image = "reg.io/app:1";
         // It was here before any kubelet.
@@ -272,7 +280,7 @@ mod tests {
         assert!(pulled.may_use(image, "id-0", &[]));
         assert!(!pulled.may_use(image, "id-1", std::slice::from_ref(&mine)));
         pulled.note(image, "id-1", Some(&mine)).unwrap();
-        let may = |own: &[Proof]| Pulled::new(dir.path()).may_use(image, "id-1", own);
+        let may = |own: &[Proof]| new().may_use(image, "id-1", own);
         assert!(may(std::slice::from_ref(&mine)));
         assert!(!may(&[]) && !may(std::slice::from_ref(&other)));
         // The same credential in another secret, and another one in the same secret.
@@ -286,6 +294,25 @@ mod tests {
         assert!(!pulled.may_use(alias, "id-1", &[]));
         pulled.forget_others(&pulled.noted(), &HashSet::new());
         assert!(pulled.may_use(alias, "id-1", &[]));
+    }
+
+    #[test]
+    fn the_policy_says_who_is_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let with = |policy| Pulled::new(dir.path(), policy);
+        let image = "reg.io/app:1";
+        let may = |policy: Verification| with(policy).may_use(image, "id-1", &[]);
+        // It was here before any kubelet.
+        assert!(may(Verification::Never) && may(Verification::NotPreloaded));
+        assert!(!may(Verification::Always));
+        let mine = proof("a", "1", "good");
+        with(Verification::Always)
+            .note(image, "id-1", Some(&mine))
+            .unwrap();
+        assert!(may(Verification::Never));
+        assert!(!may(Verification::NotPreloaded) && !may(Verification::Always));
+        let own = std::slice::from_ref(&mine);
+        assert!(with(Verification::Always).may_use(image, "id-1", own));
     }
 
     #[test]

@@ -72,7 +72,7 @@ fn fields_are_set_in_upstreams_words() {
     assert_eq!(
         warnings,
         [
-            "cgroupDriver has no effect on this kubelet",
+            "cgroupDriver has no effect on this kubelet: control groups are made as folders, never by systemd",
             "the signal imagefs.inodesFree is not measured: its threshold has no effect",
         ]
     );
@@ -213,11 +213,12 @@ fn drop_ins_replace_values_and_lists_and_add_to_maps() {
 #[test]
 fn no_field_is_in_both_tables() {
     let acted: Vec<&str> = ACTED_ON.iter().map(|(name, _)| *name).collect();
-    assert!(WITHOUT_EFFECT.iter().all(|name| !acted.contains(name)));
-    for names in [&acted[..], WITHOUT_EFFECT] {
+    let without: Vec<&str> = WITHOUT_EFFECT.iter().map(|(name, ..)| *name).collect();
+    assert!(without.iter().all(|name| !acted.contains(name)));
+    for names in [&acted, &without] {
         assert!(names.is_sorted_by(|a, b| a < b), "{names:?}");
     }
-    assert_eq!(acted.len() + WITHOUT_EFFECT.len(), FIELDS);
+    assert_eq!(acted.len() + without.len(), FIELDS);
 }
 
 /// Fields of upstream's v1.36, but for those of the type itself.
@@ -233,5 +234,109 @@ fn an_empty_resolver_file_is_none() {
         let read = set(&[json!({ "resolvConf": file })]).ok();
         let read = read.map(|(config, _)| config.resolv_conf);
         assert_eq!(read, wanted.map(std::path::PathBuf::from), "{file:?}");
+    }
+}
+
+#[test]
+fn what_is_so_anyway_warns_nobody() {
+    let (config, warnings) = set(&[json!({
+        "authentication": { "anonymous": { "enabled": false }, "webhook": { "enabled": true } },
+        "authorization": { "mode": "Webhook" }, "cgroupDriver": "cgroupfs",
+        "rotateCertificates": true, "readOnlyPort": 0, "port": 10_250, "healthzPort": 0,
+        "enforceNodeAllocatable": ["pods"], "registerNode": true,
+        // What kubeadm writes.
+        "cpuManagerReconcilePeriod": "0s", "evictionPressureTransitionPeriod": "0s",
+        "httpCheckFrequency": "0s", "imageMinimumGCAge": "0s", "nodeStatusUpdateFrequency": "0s",
+        "runtimeRequestTimeout": "0s", "streamingConnectionIdleTimeout": "0s",
+        "syncFrequency": "0s", "volumeStatsAggPeriod": "0s", "maxPods": 0,
+        "nodeLeaseDurationSeconds": 0,
+    })])
+    .unwrap();
+    assert_eq!(warnings, Vec::<String>::new());
+    let usual = self::config();
+    assert_eq!(config.image_gc_min_age, usual.image_gc_min_age);
+    assert_eq!(config.stream_idle, usual.stream_idle);
+    assert_eq!(config.status_check_period, usual.status_check_period);
+    assert_eq!(config.lease_duration, usual.lease_duration);
+    assert_eq!(config.capacity.pods, None);
+    for (file, why) in [
+        (
+            json!({ "authentication": { "anonymous": { "enabled": true } } }),
+            "authentication has no effect on this kubelet: certificates of the cluster's authority and tokens are asked for, and nobody gets in without",
+        ),
+        (
+            json!({ "readOnlyPort": 10_255 }),
+            "readOnlyPort has no effect on this kubelet: there is no port without authentication",
+        ),
+        (
+            json!({ "featureGates": { "MemoryQoS": true, "Other": false } }),
+            "featureGates: Other has no effect on this kubelet: nothing asks for it",
+        ),
+    ] {
+        assert_eq!(set(&[file]).unwrap().1, [why]);
+    }
+}
+
+#[test]
+fn images_memory_and_the_port_are_set_in_upstreams_words() {
+    let (config, warnings) = set(&[json!({
+        "imagePullCredentialsVerificationPolicy": "NeverVerifyAllowlistedImages",
+        "preloadedImagesVerificationAllowlist": ["reg.io/base/*"],
+        "enableDebuggingHandlers": false, "enableProfilingHandler": false,
+        "featureGates": { "MemoryQoS": true }, "memoryThrottlingFactor": 0.8,
+        "memoryReservationPolicy": "TieredReservation", "singleProcessOOMKill": true,
+        "nodeStatusMaxImages": -1, "podsPerCore": 10, "providerID": "cloud://one",
+        "containerLogMonitorInterval": "5s", "runtimeRequestTimeout": "30s",
+        "userNamespaces": { "idsPerPod": 131_072 }, "failSwapOn": true, "failCgroupV1": true,
+        "evictionHard": { "memory.available": "1Gi" }, "mergeDefaultEvictionSettings": true,
+    })])
+    .unwrap();
+    assert_eq!(warnings, Vec::<String>::new());
+    assert!(!config.image_verification.asks("reg.io/base/a:1", true));
+    assert!(config.image_verification.asks("reg.io/other:1", false));
+    let handlers = config.handlers;
+    assert!(!handlers.debugging && !handlers.profiling && handlers.debug_flags);
+    let memory = config.memory_qos;
+    assert!(memory.is_on && memory.is_tiered && config.oom_kills_one);
+    assert_eq!((memory.throttling * 10.0).round() as i64, 8);
+    assert_eq!(
+        (config.status_images, config.pods_per_core),
+        (None, Some(10))
+    );
+    assert_eq!(config.provider_id, "cloud://one");
+    assert_eq!(config.log_check_period, Duration::from_secs(5));
+    assert_eq!(config.runtime_timeout, Duration::from_secs(30));
+    assert_eq!(config.user_ids_per_pod, 131_072);
+    assert!(config.fail_on_swap && config.fail_on_cgroup_v1);
+    let hard = &config.eviction.hard;
+    let own = Some(Threshold::Amount(1 << 30));
+    assert_eq!(hard.get(Resource::Memory), own);
+    let usual = Thresholds::default();
+    assert_eq!(hard.get(Resource::NodeFs), usual.get(Resource::NodeFs));
+    for (file, why) in [
+        (
+            json!({ "imagePullCredentialsVerificationPolicy": "Sometimes" }),
+            "is not a policy",
+        ),
+        (
+            json!({ "preloadedImagesVerificationAllowlist": ["a"] }),
+            "it is for the policy \"NeverVerifyAllowlistedImages\", not \"NeverVerifyPreloadedImages\"",
+        ),
+        (
+            json!({ "memoryReservationPolicy": "TieredReservation" }),
+            "requires MemoryQoS feature gate",
+        ),
+        (
+            json!({ "memoryThrottlingFactor": 1.5 }),
+            "greater than 0 and less than or equal to 1.0",
+        ),
+        (
+            json!({ "userNamespaces": { "idsPerPod": 100 } }),
+            "not a multiple of 65536",
+        ),
+        (json!({ "containerLogMonitorInterval": "1s" }), "3s or more"),
+    ] {
+        let fault = set(&[file]).unwrap_err().to_string();
+        assert!(fault.contains(why), "{fault}");
     }
 }

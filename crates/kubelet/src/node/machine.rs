@@ -49,11 +49,16 @@ impl Resources {
             let threshold = config.eviction.hard.get(resource);
             threshold.map_or(0, |t| t.of(whole))
         };
+        let cpu_millis = declared.cpu_millis.unwrap_or(cpus * 1000);
+        let most_pods = declared.pods.unwrap_or(DEFAULT_PODS);
         Self {
-            cpu_millis: declared.cpu_millis.unwrap_or(cpus * 1000),
+            cpu_millis,
             memory_bytes,
             storage_bytes,
-            pods: declared.pods.unwrap_or(DEFAULT_PODS),
+            pods: match config.pods_per_core {
+                None => most_pods,
+                Some(each) => most_pods.min(cpu_millis / 1000 * each),
+            },
             reserved_cpu_millis: config.reserved.cpu_millis,
             reserved_memory_bytes: config.reserved.memory_bytes
                 + kept(Resource::Memory, memory_bytes),

@@ -232,6 +232,7 @@ impl NodeKeeper {
             },
             spec: Some(k8s_openapi::api::core::v1::NodeSpec {
                 taints: (!taints.is_empty()).then_some(taints),
+                provider_id: Some(self.config.provider_id.clone()).filter(|id| !id.is_empty()),
                 ..Default::default()
             }),
             status: None,

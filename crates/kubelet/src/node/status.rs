@@ -15,9 +15,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// The most images that are reported; upstream's value.
-const IMAGES: usize = 50;
-
 /// How the node is.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
@@ -93,7 +90,7 @@ pub(super) fn status_of(
                 port: config.listen.map_or(0, |at| i32::from(at.port())),
             }),
         }),
-        images: Some(images(&health.images)),
+        images: Some(images(&health.images, config.status_images)),
         volumes_in_use: Some(health.volumes_in_use.clone()),
         node_info: Some(NodeSystemInfo {
             architecture: api::version::architecture().to_owned(),
@@ -219,12 +216,13 @@ fn handlers(runtime: &RuntimeHealth) -> Vec<NodeRuntimeHandler> {
     .collect()
 }
 
-fn images(images: &[Image]) -> Vec<ContainerImage> {
+/// At most so many, the largest first.
+fn images(images: &[Image], most: Option<usize>) -> Vec<ContainerImage> {
     let mut sorted: Vec<&Image> = images.iter().collect();
     sorted.sort_by(|a, b| (b.bytes, &a.id).cmp(&(a.bytes, &b.id)));
     sorted
         .into_iter()
-        .take(IMAGES)
+        .take(most.unwrap_or(usize::MAX))
         .map(|i| ContainerImage {
             // At most five names each, as upstream.
             names: Some(i.digests.iter().chain(&i.tags).take(5).cloned().collect()),

@@ -39,4 +39,5 @@ pub mod swap;
 pub mod sysctls;
 #[cfg(test)]
 mod tests;
+pub mod unified;
 pub mod worker;

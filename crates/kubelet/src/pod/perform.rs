@@ -10,7 +10,9 @@ use super::publish::Publisher;
 use super::resize_work::Grants;
 use super::runtime_state::{self, SeenPod};
 use super::state_machine::Result as Outcome;
-use super::{effect_span, handlers, own_files, remains, resources, sandbox, security, spec, swap};
+use super::{
+    effect_span, handlers, own_files, remains, resources, sandbox, security, spec, unified,
+};
 use crate::dra::cdi;
 use crate::events::Severity;
 use crate::images::RequiredImage;
@@ -430,7 +432,7 @@ impl Hands {
         let mut granted = resources::container(pod, c, memory, self.deps.oom);
         self.deps.cpus.place(uid, &c.name, &mut granted);
         granted.memory_nodes = self.deps.topology.words(uid, &c.name);
-        granted.unified.extend(swap::file(&self.deps, pod, c));
+        granted.unified.extend(unified::files(&self.deps, pod, c));
         let made = container::config(&Parts {
             pod: &shown,
             container: c,

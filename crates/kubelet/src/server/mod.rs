@@ -8,6 +8,7 @@ mod pod_tunnel;
 mod system_logs;
 mod tunnel;
 
+use crate::config::Handlers;
 use crate::metrics::{self as counted, METRICS};
 use crate::pod::deps::Deps;
 use crate::pod::manager::Pods;
@@ -138,6 +139,9 @@ impl Server {
             page
         };
         let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
+        if let Some(why) = switched_off(self.shared.deps.config.handlers, &parts) {
+            return text(StatusCode::METHOD_NOT_ALLOWED, why);
+        }
         match (request.method(), parts.as_slice()) {
             (_, ["healthz", ..]) => {
                 ::metrics::slis::observe("ping", "healthz", true);
@@ -249,7 +253,62 @@ impl Server {
     }
 }
 
+/// Why a page is not shown that the configuration switches off, in upstream's words.
+fn switched_off(handlers: Handlers, parts: &[&str]) -> Option<&'static str> {
+    match parts {
+        [
+            "run" | "exec" | "attach" | "portForward" | "containerLogs" | "runningpods" | "logs",
+            ..,
+        ] if !handlers.debugging => Some("Debug endpoints are disabled.\n"),
+        ["debug", "pprof", ..] if !handlers.debugging || !handlers.profiling => {
+            Some("profiling endpoint is disabled.\n")
+        }
+        ["debug", "flags", ..] if !handlers.debugging || !handlers.debug_flags => {
+            Some("flags endpoint is disabled.\n")
+        }
+        _ => None,
+    }
+}
+
 /// The answer where something could not be read: zeros would be taken for figures.
 fn unread(error: &stats::Error) -> Answer {
     text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_can_be_switched_off() {
+        let all = Handlers::default();
+        let without = Handlers {
+            debugging: false,
+            ..all
+        };
+        let plain = Handlers {
+            profiling: false,
+            debug_flags: false,
+            ..all
+        };
+        for (handlers, path, off) in [
+            (all, "exec/n/p/c", false),
+            (all, "debug/pprof/heap", false),
+            (without, "exec/n/p/c", true),
+            (without, "containerLogs/n/p/c", true),
+            (without, "logs", true),
+            (without, "debug/flags/v", true),
+            (without, "metrics", false),
+            (without, "pods", false),
+            // The API server's own way to pods is no page.
+            (without, "podTunnel/n/p/u", false),
+            (plain, "exec/n/p/c", false),
+            (plain, "debug/pprof/heap", true),
+            (plain, "debug/flags/v", true),
+        ] {
+            let parts: Vec<&str> = path.split('/').collect();
+            let found = switched_off(handlers, &parts);
+            assert_eq!(found.is_some(), off, "{path}");
+        }
+    }
 }
