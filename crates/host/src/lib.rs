@@ -4,6 +4,7 @@
 pub mod arp;
 pub mod cgroup;
 pub mod conntrack;
+pub mod copy;
 pub mod cri;
 pub mod mounts;
 pub mod namespaces;
@@ -18,6 +19,7 @@ pub mod ping;
 pub mod plugins;
 pub mod podlink;
 pub mod process;
+pub mod quota;
 pub mod runtime;
 pub mod signals;
 pub mod sysctl;

@@ -153,7 +153,7 @@ pub fn read_file(root: &Path, sub: &Path, limit: u64) -> io::Result<Vec<u8>> {
 }
 
 /// Opens again, for reading, what a descriptor for a place alone has found to be an ordinary file.
-fn to_read(place: &OwnedFd) -> io::Result<File> {
+pub(crate) fn to_read(place: &OwnedFd) -> io::Result<File> {
     let found = FileType::from_raw_mode(rustix::fs::fstat(place)?.st_mode);
     match found {
         FileType::RegularFile => {}
@@ -240,7 +240,7 @@ pub fn remove_tree(root: &Path) -> io::Result<()> {
     Ok(rustix::fs::unlinkat(CWD, root, AtFlags::REMOVEDIR)?)
 }
 
-fn open_to_list(base: impl AsFd, name: impl rustix::path::Arg) -> Result<OwnedFd, Errno> {
+pub(crate) fn open_to_list(base: impl AsFd, name: impl rustix::path::Arg) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(base, name, flags, Mode::empty())
 }
