@@ -2,7 +2,8 @@
 
 use crate::pod::spec;
 use crate::quantity;
-use crate::stats::{OfContainer, OfPod};
+use crate::stats::{OfClaim, OfContainer, OfPod};
+use crate::volumes::local_disk::Measured;
 use k8s_openapi::api::core::v1::Pod;
 
 /// Whether a pod may use only so much local storage.
@@ -70,6 +71,20 @@ pub fn over(of_pod: &OfPod) -> Option<String> {
     })
 }
 
+/// What is to be said of a claim's volume that has more than its size, which nobody holds it to.
+#[must_use]
+pub fn overfull(claim: &OfClaim) -> Option<(&Measured, String)> {
+    let (how, more) = claim.over()?;
+    let (namespace, name) = claim.claim.as_ref()?;
+    let mebibytes = |bytes: u64| format!("{}Mi", bytes.div_ceil(1 << 20));
+    let why = format!(
+        "The volume of claim {namespace}/{name} has {} more than its size of {}, which this node's file system does not enforce. ",
+        mebibytes(more),
+        mebibytes(how.bytes)
+    );
+    Some((how, why))
+}
+
 fn of_container(c: &OfContainer) -> u64 {
     let layer = c.layer.map_or(0, |l| l.bytes);
     layer.saturating_add(c.log_bytes)
@@ -100,6 +115,31 @@ mod tests {
             volumes: volumes.collect(),
             ..OfPod::default()
         })
+    }
+
+    #[test]
+    fn a_volume_that_is_measured_may_have_more_than_its_size() {
+        let claim = |used_bytes, bytes: Option<u64>| OfClaim {
+            name: "data".into(),
+            claim: Some(("a".into(), "c".into())),
+            fs: host::mounts::FsUsage {
+                used_bytes,
+                ..Default::default()
+            },
+            measured: bytes.map(|bytes| Measured {
+                bytes,
+                evicts: true,
+                claim: Default::default(),
+            }),
+        };
+        assert!(overfull(&claim(9 << 30, None)).is_none());
+        assert!(overfull(&claim(1 << 20, Some(1 << 20))).is_none());
+        let full = claim(3 << 20, Some(1 << 20));
+        let (how, why) = overfull(&full).expect("it is over");
+        assert!(
+            how.evicts && why.contains("a/c has 2Mi more than its size of 1Mi"),
+            "{why}"
+        );
     }
 
     #[test]

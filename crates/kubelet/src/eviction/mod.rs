@@ -14,19 +14,28 @@ use crate::node::NodeKeeper;
 use crate::node::machine;
 use crate::pod::deps::Deps;
 use crate::pod::fit::Pressure;
-use crate::pod::handle::End;
+use crate::pod::handle::{End, Snapshot};
 use crate::pod::manager::Pods;
 use crate::pod::spec;
 use crate::quantity;
 use crate::stats::{Detail, OfPod, Statistics};
 use clock::Instant;
 use futures::future::{BoxFuture, FutureExt};
+use k8s_openapi::api::core::v1::Pod;
 use observed::Observed;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// What an evicted pod gets to end: the node cannot wait. Upstream's value.
 const GRACE_SECONDS: i64 = 1;
+
+/// For how long it holds what was found of a volume that nobody holds to its size: to look is to walk
+/// through all of it.
+const MEASURED_AGE: Duration = Duration::from_secs(60);
+
+/// Volumes of which it was told that they have more than their size: pods' UIDs and their own names.
+type Told = BTreeSet<(String, String)>;
 
 /// How much is left of everything.
 type Left = [(Resource, Share); Resource::ALL.len()];
@@ -191,19 +200,25 @@ impl<'a> Around<'a> {
         self.pods.end(spec::uid(&victim.pod), end);
     }
 
-    /// Ends pods that use more local storage than they may, for ever.
+    /// Ends pods that use more local storage than they may, for ever, and tells of claims whose
+    /// volumes have more than their size.
     async fn watch_limits(self) {
         let mut ticks = ticks(self.deps);
+        let mut told = Told::new();
         loop {
             ticks.tick().await;
-            let mut limited = self.pods.snapshots();
-            limited.retain(|s| !s.over && limits::has_any(&s.pod));
-            if limited.is_empty() {
+            let mut all = self.pods.snapshots();
+            all.retain(|s| !s.over);
+            let of_limits = |s: &Arc<Snapshot>| limits::has_any(&s.pod);
+            let (limited, mut measured): (Vec<_>, Vec<_>) = all.into_iter().partition(of_limits);
+            measured.retain(|s| self.has_measured_volume(&s.pod));
+            if limited.is_empty() && measured.is_empty() {
                 continue;
             }
             // What is begun now is known at the next tick.
             let age = self.deps.config.eviction.period;
             self.statistics.look_at(&limited, age);
+            self.statistics.look_at(&measured, MEASURED_AGE.max(age));
             let Ok(all) = self.statistics.collect(Detail::Disks).await else {
                 continue;
             };
@@ -211,7 +226,41 @@ impl<'a> Around<'a> {
                 if let Some(why) = limits::over(pod) {
                     crate::metrics::METRICS.evicted("ephemeralcontainerfs.limit");
                     self.evict(pod, why, GRACE_SECONDS);
+                } else {
+                    self.look_at_claims(pod, &mut told);
                 }
+            }
+        }
+    }
+
+    /// Whether the pod has a volume on the node's disk that nobody holds to its size.
+    fn has_measured_volume(self, pod: &Pod) -> bool {
+        let means = &self.deps.volumes.0;
+        let Some(disk) = means.disk.as_ref().filter(|d| !d.is_enforcing()) else {
+            return false;
+        };
+        let held = means.claims.of_pod(spec::uid(pod));
+        held.iter().any(|(_, h)| disk.measured(&h.volume).is_some())
+    }
+
+    /// Tells once of each volume that has more than its size, and ends its pod where its class wants
+    /// that.
+    fn look_at_claims(self, pod: &OfPod, told: &mut Told) {
+        for claim in &pod.claims {
+            let key = (spec::uid(&pod.pod).to_owned(), claim.name.clone());
+            let Some((how, why)) = limits::overfull(claim) else {
+                told.remove(&key);
+                continue;
+            };
+            let recorder = &self.deps.recorder;
+            if told.insert(key) {
+                recorder.about(&how.claim, Severity::Warning, "VolumeOverfull", &*why);
+                recorder.pod(&pod.pod, None, Severity::Warning, "VolumeOverfull", &*why);
+            }
+            if how.evicts {
+                crate::metrics::METRICS.evicted("localvolume.limit");
+                self.evict(pod, why, GRACE_SECONDS);
+                return;
             }
         }
     }

@@ -14,7 +14,7 @@ use crate::node::machine::{Identity, Resources};
 use crate::node::own_object::OwnNode;
 use crate::pod::deps::Deps;
 use crate::pod::fit::Pressure;
-use api::local_volumes::{CAPACITY, PATH};
+use api::local_volumes::{CAPACITY, ENFORCED, MEASURED, PATH, QUOTA};
 use client::reflector::Objects;
 use clock::{Instant, Random};
 use futures::StreamExt;
@@ -200,7 +200,12 @@ impl NodeKeeper {
         let dir = self.config.local_volumes.as_deref();
         let size = dir.and_then(|d| host::mounts::fs_usage(d).ok());
         let size = size.map(|s| i64::try_from(s.capacity_bytes).unwrap_or(i64::MAX));
+        let quota = |dir| match host::quota::is_enforced(dir) {
+            true => ENFORCED.to_owned(),
+            false => MEASURED.to_owned(),
+        };
         let volumes = [
+            (QUOTA, dir.map(quota)),
             (PATH, dir.map(|d| d.to_string_lossy().into_owned())),
             (
                 CAPACITY,

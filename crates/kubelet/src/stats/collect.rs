@@ -160,6 +160,7 @@ impl Statistics {
         Where {
             csi: &self.deps.csi,
             claims: &means.claims,
+            disk: means.disk.as_ref(),
             pods_dir: &means.pods_dir,
         }
     }

@@ -17,6 +17,7 @@ pub use rates::Rates;
 
 use crate::node::machine::Identity;
 use crate::pod::spec;
+use crate::volumes::local_disk::Measured;
 use host::cgroup::{Descriptors, Limits, Stats};
 use host::mounts::FsUsage;
 use jiff::Timestamp;
@@ -92,8 +93,20 @@ pub struct OfClaim {
     pub name: String,
     /// Namespace and name of the claim; none for a volume that the pod brings along.
     pub claim: Option<(String, String)>,
-    /// The file system that it is on.
+    /// The file system that it is on. Of a volume that is only measured: what is in it, of its size.
     pub fs: FsUsage,
+    /// How it is measured, if nobody holds it to its size.
+    pub measured: Option<Measured>,
+}
+
+impl OfClaim {
+    /// By how much more than its size is in it; upstream knows no such volumes.
+    #[must_use]
+    pub fn over(&self) -> Option<(&Measured, u64)> {
+        let how = self.measured.as_ref()?;
+        let more = self.fs.used_bytes.checked_sub(how.bytes)?;
+        (more > 0 && how.bytes > 0).then_some((how, more))
+    }
 }
 
 /// What a volume in the kubelet's folder takes.

@@ -7,7 +7,9 @@ use crate::csi::{Csi, CsiVolume};
 use crate::pod::handle::Snapshot;
 use crate::pod::spec;
 use crate::volumes::claim_lookup::Claims;
+use crate::volumes::local_disk::{Disk, Measured};
 use futures::StreamExt;
+use host::mounts::FsUsage;
 use k8s_openapi::api::core::v1::Pod;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -77,6 +79,7 @@ struct Question {
 pub(super) struct Where<'a> {
     pub csi: &'a Arc<Csi>,
     pub claims: &'a Claims,
+    pub disk: Option<&'a Disk>,
     pub pods_dir: &'a Path,
 }
 
@@ -87,7 +90,8 @@ impl VolumeUse {
             let uid = spec::uid(&pod.pod);
             self.looked_at.refresh(uid, age, || {
                 let folder = at.pods_dir.join(uid).join("volumes");
-                let (claims, looks) = (local_claims(at.claims, uid), self.looks.clone());
+                let claims = local_claims(at.claims, at.disk, uid);
+                let looks = self.looks.clone();
                 async move {
                     let _turn = looks.acquire_owned().await;
                     look(folder, claims).await
@@ -161,6 +165,7 @@ async fn answers(csi: &Csi, questions: Vec<Question>) -> HashMap<String, Vec<OfC
             name: q.volume,
             claim: q.claim,
             fs,
+            measured: None,
         };
         Some((q.uid, found))
     });
@@ -208,15 +213,25 @@ fn inline<'a>(pod: &'a Pod, uid: &'a str) -> impl Iterator<Item = Question> + 'a
 }
 
 /// A claim that is looked at: the name of the pod's volume, the claim, and where it is.
-type Local = (String, (String, String), PathBuf);
+struct Local {
+    name: String,
+    claim: (String, String),
+    path: PathBuf,
+    measured: Option<Measured>,
+}
 
 /// The claims of a pod whose file systems are looked at. One on the network is not: it may never
 /// answer. Drivers say for themselves.
-fn local_claims(claims: &Claims, uid: &str) -> Vec<Local> {
+fn local_claims(claims: &Claims, disk: Option<&Disk>, uid: &str) -> Vec<Local> {
     let held = claims.of_pod(uid).into_iter();
     let local = held.filter(|(_, h)| !h.block && !h.on_network && h.driver.is_none());
     local
-        .map(|(name, held)| (name, (held.namespace, held.claim), held.path))
+        .map(|(name, held)| Local {
+            measured: disk.and_then(|d| d.measured(&held.volume)),
+            name,
+            claim: (held.namespace, held.claim),
+            path: held.path,
+        })
         .collect()
 }
 
@@ -226,10 +241,18 @@ async fn look(folder: PathBuf, claims: Vec<Local>) -> OfDisks {
         volumes: volumes(&folder),
         claims: claims
             .into_iter()
-            .filter_map(|(name, claim, path)| {
-                let fs = host::mounts::fs_usage(&path).ok()?;
-                let claim = Some(claim);
-                Some(OfClaim { name, claim, fs })
+            .filter_map(|local| {
+                let fs = host::mounts::fs_usage(&local.path).ok()?;
+                let used = |how: &Measured| (how.bytes, host::open_beneath::usage(&local.path));
+                Some(OfClaim {
+                    fs: match local.measured.as_ref().map(used) {
+                        Some((bytes, used)) => part_of(fs, bytes, used),
+                        None => fs,
+                    },
+                    name: local.name,
+                    claim: Some(local.claim),
+                    measured: local.measured,
+                })
             })
             .collect(),
     };
@@ -242,6 +265,17 @@ async fn look(folder: PathBuf, claims: Vec<Local>) -> OfDisks {
         tracing::error!(error = %e, "looking at volumes failed");
         OfDisks::default()
     })
+}
+
+/// How full a volume of so many bytes is that is a folder of a file system: as if it had one of its own.
+fn part_of(fs: FsUsage, bytes: u64, (used_bytes, used_inodes): (u64, u64)) -> FsUsage {
+    FsUsage {
+        capacity_bytes: bytes,
+        used_bytes,
+        available_bytes: fs.available_bytes.min(bytes.saturating_sub(used_bytes)),
+        inodes: fs.inodes_free.saturating_add(used_inodes),
+        inodes_free: fs.inodes_free,
+    }
 }
 
 /// What the volumes in the kubelet's folder of a pod take.
@@ -333,6 +367,41 @@ mod tests {
         // Its own limit is longer than anybody's patience: nobody has figures of it yet.
         known.settled().await;
         assert!(known.told.get(NAME).is_none() && began.elapsed() >= PATIENCE);
+    }
+
+    #[tokio::test]
+    async fn a_volume_that_nobody_holds_to_its_size_is_measured() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("file"), vec![1; 100_000]).unwrap();
+        let local = |bytes: Option<u64>| Local {
+            name: "v".into(),
+            claim: ("a".into(), "c".into()),
+            path: dir.path().to_owned(),
+            measured: bytes.map(|bytes| Measured {
+                bytes,
+                evicts: false,
+                claim: Default::default(),
+            }),
+        };
+        let none = dir.path().join("none");
+        let of = |bytes| {
+            let looked = look(none.clone(), vec![local(bytes)]);
+            async move { looked.await.claims.remove(0) }
+        };
+        let whole = of(None).await;
+        assert!(whole.fs.capacity_bytes > 1 << 20 && whole.over().is_none());
+        let fits = of(Some(1 << 20)).await;
+        assert_eq!(fits.fs.capacity_bytes, 1 << 20);
+        assert!(
+            fits.fs.used_bytes >= 100_000 && fits.over().is_none(),
+            "{fits:?}"
+        );
+        let over = of(Some(50_000)).await;
+        assert_eq!(over.fs.available_bytes, 0);
+        assert!(
+            over.over().is_some_and(|(_, more)| more >= 50_000),
+            "{over:?}"
+        );
     }
 
     #[tokio::test]

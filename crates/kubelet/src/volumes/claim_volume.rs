@@ -2,12 +2,11 @@
 
 use super::claim_lookup::BoundClaim;
 use super::error::{Error, io_at, open_folder};
-use super::local_disk::Disk;
 use super::source::{Order, Preparing, Source};
 use super::{csi, file_system, host_path, iscsi, nfs};
 use crate::csi::CsiVolume;
 use crate::pod::spec;
-use api::local_volumes::{PROVISIONED_BY, PROVISIONER};
+use api::local_volumes::{PROVISIONED_BY, PROVISIONER, SOURCE};
 use k8s_openapi::api::core::v1::{PersistentVolumeSpec, Volume};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -225,8 +224,14 @@ fn own_folder(order: Order<'_>, found: &BoundClaim, path: &str) -> Result<Option
         let why = format!("path {path:?} is not among this node's own volumes");
         return Err(order.of(found.name(), &why));
     }
-    let made = Disk::ensure(disk, found.name());
-    made.map(Some)
+    let is_copy = annotations.is_some_and(|a| a.contains_key(SOURCE));
+    if is_copy && !disk.is_made(found.name()) {
+        let why = "its data is not copied yet; events of the persistent volume say more";
+        return Err(order.of(found.name(), why));
+    }
+    let bytes = super::local_disk::size_of(&found.volume);
+    let made = disk.make(found.name(), bytes);
+    made.map(|_| disk.folder(found.name()))
         .map_err(|e| order.of(found.name(), &e.to_string()))
 }
 

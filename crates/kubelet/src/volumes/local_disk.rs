@@ -1,16 +1,38 @@
 //! Volumes on this node's own disk: a folder each, made once and removed when it is said so. That
 //! one was made is noted in another place than the folder itself, so that one that has vanished
-//! (its disk is not mounted) is not made again, empty.
+//! (its disk is not mounted) is not made again, empty. Snapshots are such folders, too.
+//!
+//! Where the file system has quotas of projects, it holds volumes to their sizes; where not, it is
+//! known here how large each may be, for who measures them.
 
 use super::error::private_folder;
+use host::copy::Copied;
+use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
-/// The folder of volumes, and where it is noted which were made.
+/// The folder of volumes, and where it is noted which were made, and of what size. Clones are of one disk.
 #[derive(Clone, Debug)]
 pub struct Disk {
     dir: PathBuf,
     marks: PathBuf,
+    is_enforcing: bool,
+    /// By the volume's name.
+    measured: Arc<Mutex<BTreeMap<String, Measured>>>,
+}
+
+/// A volume that nobody holds to its size.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Measured {
+    /// Its size.
+    pub bytes: u64,
+    /// Pods that have it are evicted when there is more in it.
+    pub evicts: bool,
+    /// Its claim, for events.
+    pub claim: ObjectReference,
 }
 
 /// Everybody may write in a new volume, as in an emptyDir: who a pod runs as is not known here.
@@ -22,9 +44,32 @@ impl Disk {
         private_folder(dir)?;
         private_folder(marks)?;
         Ok(Self {
+            is_enforcing: host::quota::is_enforced(dir),
             dir: dir.to_owned(),
             marks: marks.to_owned(),
+            measured: Arc::default(),
         })
+    }
+
+    /// Whether the file system holds volumes to their sizes.
+    #[must_use]
+    pub fn is_enforcing(&self) -> bool {
+        self.is_enforcing
+    }
+
+    /// What is known of a volume that nobody holds to its size.
+    #[must_use]
+    pub fn measured(&self, name: &str) -> Option<Measured> {
+        self.measured.lock().get(name).cloned()
+    }
+
+    /// Notes that a volume is measured; none: it is held to its size, or gone.
+    pub fn measure(&self, name: &str, how: Option<Measured>) {
+        let mut all = self.measured.lock();
+        match how {
+            Some(how) => all.insert(name.to_owned(), how),
+            None => all.remove(name),
+        };
     }
 
     /// The folder of all volumes.
@@ -72,15 +117,135 @@ impl Disk {
         Ok(folder)
     }
 
+    /// Whether a volume was made here, and is complete.
+    #[must_use]
+    pub fn is_made(&self, name: &str) -> bool {
+        self.known(name).is_ok_and(|(_, mark)| mark.exists())
+    }
+
+    /// As [`Disk::ensure`], and holds it to this size, more or less than before, where the file
+    /// system can; whether it can. What came to be without a limit never gets one: what is in it is
+    /// nobody's.
+    pub fn make(&self, name: &str, bytes: u64) -> io::Result<bool> {
+        let folder = self.ensure(name)?;
+        if self.size(name) != Some(bytes) {
+            let (_, mark) = self.known(name)?;
+            std::fs::write(mark, bytes.to_string())?;
+        }
+        self.limit(&folder, name, bytes)
+    }
+
+    /// How large a volume was said to be last, or the one that a snapshot is of.
+    #[must_use]
+    pub fn size(&self, name: &str) -> Option<u64> {
+        let (_, mark) = self.known(name).ok()?;
+        std::fs::read_to_string(mark).ok()?.parse().ok()
+    }
+
+    /// The same; where it is not noted, what it takes. That may take a while.
+    #[must_use]
+    pub fn size_or_use(&self, name: &str) -> u64 {
+        let used = || self.folder(name).map(|f| host::open_beneath::usage(&f).0);
+        self.size(name).or_else(used).unwrap_or(0)
+    }
+
+    fn limit(&self, folder: &Path, name: &str, bytes: u64) -> io::Result<bool> {
+        if !self.is_enforcing {
+            return Ok(false);
+        }
+        match host::quota::limit(folder, name, bytes) {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// When a copy was complete.
+    #[must_use]
+    pub fn made_at(&self, name: &str) -> Option<jiff::Timestamp> {
+        let (_, mark) = self.known(name).ok()?;
+        let at = std::fs::metadata(mark).ok()?.modified().ok()?;
+        jiff::Timestamp::try_from(at).ok()
+    }
+
+    /// Where a volume is put together that is not complete.
+    fn partial(&self, name: &str) -> PathBuf {
+        self.dir.join(format!(".{name}.partial"))
+    }
+
+    /// Makes a volume as a copy of another one, or of a snapshot; with a size, it is held to it. A
+    /// snapshot, which nobody writes, is made without. It has its name only when it is complete and
+    /// on the disk. Takes as long as there is data, where files cannot share it.
+    pub fn copy(&self, name: &str, from: &str, bytes: Option<u64>) -> io::Result<Copied> {
+        let (folder, mark) = self.known(name)?;
+        let (source, source_mark) = self.known(from)?;
+        if mark.exists() {
+            return Ok(Copied::default());
+        }
+        let mut done = Copied::default();
+        // One that is there is complete, and only its note is missing.
+        if std::fs::symlink_metadata(&folder).is_err() {
+            let partial = self.partial(name);
+            remove_with_limit(&partial)?;
+            done = match self.fill(&partial, &source, name, bytes) {
+                // Who removes a volume removes its note last.
+                Ok(done) if source_mark.exists() => done,
+                other => {
+                    remove_with_limit(&partial)?;
+                    let gone = format!("there is no {from} on this node any more");
+                    return Err(match other {
+                        Ok(_) => io::Error::new(io::ErrorKind::NotFound, gone),
+                        Err(e) => e,
+                    });
+                }
+            };
+            std::fs::rename(&partial, &folder)?;
+        }
+        std::fs::File::open(&self.dir)?.sync_all()?;
+        let size = bytes.unwrap_or_else(|| self.size_or_use(from));
+        std::fs::write(&mark, size.to_string())?;
+        Ok(done)
+    }
+
+    fn fill(
+        &self,
+        partial: &Path,
+        source: &Path,
+        name: &str,
+        bytes: Option<u64>,
+    ) -> io::Result<Copied> {
+        std::fs::create_dir(partial)?;
+        if let Some(bytes) = bytes {
+            self.limit(partial, name, bytes)?;
+        }
+        host::copy::tree(source, partial)
+    }
+
     /// Removes a volume and all in it. None there is fine, a mount in it is an error.
     pub fn remove(&self, name: &str) -> io::Result<()> {
         let (folder, mark) = self.known(name)?;
-        host::open_beneath::remove_tree(&folder)?;
+        remove_with_limit(&self.partial(name))?;
+        remove_with_limit(&folder)?;
+        self.measure(name, None);
         match std::fs::remove_file(mark) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
             _ => Ok(()),
         }
     }
+}
+
+/// How large a volume is.
+#[must_use]
+pub fn size_of(volume: &PersistentVolume) -> u64 {
+    let capacity = volume.spec.as_ref().and_then(|s| s.capacity.as_ref());
+    let bytes = crate::quantity::amount(capacity, "storage");
+    bytes.and_then(|b| u64::try_from(b).ok()).unwrap_or(0)
+}
+
+/// Removes a folder, whose project is free then.
+fn remove_with_limit(folder: &Path) -> io::Result<()> {
+    host::quota::unlimit(folder)?;
+    host::open_beneath::remove_tree(folder)
 }
 
 #[cfg(test)]
@@ -107,6 +272,55 @@ mod tests {
         assert!(!folder.exists());
         disk.remove("pvc-1").unwrap();
         disk.ensure("pvc-1").unwrap();
+    }
+
+    #[test]
+    fn a_copy_is_complete_or_not_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::new(&dir.path().join("v"), &dir.path().join("m")).unwrap();
+        let source = disk.ensure("pvc-1").unwrap();
+        std::fs::write(source.join("data"), "before").unwrap();
+        assert!(disk.copy("snapshot-1", "pvc-0", None).is_err());
+        assert!(!disk.is_made("snapshot-1") && disk.is_made("pvc-1"));
+        // What an earlier try left is not a part of it.
+        std::fs::create_dir(disk.partial("snapshot-1")).unwrap();
+        std::fs::write(disk.partial("snapshot-1").join("half"), "x").unwrap();
+        assert_eq!(disk.copy("snapshot-1", "pvc-1", None).unwrap().files, 1);
+        assert!(disk.is_made("snapshot-1") && !disk.partial("snapshot-1").exists());
+        let copy = disk.folder("snapshot-1").unwrap();
+        assert!(!copy.join("half").exists());
+        std::fs::write(source.join("data"), "after").unwrap();
+        // Asked again, it is as it was.
+        disk.copy("snapshot-1", "pvc-1", None).unwrap();
+        assert_eq!(std::fs::read(copy.join("data")).unwrap(), b"before");
+        disk.copy("pvc-2", "snapshot-1", Some(1 << 20)).unwrap();
+        disk.remove("snapshot-1").unwrap();
+        disk.remove("pvc-1").unwrap();
+        assert_eq!(disk.size("pvc-2"), Some(1 << 20));
+        let restored = disk.ensure("pvc-2").unwrap();
+        assert_eq!(std::fs::read(restored.join("data")).unwrap(), b"before");
+        assert!(disk.copy("pvc-3", "pvc-1", None).is_err());
+    }
+
+    #[test]
+    fn who_measures_knows_how_large_a_volume_may_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::new(&dir.path().join("v"), &dir.path().join("m")).unwrap();
+        let is_held = disk.make("pvc-1", 1 << 20).unwrap();
+        assert_eq!(is_held, disk.is_enforcing());
+        assert_eq!(disk.size("pvc-1"), Some(1 << 20));
+        disk.make("pvc-1", 2 << 20).unwrap();
+        disk.copy("snapshot-1", "pvc-1", None).unwrap();
+        assert_eq!(disk.size("snapshot-1"), Some(2 << 20));
+        let how = Measured {
+            bytes: 1 << 20,
+            evicts: false,
+            claim: ObjectReference::default(),
+        };
+        disk.measure("pvc-1", Some(how.clone()));
+        assert_eq!(disk.clone().measured("pvc-1"), Some(how));
+        disk.remove("pvc-1").unwrap();
+        assert_eq!(disk.measured("pvc-1"), None);
     }
 
     #[test]

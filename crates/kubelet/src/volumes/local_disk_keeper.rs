@@ -1,27 +1,47 @@
-//! Keeps the volumes on this node's own disk: makes the folder of a new one, and removes that of one
-//! whose object is being deleted, which only then may go. A folder is removed by that order alone;
-//! one whose object is not shown may be another cluster's, or older than a backup.
+//! Keeps the volumes and snapshots on this node's own disk: makes the folder of a new one, if need be
+//! as a copy of another, holds it to its size, and removes that of one whose object is being deleted,
+//! which only then may go. A folder is removed by that order alone; one whose object is not shown may
+//! be another cluster's, or older than a backup.
+//!
+//! What an object wants is `wanted`'s.
+
+mod wanted;
 
 use super::local_disk::Disk;
 use crate::events::Severity;
 use crate::pod::deps::Deps;
-use api::local_volumes::{FINALIZER, NODE_LABEL, PROVISIONED_BY, PROVISIONER};
+use api::Quantity;
+use api::local_volumes::{FINALIZER, LIMIT, MEASURED, NODE_LABEL, SNAPSHOTS, snapshot_handle};
+use client::Change;
 use client::reflector::Objects;
+use clock::Instant;
 use futures::StreamExt;
+use futures::stream::BoxStream;
+use host::copy::Copied;
 use k8s_openapi::api::core::v1::PersistentVolume;
-use kube::api::{Patch, PatchParams};
+use kube::api::{DynamicObject, Patch, PatchParams};
 use kube::runtime::watcher::{Config, Event};
-use kube::{Api, Resource};
-use serde_json::json;
+use kube::{Api, ResourceExt};
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use wanted::{Leaves, Object, SNAPSHOT, Wanted};
 
-/// Between tries to remove what could not be removed: a pod may still have it.
+/// Between looks at what is to be done, such as to remove what a pod may still have.
 const AGAIN: Duration = Duration::from_secs(5);
 /// The longest such pause: what fails for so long needs an administrator.
 const AGAIN_MAX: Duration = Duration::from_secs(300);
+
+/// What can happen.
+enum Heard {
+    Volume(Event<PersistentVolume>),
+    Content(Event<DynamicObject>),
+    Copied(io::Result<Copied>),
+    Tick,
+}
 
 /// Runs as long as the kubelet; at once over where it keeps no volumes.
 pub async fn run(deps: Arc<Deps>) {
@@ -29,177 +49,419 @@ pub async fn run(deps: Arc<Deps>) {
         return;
     };
     let api: Api<PersistentVolume> = Api::all(deps.client.clone());
-    let own = format!("{NODE_LABEL}={}", deps.config.node_name);
-    let config = Config::default().labels(&own);
-    let mut events = std::pin::pin!(client::events(deps.random.clone(), api, config));
-    let mut all = Objects::default();
-    let mut leaving: BTreeMap<String, Arc<PersistentVolume>> = BTreeMap::new();
-    let mut pause = AGAIN;
+    let mut of_volumes = client::events(deps.random.clone(), api, own(&deps)).boxed();
+    let mut volumes = Objects::default();
+    let mut snapshots = Snapshots::none();
+    let mut keeper = Keeper {
+        deps,
+        disk,
+        due: BTreeMap::new(),
+        copying: None,
+    };
+    let (mut pause, mut next) = (AGAIN, Instant::now());
     loop {
-        let event = tokio::select! {
+        if snapshots.follow(&keeper.deps) {
+            // Those whose kind is not followed any more have gone.
+            keeper
+                .due
+                .retain(|_, w| matches!(w.object, Object::Volume(_)));
+        }
+        let heard = tokio::select! {
             biased;
-            event = events.next() => event,
-            () = tokio::time::sleep(pause), if !leaving.is_empty() => {
-                let before = leaving.len();
-                remove(&deps, &disk, &mut leaving).await;
-                pause = if leaving.len() < before { AGAIN } else { (pause * 2).min(AGAIN_MAX) };
-                continue;
-            }
+            event = of_volumes.next() => match event {
+                Some(event) => Heard::Volume(event),
+                None => return,
+            },
+            Some(event) = snapshots.events.next() => Heard::Content(event),
+            done = ended(&mut keeper.copying) => Heard::Copied(done),
+            () = tokio::time::sleep(AGAIN) => Heard::Tick,
         };
-        let Some(event) = event else {
+        match heard {
+            Heard::Volume(event) => {
+                let listed = matches!(event, Event::InitDone);
+                for change in volumes.take(event) {
+                    pause = AGAIN;
+                    keeper.volume(change);
+                }
+                if listed {
+                    let known = volumes.iter().map(|v| v.name_any());
+                    log_strays(&keeper.disk, false, &known.collect());
+                }
+            }
+            Heard::Content(event) => {
+                let listed = matches!(event, Event::InitDone);
+                for change in snapshots.known.take(event) {
+                    pause = AGAIN;
+                    keeper.content(change);
+                }
+                if listed {
+                    let known = snapshots.known.iter().filter_map(|c| wanted::folder(c));
+                    log_strays(&keeper.disk, true, &known.collect());
+                }
+            }
+            Heard::Copied(done) => {
+                if !keeper.copied(done).await {
+                    // Not at once again: there may be no room for it.
+                    pause = (pause * 2).min(AGAIN_MAX);
+                    next = Instant::now() + pause;
+                    continue;
+                }
+            }
+            Heard::Tick if keeper.due.is_empty() || Instant::now() < next => continue,
+            Heard::Tick => {}
+        }
+        let before = keeper.due.len();
+        keeper.work().await;
+        pause = if keeper.due.len() < before {
+            AGAIN
+        } else {
+            (pause * 2).min(AGAIN_MAX)
+        };
+        next = Instant::now() + pause;
+    }
+}
+
+/// What is on this node's disk.
+fn own(deps: &Deps) -> Config {
+    Config::default().labels(&format!("{NODE_LABEL}={}", deps.config.node_name))
+}
+
+/// The snapshots of this node. Their kind is a custom one, so they are followed only as long as
+/// somebody says that there are some.
+struct Snapshots {
+    follows: bool,
+    known: Objects<DynamicObject>,
+    events: BoxStream<'static, Event<DynamicObject>>,
+}
+
+impl Snapshots {
+    fn none() -> Self {
+        Self {
+            follows: false,
+            known: Objects::default(),
+            events: futures::stream::pending().boxed(),
+        }
+    }
+
+    /// Begins, or ends, as the node's object says; whether it ended.
+    fn follow(&mut self, deps: &Deps) -> bool {
+        let node = deps.node.last();
+        let says = node.is_some_and(|n| n.annotations().contains_key(SNAPSHOTS));
+        if says == self.follows {
+            return false;
+        }
+        *self = Self::none();
+        self.follows = says;
+        if says {
+            let api: Api<DynamicObject> =
+                Api::all_with(deps.client.clone(), &wanted::content_kind());
+            self.events = client::events(deps.random.clone(), api, own(deps)).boxed();
+        }
+        !says
+    }
+}
+
+/// A copy that is being made.
+struct Copying {
+    name: String,
+    from: String,
+    task: tokio::task::JoinHandle<io::Result<Copied>>,
+}
+
+/// The end of it, if there is one.
+async fn ended(copying: &mut Option<Copying>) -> io::Result<Copied> {
+    match copying {
+        Some(copying) => {
+            let done = (&mut copying.task).await;
+            done.map_err(io::Error::other).and_then(|r| r)
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// Why something is not done yet.
+struct Failed {
+    reason: &'static str,
+    text: String,
+}
+
+fn failed<E: ToString>(reason: &'static str) -> impl FnOnce(E) -> Failed {
+    move |e| Failed {
+        reason,
+        text: e.to_string(),
+    }
+}
+
+struct Keeper {
+    deps: Arc<Deps>,
+    disk: Disk,
+    /// What is to be done, by the folder's name.
+    due: BTreeMap<String, Wanted>,
+    /// One at a time: they share the disk.
+    copying: Option<Copying>,
+}
+
+impl Keeper {
+    fn volume(&mut self, change: Change<PersistentVolume>) {
+        let old = change.old.as_deref();
+        let name = change.new.as_deref().or(old).map(ResourceExt::name_any);
+        let name = name.unwrap_or_default();
+        let wanted = change.new.and_then(|v| Wanted::of_volume(&self.disk, v));
+        self.note(name, wanted);
+    }
+
+    fn content(&mut self, change: Change<DynamicObject>) {
+        let Some(folder) = change.object().and_then(|c| wanted::folder(c)) else {
             return;
         };
-        let listed = matches!(event, Event::InitDone);
-        for change in all.take(event) {
-            if let Some(old) = change.old {
-                leaving.remove(name(&old));
+        let node = &self.deps.config.node_name;
+        let wanted = change.new.and_then(|c| Wanted::of_content(node, c));
+        self.note(folder, wanted);
+    }
+
+    fn note(&mut self, name: String, wanted: Option<Wanted>) {
+        match wanted {
+            Some(wanted) => self.due.insert(name, wanted),
+            None => self.due.remove(&name),
+        };
+    }
+
+    /// Does what can be done now.
+    async fn work(&mut self) {
+        for (name, wanted) in self.due.clone() {
+            match self.one(&name, &wanted).await {
+                Ok(true) => drop(self.due.remove(&name)),
+                Ok(false) => {}
+                Err(why) => {
+                    tracing::warn!(folder = %name, reason = why.reason, error = %why.text, "waits");
+                    self.warn(&wanted, why.reason, &why.text);
+                }
             }
-            let Some(volume) = change.new.filter(|v| is_kept(&disk, v)) else {
-                continue;
-            };
-            if is_leaving(&volume) {
-                leaving.insert(name(&volume).to_owned(), volume);
-                pause = AGAIN;
-            } else if volume.metadata.deletion_timestamp.is_none() {
-                make(&deps, &disk, &volume);
+        }
+    }
+
+    fn warn(&self, wanted: &Wanted, reason: &str, text: &str) {
+        let about = wanted.object.about();
+        let recorder = &self.deps.recorder;
+        recorder.about(&about, Severity::Warning, reason, text);
+    }
+
+    /// Whether nothing is left to do.
+    async fn one(&mut self, name: &str, wanted: &Wanted) -> Result<bool, Failed> {
+        if wanted.leaves == Leaves::No {
+            return self.make(name, wanted).await;
+        }
+        if self.is_used(name) {
+            tracing::debug!(folder = %name, "it is still used");
+            return Ok(false);
+        }
+        if wanted.leaves == Leaves::WithData {
+            let (disk, folder) = (self.disk.clone(), name.to_owned());
+            #[expect(clippy::disallowed_methods, reason = "a large one takes its time")]
+            let removed = tokio::task::spawn_blocking(move || disk.remove(&folder));
+            let removed = removed.await;
+            let removed = removed.map_err(io::Error::other).and_then(|r| r);
+            removed.map_err(failed("VolumeFailedDelete"))?;
+            tracing::info!(folder = %name, "a local volume or snapshot is removed");
+        }
+        self.let_go(wanted)
+            .await
+            .map_err(failed("VolumeFailedDelete"))?;
+        Ok(true)
+    }
+
+    async fn make(&mut self, name: &str, wanted: &Wanted) -> Result<bool, Failed> {
+        if let Some(from) = &wanted.from
+            && !self.disk.is_made(name)
+        {
+            self.begin_copy(name, from, wanted);
+            return Ok(false);
+        }
+        match &wanted.object {
+            Object::Volume(volume) => {
+                let made = self.disk.make(name, wanted.bytes);
+                let is_held = made.map_err(failed("VolumeFailedMake"))?;
+                let measured = (!is_held).then(|| wanted::measured(volume));
+                self.disk.measure(name, measured);
+                let said = self.say_limit(volume, is_held, wanted.bytes).await;
+                said.map_err(failed("VolumeFailedMake"))?;
+            }
+            Object::Content(content) => {
+                if !self.disk.is_made(name) {
+                    let why = format!("there is no snapshot {name} on this node");
+                    self.say_error(content, &why).await;
+                    return Err(failed("SnapshotContentCheckandUpdateFailed")(why));
+                }
+                let said = self.say_ready(content, name).await;
+                said.map_err(failed("SnapshotContentCheckandUpdateFailed"))?;
             }
         }
-        remove(&deps, &disk, &mut leaving).await;
-        if listed {
-            log_strays(&disk, all.iter().map(|v| name(v).to_owned()).collect());
+        Ok(true)
+    }
+
+    fn begin_copy(&mut self, name: &str, from: &str, wanted: &Wanted) {
+        if self.copying.is_some() {
+            return;
+        }
+        if self.has_pod(from) {
+            let text = format!(
+                "{from} is copied while a pod has it, file by file: what the pod writes meanwhile is in the copy or not"
+            );
+            let about = wanted.object.about();
+            let recorder = &self.deps.recorder;
+            recorder.about(&about, Severity::Normal, "CopyingInUse", text);
+        }
+        let (disk, name, from) = (self.disk.clone(), name.to_owned(), from.to_owned());
+        let held_to = matches!(wanted.object, Object::Volume(_)).then_some(wanted.bytes);
+        let (folder, source) = (name.clone(), from.clone());
+        #[expect(clippy::disallowed_methods, reason = "copying takes its time")]
+        let task = tokio::task::spawn_blocking(move || disk.copy(&folder, &source, held_to));
+        self.copying = Some(Copying { name, from, task });
+    }
+
+    /// Takes in the end of a copy; whether it was made.
+    async fn copied(&mut self, done: io::Result<Copied>) -> bool {
+        let Some(Copying { name, from, .. }) = self.copying.take() else {
+            return true;
+        };
+        match done {
+            Ok(done) => {
+                let Copied {
+                    files,
+                    shared,
+                    left_out,
+                } = done;
+                tracing::info!(%name, %from, files, shared, left_out, "copied");
+                true
+            }
+            Err(e) => {
+                let text = format!("copying {from} failed: {e}");
+                tracing::warn!(%name, "{text}");
+                if let Some(wanted) = self.due.get(&name) {
+                    self.warn(wanted, "VolumeFailedCopy", &text);
+                    if let Object::Content(content) = &wanted.object {
+                        self.say_error(content, &text).await;
+                    }
+                }
+                false
+            }
+        }
+    }
+
+    /// Whether a volume cannot be removed now: it is copied, or a pod of this node has it.
+    fn is_used(&self, name: &str) -> bool {
+        let copying = self.copying.as_ref();
+        copying.is_some_and(|c| c.name == name || c.from == name) || self.has_pod(name)
+    }
+
+    /// Whether a pod of this node has the volume: by what is known, and by what is mounted.
+    fn has_pod(&self, volume: &str) -> bool {
+        let place = Path::new("volumes").join(super::claim_volume::LOCAL);
+        let place = place.join(volume);
+        // Where the mounts cannot be read, it is not removed.
+        let mounted = host::mounts::list().map(|all| all.iter().any(|m| m.ends_with(&place)));
+        self.deps.volumes.0.claims.is_used(volume) || mounted.unwrap_or(true)
+    }
+
+    /// Tells the provisioner to which size the volume is held.
+    async fn say_limit(
+        &self,
+        volume: &PersistentVolume,
+        is_held: bool,
+        bytes: u64,
+    ) -> kube::Result<()> {
+        let limit = match is_held {
+            true => Quantity::from_bytes(i64::try_from(bytes).unwrap_or(i64::MAX)).to_string(),
+            false => MEASURED.to_owned(),
+        };
+        if volume.annotations().get(LIMIT) == Some(&limit) {
+            return Ok(());
+        }
+        let patch = Patch::Merge(json!({ "metadata": {
+            "uid": volume.metadata.uid, "annotations": { LIMIT: limit } } }));
+        self.patch_volume(&volume.name_any(), &patch).await
+    }
+
+    async fn patch_volume(&self, name: &str, patch: &Patch<Value>) -> kube::Result<()> {
+        let api: Api<PersistentVolume> = Api::all(self.deps.client.clone());
+        gone_is_fine(api.patch(name, &PatchParams::default(), patch).await)
+    }
+
+    fn contents(&self) -> Api<DynamicObject> {
+        Api::all_with(self.deps.client.clone(), &wanted::content_kind())
+    }
+
+    /// Says in a snapshot's content that it is there.
+    async fn say_ready(&self, content: &DynamicObject, name: &str) -> kube::Result<()> {
+        let made = self.disk.made_at(name);
+        let made = made.unwrap_or_else(|| self.deps.clock.now());
+        let status = json!({ "status": {
+            "snapshotHandle": snapshot_handle(&self.deps.config.node_name, name),
+            "creationTime": i64::try_from(made.as_nanosecond()).unwrap_or(i64::MAX),
+            "restoreSize": self.disk.size_or_use(name),
+            "readyToUse": true,
+            "error": null,
+        } });
+        let (params, patch) = (PatchParams::default(), Patch::Merge(status));
+        let api = self.contents();
+        gone_is_fine(api.patch_status(&content.name_any(), &params, &patch).await)
+    }
+
+    /// Says in a snapshot's content why it is not there. Its event says so, too.
+    async fn say_error(&self, content: &DynamicObject, text: &str) {
+        let error = json!({ "message": text, "time": self.deps.clock.now_in_seconds() });
+        let status = json!({ "status": { "readyToUse": false, "error": error } });
+        let (params, patch) = (PatchParams::default(), Patch::Merge(status));
+        let api = self.contents();
+        let said = api.patch_status(&content.name_any(), &params, &patch).await;
+        if let Err(error) = said {
+            tracing::debug!(%error, "a snapshot's error is not in its status");
+        }
+    }
+
+    async fn let_go(&self, wanted: &Wanted) -> kube::Result<()> {
+        match &wanted.object {
+            Object::Volume(volume) => {
+                let patch = Patch::Strategic(json!({ "metadata": {
+                    "uid": volume.metadata.uid,
+                    "$deleteFromPrimitiveList/finalizers": [FINALIZER],
+                } }));
+                self.patch_volume(&volume.name_any(), &patch).await
+            }
+            Object::Content(content) => {
+                let others = content.finalizers().iter().filter(|f| *f != FINALIZER);
+                let patch = Patch::Merge(json!({ "metadata": {
+                    "resourceVersion": content.metadata.resource_version,
+                    "finalizers": others.collect::<Vec<_>>(),
+                } }));
+                let (api, params) = (self.contents(), PatchParams::default());
+                gone_is_fine(api.patch(&content.name_any(), &params, &patch).await)
+            }
         }
     }
 }
 
-fn name(volume: &PersistentVolume) -> &str {
-    volume.metadata.name.as_deref().unwrap_or_default()
-}
-
-/// Whether the volume was made for this disk, and is where such volumes are.
-fn is_kept(disk: &Disk, volume: &PersistentVolume) -> bool {
-    let annotations = volume.metadata.annotations.as_ref();
-    let maker = annotations.and_then(|a| a.get(PROVISIONED_BY));
-    let local = volume.spec.as_ref().and_then(|s| s.local.as_ref());
-    let folder = disk.folder(name(volume));
-    maker.is_some_and(|m| m == PROVISIONER)
-        && folder.is_some_and(|f| local.is_some_and(|l| Path::new(&l.path) == f))
-}
-
-/// Whether the object waits for its folder to go.
-fn is_leaving(volume: &PersistentVolume) -> bool {
-    let meta = &volume.metadata;
-    let mut held = meta.finalizers.iter().flatten();
-    meta.deletion_timestamp.is_some() && held.any(|f| f == FINALIZER)
-}
-
-fn make(deps: &Deps, disk: &Disk, volume: &PersistentVolume) {
-    if let Err(e) = disk.ensure(name(volume)) {
-        tracing::error!(volume = name(volume), error = %e, "a local volume cannot be made");
-        warn(deps, volume, "VolumeFailedMake", e.to_string());
-    }
-}
-
-fn warn(deps: &Deps, volume: &PersistentVolume, reason: &str, text: String) {
-    let about = volume.object_ref(&());
-    let recorder = &deps.recorder;
-    recorder.about(&about, Severity::Warning, reason, text);
-}
-
-/// Removes the folders of volumes that are to go, and lets go of their objects.
-async fn remove(deps: &Deps, disk: &Disk, leaving: &mut BTreeMap<String, Arc<PersistentVolume>>) {
-    let mut done = Vec::new();
-    for (name, volume) in leaving.iter() {
-        if is_used(deps, name) {
-            tracing::debug!(volume = name, "a local volume is still used");
-            continue;
-        }
-        let (place, folder) = (disk.clone(), name.clone());
-        #[expect(clippy::disallowed_methods, reason = "a large one takes its time")]
-        let removed = tokio::task::spawn_blocking(move || place.remove(&folder));
-        let removed = removed.await;
-        let removed = removed.map_err(std::io::Error::other).and_then(|r| r);
-        if let Err(e) = removed {
-            tracing::warn!(volume = name, error = %e, "a local volume cannot be removed");
-            warn(deps, volume, "VolumeFailedDelete", e.to_string());
-            continue;
-        }
-        match let_go(deps, volume).await {
-            Ok(()) => done.push(name.clone()),
-            Err(e) => tracing::debug!(volume = name, error = %e, "letting go of it failed"),
-        }
-    }
-    for name in done {
-        tracing::info!(volume = name, "a local volume is removed");
-        leaving.remove(&name);
-    }
-}
-
-/// Whether a pod of this node has the volume: by what is known, and by what is mounted.
-fn is_used(deps: &Deps, volume: &str) -> bool {
-    let of_volume = |m: &std::path::PathBuf| {
-        m.ends_with(
-            Path::new("volumes")
-                .join(super::claim_volume::LOCAL)
-                .join(volume),
-        )
-    };
-    // Where the mounts cannot be read, it is not removed.
-    let mounted = host::mounts::list().map(|all| all.iter().any(of_volume));
-    deps.volumes.0.claims.is_used(volume) || mounted.unwrap_or(true)
-}
-
-async fn let_go(deps: &Deps, volume: &PersistentVolume) -> kube::Result<()> {
-    let api: Api<PersistentVolume> = Api::all(deps.client.clone());
-    let patch = Patch::Strategic(json!({ "metadata": {
-        "uid": volume.metadata.uid,
-        "$deleteFromPrimitiveList/finalizers": [FINALIZER],
-    } }));
-    match api
-        .patch(name(volume), &PatchParams::default(), &patch)
-        .await
-    {
+fn gone_is_fine<K>(outcome: kube::Result<K>) -> kube::Result<()> {
+    match outcome {
         Err(kube::Error::Api(e)) if e.code == 404 => Ok(()),
         outcome => outcome.map(drop),
     }
 }
 
-/// Folders that belong to no volume that is shown are logged, and stay.
-fn log_strays(disk: &Disk, known: BTreeSet<String>) {
+/// Folders that belong to nothing that is shown are logged, and stay.
+fn log_strays(disk: &Disk, snapshots: bool, known: &BTreeSet<String>) {
     let entries = std::fs::read_dir(disk.dir())
         .into_iter()
         .flatten()
         .flatten();
     for entry in entries {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if !known.contains(&name) {
+        let concerns = !name.starts_with('.') && name.starts_with(SNAPSHOT) == snapshots;
+        if concerns && !known.contains(&name) {
             tracing::warn!(
                 folder = %entry.path().display(),
-                "no volume of this cluster has this folder; if nobody needs it, remove it by hand"
+                "nothing of this cluster has this folder; if nobody needs it, remove it by hand"
             );
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_was_made_here_is_kept_here() {
-        let dir = tempfile::tempdir().unwrap();
-        let disk = Disk::new(&dir.path().join("v"), &dir.path().join("m")).unwrap();
-        let volume = |name: &str, maker: &str, path: &Path| -> PersistentVolume {
-            let volume = json!({ "metadata": { "name": name,
-                "annotations": { PROVISIONED_BY: maker } }, "spec": { "local": { "path": path } } });
-            serde_json::from_value(volume).unwrap()
-        };
-        let place = disk.dir().join("pvc-1");
-        assert!(is_kept(&disk, &volume("pvc-1", PROVISIONER, &place)));
-        assert!(!is_kept(&disk, &volume("pvc-1", "x.io/p", &place)));
-        assert!(!is_kept(&disk, &volume("pvc-2", PROVISIONER, &place)));
-        let outside = Path::new("/etc");
-        assert!(!is_kept(&disk, &volume("pvc-1", PROVISIONER, outside)));
-        let up = volume("..", PROVISIONER, &disk.dir().join(".."));
-        assert!(!is_kept(&disk, &up));
     }
 }
