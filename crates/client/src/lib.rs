@@ -5,6 +5,7 @@
 pub mod accounts;
 pub mod component_auth;
 mod connect;
+pub mod custom_kinds;
 mod events;
 mod exchange;
 mod fenced;

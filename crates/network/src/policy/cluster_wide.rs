@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 
 use api::selector::LabelSelector;
+use client::custom_kinds::CustomKind;
 use serde_json::{Map, Value as Json};
 
 use super::model::{Allow, Block, Namespaces, Number, Peer, Pod, Pods, Port, number};
@@ -77,9 +78,11 @@ pub struct ClusterPolicy {
     pub unreadable: Vec<String>,
 }
 
-impl PolicyKind {
-    /// Its name, its version, and its name in paths.
-    pub fn names(self) -> (&'static str, &'static str, &'static str) {
+impl CustomKind for PolicyKind {
+    const GROUP: &'static str = GROUP;
+    const ALL: &'static [Self] = &KINDS;
+
+    fn names(self) -> (&'static str, &'static str, &'static str) {
         match self {
             Self::Admin => ("AdminNetworkPolicy", "v1alpha1", "adminnetworkpolicies"),
             Self::Cluster => ("ClusterNetworkPolicy", "v1alpha2", "clusternetworkpolicies"),
@@ -89,11 +92,6 @@ impl PolicyKind {
                 "baselineadminnetworkpolicies",
             ),
         }
-    }
-
-    /// The name of its CustomResourceDefinition.
-    pub fn definition(self) -> String {
-        format!("{}.{GROUP}", self.names().2)
     }
 }
 

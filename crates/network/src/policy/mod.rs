@@ -1,9 +1,8 @@
 //! NetworkPolicies on a node, and administrators' policies where their kinds are installed: watches
 //! policies, namespaces and pods, and keeps one nftables table per family as they demand.
 //!
-//! `model` and `cluster_wide` turn objects into plain values, `kinds` follows which kinds there are,
-//! `world` knows what was heard, `allowed` says what a pod
-//! is allowed, `tables` sums that up, and `Agent` brings the difference into the kernel in as few
+//! `model` and `cluster_wide` turn objects into plain values, `world` knows what was heard, `allowed`
+//! says what a pod is allowed, `tables` sums that up, and `Agent` brings the difference into the kernel in as few
 //! transactions as no packet notices. Rules stay when the agent ends. `door` is where the CNI plugin waits until a new
 //! pod's rules are in place. Namespaces and pods are watched from the first policy on, nodes from the
 //! first one that names them.
@@ -11,7 +10,6 @@
 pub mod allowed;
 pub mod cluster_wide;
 pub mod door;
-mod kinds;
 pub mod metrics;
 pub mod model;
 pub mod tables;
@@ -22,6 +20,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use client::custom_kinds::{self, CustomKind};
 use clock::{Instant, Random};
 use futures::stream::{BoxStream, SelectAll};
 use futures::{FutureExt, StreamExt};
@@ -113,7 +112,15 @@ pub async fn run(
     let policies = client::events(random.clone(), policies, Watched::default());
     let policies = policies.map(|e| PolicyEvent::Policy(Box::new(e)));
     // Which kinds there are is heard first: before, nothing is concluded from a list of one.
-    let mut wide = kinds::heard(client.clone(), random.clone()).boxed();
+    let wide = custom_kinds::events_of::<PolicyKind>(client.clone(), random.clone());
+    let mut wide = wide
+        .map(|heard| match heard {
+            custom_kinds::CustomKindEvent::Kinds(kinds) => PolicyEvent::Kinds(kinds),
+            custom_kinds::CustomKindEvent::Objects(kind, event) => {
+                PolicyEvent::ClusterWide(kind, event)
+            }
+        })
+        .boxed();
     let first = async move {
         let kinds = wide.next().await;
         let kinds = futures::stream::iter(kinds);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use client::custom_kinds::CustomKind;
 use network::policy::cluster_wide::{GROUP, KINDS, PolicyKind};
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};

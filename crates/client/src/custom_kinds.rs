@@ -1,9 +1,8 @@
-//! Which kinds of administrators' policies the API has, and what it says of them. They are custom
-//! kinds: they may be there or not, come and go. Each is watched while it is there.
+//! Which of some custom kinds the API has, and what it says of their objects: they may be there or
+//! not, come and go. Each is watched while it is there.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use client::reflector::Table;
 use clock::Random;
 use futures::stream::{BoxStream, SelectAll};
 use futures::{Stream, StreamExt};
@@ -13,16 +12,44 @@ use kube::runtime::watcher::{Config, Event};
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::oneshot;
 
-use super::PolicyEvent;
-use super::cluster_wide::{GROUP, KINDS, PolicyKind};
+use crate::events::events;
+use crate::reflector::Table;
 
 /// The first and the longest wait before a server that gave no answer is asked again.
 const ASK_AGAIN_MILLISECONDS: (u64, u64) = (200, 3_000);
 
 type Definition = PartialObjectMeta<DynamicObject>;
 
-/// Tells of the kinds, first of those that are there at the beginning, and of their policies.
-pub fn heard(client: Client, random: Random) -> impl Stream<Item = PolicyEvent> + Send + 'static {
+/// One of several custom kinds of a group.
+pub trait CustomKind: Copy + Ord + Send + Sync + 'static {
+    /// Their API group.
+    const GROUP: &'static str;
+    /// All of them.
+    const ALL: &'static [Self];
+
+    /// Its name, its version, and its name in paths.
+    fn names(self) -> (&'static str, &'static str, &'static str);
+
+    /// The resource.
+    fn resource(self) -> ApiResource {
+        resource(Self::GROUP, self.names())
+    }
+}
+
+/// What becomes known of them.
+#[derive(Debug, Clone)]
+pub enum CustomKindEvent<K> {
+    /// The kinds that there are now.
+    Kinds(BTreeSet<K>),
+    /// Of objects of one of them.
+    Objects(K, Box<Event<DynamicObject>>),
+}
+
+/// Tells of the kinds, first of those that are there at the beginning, and of their objects.
+pub fn events_of<K: CustomKind>(
+    client: Client,
+    random: Random,
+) -> impl Stream<Item = CustomKindEvent<K>> + Send + 'static {
     let begin = async move {
         let present = present(&client, &random).await;
         let watched = Watched::new(client, random, present);
@@ -40,10 +67,10 @@ fn resource(group: &str, (kind, version, plural): (&str, &str, &str)) -> ApiReso
 
 /// The kinds that can be listed. What may not be listed is as good as not there: the client counts
 /// and logs the refusal.
-async fn present(client: &Client, random: &Random) -> BTreeSet<PolicyKind> {
+async fn present<K: CustomKind>(client: &Client, random: &Random) -> BTreeSet<K> {
     let mut found = BTreeSet::new();
-    for kind in KINDS {
-        let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource(GROUP, kind.names()));
+    for &kind in K::ALL {
+        let api: Api<DynamicObject> = Api::all_with(client.clone(), &kind.resource());
         let mut wait = ASK_AGAIN_MILLISECONDS.0;
         loop {
             match api.list_metadata(&ListParams::default().limit(1)).await {
@@ -65,20 +92,20 @@ async fn present(client: &Client, random: &Random) -> BTreeSet<PolicyKind> {
     found
 }
 
-struct Watched {
+struct Watched<K> {
     client: Client,
     random: Random,
     /// What the watches of definitions have shown.
-    definitions: BTreeMap<PolicyKind, Table<String, ()>>,
-    events: SelectAll<BoxStream<'static, (PolicyKind, Event<Definition>)>>,
+    definitions: BTreeMap<K, Table<String, ()>>,
+    events: SelectAll<BoxStream<'static, (K, Event<Definition>)>>,
     /// Dropping its sender ends a watch.
-    running: BTreeMap<PolicyKind, oneshot::Sender<()>>,
-    policies: SelectAll<BoxStream<'static, PolicyEvent>>,
-    next: VecDeque<PolicyEvent>,
+    running: BTreeMap<K, oneshot::Sender<()>>,
+    objects: SelectAll<BoxStream<'static, CustomKindEvent<K>>>,
+    next: VecDeque<CustomKindEvent<K>>,
 }
 
-impl Watched {
-    fn new(client: Client, random: Random, present: BTreeSet<PolicyKind>) -> Self {
+impl<K: CustomKind> Watched<K> {
+    fn new(client: Client, random: Random, present: BTreeSet<K>) -> Self {
         let definition = (
             "CustomResourceDefinition",
             "v1",
@@ -86,27 +113,28 @@ impl Watched {
         );
         let of_definitions = resource("apiextensions.k8s.io", definition);
         // Each alone: those of others may be many and long.
-        let watch = |kind: PolicyKind| {
+        let watch = |&kind: &K| {
             let api: Api<Definition> = Api::all_with(client.clone(), &of_definitions);
-            let one = Config::default().fields(&format!("metadata.name={}", kind.definition()));
-            let events = client::events(random.clone(), api, one);
+            let one =
+                Config::default().fields(&format!("metadata.name={}.{}", kind.names().2, K::GROUP));
+            let events = events(random.clone(), api, one);
             events.map(move |event| (kind, event)).boxed()
         };
-        let events = futures::stream::select_all(KINDS.map(watch));
+        let events = futures::stream::select_all(K::ALL.iter().map(watch));
         let mut watched = Self {
             client,
             random,
             definitions: BTreeMap::new(),
             events,
             running: BTreeMap::new(),
-            policies: SelectAll::new(),
+            objects: SelectAll::new(),
             next: VecDeque::new(),
         };
         watched.change(present);
         watched
     }
 
-    async fn next(&mut self) -> Option<PolicyEvent> {
+    async fn next(&mut self) -> Option<CustomKindEvent<K>> {
         loop {
             if let Some(heard) = self.next.pop_front() {
                 return Some(heard);
@@ -117,20 +145,20 @@ impl Watched {
                     let (kind, event) = event?;
                     self.defined(kind, event);
                 }
-                Some(heard) = self.policies.next() => return Some(heard),
+                Some(heard) = self.objects.next() => return Some(heard),
             }
         }
     }
 
     /// A definition has come or gone.
-    fn defined(&mut self, kind: PolicyKind, event: Event<Definition>) {
+    fn defined(&mut self, kind: K, event: Event<Definition>) {
         let table = self.definitions.entry(kind).or_default();
         table.take(event, |d| d.name_any(), |_| Some(()));
         let is_there = !table.is_empty();
         if !table.is_complete() || is_there == self.running.contains_key(&kind) {
             return;
         }
-        let mut now: BTreeSet<PolicyKind> = self.running.keys().copied().collect();
+        let mut now: BTreeSet<K> = self.running.keys().copied().collect();
         match is_there {
             true => now.insert(kind),
             false => now.remove(&kind),
@@ -139,7 +167,7 @@ impl Watched {
     }
 
     /// Watches these kinds from now on.
-    fn change(&mut self, now: BTreeSet<PolicyKind>) {
+    fn change(&mut self, now: BTreeSet<K>) {
         self.running.retain(|kind, _| now.contains(kind));
         for kind in &now {
             if self.running.contains_key(kind) {
@@ -147,12 +175,12 @@ impl Watched {
             }
             let (end, ended) = oneshot::channel();
             self.running.insert(*kind, end);
-            let (kind, of_kind) = (*kind, resource(GROUP, kind.names()));
-            let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &of_kind);
-            let events = client::events(self.random.clone(), api, Config::default());
-            let heard = events.map(move |event| PolicyEvent::ClusterWide(kind, Box::new(event)));
-            self.policies.push(heard.take_until(ended).boxed());
+            let kind = *kind;
+            let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &kind.resource());
+            let events = events(self.random.clone(), api, Config::default());
+            let heard = events.map(move |event| CustomKindEvent::Objects(kind, Box::new(event)));
+            self.objects.push(heard.take_until(ended).boxed());
         }
-        self.next.push_back(PolicyEvent::Kinds(now));
+        self.next.push_back(CustomKindEvent::Kinds(now));
     }
 }
