@@ -236,14 +236,26 @@ impl NodeGraph {
         self.own_volumes.get(volume).is_some_and(|n| n == node)
     }
 
-    /// What a node may do with the volumes on its own disk, which it keeps: see them, and let go
-    /// of one whose folder is removed. What it writes is cut down by the NodeRestriction admission.
+    /// What a node may do with the volumes on its own disk, which it keeps: see them, say to what
+    /// size it holds them, and let go of one whose folder is removed. What it writes is cut down by the NodeRestriction admission.
     fn own_volume(&self, node: &str, a: &Attributes<'_>) -> bool {
         match a.verb {
             "list" | "watch" if a.name.is_empty() => {
                 a.selects_label(local_volumes::NODE_LABEL, node)
             }
             "get" | "patch" => self.keeps(node, a.name),
+            _ => false,
+        }
+    }
+
+    /// What a node may do with snapshots on its own disk: see them, say how far they are, and let go
+    /// of one whose folder is removed. That it is its own is seen to by the NodeRestriction admission.
+    fn own_snapshot(node: &str, a: &Attributes<'_>) -> bool {
+        match (a.verb, a.subresource) {
+            ("list" | "watch", "") if a.name.is_empty() => {
+                a.selects_label(local_volumes::NODE_LABEL, node)
+            }
+            ("patch", "" | "status") => !a.name.is_empty(),
             _ => false,
         }
     }
@@ -318,6 +330,14 @@ impl NodeGraph {
                 ("", "secrets" | "configmaps", sub) => return self.read(node, a, sub),
                 ("", "persistentvolumeclaims", "status") if write => return self.related(node, a),
                 ("", "persistentvolumes", "") if self.own_volume(node, a) => return yes(),
+                (local_volumes::SNAPSHOT_GROUP, "volumesnapshotcontents", _) => {
+                    return match Self::own_snapshot(node, a) {
+                        true => yes(),
+                        false => {
+                            no("can only read and patch contents of snapshots on its own disk")
+                        }
+                    };
+                }
                 ("", "persistentvolumeclaims" | "persistentvolumes", sub)
                 | ("resource.k8s.io", "resourceclaims", sub)
                 | ("storage.k8s.io", "volumeattachments", sub) => return self.get(node, a, sub),
@@ -507,6 +527,36 @@ mod tests {
         assert!(!requests("update", "", "") && !requests("update", "status", ""));
         let bundles = |verb| asks(verb, "clustertrustbundles", "", "");
         assert!(bundles("list") && bundles("watch") && !bundles("create"));
+    }
+
+    #[test]
+    fn a_node_follows_the_snapshots_on_its_disk() {
+        let graph = NodeGraph::default();
+        let asks = |verb, subresource, name, label_selector| {
+            let user = UserInfo::new("system:node:n1", &["system:nodes"]);
+            let a = Attributes {
+                verb,
+                is_resource: true,
+                group: local_volumes::SNAPSHOT_GROUP,
+                resource: "volumesnapshotcontents",
+                subresource,
+                name,
+                label_selector,
+                ..Attributes::default()
+            };
+            graph.decide(&user, &a, |_| true).is_allowed()
+        };
+        let own = "tiphys.io/local-volume-node=n1";
+        assert!(asks("list", "", "", own) && asks("watch", "", "", own));
+        assert!(
+            !asks("list", "", "", "") && !asks("watch", "", "", "tiphys.io/local-volume-node=n2")
+        );
+        assert!(asks("patch", "", "c", "") && asks("patch", "status", "c", ""));
+        assert!(
+            !asks("get", "", "c", "")
+                && !asks("delete", "", "c", "")
+                && !asks("create", "", "", "")
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use access::Attributes;
+use api::local_volumes::SNAPSHOT_GROUP;
 use api::{GroupResource, Status};
 use futures::future::BoxFuture;
 use registry::Row;
@@ -62,6 +63,7 @@ impl Admit for NodeRestriction {
                         | "serviceaccounts"
                 ) | ("coordination.k8s.io", "leases")
                     | ("storage.k8s.io", "csinodes")
+                    | (SNAPSHOT_GROUP, "volumesnapshotcontents")
                     | ("resource.k8s.io", "resourceslices")
                     | (
                         "certificates.k8s.io",
@@ -117,6 +119,9 @@ impl Admit for NodeRestriction {
                 }
                 "persistentvolumes" => {
                     node_volumes::check(review, node).map_err(|why| review.forbidden(&why))
+                }
+                "volumesnapshotcontents" => {
+                    node_volumes::check_snapshot(review, node).map_err(|why| review.forbidden(&why))
                 }
                 "serviceaccounts" => token(state, review, node).await,
                 "leases" => lease(review, node).map_err(|why| review.forbidden(why)),

@@ -184,6 +184,15 @@ pub fn is_local(volume: &PersistentVolume) -> bool {
     annotation(volume, PROVISIONED_BY) == Some(local_volumes::PROVISIONER)
 }
 
+/// Whether the node of such a volume holds it to the size that it has now, or has said that it cannot.
+pub fn is_held_to_size(volume: &PersistentVolume) -> bool {
+    let Some(limit) = annotation(volume, local_volumes::LIMIT) else {
+        return false;
+    };
+    let held = |limit: Quantity| limit >= capacity(volume);
+    limit == local_volumes::MEASURED || limit.parse().is_ok_and(held)
+}
+
 /// The node whose disk such a volume is on.
 pub fn local_node(volume: &PersistentVolume) -> &str {
     let label = volume.metadata.labels.as_ref();

@@ -3,7 +3,7 @@
 use crate::pod::spec;
 use crate::quantity;
 use crate::stats::{OfClaim, OfContainer, OfPod};
-use crate::volumes::local_disk::Measured;
+use crate::volumes::local_disk::MeasuredVolume;
 use k8s_openapi::api::core::v1::Pod;
 
 /// Whether a pod may use only so much local storage.
@@ -73,7 +73,7 @@ pub fn over(of_pod: &OfPod) -> Option<String> {
 
 /// What is to be said of a claim's volume that has more than its size, which nobody holds it to.
 #[must_use]
-pub fn overfull(claim: &OfClaim) -> Option<(&Measured, String)> {
+pub fn overfull(claim: &OfClaim) -> Option<(&MeasuredVolume, String)> {
     let (how, more) = claim.over()?;
     let (namespace, name) = claim.claim.as_ref()?;
     let mebibytes = |bytes: u64| format!("{}Mi", bytes.div_ceil(1 << 20));
@@ -126,7 +126,7 @@ mod tests {
                 used_bytes,
                 ..Default::default()
             },
-            measured: bytes.map(|bytes| Measured {
+            measured: bytes.map(|bytes| MeasuredVolume {
                 bytes,
                 evicts: true,
                 claim: Default::default(),

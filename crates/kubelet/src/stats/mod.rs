@@ -17,7 +17,7 @@ pub use rates::Rates;
 
 use crate::node::machine::Identity;
 use crate::pod::spec;
-use crate::volumes::local_disk::Measured;
+use crate::volumes::local_disk::MeasuredVolume;
 use host::cgroup::{Descriptors, Limits, Stats};
 use host::mounts::FsUsage;
 use jiff::Timestamp;
@@ -96,13 +96,13 @@ pub struct OfClaim {
     /// The file system that it is on. Of a volume that is only measured: what is in it, of its size.
     pub fs: FsUsage,
     /// How it is measured, if nobody holds it to its size.
-    pub measured: Option<Measured>,
+    pub measured: Option<MeasuredVolume>,
 }
 
 impl OfClaim {
     /// By how much more than its size is in it; upstream knows no such volumes.
     #[must_use]
-    pub fn over(&self) -> Option<(&Measured, u64)> {
+    pub fn over(&self) -> Option<(&MeasuredVolume, u64)> {
         let how = self.measured.as_ref()?;
         let more = self.fs.used_bytes.checked_sub(how.bytes)?;
         (more > 0 && how.bytes > 0).then_some((how, more))

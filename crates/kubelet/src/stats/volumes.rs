@@ -7,7 +7,7 @@ use crate::csi::{Csi, CsiVolume};
 use crate::pod::handle::Snapshot;
 use crate::pod::spec;
 use crate::volumes::claim_lookup::Claims;
-use crate::volumes::local_disk::{Disk, Measured};
+use crate::volumes::local_disk::{Disk, MeasuredVolume};
 use futures::StreamExt;
 use host::mounts::FsUsage;
 use k8s_openapi::api::core::v1::Pod;
@@ -217,7 +217,7 @@ struct Local {
     name: String,
     claim: (String, String),
     path: PathBuf,
-    measured: Option<Measured>,
+    measured: Option<MeasuredVolume>,
 }
 
 /// The claims of a pod whose file systems are looked at. One on the network is not: it may never
@@ -243,7 +243,8 @@ async fn look(folder: PathBuf, claims: Vec<Local>) -> OfDisks {
             .into_iter()
             .filter_map(|local| {
                 let fs = host::mounts::fs_usage(&local.path).ok()?;
-                let used = |how: &Measured| (how.bytes, host::open_beneath::usage(&local.path));
+                let used =
+                    |how: &MeasuredVolume| (how.bytes, host::open_beneath::usage(&local.path));
                 Some(OfClaim {
                     fs: match local.measured.as_ref().map(used) {
                         Some((bytes, used)) => part_of(fs, bytes, used),
@@ -377,7 +378,7 @@ mod tests {
             name: "v".into(),
             claim: ("a".into(), "c".into()),
             path: dir.path().to_owned(),
-            measured: bytes.map(|bytes| Measured {
+            measured: bytes.map(|bytes| MeasuredVolume {
                 bytes,
                 evicts: false,
                 claim: Default::default(),

@@ -21,12 +21,12 @@ pub struct Disk {
     marks: PathBuf,
     is_enforcing: bool,
     /// By the volume's name.
-    measured: Arc<Mutex<BTreeMap<String, Measured>>>,
+    measured: Arc<Mutex<BTreeMap<String, MeasuredVolume>>>,
 }
 
 /// A volume that nobody holds to its size.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Measured {
+pub struct MeasuredVolume {
     /// Its size.
     pub bytes: u64,
     /// Pods that have it are evicted when there is more in it.
@@ -59,12 +59,12 @@ impl Disk {
 
     /// What is known of a volume that nobody holds to its size.
     #[must_use]
-    pub fn measured(&self, name: &str) -> Option<Measured> {
+    pub fn measured(&self, name: &str) -> Option<MeasuredVolume> {
         self.measured.lock().get(name).cloned()
     }
 
     /// Notes that a volume is measured; none: it is held to its size, or gone.
-    pub fn measure(&self, name: &str, how: Option<Measured>) {
+    pub fn measure(&self, name: &str, how: Option<MeasuredVolume>) {
         let mut all = self.measured.lock();
         match how {
             Some(how) => all.insert(name.to_owned(), how),
@@ -312,7 +312,7 @@ mod tests {
         disk.make("pvc-1", 2 << 20).unwrap();
         disk.copy("snapshot-1", "pvc-1", None).unwrap();
         assert_eq!(disk.size("snapshot-1"), Some(2 << 20));
-        let how = Measured {
+        let how = MeasuredVolume {
             bytes: 1 << 20,
             evicts: false,
             claim: ObjectReference::default(),

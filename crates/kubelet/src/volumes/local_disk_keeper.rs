@@ -3,9 +3,9 @@
 //! which only then may go. A folder is removed by that order alone; one whose object is not shown may
 //! be another cluster's, or older than a backup.
 //!
-//! What an object wants is `wanted`'s.
+//! What an object wants is `disk_task`'s.
 
-mod wanted;
+mod disk_task;
 
 use super::local_disk::Disk;
 use crate::events::Severity;
@@ -15,6 +15,7 @@ use api::local_volumes::{FINALIZER, LIMIT, MEASURED, NODE_LABEL, SNAPSHOTS, snap
 use client::Change;
 use client::reflector::Objects;
 use clock::Instant;
+use disk_task::{DiskObject, DiskTask, Removal, SNAPSHOT};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use host::copy::Copied;
@@ -28,7 +29,6 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use wanted::{Leaves, Object, SNAPSHOT, Wanted};
 
 /// Between looks at what is to be done, such as to remove what a pod may still have.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -36,9 +36,9 @@ const AGAIN: Duration = Duration::from_secs(5);
 const AGAIN_MAX: Duration = Duration::from_secs(300);
 
 /// What can happen.
-enum Heard {
-    Volume(Event<PersistentVolume>),
-    Content(Event<DynamicObject>),
+enum DiskEvent {
+    Volume(Box<Event<PersistentVolume>>),
+    Content(Box<Event<DynamicObject>>),
     Copied(io::Result<Copied>),
     Tick,
 }
@@ -64,22 +64,22 @@ pub async fn run(deps: Arc<Deps>) {
             // Those whose kind is not followed any more have gone.
             keeper
                 .due
-                .retain(|_, w| matches!(w.object, Object::Volume(_)));
+                .retain(|_, w| matches!(w.object, DiskObject::Volume(_)));
         }
         let heard = tokio::select! {
             biased;
             event = of_volumes.next() => match event {
-                Some(event) => Heard::Volume(event),
+                Some(event) => DiskEvent::Volume(Box::new(event)),
                 None => return,
             },
-            Some(event) = snapshots.events.next() => Heard::Content(event),
-            done = ended(&mut keeper.copying) => Heard::Copied(done),
-            () = tokio::time::sleep(AGAIN) => Heard::Tick,
+            Some(event) = snapshots.events.next() => DiskEvent::Content(Box::new(event)),
+            done = ended(&mut keeper.copying) => DiskEvent::Copied(done),
+            () = tokio::time::sleep(AGAIN) => DiskEvent::Tick,
         };
         match heard {
-            Heard::Volume(event) => {
-                let listed = matches!(event, Event::InitDone);
-                for change in volumes.take(event) {
+            DiskEvent::Volume(event) => {
+                let listed = matches!(*event, Event::InitDone);
+                for change in volumes.take(*event) {
                     pause = AGAIN;
                     keeper.volume(change);
                 }
@@ -88,18 +88,18 @@ pub async fn run(deps: Arc<Deps>) {
                     log_strays(&keeper.disk, false, &known.collect());
                 }
             }
-            Heard::Content(event) => {
-                let listed = matches!(event, Event::InitDone);
-                for change in snapshots.known.take(event) {
+            DiskEvent::Content(event) => {
+                let listed = matches!(*event, Event::InitDone);
+                for change in snapshots.known.take(*event) {
                     pause = AGAIN;
                     keeper.content(change);
                 }
                 if listed {
-                    let known = snapshots.known.iter().filter_map(|c| wanted::folder(c));
+                    let known = snapshots.known.iter().filter_map(|c| disk_task::folder(c));
                     log_strays(&keeper.disk, true, &known.collect());
                 }
             }
-            Heard::Copied(done) => {
+            DiskEvent::Copied(done) => {
                 if !keeper.copied(done).await {
                     // Not at once again: there may be no room for it.
                     pause = (pause * 2).min(AGAIN_MAX);
@@ -107,8 +107,8 @@ pub async fn run(deps: Arc<Deps>) {
                     continue;
                 }
             }
-            Heard::Tick if keeper.due.is_empty() || Instant::now() < next => continue,
-            Heard::Tick => {}
+            DiskEvent::Tick if keeper.due.is_empty() || Instant::now() < next => continue,
+            DiskEvent::Tick => {}
         }
         let before = keeper.due.len();
         keeper.work().await;
@@ -154,7 +154,7 @@ impl Snapshots {
         self.follows = says;
         if says {
             let api: Api<DynamicObject> =
-                Api::all_with(deps.client.clone(), &wanted::content_kind());
+                Api::all_with(deps.client.clone(), &disk_task::content_kind());
             self.events = client::events(deps.random.clone(), api, own(deps)).boxed();
         }
         !says
@@ -196,7 +196,7 @@ struct Keeper {
     deps: Arc<Deps>,
     disk: Disk,
     /// What is to be done, by the folder's name.
-    due: BTreeMap<String, Wanted>,
+    due: BTreeMap<String, DiskTask>,
     /// One at a time: they share the disk.
     copying: Option<Copying>,
 }
@@ -206,20 +206,20 @@ impl Keeper {
         let old = change.old.as_deref();
         let name = change.new.as_deref().or(old).map(ResourceExt::name_any);
         let name = name.unwrap_or_default();
-        let wanted = change.new.and_then(|v| Wanted::of_volume(&self.disk, v));
+        let wanted = change.new.and_then(|v| DiskTask::of_volume(&self.disk, v));
         self.note(name, wanted);
     }
 
     fn content(&mut self, change: Change<DynamicObject>) {
-        let Some(folder) = change.object().and_then(|c| wanted::folder(c)) else {
+        let Some(folder) = change.object().and_then(|c| disk_task::folder(c)) else {
             return;
         };
         let node = &self.deps.config.node_name;
-        let wanted = change.new.and_then(|c| Wanted::of_content(node, c));
+        let wanted = change.new.and_then(|c| DiskTask::of_content(node, c));
         self.note(folder, wanted);
     }
 
-    fn note(&mut self, name: String, wanted: Option<Wanted>) {
+    fn note(&mut self, name: String, wanted: Option<DiskTask>) {
         match wanted {
             Some(wanted) => self.due.insert(name, wanted),
             None => self.due.remove(&name),
@@ -240,22 +240,22 @@ impl Keeper {
         }
     }
 
-    fn warn(&self, wanted: &Wanted, reason: &str, text: &str) {
+    fn warn(&self, wanted: &DiskTask, reason: &str, text: &str) {
         let about = wanted.object.about();
         let recorder = &self.deps.recorder;
         recorder.about(&about, Severity::Warning, reason, text);
     }
 
     /// Whether nothing is left to do.
-    async fn one(&mut self, name: &str, wanted: &Wanted) -> Result<bool, Failed> {
-        if wanted.leaves == Leaves::No {
+    async fn one(&mut self, name: &str, wanted: &DiskTask) -> Result<bool, Failed> {
+        if wanted.leaves == Removal::None {
             return self.make(name, wanted).await;
         }
         if self.is_used(name) {
             tracing::debug!(folder = %name, "it is still used");
             return Ok(false);
         }
-        if wanted.leaves == Leaves::WithData {
+        if wanted.leaves == Removal::WithData {
             let (disk, folder) = (self.disk.clone(), name.to_owned());
             #[expect(clippy::disallowed_methods, reason = "a large one takes its time")]
             let removed = tokio::task::spawn_blocking(move || disk.remove(&folder));
@@ -270,7 +270,7 @@ impl Keeper {
         Ok(true)
     }
 
-    async fn make(&mut self, name: &str, wanted: &Wanted) -> Result<bool, Failed> {
+    async fn make(&mut self, name: &str, wanted: &DiskTask) -> Result<bool, Failed> {
         if let Some(from) = &wanted.from
             && !self.disk.is_made(name)
         {
@@ -278,15 +278,15 @@ impl Keeper {
             return Ok(false);
         }
         match &wanted.object {
-            Object::Volume(volume) => {
+            DiskObject::Volume(volume) => {
                 let made = self.disk.make(name, wanted.bytes);
                 let is_held = made.map_err(failed("VolumeFailedMake"))?;
-                let measured = (!is_held).then(|| wanted::measured(volume));
+                let measured = (!is_held).then(|| disk_task::measured(volume));
                 self.disk.measure(name, measured);
                 let said = self.say_limit(volume, is_held, wanted.bytes).await;
                 said.map_err(failed("VolumeFailedMake"))?;
             }
-            Object::Content(content) => {
+            DiskObject::Content(content) => {
                 if !self.disk.is_made(name) {
                     let why = format!("there is no snapshot {name} on this node");
                     self.say_error(content, &why).await;
@@ -299,7 +299,7 @@ impl Keeper {
         Ok(true)
     }
 
-    fn begin_copy(&mut self, name: &str, from: &str, wanted: &Wanted) {
+    fn begin_copy(&mut self, name: &str, from: &str, wanted: &DiskTask) {
         if self.copying.is_some() {
             return;
         }
@@ -312,7 +312,7 @@ impl Keeper {
             recorder.about(&about, Severity::Normal, "CopyingInUse", text);
         }
         let (disk, name, from) = (self.disk.clone(), name.to_owned(), from.to_owned());
-        let held_to = matches!(wanted.object, Object::Volume(_)).then_some(wanted.bytes);
+        let held_to = matches!(wanted.object, DiskObject::Volume(_)).then_some(wanted.bytes);
         let (folder, source) = (name.clone(), from.clone());
         #[expect(clippy::disallowed_methods, reason = "copying takes its time")]
         let task = tokio::task::spawn_blocking(move || disk.copy(&folder, &source, held_to));
@@ -339,7 +339,7 @@ impl Keeper {
                 tracing::warn!(%name, "{text}");
                 if let Some(wanted) = self.due.get(&name) {
                     self.warn(wanted, "VolumeFailedCopy", &text);
-                    if let Object::Content(content) = &wanted.object {
+                    if let DiskObject::Content(content) = &wanted.object {
                         self.say_error(content, &text).await;
                     }
                 }
@@ -388,7 +388,7 @@ impl Keeper {
     }
 
     fn contents(&self) -> Api<DynamicObject> {
-        Api::all_with(self.deps.client.clone(), &wanted::content_kind())
+        Api::all_with(self.deps.client.clone(), &disk_task::content_kind())
     }
 
     /// Says in a snapshot's content that it is there.
@@ -419,16 +419,16 @@ impl Keeper {
         }
     }
 
-    async fn let_go(&self, wanted: &Wanted) -> kube::Result<()> {
+    async fn let_go(&self, wanted: &DiskTask) -> kube::Result<()> {
         match &wanted.object {
-            Object::Volume(volume) => {
+            DiskObject::Volume(volume) => {
                 let patch = Patch::Strategic(json!({ "metadata": {
                     "uid": volume.metadata.uid,
                     "$deleteFromPrimitiveList/finalizers": [FINALIZER],
                 } }));
                 self.patch_volume(&volume.name_any(), &patch).await
             }
-            Object::Content(content) => {
+            DiskObject::Content(content) => {
                 let others = content.finalizers().iter().filter(|f| *f != FINALIZER);
                 let patch = Patch::Merge(json!({ "metadata": {
                     "resourceVersion": content.metadata.resource_version,

@@ -228,6 +228,15 @@ mod tests {
             verdicts(&VolumeBinding::default(), &c, pod("c")),
             "a: fits\nb: never, node(s) did not have enough free storage"
         );
+        // The provisioner of the nodes' disks says it without a driver's object.
+        c.class(class("made", api::local_volumes::PROVISIONER, true));
+        assert_eq!(
+            verdicts(&VolumeBinding::default(), &c, pod("c")),
+            "a: fits\nb: never, node(s) did not have enough free storage"
+        );
+        c.class(class("other", api::local_volumes::PROVISIONER, true));
+        c.claim(claim("d", "other", "5Gi"));
+        assert_eq!(verdicts(&VolumeBinding::default(), &c, pod("d")), fits);
     }
 
     #[test]

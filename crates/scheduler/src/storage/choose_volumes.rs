@@ -3,6 +3,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use api::local_volumes;
+
 use super::{Claim, Claims, Storage, Volume};
 use crate::node::Node;
 
@@ -77,16 +79,18 @@ impl Storage {
         let Some(class) = class.filter(|c| c.provisions() && c.allows(node)) else {
             return Err(NO_VOLUMES);
         };
-        let reports_capacity = |d: &super::Driver| d.reports_capacity;
-        if claim.bytes == 0
-            || !self
-                .drivers
-                .get(&class.provisioner)
-                .is_some_and(reports_capacity)
-        {
+        let mut capacities = self.capacities.values().filter(|c| c.class == claim.class);
+        // The provisioner of the nodes' disks is no driver, but says the same as soon as it can.
+        let reports_capacity = match class.provisioner == local_volumes::PROVISIONER {
+            true => capacities.clone().next().is_some(),
+            false => {
+                let driver = self.drivers.get(&class.provisioner);
+                driver.is_some_and(|d| d.reports_capacity)
+            }
+        };
+        if claim.bytes == 0 || !reports_capacity {
             return Ok(());
         }
-        let mut capacities = self.capacities.values().filter(|c| c.class == claim.class);
         if capacities.any(|c| c.has_room(claim.bytes, node)) {
             Ok(())
         } else {

@@ -1,5 +1,5 @@
-//! A claim that wants more: the volume is a folder, so more is promised, in two writes, each of
-//! which may be repeated: the volume has it, the claim has it.
+//! A claim that wants more: the volume is a folder, so more is promised, in writes each of which may
+//! be repeated: the volume has it, its node says that it holds the volume to it, the claim has it.
 
 use std::sync::Arc;
 
@@ -10,9 +10,12 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
-use super::super::{capacity, is_to_grow, requested};
+use super::super::{capacity, is_held_to_size, is_to_grow, local_node, requested};
 use super::make::Offer;
 use crate::common::{update_status, value_of};
+
+/// The condition of a claim whose node has to act.
+const PENDING: &str = "FileSystemResizePending";
 
 pub struct ClaimToExpand {
     pub claim: Arc<PersistentVolumeClaim>,
@@ -33,6 +36,11 @@ pub fn plan(seen: &ClaimToExpand) -> Plan {
         message,
     };
     let name = seen.volume.name_any();
+    if has >= wants && !is_held_to_size(&seen.volume) {
+        let mut plan = Plan::nothing();
+        plan.actions.extend(waits(seen));
+        return plan;
+    }
     if has >= wants {
         let mut plan = Plan::from(granted(seen));
         let message = format!("Resize volume succeeded: {name} has {has}");
@@ -58,6 +66,21 @@ pub fn plan(seen: &ClaimToExpand) -> Plan {
     .into()
 }
 
+/// The claim says once that its node has to act.
+fn waits(seen: &ClaimToExpand) -> Option<Action> {
+    let mut status = value_of(&seen.claim.status);
+    let conditions = status["conditions"].as_array().cloned();
+    let mut conditions = conditions.unwrap_or_default();
+    if conditions.iter().any(|c| c["type"] == PENDING) {
+        return None;
+    }
+    let node = local_node(&seen.volume);
+    conditions.push(json!({ "type": PENDING, "status": "True",
+        "message": format!("Waiting for node {node} to hold the volume to its new size.") }));
+    status["conditions"] = conditions.into();
+    Some(update_status(&*seen.claim, status))
+}
+
 /// The claim's status with all of its volume; nothing is under way any more.
 fn granted(seen: &ClaimToExpand) -> Action {
     let mut status = value_of(&seen.claim.status);
@@ -65,12 +88,7 @@ fn granted(seen: &ClaimToExpand) -> Action {
     if let Some(conditions) = status["conditions"].as_array_mut() {
         let resizing = |c: &Value| {
             let ty = c["type"].as_str().unwrap_or_default();
-            [
-                "Resizing",
-                "FileSystemResizePending",
-                "ControllerResizeError",
-            ]
-            .contains(&ty)
+            ["Resizing", PENDING, "ControllerResizeError"].contains(&ty)
         };
         conditions.retain(|c| !resizing(c));
     }

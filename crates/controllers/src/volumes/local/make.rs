@@ -1,9 +1,12 @@
 //! A volume for a claim, on the node that the scheduler has chosen for its first pod; where the
-//! class does not wait for a pod, on the node with the most room.
+//! class does not wait for a pod, on the node with the most room; a copy, where its original is.
 
 use std::sync::Arc;
 
-use api::local_volumes::{CAPACITY, FINALIZER, NODE_LABEL, PATH, PROVISIONED_BY, PROVISIONER};
+use api::local_volumes::{
+    CAPACITY, ENFORCED, EVICT, FINALIZER, NODE_LABEL, OVERUSE, OVERUSE_PARAMETER, PATH,
+    PROVISIONED_BY, PROVISIONER, QUOTA, SOURCE, WARN,
+};
 use control::Plan;
 use control::action::{Action, Target, reference};
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
@@ -12,10 +15,13 @@ use kube::ResourceExt;
 use serde_json::json;
 
 use super::super::{SELECTED_NODE, annotation, class_of_claim, requested, waits_for_consumer};
+use super::source::DataSource;
 use crate::common::{key_of, uid_of, value_of};
 use crate::volumes::protection::VOLUME_FINALIZER;
 
-const HOSTNAME: &str = "kubernetes.io/hostname";
+/// Until what a volume begins with is looked for again, milliseconds.
+const AGAIN_MILLIS: u64 = 5_000;
+pub const HOSTNAME: &str = "kubernetes.io/hostname";
 
 /// A node, and what of it is given away.
 pub struct Offer {
@@ -35,10 +41,12 @@ impl Offer {
 pub struct ClaimToProvision {
     pub claim: Arc<PersistentVolumeClaim>,
     pub class: Arc<StorageClass>,
-    /// The node that the scheduler has chosen.
+    /// The node that the scheduler has chosen, or that has what the volume begins with.
     pub selected: Option<String>,
     /// That node, or all.
     pub offers: Vec<Offer>,
+    /// What it begins with.
+    pub source: DataSource,
 }
 
 /// The name of a claim's volume, as other provisioners give it.
@@ -50,11 +58,18 @@ pub fn plan(seen: &ClaimToProvision) -> Plan {
     if let Some(why) = refusal(&seen.claim, &seen.class) {
         return failed(seen, &why).into();
     }
+    if let DataSource::Missing(why) = &seen.source {
+        let mut plan = Plan::from(failed(seen, why));
+        plan.wake_after_millis = Some(AGAIN_MILLIS);
+        return plan;
+    }
     if seen.selected.is_none() && waits_for_consumer(&seen.class) {
         return Plan::nothing();
     }
     match choose(seen) {
         Ok(node) => make(seen, node),
+        // The scheduler has no choice where there is an original.
+        Err(why) if seen.source != DataSource::Nothing => failed(seen, &why).into(),
         Err(why) => {
             let mut plan = Plan::from(failed(seen, &why));
             plan.actions.extend(choose_again(seen));
@@ -79,11 +94,15 @@ fn refusal(claim: &PersistentVolumeClaim, class: &StorageClass) -> Option<String
     if spec.selector.is_some() {
         return Some("claim.spec.selector is not supported: a new volume has no labels".into());
     }
-    if spec.data_source.is_some() || spec.data_source_ref.is_some() {
-        return Some("a volume on a node's disk cannot be made from a data source".into());
-    }
-    if let Some(name) = class.parameters.iter().flatten().map(|(k, _)| k).next() {
-        return Some(format!("class parameter {name:?} is not known"));
+    for (name, value) in class.parameters.iter().flatten() {
+        if name != OVERUSE_PARAMETER {
+            return Some(format!("class parameter {name:?} is not known"));
+        }
+        if ![EVICT, WARN].contains(&value.as_str()) {
+            return Some(format!(
+                "class parameter {name:?} is {value:?}, and can be {EVICT:?} or {WARN:?}"
+            ));
+        }
     }
     if class.mount_options.iter().flatten().next().is_some() {
         return Some("mount options have no effect on a folder of a node's disk".into());
@@ -94,6 +113,15 @@ fn refusal(claim: &PersistentVolumeClaim, class: &StorageClass) -> Option<String
 /// The node for the volume, or why there is none.
 fn choose(seen: &ClaimToProvision) -> Result<&Node, String> {
     let wanted = requested(&seen.claim).value();
+    if let DataSource::Copy { bytes, folder, .. } = &seen.source
+        && *bytes > wanted
+    {
+        return Err(format!(
+            "the volume begins as a copy of {folder}, which has {}, and the claim asks for {}",
+            api::Quantity::from_bytes(*bytes),
+            requested(&seen.claim)
+        ));
+    }
     let allowed = |o: &&Offer| is_allowed(&seen.class, &o.node);
     if let Some(node) = &seen.selected {
         let offer = seen.offers.first();
@@ -143,11 +171,31 @@ fn make(seen: &ClaimToProvision, node: &Node) -> Plan {
     let folder = annotation(node, PATH).unwrap_or_default();
     let host = node.labels().get(HOSTNAME).cloned();
     let host = host.unwrap_or_else(|| node.name_any());
+    let mut annotations = json!({ PROVISIONED_BY: PROVISIONER });
+    if let DataSource::Copy { folder, .. } = &seen.source {
+        annotations[SOURCE] = json!(folder);
+    }
+    let parameters = seen.class.parameters.as_ref();
+    let evicts = parameters
+        .and_then(|p| p.get(OVERUSE_PARAMETER))
+        .is_some_and(|v| v == EVICT);
+    if evicts {
+        annotations[OVERUSE] = json!(EVICT);
+    }
+    let size = match (annotation(node, QUOTA) == Some(ENFORCED), evicts) {
+        (true, _) => "Its size is enforced by the file system of its node",
+        (false, true) => {
+            "The file system of its node has no quotas: its size is not enforced, and pods are evicted that have more in it"
+        }
+        (false, false) => {
+            "The file system of its node has no quotas: its size is not enforced, and an event says when there is more in it"
+        }
+    };
     let object = json!({
         "metadata": {
             "name": name,
             "labels": { NODE_LABEL: node.name_any() },
-            "annotations": { PROVISIONED_BY: PROVISIONER },
+            "annotations": annotations,
             "finalizers": [VOLUME_FINALIZER, FINALIZER],
         },
         "spec": {
@@ -163,9 +211,7 @@ fn make(seen: &ClaimToProvision, node: &Node) -> Plan {
         },
     });
     let target = Target::of::<PersistentVolume>("", &name);
-    let success = format!(
-        "Successfully provisioned volume {name}. Its size is accounted for on its node, and not enforced"
-    );
+    let success = format!("Successfully provisioned volume {name}. {size}");
     let what = format!("failed to provision volume for claim \"{namespace}/{claim}\"");
     Plan::from(Action::Create { target, object }.noted(
         &reference(&*seen.claim),

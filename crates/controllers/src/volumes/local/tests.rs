@@ -1,6 +1,8 @@
 //! The provisioner's plans.
 
-use api::local_volumes::{CAPACITY, FINALIZER, NODE_LABEL, PATH};
+use api::local_volumes::{
+    CAPACITY, ENFORCED, EVICT, FINALIZER, LIMIT, MEASURED, NODE_LABEL, OVERUSE, PATH, QUOTA, SOURCE,
+};
 use control::action::Action;
 use serde_json::{Value, json};
 
@@ -35,6 +37,7 @@ fn seen(
         class: Arc::new(serde_json::from_value(class).unwrap()),
         selected: selected.map(str::to_owned),
         offers: offers.iter().map(offer).collect(),
+        source: DataSource::Nothing,
     }
 }
 
@@ -44,6 +47,19 @@ fn made(plan: &Plan) -> Value {
             Action::Create { object, .. } => object.clone(),
             other => panic!("{other:?}"),
         },
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What is said of a volume that was made.
+fn told(plan: &Plan) -> &str {
+    match &plan.actions[..] {
+        [
+            Action::Noted {
+                success: Some((_, text)),
+                ..
+            },
+        ] => text,
         other => panic!("{other:?}"),
     }
 }
@@ -113,6 +129,94 @@ fn what_a_folder_cannot_be_is_refused() {
     assert!(refused(&make::plan(&odd)).contains("\"type\""));
 }
 
+#[test]
+fn whether_a_size_is_enforced_is_said() {
+    let mut seen = seen(Some("n1"), "Immediate", &[("n1", "10Gi", 0)]);
+    assert!(told(&make::plan(&seen)).contains("not enforced, and an event says"));
+    let class = Arc::make_mut(&mut seen.class);
+    class.parameters = Some([("overuse".to_owned(), EVICT.to_owned())].into());
+    let plan = make::plan(&seen);
+    assert!(told(&plan).contains("pods are evicted"));
+    assert_eq!(made(&plan)["metadata"]["annotations"][OVERUSE], EVICT);
+    let node = Arc::make_mut(&mut seen.offers[0].node);
+    let all = node.metadata.annotations.get_or_insert_default();
+    all.insert(QUOTA.to_owned(), ENFORCED.to_owned());
+    assert!(told(&make::plan(&seen)).contains("is enforced by the file system"));
+    let class = Arc::make_mut(&mut seen.class);
+    class.parameters = Some([("overuse".to_owned(), "sometimes".to_owned())].into());
+    assert!(refused(&make::plan(&seen)).contains("\"sometimes\""));
+}
+
+#[test]
+fn a_copy_is_made_where_its_original_is() {
+    let mut seen = seen(Some("n1"), "WaitForFirstConsumer", &[("n1", "10Gi", 0)]);
+    let copy = |bytes| DataSource::Copy {
+        node: "n1".into(),
+        folder: "pvc-0".into(),
+        bytes,
+    };
+    seen.source = copy(GIB);
+    let volume = made(&make::plan(&seen));
+    assert_eq!(volume["metadata"]["annotations"][SOURCE], "pvc-0");
+    seen.source = copy(3 * GIB);
+    let plan = make::plan(&seen);
+    assert!(refused(&plan).contains("which has 3Gi"), "{plan:?}");
+    // The scheduler has nothing to choose: what it chose stays.
+    assert_eq!(plan.actions.len(), 1);
+    seen.source = DataSource::Missing("volumesnapshot \"s\" is not ready to use".into());
+    let plan = make::plan(&seen);
+    assert!(refused(&plan).contains("is not ready") && plan.wake_after_millis.is_some());
+}
+
+#[test]
+fn the_scheduler_is_told_how_much_room_there_is() {
+    let class = Arc::new(
+        serde_json::from_value(
+            json!({ "metadata": { "name": "local" }, "provisioner": PROVISIONER }),
+        )
+        .unwrap(),
+    );
+    let seen = |promised: Option<i64>, known: Option<Value>| room::NodeRoom {
+        class: "local".into(),
+        node: "n1".into(),
+        found: Some(Arc::clone(&class)),
+        offer: promised.map(|promised_bytes| make::Offer {
+            node: node("n1", "10Gi"),
+            promised_bytes,
+        }),
+        known: known.map(|k| Arc::new(serde_json::from_value(k).unwrap())),
+    };
+    let first = room::plan(&seen(Some(GIB), None));
+    let [Action::Create { object, .. }] = &first.actions[..] else {
+        panic!("{first:?}");
+    };
+    assert_eq!(object["capacity"], "9Gi");
+    assert_eq!(
+        object["nodeTopology"]["matchLabels"]["kubernetes.io/hostname"],
+        "n1"
+    );
+    let known: CSIStorageCapacity = serde_json::from_value(object.clone()).unwrap();
+    assert_eq!(
+        room::of(&known),
+        Some(("local".to_owned(), "n1".to_owned()))
+    );
+    let again = |promised| room::plan(&seen(promised, Some(object.clone())));
+    assert!(again(Some(GIB)).is_empty());
+    let less = again(Some(11 * GIB));
+    let [
+        Action::Update {
+            object: changed, ..
+        },
+    ] = &less.actions[..]
+    else {
+        panic!("{less:?}");
+    };
+    assert_eq!(changed["capacity"], "0");
+    let gone = again(None);
+    assert!(matches!(&gone.actions[..], [Action::Delete { .. }]));
+    assert!(room::plan(&seen(None, None)).is_empty());
+}
+
 fn volume(phase: &str, policy: &str, deleting: bool) -> Arc<PersistentVolume> {
     let mut volume = json!({ "metadata": { "name": "pvc-u1", "uid": "v1",
             "labels": { NODE_LABEL: "n1" }, "annotations": { PROVISIONED_BY: PROVISIONER },
@@ -147,7 +251,7 @@ fn a_released_volume_goes_and_waits_for_its_node() {
 }
 
 #[test]
-fn a_claim_grows_in_two_steps() {
+fn a_claim_grows_when_its_node_holds_it_to_more() {
     let claim = json!({ "metadata": { "name": "c", "namespace": "a", "uid": "u1",
             "annotations": { BIND_COMPLETED: "yes" } },
         "spec": { "volumeName": "pvc-u1", "resources": { "requests": { "storage": "4Gi" } } },
@@ -173,7 +277,33 @@ fn a_claim_grows_in_two_steps() {
         panic!("{first:?}");
     };
     assert_eq!(object["spec"]["capacity"]["storage"], "4Gi");
-    seen.volume = Arc::new(serde_json::from_value(object.clone()).unwrap());
+    let hold = |limit: Option<&str>| {
+        let mut volume = object.clone();
+        volume["metadata"]["annotations"][LIMIT] = json!(limit);
+        Arc::new(serde_json::from_value(volume).unwrap())
+    };
+    // Its node has not heard of it yet: the claim says so, once.
+    let mut object = object.clone();
+    object["metadata"]["annotations"][LIMIT] = json!("2Gi");
+    seen.volume = Arc::new(serde_json::from_value(object).unwrap());
+    let waits = grow::plan(&seen);
+    let [Action::Update { object, .. }] = &waits.actions[..] else {
+        panic!("{waits:?}");
+    };
+    let pending = &object["status"]["conditions"][1];
+    assert_eq!(pending["type"], "FileSystemResizePending");
+    assert_eq!(object["status"]["capacity"]["storage"], "2Gi");
+    let claim = std::mem::replace(
+        &mut seen.claim,
+        Arc::new(serde_json::from_value(object.clone()).unwrap()),
+    );
+    assert!(grow::plan(&seen).is_empty());
+    seen.claim = claim;
+    for limit in [Some(MEASURED), Some("8Gi")] {
+        seen.volume = hold(limit);
+        assert_eq!(grow::plan(&seen).then.len(), 1, "{limit:?}");
+    }
+    seen.volume = hold(Some("4Gi"));
     let second = grow::plan(&seen);
     let [
         Action::Update {

@@ -1,7 +1,7 @@
 //! What an object wants of this node's disk: a volume its folder, the content of a snapshot a copy of
 //! one, either of them that it goes. Pure.
 
-use super::super::local_disk::{Disk, Measured, size_of};
+use super::super::local_disk::{Disk, MeasuredVolume, size_of};
 use api::local_volumes::{
     CONTENT_BOUND, EVICT, FINALIZER, OVERUSE, PROVISIONED_BY, PROVISIONER, SNAPSHOT_GROUP, SOURCE,
     snapshot_place,
@@ -18,7 +18,7 @@ pub const SNAPSHOT: &str = "snapshot-";
 
 /// Whose folder it is.
 #[derive(Clone, Debug)]
-pub enum Object {
+pub enum DiskObject {
     /// A volume.
     Volume(Arc<PersistentVolume>),
     /// The content of a snapshot.
@@ -27,7 +27,7 @@ pub enum Object {
 
 /// How it goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leaves {
+pub enum Removal {
     /// It stays.
     No,
     /// Its folder goes, then its object.
@@ -38,15 +38,15 @@ pub enum Leaves {
 
 /// What is to be done for an object.
 #[derive(Clone, Debug)]
-pub struct Wanted {
+pub struct DiskTask {
     /// Whose it is.
-    pub object: Object,
+    pub object: DiskObject,
     /// The folder that it begins as a copy of.
     pub from: Option<String>,
     /// Of a volume: its size.
     pub bytes: u64,
     /// Whether it goes.
-    pub leaves: Leaves,
+    pub leaves: Removal,
 }
 
 /// The kind of the contents of snapshots.
@@ -58,17 +58,17 @@ pub fn content_kind() -> ApiResource {
 
 /// How a volume is measured that nobody holds to its size.
 #[must_use]
-pub fn measured(volume: &PersistentVolume) -> Measured {
+pub fn measured(volume: &PersistentVolume) -> MeasuredVolume {
     let claim = volume.spec.as_ref().and_then(|s| s.claim_ref.clone());
     let evicts = volume.annotations().get(OVERUSE);
-    Measured {
+    MeasuredVolume {
         bytes: size_of(volume),
         evicts: evicts.is_some_and(|word| word == EVICT),
         claim: claim.unwrap_or_else(|| volume.object_ref(&())),
     }
 }
 
-impl Object {
+impl DiskObject {
     /// What events are about: the volume, or the snapshot.
     #[must_use]
     pub fn about(&self) -> ObjectReference {
@@ -116,7 +116,7 @@ pub fn folder(content: &DynamicObject) -> Option<String> {
     plain.then(|| format!("{SNAPSHOT}{uid}"))
 }
 
-impl Wanted {
+impl DiskTask {
     /// None: it is not this disk's, or has nothing to wait for.
     #[must_use]
     pub fn of_volume(disk: &Disk, volume: Arc<PersistentVolume>) -> Option<Self> {
@@ -124,15 +124,15 @@ impl Wanted {
             return None;
         }
         let leaves = match volume.meta().deletion_timestamp {
-            None => Leaves::No,
-            Some(_) => Leaves::WithData,
+            None => Removal::None,
+            Some(_) => Removal::WithData,
         };
         let held = volume.finalizers().iter().any(|f| f == FINALIZER);
-        (leaves == Leaves::No || held).then(|| Self {
+        (leaves == Removal::None || held).then(|| Self {
             from: volume.annotations().get(SOURCE).cloned(),
             bytes: size_of(&volume),
             leaves,
-            object: Object::Volume(volume),
+            object: DiskObject::Volume(volume),
         })
     }
 
@@ -147,18 +147,18 @@ impl Wanted {
         let has = |name: &str| content.finalizers().iter().any(|f| f == name);
         let leaves = match content.metadata.deletion_timestamp {
             None if is_ready(&content) => return None,
-            None => Leaves::No,
+            None => Removal::None,
             // Somebody still has the snapshot; or it is not held by this node.
             Some(_) if has(CONTENT_BOUND) || !has(FINALIZER) => return None,
-            Some(_) if text(&content, "/spec/deletionPolicy") == "Delete" => Leaves::WithData,
-            Some(_) => Leaves::WithoutData,
+            Some(_) if text(&content, "/spec/deletionPolicy") == "Delete" => Removal::WithData,
+            Some(_) => Removal::WithoutData,
         };
         let from = text(&content, "/spec/source/volumeHandle");
         Some(Self {
             from: Some(from).filter(|f| !f.is_empty()).map(str::to_owned),
             bytes: 0,
             leaves,
-            object: Object::Content(content),
+            object: DiskObject::Content(content),
         })
     }
 }
@@ -221,16 +221,16 @@ mod tests {
         ] {
             assert_eq!(name(&told(bad)), None, "{bad}");
         }
-        assert!(Wanted::of_content("n2", told("n1/snapshot-7")).is_none());
-        assert!(Wanted::of_content("n1", told("n1/snapshot-7")).is_some());
+        assert!(DiskTask::of_content("n2", told("n1/snapshot-7")).is_none());
+        assert!(DiskTask::of_content("n1", told("n1/snapshot-7")).is_some());
     }
 
     #[test]
     fn a_snapshot_is_made_once_and_goes_when_nobody_has_it() {
-        let wanted = |c| Wanted::of_content("n1", c);
+        let wanted = |c| DiskTask::of_content("n1", c);
         let first = wanted(content(|_| ())).unwrap();
         assert_eq!(first.from.as_deref(), Some("pvc-1"));
-        assert_eq!(first.leaves, Leaves::No);
+        assert_eq!(first.leaves, Removal::None);
         assert_eq!(first.object.about().name.as_deref(), Some("s"));
         assert!(wanted(content(|c| c["status"] = json!({ "readyToUse": true }))).is_none());
         let deleted = |finalizers: Value, policy: &str| {
@@ -244,11 +244,11 @@ mod tests {
         assert_eq!(deleted(json!([FINALIZER, CONTENT_BOUND]), "Delete"), None);
         assert_eq!(
             deleted(json!([FINALIZER]), "Delete"),
-            Some(Leaves::WithData)
+            Some(Removal::WithData)
         );
         assert_eq!(
             deleted(json!([FINALIZER]), "Retain"),
-            Some(Leaves::WithoutData)
+            Some(Removal::WithoutData)
         );
         assert_eq!(deleted(json!(["x/y"]), "Delete"), None);
     }
