@@ -67,9 +67,7 @@ impl FromStr for Quantity {
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
         if text.is_empty() {
-            return Err(ParseError(
-                "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'",
-            ));
+            return Err(FORMAT);
         }
         let (negative, rest) = match text.as_bytes().first() {
             Some(b'-') => (true, &text[1..]),
@@ -81,7 +79,8 @@ impl FromStr for Quantity {
             .unwrap_or(rest.len());
         let (number, suffix) = rest.split_at(end);
         let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-        if fraction.contains('.') || (whole.is_empty() && fraction.is_empty()) {
+        if fraction.contains('.') || (whole.is_empty() && fraction.is_empty()) || !is_shaped(suffix)
+        {
             return Err(FORMAT);
         }
         let (scale, format) = scale_of(suffix)?;
@@ -91,6 +90,13 @@ impl FromStr for Quantity {
             format,
         })
     }
+}
+
+/// Whether a suffix is written as suffixes are, known or not.
+fn is_shaped(suffix: &str) -> bool {
+    let exponent = suffix.trim_start_matches(|c: char| "eEinumkKMGTP".contains(c));
+    let digits = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
+    digits.bytes().all(|b| b.is_ascii_digit())
 }
 
 /// What a suffix multiplies by.

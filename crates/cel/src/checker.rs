@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use crate::ast::{Ast, Expr, Fold, Id, Literal};
-use crate::env::{Env, Overload, function, type_name};
+use crate::env::{Env, Overload, type_name};
 use crate::issue::Issue;
 use crate::types::Type;
 
@@ -264,7 +264,7 @@ impl Checker<'_> {
             self.check(*arg);
         }
         let Some(target) = target else {
-            return match function(name) {
+            return match self.env.function(name) {
                 Some((name, overloads)) => self.resolve(id, name, overloads, None, args),
                 None => self.undeclared(id, name),
             };
@@ -272,12 +272,12 @@ impl Checker<'_> {
         // `ip.isCanonical(x)` is a function of that whole name.
         if let Some(prefix) = self.ast.qualified(target)
             && !self.hidden(&prefix)
-            && let Some((name, overloads)) = function(&format!("{prefix}.{name}"))
+            && let Some((name, overloads)) = self.env.function(&format!("{prefix}.{name}"))
         {
             return self.resolve(id, name, overloads, None, args);
         }
         self.check(target);
-        match function(name) {
+        match self.env.function(name) {
             Some((name, overloads)) => self.resolve(id, name, overloads, Some(target), args),
             None => self.undeclared(id, name),
         }

@@ -23,7 +23,7 @@ pub(crate) struct Overload {
 type Functions = HashMap<&'static str, Vec<Overload>>;
 
 /// The overloads of a function, in the order in which they are tried.
-pub(crate) fn function(name: &str) -> Option<(&'static str, &'static [Overload])> {
+fn function(name: &str) -> Option<(&'static str, &'static [Overload])> {
     static FUNCTIONS: LazyLock<Functions> = LazyLock::new(functions);
     FUNCTIONS
         .get_key_value(name)
@@ -348,6 +348,12 @@ impl Env {
             return Some(Arc::new(Decl::new(name, DeclKind::Open, 0, 2)));
         }
         None
+    }
+
+    /// The overloads of a function that expressions may call here.
+    pub(crate) fn function(&self, name: &str) -> Option<(&'static str, &'static [Overload])> {
+        // The keys of a patch are escaped where there are patches.
+        function(name).filter(|_| self.patches || name != "jsonpatch.escapeKey")
     }
 
     pub(crate) fn find(&self, name: &str) -> Option<(usize, &Variable)> {

@@ -18,29 +18,8 @@
 //! It knows neither where declarations come from nor what an answer means; `structural` and
 //! whoever admits requests do.
 //!
-//! # Differences from upstream
-//! - Errors of syntax are worded as upstream's where one token is wrong; its parser's guesses at
-//!   what else might have been meant are not.
-//! - Keys of maps are visited in order; upstream's order is random.
-//! - A text that an expression makes may have 10 MiB, an expression 200,000 parts, and 500 levels
-//!   when its macros are written out; a run may compile 200 patterns that only show at run time.
-//!   Upstream bounds none of these.
-//! - Equality of lists whose schema makes them sets or maps ignores order, as upstream's does, and
-//!   holds for their sums, too.
-//! - Quantities have 9 digits after the point, and at most 2^63-1 units.
-//! - Regular expressions run on another engine; rare patterns are read differently (octal escapes,
-//!   flags that only one of them has, nested repetitions, which upstream refuses).
-//! - The last day of the year 9999 is out of range.
-//! - What is wrong with a literal format string (`'%d'.format(['a'])`) shows when the expression
-//!   runs, not when it is compiled.
-//! - `variables` stands for nothing by itself, only before a field.
-//! - Objects are equal when their declared fields are: fields that no schema names do not count.
-//! - Of an embedded resource, expressions see kind, version and names alone, not the rest of its
-//!   metadata that a schema may name.
-//! - The bound of a chain of macros (`x.map(…).exists(…)`) is up to 5 % higher; `dyn` of a constant
-//!   costs one step, and so does a path to a field that is not there.
-//! - `optional.ofNonZeroValue` takes the time of year 1 for a value.
-//! - At run time, the cost of an expression that fails may be lower than upstream's.
+//! What differs from upstream, with an example of each and why, is listed in
+//! `docs/cel-differences.md`.
 #![forbid(unsafe_code)]
 
 mod ast;

@@ -42,9 +42,12 @@ fn translate(pattern: &str) -> Result<String, String> {
     let mut in_class = false;
     // Right after the opening of a class, where `]` is an ordinary character.
     let mut first = false;
+    // The pattern from a repetition on that stands right before.
+    let mut repeated: Option<&str> = None;
     while let Some(c) = rest.chars().next() {
-        let after = &rest[c.len_utf8()..];
+        let (from, after) = (rest, &rest[c.len_utf8()..]);
         let was_first = std::mem::replace(&mut first, false);
+        let before = repeated.take();
         if c == '\\' {
             rest = escape(after, in_class, &mut out);
             continue;
@@ -82,36 +85,74 @@ fn translate(pattern: &str) -> Result<String, String> {
                 out.push_str("-\\-");
                 rest = &rest[1..];
             }
-            '{' if !in_class => brace(rest, &mut out)?,
+            // What follows says what the group is.
+            '(' if !in_class && rest.starts_with('?') => {
+                out.push_str("(?");
+                rest = &rest[1..];
+            }
+            '*' | '+' | '?' if !in_class => {
+                out.push(c);
+                rest = repetition(before, rest, &mut out)?;
+                repeated = Some(from);
+            }
+            '{' if !in_class => match brace(rest)? {
+                Some(counts) => {
+                    out.push('{');
+                    out.push_str(&rest[..counts]);
+                    rest = repetition(before, &rest[counts..], &mut out)?;
+                    repeated = Some(from);
+                }
+                None => out.push_str("\\{"),
+            },
             c => out.push(c),
         }
     }
     Ok(out)
 }
 
-/// A brace: of a repetition, or a plain one.
-fn brace(rest: &str, out: &mut String) -> Result<(), String> {
-    let inner = rest.split_once('}').map(|(inner, _)| inner);
-    let Some((low, high)) = inner.map(|i| i.split_once(',').unwrap_or((i, ""))) else {
-        out.push_str("\\{");
-        return Ok(());
+/// What stands behind a repetition, which takes along the mark that makes it short. One of a repetition
+/// (`a**`) is refused, as upstream.
+fn repetition<'p>(
+    before: Option<&str>,
+    rest: &'p str,
+    out: &mut String,
+) -> Result<&'p str, String> {
+    let rest = match rest.strip_prefix('?') {
+        Some(after) => {
+            out.push('?');
+            after
+        }
+        None => rest,
     };
+    let Some(before) = before else {
+        return Ok(rest);
+    };
+    let both = &before[..before.len() - rest.len()];
+    Err(format!(
+        "error parsing regexp: invalid nested repetition operator: `{both}`"
+    ))
+}
+
+/// How long the counts of a repetition are that stand behind a brace, with the brace that ends them;
+/// none where it is a plain one.
+fn brace(rest: &str) -> Result<Option<usize>, String> {
+    let Some((inner, _)) = rest.split_once('}') else {
+        return Ok(None);
+    };
+    let (low, high) = inner.split_once(',').unwrap_or((inner, ""));
     let digits = |t: &str| t.bytes().all(|b| b.is_ascii_digit());
     if low.is_empty() || !digits(low) || !digits(high) {
-        out.push_str("\\{");
-        return Ok(());
+        return Ok(None);
     }
     for count in [low, high] {
         let fits = count.is_empty() || count.parse::<u32>().is_ok_and(|n| n <= MAX_REPEAT);
         if !fits {
             return Err(format!(
-                "error parsing regexp: invalid repeat count: `{{{}}}`",
-                inner.unwrap_or_default()
+                "error parsing regexp: invalid repeat count: `{{{inner}}}`"
             ));
         }
     }
-    out.push('{');
-    Ok(())
+    Ok(Some(inner.len() + 1))
 }
 
 /// What stands behind a backslash; returns what is left.
@@ -125,6 +166,10 @@ fn escape<'p>(after: &'p str, in_class: bool, out: &mut String) -> &'p str {
         let end = rest.find("\\E").unwrap_or(rest.len());
         out.push_str(&regex::escape(&rest[..end]));
         return rest.get(end + 2..).unwrap_or_default();
+    }
+    if let Some((code, rest)) = octal(after) {
+        out.push_str(&format!("\\x{{{code:x}}}"));
+        return rest;
     }
     let (set, negated) = match c {
         'd' => ("0-9", false),
@@ -158,6 +203,18 @@ fn escape<'p>(after: &'p str, in_class: bool, out: &mut String) -> &'p str {
     rest
 }
 
+/// A character by its number in octal digits, and what follows: up to three of them, and at least two
+/// where the first is not zero, since one alone would refer to a group.
+fn octal(text: &str) -> Option<(u32, &str)> {
+    let is_octal = |b: &u8| (b'0'..=b'7').contains(b);
+    let digits = text.bytes().take(3).take_while(is_octal).count();
+    if digits == 0 || (digits == 1 && !text.starts_with('0')) {
+        return None;
+    }
+    let (code, rest) = text.split_at(digits);
+    Some((u32::from_str_radix(code, 8).ok()?, rest))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,6 +245,12 @@ mod tests {
             (r"^(?i)abc$", "ABC", true),
             (r"a$", "a\n", false),
             (r"\<", "<", true),
+            (r"^\101$", "A", true),
+            (r"^[\060-\071]+$", "0189", true),
+            (r"^\0$", "\0", true),
+            (r"^a??b+?$", "abb", true),
+            (r"^(?:a*)*$", "aa", true),
+            (r"^a{2}?$", "aa", true),
         ] {
             let re = compile(pattern).unwrap_or_else(|e| panic!("{pattern}: {e}"));
             assert_eq!(re.is_match(text), matches, "{pattern} {text:?}");
@@ -198,6 +261,10 @@ mod tests {
             "a{1001}",
             "(?=a)",
             r"\1",
+            "a**",
+            "a+*",
+            "a{2}{3}",
+            "a???",
             "((((a{1000}){1000}){1000})",
         ] {
             assert!(compile(pattern).is_err(), "{pattern}");
