@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tests::command::{self, eventually};
 use tests::context::{STAY, pod, service, web};
 use tests::machine::{Machine, ROOM};
+use tests::policies::from_the_first_packet_on;
 use tests::{Cluster, Context, traffic};
 
 fn token(cluster: &Cluster) -> Result<String> {
@@ -373,6 +374,7 @@ fn connected_by_others(cx: &Context, machine: &Machine, conf: &Path, main: Main)
     );
     cx.kubectl("delete pod slow")?;
     their_services(cx)?;
+    kept_from_their_start(cx)?;
     addresses_run_out(cx)?;
     std::fs::remove_file(file)?;
     if matches!(main, Main::Bridge) {
@@ -404,6 +406,18 @@ fn their_services(cx: &Context) -> Result<()> {
     }
     cx.kubectl("delete service web")?;
     cx.kubectl("delete deployment web --cascade=foreground --timeout=280s")
+        .map(drop)
+}
+
+/// Pods with a policy of their own, of those that have an address beside the pod `there`; one more is
+/// free.
+const HASTY: usize = ADDRESSES - 2;
+
+/// Also behind their plugins no pod runs before its policies are in place.
+fn kept_from_their_start(cx: &Context) -> Result<()> {
+    from_the_first_packet_on(cx, "node-1", &[THEIRS.to_owned()], HASTY)?;
+    cx.kubectl("delete networkpolicy for-hasty")?;
+    cx.kubectl("delete pods --selector 'app in (hasty, free, server)' --now")
         .map(drop)
 }
 

@@ -5,22 +5,7 @@ use serde_json::{Value, json};
 use tests::Context;
 use tests::command::{eventually, run};
 use tests::context::{STAY, pod, service};
-
-/// A pod that serves its name at port 8080, on a node.
-fn server(name: &str, node: &str, namespace: &str) -> Value {
-    json!({
-        "apiVersion": "v1", "kind": "Pod",
-        "metadata": { "name": name, "namespace": namespace, "labels": { "app": name } },
-        "spec": {
-            "nodeName": node, "terminationGracePeriodSeconds": 1,
-            "containers": [{
-                "name": "main", "image": tests::DEMO,
-                "ports": [{ "name": "http", "containerPort": 8080 }],
-                "readinessProbe": { "httpGet": { "path": "/healthz", "port": "http" }, "periodSeconds": 1 },
-            }],
-        },
-    })
-}
+use tests::policies::{from_the_first_packet_on, policy, server};
 
 /// A pod with a shell, on a node.
 fn client(name: &str, node: &str, namespace: &str) -> Value {
@@ -28,16 +13,6 @@ fn client(name: &str, node: &str, namespace: &str) -> Value {
     object["metadata"]["labels"] = json!({ "app": name });
     object["metadata"]["namespace"] = namespace.into();
     object["spec"]["nodeName"] = node.into();
-    object
-}
-
-fn policy(namespace: &str, app: &str, spec: Value) -> Value {
-    let mut object = json!({
-        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
-        "metadata": { "name": format!("for-{app}"), "namespace": namespace },
-        "spec": spec,
-    });
-    object["spec"]["podSelector"] = json!({ "matchLabels": { "app": app } });
     object
 }
 
@@ -180,34 +155,5 @@ const HASTY: usize = 6;
 
 pub fn a_pod_is_protected_from_its_first_packet_on(cx: &Context) -> Result<()> {
     let nodes = cx.cluster.node_names();
-    cx.apply_json(&server("server", &nodes[0], &cx.ns))?;
-    cx.wait_ready("server")?;
-    cx.apply_json(&policy(
-        &cx.ns,
-        "hasty",
-        json!({ "egress": [], "policyTypes": ["Egress"] }),
-    ))?;
-    let ip = cx.pod_ip("server")?;
-    let line = format!(
-        "timeout 3 wget -q -O - http://{ip}:8080/hostname && echo out || echo kept; {STAY}"
-    );
-    let pods: Vec<String> = (0..=HASTY).map(|i| format!("hasty-{i}")).collect();
-    for (i, name) in pods.iter().enumerate() {
-        let mut object = pod(name, &line);
-        // The last one is not meant: what it sends comes out.
-        let app = if i < HASTY { "hasty" } else { "free" };
-        object["metadata"]["labels"] = json!({ "app": app });
-        object["spec"]["nodeName"] = nodes[i % nodes.len()].clone().into();
-        cx.apply_json(&object)?;
-    }
-    for (i, name) in pods.iter().enumerate() {
-        let said = eventually(&format!("{name} has tried"), || {
-            let said = cx.logs(name)?;
-            ensure!(said.contains("out") || said.contains("kept"), "{said:?}");
-            Ok(said)
-        })?;
-        let wanted = if i < HASTY { "kept" } else { "out" };
-        ensure!(said.contains(wanted), "{name}: {said}");
-    }
-    Ok(())
+    from_the_first_packet_on(cx, &nodes[0], &nodes, HASTY)
 }

@@ -12,6 +12,7 @@ pub mod machine;
 pub mod operator;
 pub mod plugins;
 pub mod pod_rules;
+pub mod policies;
 pub mod runner;
 pub mod slot;
 pub mod traces;

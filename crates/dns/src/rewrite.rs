@@ -122,7 +122,7 @@ fn revert_record(rule: &Rewrite, step: &Step, record: &mut Record) {
     }
 }
 
-/// What is no name stays what it was.
+/// A name stays what it was where the new one would not be a name.
 fn change(name: &mut Name, new: impl Fn(&str) -> Option<String>) {
     let now = name.to_lowercase().to_ascii();
     if let Some(changed) = new(&now).and_then(|text| Name::from_ascii(text).ok()) {

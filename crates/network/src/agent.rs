@@ -4,9 +4,8 @@
 //! What it made stays when it ends: pods keep their network while the agent restarts.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use client::reflector;
@@ -23,6 +22,7 @@ use kube::{Api, Client};
 use thiserror::Error;
 
 use crate::cni;
+use crate::files::replace;
 use crate::plan::{Peer, Way, conflist, guard, masquerade, ways};
 use crate::tunnel;
 
@@ -539,16 +539,4 @@ fn write_conflist(config: &Config, own: &Peer, mtu: u32) -> Result<(), NetworkEr
         Err(error) => tracing::warn!(%error, "sweep of addresses"),
     }
     Ok(())
-}
-
-fn replace(path: &Path, text: &str) -> std::io::Result<()> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    // The runtime reads only files that end in conf, conflist or json.
-    let new = path.with_extension("new");
-    let mut file = std::fs::File::create(&new)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(&new, path)
 }

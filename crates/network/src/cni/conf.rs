@@ -126,6 +126,16 @@ impl NetConf {
         Ok(path.filter(|path| !path.is_empty()).map(PathBuf::from))
     }
 
+    /// Plugins of others connect pods, and this one stands behind them.
+    pub fn is_chained(&self) -> bool {
+        field(&self.rest, "chained").and_then(Value::as_bool) == Some(true)
+    }
+
+    /// What the plugin before this one has said.
+    pub fn previous(&self) -> Option<&Value> {
+        field(&self.rest, "prevResult").filter(|result| result.is_object())
+    }
+
     /// What is needed to connect a pod.
     pub fn to_add(&self) -> Result<AddConf, CniError> {
         let pod_cidrs = self.list("podCIDRs", "podCIDR")?;

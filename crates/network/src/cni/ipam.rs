@@ -149,9 +149,7 @@ impl Store {
             ports: ports.to_vec(),
             pod: None,
         };
-        let bytes = serde_json::to_vec(&entry)
-            .map_err(|e| CniError::new(code::IO, "encode an address", e))?;
-        self.write(&self.path(key), &bytes)?;
+        self.put(key, &entry)?;
         // Of a family that the range has no more, what was given last is remembered.
         let asked = |ip: &&IpAddr| addresses.iter().any(|a| a.is_ipv4() == ip.is_ipv4());
         let other = last.iter().filter(|ip| !asked(ip));
@@ -170,7 +168,37 @@ impl Store {
             return Ok(());
         };
         entry.pod = Some(pod.clone());
-        let bytes = serde_json::to_vec(&entry)
+        self.put(key, &entry)
+    }
+
+    /// Records addresses that others have given to a pod. Whoever had one of them before has it no
+    /// more.
+    pub fn record(
+        &self,
+        key: &str,
+        addresses: &[IpAddr],
+        pod: Option<&PodName>,
+    ) -> Result<(), CniError> {
+        let [first, others @ ..] = addresses else {
+            return Ok(());
+        };
+        for (other, entry) in self.entries()? {
+            if other != key && entry.addresses().any(|ip| addresses.contains(&ip)) {
+                self.release(&other)?;
+            }
+        }
+        let entry = Entry {
+            address: *first,
+            others: others.to_vec(),
+            interface: String::new(),
+            ports: Vec::new(),
+            pod: pod.cloned(),
+        };
+        self.put(key, &entry)
+    }
+
+    fn put(&self, key: &str, entry: &Entry) -> Result<(), CniError> {
+        let bytes = serde_json::to_vec(entry)
             .map_err(|e| CniError::new(code::IO, "encode an address", e))?;
         self.write(&self.path(key), &bytes)
     }

@@ -1,17 +1,20 @@
 //! The CNI plugin: one pod in, one pod out (CNI specification 0.3.0 to 1.1.0).
 //!
 //! Called with the configuration type `loopback`, it takes a pod's loopback interface up: container
-//! runtimes ask for that plugin too.
+//! runtimes ask for that plugin too. With `chained` in the configuration it stands behind plugins of
+//! others, and connects nothing.
 //!
 //! A pod gets a routed line to its node (see [`host::podlink`]), an address of each of the node's pod
 //! ranges, and mappings of its host ports. Each run holds the lock of the state folder, so what
 //! stands there and what stands in the kernel change together; a run that was killed leaves at
 //! most an entry whose interface is missing, which the next sweep frees.
 
+pub mod chained;
 pub mod conf;
 mod ipam;
 mod loopback;
 mod ports;
+mod protect;
 mod protocol;
 
 pub use conf::{AddConf, NetConf, PortMapping};
@@ -31,8 +34,8 @@ use host::nft::{Family, Prefix};
 use host::podlink::{Ends, PodLink, connect, gateway};
 use serde_json::{Value, json};
 
-use crate::policy::door::{self, Notice};
 use crate::policy::world::Tenant;
+use protect::{give_up, protect};
 use protocol::{Invocation, VERSIONS, code};
 
 /// Runs the plugin as the runtime calls it: parameters in the environment, configuration on
@@ -77,6 +80,9 @@ pub fn call(
         return loopback::call(&invocation, &version);
     }
     let conf = NetConf::parse(input)?;
+    if conf.is_chained() {
+        return chained::call(&invocation, &conf);
+    }
     match invocation.command {
         Command::Version => Ok(None),
         Command::Add => add(&invocation, &conf).map(Some),
@@ -141,22 +147,6 @@ fn attach(
         .map_err(|e| CniError::new(code::NETWORK, "connect the pod", e))
 }
 
-/// Waits until the kernel has what network policies say of the pod: no process of it runs before.
-fn protect(call: &Invocation, conf: &NetConf, addresses: &[IpAddr]) -> Result<(), CniError> {
-    let (Some(socket), Some(pod)) = (conf.policy_socket()?, call.pod.clone()) else {
-        return Ok(());
-    };
-    let notice = Notice::Added {
-        namespace: pod.namespace,
-        name: pod.name,
-        uid: pod.uid,
-        sandbox: call.key(),
-        addresses: addresses.to_vec(),
-    };
-    door::tell(&socket, &notice)
-        .map_err(|e| CniError::new(code::POLICY, "apply the pod's network policies", e))
-}
-
 /// Whether a host port is one of the node's IPv4 loopback addresses; from IPv6's nothing leaves a
 /// host.
 fn at_loopback(mapping: &PortMapping) -> bool {
@@ -181,12 +171,8 @@ fn delete(call: &Invocation, conf: &NetConf) -> Result<(), CniError> {
     let (key, host_name) = (call.key(), interface_name(&call.container, &call.interface));
     let entry = store.find(&key)?;
     remove(&store, &key, &host_name)?;
-    if let (Ok(Some(socket)), Some(entry)) = (conf.policy_socket(), entry) {
-        let (sandbox, addresses) = (key, entry.addresses().collect());
-        // Rules of an address that nobody has do no harm; whoever gets it next reports again.
-        if let Err(error) = door::mention(&socket, &Notice::Removed { sandbox, addresses }) {
-            tracing::debug!(%error, "the agent of network policies did not hear of it");
-        }
+    if let Some(entry) = entry {
+        give_up(call, conf, entry.addresses().collect());
     }
     Ok(())
 }

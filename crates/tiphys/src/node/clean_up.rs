@@ -43,6 +43,8 @@ pub async fn run(args: CleanUpArgs) -> Result<()> {
     work.waits("removing the network of pods");
     rules_of_services()?;
     network::policy::clean_up().context("removing the rules of network policies")?;
+    network::cni::chained::forget(Path::new(super::ATTACHMENTS))
+        .context("forgetting whom others' plugins have connected")?;
     let pods = network::clean_up(&network_of(&args.data_dir))
         .await
         .context("removing the network of pods")?;

@@ -121,6 +121,12 @@ disabled_plugins = [
         loop {
             if self.answers().await {
                 tracing::info!("containerd of an earlier run is taken up");
+                if fs::read_to_string(&self.config).is_ok_and(|old| old != self.config_text()) {
+                    tracing::warn!(
+                        "it goes on by the configuration of that run until it is started again: \
+                         folders of network plugins are those of before"
+                    );
+                }
                 announce(&mut ready);
                 tokio::select! {
                     () = self.dies() => {}

@@ -116,7 +116,8 @@ pub struct AgentArgs {
 struct ForeignPlugins {
     /// Folder of network configurations, usually /etc/cni/net.d: pods are connected by the plugins
     /// that the first one names, and not by Tiphys' own. Routes to other nodes' pod ranges and
-    /// network policies stay Tiphys' matter.
+    /// network policies stay Tiphys' matter: behind their plugins ours lets a pod start when its policies
+    /// are in place.
     #[arg(long)]
     cni_conf_dir: Option<PathBuf>,
     /// Folder of their plugins; Debian's package has /usr/lib/cni.
@@ -158,6 +159,10 @@ const SERVERS_PORT: u16 = 6444;
 const KUBELET_PORT: u16 = 10_250;
 /// Where the CNI plugin waits for the rules of a pod's network policies.
 const POLICY_SOCKET: &str = "/run/tiphys/policy.sock";
+/// Where it records whom others' plugins have connected: gone after a reboot, as the pods are.
+const ATTACHMENTS: &str = "/run/tiphys/attachments";
+/// The name of the CNI plugin.
+const PLUGIN: &str = "tiphys-cni";
 /// The port of the node's DNS server; the kube-dns Service leads to it.
 pub const DNS_PORT: u16 = 10_053;
 
@@ -237,7 +242,9 @@ pub async fn run(args: AgentArgs) -> Result<()> {
     let bin = install_plugin(&args.data_dir)?;
     let mut containerd =
         containerd::of_node(&args.data_dir, Path::new("/run/tiphys"), &bin, image::PAUSE);
-    if let Some(conf) = &args.plugins.cni_conf_dir {
+    if let Some(chain) = chain_config(&args) {
+        (containerd.cni_conf, containerd.cni_bin) = (chain.conf_dir, chain.plugins);
+    } else if let Some(conf) = &args.plugins.cni_conf_dir {
         containerd.cni_conf.clone_from(conf);
         containerd.cni_bin.clone_from(&args.plugins.cni_bin_dir);
     }
@@ -344,13 +351,18 @@ fn servers_path(args: &AgentArgs) -> PathBuf {
     args.data_dir.join("servers")
 }
 
+/// The folder of the CNI plugin.
+fn plugin_folder(data_dir: &Path) -> PathBuf {
+    data_dir.join("bin")
+}
+
 /// The CNI plugin is this binary by another name. Returns its folder.
 fn install_plugin(data_dir: &Path) -> Result<PathBuf> {
-    let bin = data_dir.join("bin");
+    let bin = plugin_folder(data_dir);
     fs::create_dir_all(&bin)?;
     let own = std::env::current_exe().context("finding the running binary")?;
     // containerd calls the loopback plugin by itself.
-    for name in ["tiphys-cni", "loopback"] {
+    for name in [PLUGIN, "loopback"] {
         let link = bin.join(name);
         if fs::read_link(&link).ok().as_ref() != Some(&own) {
             let _ = fs::remove_file(&link);
@@ -463,8 +475,17 @@ fn start_parts(
             let end = until.cancelled_owned();
             Ok(network::policy::run(policy_client, policy, own, end).await?)
         });
+        if let Some(chain) = chain_config(args) {
+            let until = shutdown.clone();
+            parts.spawn(async move {
+                network::chain::run(chain, until.cancelled_owned()).await;
+                Ok(())
+            });
+        }
     } else {
         network::policy::clean_up().context("removing the rules of network policies")?;
+        let forgotten = network::cni::chained::forget(Path::new(ATTACHMENTS));
+        forgotten.context("forgetting whom others' plugins have connected")?;
     }
     let (network_client, own) = (proxy_client.clone(), random.clone());
     parts.spawn(async move {
@@ -550,18 +571,42 @@ fn network_config(
     config.conf_dir = containerd.cni_conf.clone();
     config.foreign_plugins = args.plugins.cni_conf_dir.is_some();
     config.routes = args.parts.pod_routes == Part::Builtin;
-    // Others' plugins do not wait there.
-    let waits = !config.foreign_plugins && args.parts.network_policy == Part::Builtin;
+    let waits = args.parts.network_policy == Part::Builtin;
     config.policy_socket = waits.then(|| POLICY_SOCKET.into());
     config
 }
 
+/// Where plugins of others are followed by ours, so that their pods wait for network policies, too;
+/// none where there are no such plugins, or policies are somebody else's matter.
+fn chain_config(args: &AgentArgs) -> Option<network::chain::ChainConfig> {
+    let theirs = args.plugins.cni_conf_dir.as_ref()?;
+    let is_ours = args.parts.network_policy == Part::Builtin;
+    is_ours.then(|| network::chain::ChainConfig {
+        their_conf_dir: theirs.clone(),
+        their_plugins: args.plugins.cni_bin_dir.clone(),
+        conf_dir: args.data_dir.join("cni-chained"),
+        plugins: args.data_dir.join("cni-plugins"),
+        own_plugins: plugin_folder(&args.data_dir),
+        plugin: PLUGIN.to_owned(),
+        state_dir: ATTACHMENTS.into(),
+        policy_socket: POLICY_SOCKET.into(),
+    })
+}
+
 fn policy_config(network: &network::Config) -> Result<network::policy::Config> {
-    let tenants = network::cni::tenants(&network.state_dir, &network.network);
+    let (own, others) = (&network.state_dir, Path::new(ATTACHMENTS));
+    let mut tenants = Vec::new();
+    for (folder, name) in [
+        (own.as_path(), network.network.as_str()),
+        (others, network::cni::chained::NETWORK),
+    ] {
+        let there = network::cni::tenants(folder, name);
+        tenants.extend(there.context("reading the addresses of pods")?);
+    }
     Ok(network::policy::Config {
         node_name: network.node_name.clone(),
         door: network.policy_socket.clone(),
-        tenants: tenants.context("reading the addresses of pods")?,
+        tenants,
     })
 }
 
