@@ -103,7 +103,7 @@ async fn collect_once(deps: &Deps) -> Result<(), String> {
 /// where they are.
 async fn look(deps: &Deps) -> Result<Option<(u64, u64)>, String> {
     let all = deps.runtime.image_fs().await.map_err(|e| e.to_string())?;
-    let place = all.first().map(|f| f.mountpoint.as_str());
+    let place = all.images.first().map(|f| f.mountpoint.as_str());
     let Some(place) = place.filter(|p| !p.is_empty()) else {
         return Ok(None);
     };

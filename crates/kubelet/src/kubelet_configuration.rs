@@ -617,13 +617,9 @@ fn amount(v: &Value) -> Result<u64, String> {
 
 /// Thresholds by signal; one of a signal that nobody measures here has no effect.
 fn thresholds(at: &mut At, v: &Value) -> Result<Thresholds, String> {
-    const NOT_MEASURED: [&str; 5] = [
-        "imagefs.inodesFree",
-        "containerfs.available",
-        "containerfs.inodesFree",
-        "allocatableMemory.available",
-        "swap.available",
-    ];
+    const NOT_MEASURED: [&str; 2] = ["allocatableMemory.available", "swap.available"];
+    // As upstream: layers are on the file system of volumes or of images, whose threshold holds.
+    const OF_OTHERS: [&str; 2] = ["containerfs.available", "containerfs.inodesFree"];
     let map = v.as_object().ok_or("it is not a map")?;
     let mut all = Vec::new();
     for (name, v) in map {
@@ -635,6 +631,9 @@ fn thresholds(at: &mut At, v: &Value) -> Result<Thresholds, String> {
                     "the signal {name} is not measured: its threshold has no effect"
                 ));
             }
+            None if OF_OTHERS.contains(&name.as_str()) => at.warnings.push(format!(
+                "the threshold of {name} has no effect: that of nodefs or of imagefs holds, whichever containers' layers are on"
+            )),
             None => return Err(format!("{name:?} is not a signal")),
         }
     }

@@ -9,7 +9,7 @@ use super::v1::{
 use super::{MAX_MESSAGE_BYTES, channel};
 use crate::runtime::{
     Call, Container, ContainerSpec, ContainerStatus, Credential, Error, ErrorKind, Event, Health,
-    Image, ImageFs, LayerUse, Limit, Ran, Resources, Result, Runtime, Sandbox, SandboxNetwork,
+    Image, LayerUse, Limit, Ran, Resources, Result, Runtime, RuntimeFs, Sandbox, SandboxNetwork,
     SandboxSpec, Streams, Version,
 };
 use futures::future::FutureExt;
@@ -484,7 +484,7 @@ impl Runtime for Cri {
         .boxed()
     }
 
-    fn image_fs(&self) -> Call<'_, Vec<ImageFs>> {
+    fn image_fs(&self) -> Call<'_, RuntimeFs> {
         async {
             let body = v1::ImageFsInfoRequest {};
             let found = answer(
@@ -493,8 +493,12 @@ impl Runtime for Cri {
                     .image_fs_info(within(self.limit, body))
                     .await,
             )?;
-            let all = found.image_filesystems.into_iter();
-            Ok(all.map(convert::image_fs).collect())
+            let images = found.image_filesystems.into_iter();
+            let layers = found.container_filesystems.into_iter();
+            Ok(RuntimeFs {
+                images: images.map(convert::image_fs).collect(),
+                layers: layers.map(convert::image_fs).collect(),
+            })
         }
         .boxed()
     }

@@ -559,8 +559,8 @@ impl Runtime for Fake {
         })
     }
 
-    fn image_fs(&self) -> Call<'_, Vec<ImageFs>> {
-        self.done(Step::Any, |_| Ok(Vec::new()))
+    fn image_fs(&self) -> Call<'_, RuntimeFs> {
+        self.done(Step::Any, |_| Ok(RuntimeFs::default()))
     }
 
     fn layers(&self) -> Call<'_, Vec<LayerUse>> {

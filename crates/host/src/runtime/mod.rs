@@ -142,8 +142,8 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
     fn mount_image<'a>(&'a self, id: &'a str, dir: &'a Path) -> Call<'a, ()>;
     /// Forgets an image.
     fn remove_image<'a>(&'a self, name: &'a str) -> Call<'a, ()>;
-    /// The file systems that hold images.
-    fn image_fs(&self) -> Call<'_, Vec<ImageFs>>;
+    /// The file systems that hold images and layers.
+    fn image_fs(&self) -> Call<'_, RuntimeFs>;
 
     /// What containers have written into their own layers.
     fn layers(&self) -> Call<'_, Vec<LayerUse>>;

@@ -465,15 +465,24 @@ pub struct LayerUse {
     pub inodes: u64,
 }
 
-/// A file system that holds images.
+/// A file system that holds images, or what containers write into their own layers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ImageFs {
     /// Where it is mounted.
     pub mountpoint: String,
-    /// Bytes that images take.
+    /// Bytes that these take.
     pub bytes: u64,
-    /// Inodes that images take.
+    /// Inodes that these take.
     pub inodes: u64,
+}
+
+/// The file systems that the runtime keeps things on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RuntimeFs {
+    /// Of images.
+    pub images: Vec<ImageFs>,
+    /// Of layers that are written; none where it does not tell the two apart.
+    pub layers: Vec<ImageFs>,
 }
 
 /// What the runtime says of a part of itself.

@@ -18,7 +18,7 @@ use crate::pod::handle::{End, Snapshot};
 use crate::pod::manager::Pods;
 use crate::pod::spec;
 use crate::quantity;
-use crate::stats::{Detail, OfPod, Statistics};
+use crate::stats::{Detail, Disks, OfPod, Statistics};
 use clock::Instant;
 use futures::future::{BoxFuture, FutureExt};
 use k8s_openapi::api::core::v1::Pod;
@@ -145,14 +145,17 @@ impl<'a> Around<'a> {
                 Resource::NodeFs => (fs.available_bytes, fs.capacity_bytes),
                 Resource::NodeFsInodes => (fs.inodes_free, fs.inodes),
                 Resource::ImageFs => (images.available_bytes, images.capacity_bytes),
+                Resource::ImageFsInodes => (images.inodes_free, images.inodes),
                 Resource::Pid => (most.saturating_sub(pids), most),
             };
             (resource, Share { free, whole })
         })
     }
 
+    /// First goes what nobody uses, if it is on the disk that is short.
     async fn relieve_disk(self, short: Short) {
-        if crate::gc::remove_unused_images(self.deps, u64::MAX).await == 0 {
+        let has_images = short.resource.is_of_images() || self.statistics.disks() == Disks::One;
+        if !has_images || crate::gc::remove_unused_images(self.deps, u64::MAX).await == 0 {
             self.relieve(&short, Detail::Disks).await;
         }
     }
@@ -162,11 +165,11 @@ impl<'a> Around<'a> {
         let Ok(all) = self.statistics.collect(detail).await else {
             return;
         };
-        let image_disk = self.statistics.has_image_disk();
+        let disks = self.statistics.disks();
         let candidates: Vec<Candidate> = all
             .pods
             .iter()
-            .map(|p| rank::candidate(p, short.resource, image_disk))
+            .map(|p| rank::candidate(p, short.resource, disks))
             .collect();
         let Some(victim) = choose(&candidates).and_then(|i| all.pods.get(i)) else {
             tracing::warn!(?short, "the node runs short, and there is no pod to end");
@@ -316,7 +319,7 @@ fn message(victim: &OfPod, short: &Short) -> String {
         Resource::NodeFs | Resource::ImageFs => {
             ("ephemeral-storage", format!("{}Ki", short.left.free >> 10))
         }
-        Resource::NodeFsInodes => ("inodes", short.left.free.to_string()),
+        Resource::NodeFsInodes | Resource::ImageFsInodes => ("inodes", short.left.free.to_string()),
         Resource::Pid => ("pids", short.left.free.to_string()),
     };
     let threshold = match short.threshold {
@@ -326,7 +329,10 @@ fn message(victim: &OfPod, short: &Short) -> String {
     let mut text = format!(
         "The node was low on resource: {resource}. Threshold quantity: {threshold}, available: {available}. "
     );
-    if short.resource == Resource::NodeFsInodes {
+    if matches!(
+        short.resource,
+        Resource::NodeFsInodes | Resource::ImageFsInodes
+    ) {
         // Nobody asks for inodes: there is nothing to compare with.
         return text;
     }

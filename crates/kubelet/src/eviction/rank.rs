@@ -3,7 +3,7 @@
 use super::thresholds::Resource;
 use crate::pod::spec;
 use crate::quantity;
-use crate::stats::OfPod;
+use crate::stats::{DiskUsage, Disks, OfPod};
 
 /// A pod as the choice sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,8 +19,8 @@ pub struct Candidate {
 /// Pods of this priority and above are never evicted: the node needs them.
 const CRITICAL: i32 = 2_000_000_000;
 
-/// `image_disk`: images and layers have a file system of their own.
-pub(super) fn candidate(pod: &OfPod, short: Resource, image_disk: bool) -> Candidate {
+/// `disks`: what of its use is on which file system.
+pub(super) fn candidate(pod: &OfPod, short: Resource, disks: Disks) -> Candidate {
     let asked = |name: &str| -> u64 {
         let sum: i64 = spec::containers(&pod.pod)
             .iter()
@@ -30,17 +30,19 @@ pub(super) fn candidate(pod: &OfPod, short: Resource, image_disk: bool) -> Candi
     };
     let on_disk = || {
         let d = pod.on_disk();
-        match (image_disk, short) {
-            (false, _) => d.sum(),
-            (true, Resource::ImageFs) => d.layers,
-            (true, _) => [d.logs, d.volumes].into_iter().sum(),
+        match (disks, short.is_of_images()) {
+            (Disks::One, _) | (Disks::Images, false) => d.sum(),
+            (Disks::Runtime, true) => d.layers,
+            (Disks::Runtime, false) => [d.logs, d.volumes].into_iter().sum(),
+            // Only images are there, which are nobody's own.
+            (Disks::Images, true) => DiskUsage::default(),
         }
     };
     let (used, asked) = match short {
         Resource::Memory => (pod.stats.working_set_bytes, asked("memory")),
         Resource::NodeFs | Resource::ImageFs => (on_disk().bytes, asked("ephemeral-storage")),
         // Nobody asks for inodes, or for process ids.
-        Resource::NodeFsInodes => (on_disk().inodes, 0),
+        Resource::NodeFsInodes | Resource::ImageFsInodes => (on_disk().inodes, 0),
         Resource::Pid => (pod.stats.tasks, 0),
     };
     Candidate {
@@ -128,16 +130,22 @@ mod tests {
             // A large layer.
             pod(taken(8_000, 3), 1, &[]),
         ];
-        let goes = |short, image_disk| {
-            let all = all.iter().map(|p| candidate(p, short, image_disk));
+        let goes = |short, disks| {
+            let all = all.iter().map(|p| candidate(p, short, disks));
             choose(&all.collect::<Vec<_>>())
         };
-        assert_eq!(goes(Resource::NodeFsInodes, false), Some(0));
-        assert_eq!(goes(Resource::NodeFs, false), Some(1));
-        assert_eq!(goes(Resource::ImageFs, false), Some(1));
-        assert_eq!(goes(Resource::ImageFs, true), Some(3));
-        assert_eq!(goes(Resource::NodeFs, true), Some(1));
-        let first = candidate(&all[0], Resource::NodeFs, false);
+        assert_eq!(goes(Resource::NodeFsInodes, Disks::One), Some(0));
+        assert_eq!(goes(Resource::NodeFs, Disks::One), Some(1));
+        assert_eq!(goes(Resource::ImageFs, Disks::One), Some(1));
+        assert_eq!(goes(Resource::ImageFs, Disks::Runtime), Some(3));
+        assert_eq!(goes(Resource::ImageFsInodes, Disks::Runtime), Some(0));
+        assert_eq!(goes(Resource::NodeFs, Disks::Runtime), Some(1));
+        // Layers are beside volumes, and images are nobody's.
+        assert_eq!(goes(Resource::NodeFsInodes, Disks::Images), Some(0));
+        let used = |short| candidate(&all[3], short, Disks::Images).used;
+        assert_eq!(used(Resource::NodeFs), 8_001);
+        assert_eq!(used(Resource::ImageFs), 0);
+        let first = candidate(&all[0], Resource::NodeFs, Disks::One);
         assert_eq!((first.used, first.asked), (11, 100));
     }
 }

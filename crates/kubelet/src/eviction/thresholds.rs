@@ -88,19 +88,22 @@ pub enum Resource {
     NodeFs,
     /// Its inodes.
     NodeFsInodes,
-    /// The file system of images and containers' layers, in bytes.
+    /// The file system of images, in bytes; also of containers' layers, where those are not apart.
     ImageFs,
+    /// Its inodes.
+    ImageFsInodes,
     /// Process ids.
     Pid,
 }
 
 impl Resource {
     /// The most urgent first: without memory nothing else can be done.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Memory,
         Self::NodeFs,
         Self::NodeFsInodes,
         Self::ImageFs,
+        Self::ImageFsInodes,
         Self::Pid,
     ];
 
@@ -111,8 +114,15 @@ impl Resource {
             Self::NodeFs => "nodefs.available",
             Self::NodeFsInodes => "nodefs.inodesFree",
             Self::ImageFs => "imagefs.available",
+            Self::ImageFsInodes => "imagefs.inodesFree",
             Self::Pid => "pid.available",
         }
+    }
+
+    /// Whether it is of the file system of images.
+    #[must_use]
+    pub fn is_of_images(self) -> bool {
+        matches!(self, Self::ImageFs | Self::ImageFsInodes)
     }
 
     /// The condition of the node that says so.
@@ -120,7 +130,7 @@ impl Resource {
     pub fn signal(self) -> Signal {
         match self {
             Self::Memory => Signal::Memory,
-            Self::NodeFs | Self::NodeFsInodes | Self::ImageFs => Signal::Disk,
+            Self::NodeFs | Self::NodeFsInodes | Self::ImageFs | Self::ImageFsInodes => Signal::Disk,
             Self::Pid => Signal::Pid,
         }
     }
@@ -131,11 +141,12 @@ impl Resource {
 pub struct Thresholds(Vec<(Resource, Threshold)>);
 
 /// Upstream's, and one for process ids: a machine without any cannot even clean up.
-const DEFAULT: [(Resource, Threshold); 5] = [
+const DEFAULT: [(Resource, Threshold); 6] = [
     (Resource::Memory, Threshold::Amount(100 << 20)),
     (Resource::NodeFs, Threshold::Percent(10)),
     (Resource::NodeFsInodes, Threshold::Percent(5)),
     (Resource::ImageFs, Threshold::Percent(15)),
+    (Resource::ImageFsInodes, Threshold::Percent(5)),
     (Resource::Pid, Threshold::Percent(3)),
 ];
 

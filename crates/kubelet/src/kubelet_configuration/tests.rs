@@ -34,7 +34,8 @@ fn fields_are_set_in_upstreams_words() {
         "staticPodPath": "/etc/kubernetes/manifests", "fileCheckFrequency": "5s",
         "clusterDNS": ["10.96.0.10"], "clusterDomain": "example.org.",
         "maxPods": 30, "podPidsLimit": 500, "containerLogMaxSize": "5Mi", "containerLogMaxFiles": 3,
-        "evictionHard": { "memory.available": "200Mi", "imagefs.inodesFree": "5%" },
+        "evictionHard": { "memory.available": "200Mi", "imagefs.inodesFree": "7%",
+            "containerfs.available": "5%" },
         "evictionSoft": { "memory.available": "1Gi" },
         "evictionSoftGracePeriod": { "memory.available": "1m30s" },
         "evictionMaxPodGracePeriod": 60,
@@ -58,6 +59,8 @@ fn fields_are_set_in_upstreams_words() {
     let memory = Threshold::Amount(200 << 20);
     assert_eq!(eviction.hard.get(Resource::Memory), Some(memory));
     assert_eq!(eviction.hard.get(Resource::NodeFs), None);
+    let inodes = eviction.hard.get(Resource::ImageFsInodes);
+    assert_eq!(inodes, Some(Threshold::Percent(7)));
     assert_eq!(
         eviction.soft_grace["memory.available"],
         Duration::from_secs(90)
@@ -73,7 +76,7 @@ fn fields_are_set_in_upstreams_words() {
         warnings,
         [
             "cgroupDriver has no effect on this kubelet: control groups are made as folders, never by systemd",
-            "the signal imagefs.inodesFree is not measured: its threshold has no effect",
+            "the threshold of containerfs.available has no effect: that of nodefs or of imagefs holds, whichever containers' layers are on",
         ]
     );
 }

@@ -11,8 +11,8 @@ use std::time::Duration;
 use clock::Instant;
 use futures::stream::BoxStream;
 use host::runtime::{
-    Call, Container, ContainerSpec, ContainerStatus, Credential, Event, Health, Image, ImageFs,
-    LayerUse, Limit, Ran, Resources, Runtime, Sandbox, SandboxNetwork, SandboxSpec, Streams,
+    Call, Container, ContainerSpec, ContainerStatus, Credential, Event, Health, Image, LayerUse,
+    Limit, Ran, Resources, Runtime, RuntimeFs, Sandbox, SandboxNetwork, SandboxSpec, Streams,
     Version,
 };
 use metrics::{Counters, Gauges, Histograms};
@@ -332,7 +332,7 @@ impl Runtime for Counted {
     fn remove_image<'a>(&'a self, name: &'a str) -> Call<'a, ()> {
         counted("remove_image", self.0.remove_image(name))
     }
-    fn image_fs(&self) -> Call<'_, Vec<ImageFs>> {
+    fn image_fs(&self) -> Call<'_, RuntimeFs> {
         counted("image_fs_info", self.0.image_fs())
     }
     fn layers(&self) -> Call<'_, Vec<LayerUse>> {

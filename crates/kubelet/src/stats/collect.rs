@@ -4,7 +4,7 @@
 use super::background_cache::BackgroundCache;
 use super::machine::{cpu_times, device_names, device_of, interfaces, machine, start_time};
 use super::volumes::{KEPT, OfDisks, VolumeUse, Where};
-use super::{All, Detail, DiskUsage, Machine, OfClaim, OfContainer, OfImages, OfPod};
+use super::{All, Detail, DiskUsage, Disks, Machine, OfClaim, OfContainer, OfImages, OfPod};
 use crate::metrics::METRICS;
 use crate::node::machine as node_machine;
 use crate::pod::deps::Deps;
@@ -14,7 +14,7 @@ use crate::pod::runtime_state::Run;
 use crate::pod::{resources, spec};
 use host::cgroup::{Descriptors, Limits, Stats};
 use host::mounts::FsUsage;
-use host::runtime::ImageFs;
+use host::runtime::{ImageFs, RuntimeFs};
 use std::collections::HashMap;
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -73,8 +73,16 @@ pub struct Statistics {
     deps: Arc<Deps>,
     pods: Arc<Pods>,
     volumes: VolumeUse,
-    /// Where images are, as the runtime said last.
-    images: BackgroundCache<Option<PathBuf>>,
+    /// Where images and layers are, as the runtime said last.
+    images: BackgroundCache<Places>,
+}
+
+/// Where the runtime keeps things, as far as it says.
+#[derive(Clone, Debug, Default)]
+struct Places {
+    images: Option<PathBuf>,
+    /// Of layers, where those are apart.
+    layers: Option<PathBuf>,
 }
 
 /// The one key of [`Statistics::images`].
@@ -99,15 +107,15 @@ impl Statistics {
 
     async fn read(&self, detail: Detail) -> Result<All, Error> {
         let (layers, images) = match detail {
-            Detail::Groups => (None, Vec::new()),
-            Detail::Disks => (Some(self.layers().await?), Vec::new()),
+            Detail::Groups => (None, RuntimeFs::default()),
+            Detail::Disks => (Some(self.layers().await?), RuntimeFs::default()),
             Detail::Usual => {
                 let images = self.deps.runtime.image_fs();
                 let images = async { images.await.map_err(Error::ImageFs) };
                 let (layers, images) = tokio::try_join!(self.layers(), images)?;
                 (Some(layers), images)
             }
-            Detail::Whole => (self.layers_soon().await, Vec::new()),
+            Detail::Whole => (self.layers_soon().await, RuntimeFs::default()),
         };
         let snapshots = self.pods.snapshots();
         let live = live(&snapshots);
@@ -196,17 +204,20 @@ impl Statistics {
     /// The file system of images, where the runtime has said where that is. It is not waited for.
     pub fn image_fs(&self) -> Option<FsUsage> {
         let runtime = self.deps.runtime.clone();
-        let before = self.image_place();
+        let before = self.places_of_runtime();
         self.images.refresh(IMAGES, KEPT, || async move {
             match runtime.image_fs().await {
-                Ok(all) => place(&all),
+                Ok(all) => Places {
+                    images: place(&all.images),
+                    layers: place(&all.layers),
+                },
                 Err(e) => {
                     failed(&Error::ImageFs(e));
                     before
                 }
             }
         });
-        let place = self.image_place()?;
+        let place = self.places_of_runtime().images?;
         let used = host::mounts::fs_usage(&place);
         used.inspect_err(|error| {
             METRICS.statistics_failed("imagefs");
@@ -215,16 +226,19 @@ impl Statistics {
         .ok()
     }
 
-    fn image_place(&self) -> Option<PathBuf> {
-        self.images.get(IMAGES).and_then(|place| (*place).clone())
+    fn places_of_runtime(&self) -> Places {
+        let known = self.images.get(IMAGES);
+        known.map_or_else(Places::default, |places| (*places).clone())
     }
 
-    /// Whether images and layers have a file system of their own.
-    pub fn has_image_disk(&self) -> bool {
+    /// What has a file system of its own.
+    pub fn disks(&self) -> Disks {
         use std::os::unix::fs::MetadataExt;
         let device = |path: &Path| std::fs::metadata(path).ok().map(|m| m.dev());
-        let images = self.image_place().and_then(|place| device(&place));
-        images.is_some() && images != device(&self.deps.config.root_dir)
+        let places = self.places_of_runtime();
+        let root = device(&self.deps.config.root_dir);
+        let of = |place: &Option<PathBuf>| place.as_deref().and_then(device);
+        disks(root, of(&places.images), of(&places.layers))
     }
 
     /// The file system of volumes and logs.
@@ -234,7 +248,18 @@ impl Statistics {
     }
 }
 
-/// Where the runtime has its images.
+/// By the devices that volumes and logs, images, and layers are on, as far as that is known.
+fn disks(root: Option<u64>, images: Option<u64>, layers: Option<u64>) -> Disks {
+    match images {
+        None => Disks::One,
+        _ if images == root => Disks::One,
+        _ if layers.is_some() && layers == root => Disks::Images,
+        // Layers on a third one are not watched over by anybody, as upstream: it is not supported.
+        _ => Disks::Runtime,
+    }
+}
+
+/// Where the first of these is.
 fn place(all: &[ImageFs]) -> Option<PathBuf> {
     let first = all.first().filter(|f| !f.mountpoint.is_empty())?;
     Some(PathBuf::from(&first.mountpoint))
@@ -259,7 +284,7 @@ fn in_background<T: Send + 'static>(
 struct ReportedStats {
     snapshots: Vec<Arc<Snapshot>>,
     layers: Option<Layers>,
-    images: Vec<ImageFs>,
+    images: RuntimeFs,
     of_volumes: HashMap<String, OfDisks>,
 }
 
@@ -282,7 +307,11 @@ fn all(deps: &Deps, mut found: ReportedStats, detail: Detail) -> Result<All, Err
         .filter_map(|s| of_pod(deps, s, &mut found, detail));
     Ok(All {
         pods: pods.collect(),
-        images: images(&found.images),
+        images: images(&found.images.images),
+        layers: match found.images.layers.as_slice() {
+            [] => None,
+            layers => Some(images(layers)),
+        },
         machine: match is_whole {
             true => machine(config),
             false => Machine::default(),
@@ -410,4 +439,20 @@ fn of_node(deps: &Deps) -> Result<(Stats, Option<u64>), Error> {
     // The root group does not say, of either version, what other groups have in swap.
     stats.swap_bytes = memory.swap.saturating_sub(memory.swap_free);
     Ok((stats, Some(memory.swap)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_systems_are_told_apart_by_their_devices() {
+        assert_eq!(disks(Some(1), None, None), Disks::One);
+        assert_eq!(disks(Some(1), Some(1), None), Disks::One);
+        assert_eq!(disks(Some(1), Some(1), Some(1)), Disks::One);
+        assert_eq!(disks(Some(1), Some(2), None), Disks::Runtime);
+        assert_eq!(disks(Some(1), Some(2), Some(2)), Disks::Runtime);
+        assert_eq!(disks(Some(1), Some(2), Some(1)), Disks::Images);
+        assert_eq!(disks(Some(1), Some(2), Some(3)), Disks::Runtime);
+    }
 }

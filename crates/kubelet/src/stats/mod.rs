@@ -250,7 +250,19 @@ pub enum Detail {
     Whole,
 }
 
-/// What images take, and the file system that they are on.
+/// Which of volumes and logs, images, and containers' layers have file systems of their own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Disks {
+    /// None: all are on one.
+    #[default]
+    One,
+    /// Images and layers are on another than volumes and logs.
+    Runtime,
+    /// Images alone are on another.
+    Images,
+}
+
+/// What images take, or layers, and the file system that they are on.
 #[derive(Clone, Debug, Default)]
 pub struct OfImages {
     /// What they take.
@@ -280,6 +292,8 @@ pub struct All {
     pub fs: FsUsage,
     /// Images.
     pub images: OfImages,
+    /// Layers of containers; none: they are where images are.
+    pub layers: Option<OfImages>,
     /// When the machine (or the node in namespaces) started.
     pub start_time: Option<Timestamp>,
     /// The machine.

@@ -1,6 +1,6 @@
 //! `/stats/summary`: the use of everything as one JSON object, in upstream's words.
 
-use super::{All, Interface, OfClaim, OfContainer, OfPod, Rates};
+use super::{All, Interface, OfClaim, OfContainer, OfImages, OfPod, Rates};
 use crate::pod::spec;
 use host::cgroup::{Lost, Pressure, Stats};
 use host::mounts::FsUsage;
@@ -30,13 +30,15 @@ pub fn of(all: &All, rates: &Rates, only_cpu_and_memory: bool) -> Value {
             "inodesFree": all.fs.inodes_free,
             "inodesUsed": all.fs.inodes.saturating_sub(all.fs.inodes_free),
         });
-        let images = images(all);
+        let images = on_own_disk(all, &all.images);
+        // Where they are not apart, layers are on the same one.
+        let layers = all.layers.as_ref();
+        let layers = layers.map_or_else(|| images.clone(), |l| on_own_disk(all, l));
         let (now, most) = crate::node::machine::pids();
         io(&mut node, all, &all.node);
         node["network"] = network(&at, &all.network);
         node["fs"] = fs;
-        // Layers are on the same one.
-        node["runtime"] = json!({ "imageFs": images, "containerFs": images });
+        node["runtime"] = json!({ "imageFs": images, "containerFs": layers });
         node["rlimit"] = json!({"time": at, "maxpid": most, "curproc": now});
     }
     let pods: Vec<Value> = all
@@ -136,8 +138,8 @@ fn container(all: &All, rates: &Rates, c: &OfContainer, only: bool) -> Value {
     });
     if !only {
         io(&mut out, all, &c.stats);
-        // Layers lie where images do.
-        let of_layers = all.images.fs.as_ref().unwrap_or(&all.fs);
+        let of_layers = all.layers.as_ref().unwrap_or(&all.images);
+        let of_layers = of_layers.fs.as_ref().unwrap_or(&all.fs);
         let (bytes, inodes) = (c.layer.map(|l| l.bytes), c.layer.map(|l| l.inodes));
         out["rootfs"] = fs(all, of_layers, bytes, inodes);
         out["logs"] = fs(all, &all.fs, Some(c.log_bytes), None);
@@ -162,10 +164,10 @@ fn fs(all: &All, fs: &FsUsage, bytes: Option<u64>, inodes: Option<u64>) -> Value
     out
 }
 
-/// Images on their own file system; of one that cannot be seen from here, what they take of it.
-fn images(all: &All) -> Value {
-    let taken = all.images.taken;
-    match &all.images.fs {
+/// Images or layers on their file system; of one that cannot be seen from here, what they take of it.
+fn on_own_disk(all: &All, of: &OfImages) -> Value {
+    let taken = of.taken;
+    match &of.fs {
         Some(of) => fs(all, of, Some(taken.bytes), Some(taken.inodes)),
         None => json!({
             "time": time(Some(all.at)),
@@ -252,7 +254,7 @@ fn network(at: &Value, all: &[Interface]) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stats::{DiskUsage, OfImages, OfVolume};
+    use crate::stats::{DiskUsage, OfVolume};
     use host::cgroup::Pressures;
     use std::sync::Arc;
 
@@ -333,6 +335,27 @@ mod tests {
             }],
             ..All::default()
         }
+    }
+
+    #[test]
+    fn layers_are_shown_where_they_are() {
+        let mut all = sample(&with_pressure(12));
+        let shown = |all: &All| {
+            let found = of(all, &Rates::default(), false);
+            let runtime = &found["node"]["runtime"];
+            let of = |fs: &str| runtime[fs]["capacityBytes"].as_u64();
+            let layer = found["pods"][0]["containers"][0]["rootfs"]["capacityBytes"].as_u64();
+            (of("imageFs"), of("containerFs"), layer)
+        };
+        assert_eq!(shown(&all), (Some(9), Some(9), Some(9)));
+        all.layers = Some(OfImages {
+            fs: Some(FsUsage {
+                capacity_bytes: 7,
+                ..FsUsage::default()
+            }),
+            ..OfImages::default()
+        });
+        assert_eq!(shown(&all), (Some(9), Some(7), Some(7)));
     }
 
     #[test]
