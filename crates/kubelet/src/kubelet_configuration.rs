@@ -132,6 +132,7 @@ fn contradictions(config: &Config) -> Vec<String> {
                 .into(),
         );
     }
+    out.extend(cpus::contradictions(config));
     let eviction = &config.eviction;
     for (resource, _) in eviction.soft.iter() {
         if !eviction.soft_grace.contains_key(resource.name()) {
@@ -200,20 +201,7 @@ const ACTED_ON: &[(&str, Set)] = &[
         Ok(())
     }),
     ("cpuManagerPolicyOptions", |at, v| {
-        for (name, value) in v.as_object().ok_or("it is not a map")? {
-            let on = match text(value)? {
-                "true" => true,
-                "false" => false,
-                other => return Err(format!("{name}: {other:?} is neither true nor false")),
-            };
-            match name.as_str() {
-                "full-pcpus-only" => at.config.cpus.full_cores_only = on,
-                "strict-cpu-reservation" => at.config.cpus.strict_reservation = on,
-                other if on => return Err(format!("the option {other:?} is not supported")),
-                _ => {}
-            }
-        }
-        Ok(())
+        cpus::options(&mut at.config.cpus, v)
     }),
     ("crashLoopBackOff", |at, v| {
         let longest = v.get("maxContainerRestartPeriod").map(duration);
@@ -676,6 +664,7 @@ fn taint(v: &Value) -> Result<String, String> {
     Ok(format!("{key}={value}:{effect}"))
 }
 
+mod cpus;
 mod numa;
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@ use super::{Cpus, OfPod, exclusive, refused, save};
 use crate::pod::admit::Refusal;
 use crate::pod::spec;
 use crate::topology::merge::{Hint, OfResource};
-use crate::topology::nodes::Machine;
+use crate::topology::nodes::{Machine, Nodes};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use parking_lot::MutexGuard;
 use std::collections::BTreeMap;
@@ -64,11 +64,25 @@ impl Draft<'_> {
                 out.push(nodes);
             }
         }
-        let hint = |nodes: crate::topology::nodes::Nodes| Hint {
+        let hint = |nodes: Nodes| Hint {
             nodes: Some(nodes),
-            preferred: nodes.count() == least,
+            preferred: nodes.count() == least || self.is_of_few_sockets(machine, nodes, least),
         };
         Some(out.into_iter().map(hint).collect())
+    }
+
+    /// Whether nodes are in as few sockets as so many nodes can be, where that is what counts.
+    fn is_of_few_sockets(&self, machine: &Machine, nodes: Nodes, least: u32) -> bool {
+        let topology = &self.cpus.topology;
+        let sockets = |of: &CpuSet| u32::try_from(topology.sockets(of).len()).unwrap_or(u32::MAX);
+        let per_socket = machine
+            .all()
+            .count()
+            .checked_div(sockets(&topology.all()))
+            .unwrap_or(0);
+        self.cpus.policy.by_socket
+            && per_socket > 0
+            && sockets(&machine.cpus_of(nodes)) == least.div_ceil(per_socket)
     }
 
     /// Gives a container what it asks for, of the CPUs `within` first.
@@ -79,6 +93,10 @@ impl Draft<'_> {
         }
         self.cpus.is_aligned(count)?;
         let fresh = self.free.without(&self.reusable);
+        // Nodes of a socket are one where sockets are what counts.
+        let wide = within.filter(|_| self.cpus.policy.by_socket);
+        let wide = wide.map(|set| self.cpus.topology.beside(set));
+        let within = wide.as_ref().or(within);
         let inside = |set: &CpuSet| match within {
             Some(within) => CpuSet(set.0.intersection(&within.0).copied().collect()),
             None => set.clone(),
@@ -88,7 +106,8 @@ impl Draft<'_> {
         let mut set = CpuSet::default();
         for from in [near_again, near, far_again, far] {
             let missing = count - set.0.len();
-            let more = self.cpus.topology.take(&from, missing.min(from.0.len()));
+            let (topology, policy) = (&self.cpus.topology, &self.cpus.policy);
+            let more = topology.choose(&from, missing.min(from.0.len()), policy);
             set.add(&more.unwrap_or_default());
         }
         if set.0.len() < count {

@@ -3,6 +3,7 @@
 //! other container runs on them. What a container was given is kept in its pod's folder, beside what
 //! else it was given, so there is no list that could say something else than the pods do.
 
+mod choose;
 mod draft;
 pub mod follow;
 pub mod policy;
@@ -278,6 +279,7 @@ mod tests {
         let place = |cpu: u32| CpuLocation {
             socket: 0,
             core: cpu / 2,
+            ..CpuLocation::default()
         };
         let topology = Topology((0..8).map(|cpu| (cpu, place(cpu))).collect());
         Cpus::on(topology, policy, 1000, dir.to_owned())

@@ -13,4 +13,12 @@ pub struct Policy {
     pub full_cores_only: bool,
     /// Containers without CPUs of their own do not run on reserved ones either.
     pub strict_reservation: bool,
+    /// What needs several NUMA nodes is spread evenly over them.
+    pub over_numa: bool,
+    /// Threads are spread over cores.
+    pub over_cores: bool,
+    /// Those that share a last cache are given together, where that can be.
+    pub by_cache: bool,
+    /// Nodes of one socket are as good as one node.
+    pub by_socket: bool,
 }

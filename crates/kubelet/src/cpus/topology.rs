@@ -1,4 +1,4 @@
-//! Which CPUs share a core and a socket, and which of them go together best. Choosing is pure.
+//! Which CPUs share a core, a cache, a NUMA node and a socket.
 
 use super::set::CpuSet;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,6 +11,20 @@ pub struct CpuLocation {
     pub socket: u32,
     /// Its core in the socket.
     pub core: u32,
+    /// Its NUMA node.
+    pub numa: u32,
+    /// The last cache before memory that it has, which other cores may share.
+    pub cache: u32,
+}
+
+/// The NUMA node that the folder of a CPU names; the first where there are none.
+fn numa_node(folder: &Path) -> u32 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let number = |entry: std::fs::DirEntry| {
+        let name = entry.file_name();
+        name.to_str()?.strip_prefix("node")?.parse().ok()
+    };
+    entries.filter_map(number).min().unwrap_or_default()
 }
 
 /// All CPUs that run.
@@ -26,12 +40,15 @@ impl Topology {
         let all: CpuSet = all.parse()?;
         let place = |cpu: u32| {
             let number = |name: &str| {
-                let file = root.join(format!("cpu{cpu}/topology/{name}"));
+                let file = root.join(format!("cpu{cpu}/{name}"));
                 text(&file).ok().and_then(|t| t.trim().parse().ok())
             };
+            let numa = numa_node(&root.join(format!("cpu{cpu}")));
             CpuLocation {
-                socket: number("physical_package_id").unwrap_or_default(),
-                core: number("core_id").unwrap_or(cpu),
+                socket: number("topology/physical_package_id").unwrap_or_default(),
+                core: number("topology/core_id").unwrap_or(cpu),
+                numa,
+                cache: number("cache/index3/id").unwrap_or(numa),
             }
         };
         Ok(Self(all.0.into_iter().map(|c| (c, place(c))).collect()))
@@ -53,104 +70,32 @@ impl Topology {
         cores.into_values().max().unwrap_or(1)
     }
 
-    fn place(&self, cpu: u32) -> CpuLocation {
+    /// Where a CPU is.
+    #[must_use]
+    pub fn place(&self, cpu: u32) -> CpuLocation {
         self.0.get(&cpu).copied().unwrap_or_default()
     }
 
-    /// So many of the free ones: whole sockets first, then whole cores, then threads, each where the
-    /// fewest are left and beside what is taken already. None where there are too few.
+    /// The sockets in which some CPUs are.
     #[must_use]
-    pub fn take(&self, free: &CpuSet, count: usize) -> Option<CpuSet> {
-        if free.0.len() < count {
-            return None;
-        }
-        let mut taken = BTreeSet::new();
-        let socket = |p: CpuLocation| CpuLocation {
-            socket: p.socket,
-            core: 0,
-        };
-        self.take_whole(&free.0, &mut taken, count, socket);
-        self.take_whole(&free.0, &mut taken, count, |p| p);
-        let all: Vec<u32> = free.0.difference(&taken).copied().collect();
-        let mut left = all.clone();
-        // Threads of cores that are in use already, so that whole ones stay whole.
-        left.sort_by_key(|cpu| {
-            let own = self.place(*cpu);
-            let in_core = all.iter().filter(|c| self.place(**c) == own).count();
-            let beside = taken.iter().any(|c| self.place(*c).socket == own.socket);
-            (!beside, in_core, own, *cpu)
-        });
-        let missing = count - taken.len();
-        taken.extend(left.into_iter().take(missing));
-        Some(CpuSet(taken))
+    pub fn sockets(&self, of: &CpuSet) -> BTreeSet<u32> {
+        of.0.iter().map(|cpu| self.place(*cpu).socket).collect()
     }
 
-    fn take_whole(
-        &self,
-        free: &BTreeSet<u32>,
-        taken: &mut BTreeSet<u32>,
-        count: usize,
-        group: impl Fn(CpuLocation) -> CpuLocation,
-    ) {
-        loop {
-            let mut groups: BTreeMap<CpuLocation, Vec<u32>> = BTreeMap::new();
-            for cpu in free.difference(taken) {
-                let place = group(self.place(*cpu));
-                groups.entry(place).or_default().push(*cpu);
-            }
-            let whole =
-                |place: &CpuLocation| self.0.values().filter(|p| group(**p) == *place).count();
-            let in_socket = |socket: u32| {
-                let left = free.difference(taken);
-                left.filter(|c| self.place(**c).socket == socket).count()
-            };
-            let beside = |socket: u32| taken.iter().any(|c| self.place(*c).socket == socket);
-            let missing = count - taken.len();
-            let fits = groups
-                .iter()
-                .filter(|(place, cpus)| cpus.len() == whole(place) && cpus.len() <= missing);
-            let best = fits.min_by_key(|(place, _)| {
-                let socket = place.socket;
-                (!beside(socket), in_socket(socket), **place)
-            });
-            let Some((_, cpus)) = best else { return };
-            let cpus = cpus.clone();
-            taken.extend(cpus);
-        }
+    /// All CPUs of the sockets in which some are.
+    #[must_use]
+    pub fn beside(&self, some: &CpuSet) -> CpuSet {
+        let sockets = self.sockets(some);
+        let all = self.0.iter();
+        all.filter(|(_, place)| sockets.contains(&place.socket))
+            .map(|(cpu, _)| *cpu)
+            .collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Two sockets of two cores of two threads, numbered as Linux does: threads come last.
-    fn machine() -> Topology {
-        let place = |cpu: u32| CpuLocation {
-            socket: cpu % 4 / 2,
-            core: cpu % 2,
-        };
-        Topology((0..8).map(|cpu| (cpu, place(cpu))).collect())
-    }
-
-    #[test]
-    fn what_belongs_together_is_taken_together() {
-        let topology = machine();
-        assert_eq!(topology.threads(), 2);
-        let take = |free: &str, count| {
-            let taken = topology.take(&free.parse().unwrap(), count);
-            taken.map(|set| set.to_string())
-        };
-        // A core, a socket, a socket and a core.
-        assert_eq!(take("0-7", 2).as_deref(), Some("0,4"));
-        assert_eq!(take("0-7", 4).as_deref(), Some("0-1,4-5"));
-        assert_eq!(take("0-7", 6).as_deref(), Some("0-2,4-6"));
-        // The rest of a socket before a new one; half a core before a whole one.
-        assert_eq!(take("1-7", 2).as_deref(), Some("1,5"));
-        assert_eq!(take("1-7", 1).as_deref(), Some("4"));
-        assert_eq!(take("0-7", 3).as_deref(), Some("0-1,4"));
-        assert_eq!(take("0,2", 3), None);
-    }
 
     #[test]
     fn a_machine_is_read_from_its_folders() {
@@ -164,10 +109,22 @@ mod tests {
         put("cpu0/topology/core_id", "0\n");
         put("cpu1/topology/core_id", "0\n");
         put("cpu1/topology/physical_package_id", "1\n");
+        put("cpu1/node2/cpulist", "1\n");
+        put("cpu1/cache/index3/id", "5\n");
         let topology = Topology::read(dir.path()).unwrap();
         assert_eq!(topology.all().to_string(), "0-1,3");
-        assert_eq!(topology.place(1), CpuLocation { socket: 1, core: 0 });
-        assert_eq!(topology.place(3), CpuLocation { socket: 0, core: 3 });
+        let place = |socket, core, numa, cache| CpuLocation {
+            socket,
+            core,
+            numa,
+            cache,
+        };
+        assert_eq!(topology.place(1), place(1, 0, 2, 5));
+        assert_eq!(topology.place(3), place(0, 3, 0, 0));
+        assert_eq!(
+            topology.beside(&[3].into_iter().collect()).to_string(),
+            "0,3"
+        );
         assert!(Topology::read(&dir.path().join("none")).is_err());
     }
 }

@@ -343,3 +343,35 @@ fn images_memory_and_the_port_are_set_in_upstreams_words() {
         assert!(fault.contains(why), "{fault}");
     }
 }
+
+#[test]
+fn options_of_the_cpu_manager_are_upstreams() {
+    let with = |options: Value| set(&[json!({ "cpuManagerPolicyOptions": options })]);
+    let (config, _) = with(json!({ "distribute-cpus-across-numa": "true",
+        "full-pcpus-only": "true", "align-by-socket": "true", "strict-cpu-reservation": "false" }))
+    .unwrap();
+    let cpus = &config.cpus;
+    assert!(cpus.over_numa && cpus.full_cores_only && cpus.by_socket);
+    assert!(!cpus.strict_reservation && !cpus.over_cores && !cpus.by_cache);
+    for (options, why) in [
+        (
+            json!({ "faster": "true" }),
+            "unknown CPU Manager Policy option: \"faster\"",
+        ),
+        (
+            json!({ "full-pcpus-only": "true", "distribute-cpus-across-cores": "true" }),
+            "full-pcpus-only and distribute-cpus-across-cores can not be used at the same time",
+        ),
+        (
+            json!({ "prefer-align-cpus-by-uncorecache": "true", "distribute-cpus-across-numa": "true" }),
+            "can not be used at the same time",
+        ),
+    ] {
+        let fault = with(options).unwrap_err().to_string();
+        assert!(fault.contains(why), "{fault}");
+    }
+    let single = json!({ "cpuManagerPolicyOptions": { "align-by-socket": "true" },
+        "topologyManagerPolicy": "single-numa-node" });
+    let fault = set(&[single]).unwrap_err().to_string();
+    assert!(fault.contains("incompatible"), "{fault}");
+}

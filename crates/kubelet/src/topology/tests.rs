@@ -29,6 +29,7 @@ fn bench(policy: Policy, scope: Scope) -> Bench {
     let place = |cpu: u32| CpuLocation {
         socket: cpu / 4,
         core: cpu % 4,
+        ..CpuLocation::default()
     };
     let all = CpuTopology((0..8).map(|cpu| (cpu, place(cpu))).collect());
     let policy_of_cpus = CpuPolicy {
