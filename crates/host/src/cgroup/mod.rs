@@ -9,8 +9,8 @@ mod stats;
 
 pub use oom::OomScores;
 pub use stats::{
-    Descriptors, DeviceUse, HugePages, Lost, Pressure, Pressures, Stats, descriptors,
-    of_machine as machine_pressure,
+    Descriptors, DeviceUse, HugePages, IoCost, Lost, Pressure, Pressures, Stats, TaskStates,
+    descriptors, of_machine as machine_pressure,
 };
 
 use std::fs;
@@ -257,6 +257,16 @@ impl Hierarchy {
             }
             Self::V2 { .. } => number(&self.folder("memory", group).join("memory.swap.max")),
         }
+    }
+
+    /// Memory above which a group is asked to give some back, if anybody said so.
+    #[must_use]
+    pub fn memory_reservation(&self, group: &str) -> Option<u64> {
+        let file = match self {
+            Self::V1 { .. } => "memory.soft_limit_in_bytes",
+            Self::V2 { .. } => "memory.high",
+        };
+        number(&self.folder("memory", group).join(file)).filter(|v| *v < NO_LIMIT)
     }
 
     /// The limits that the kernel has for a group; what it does not say, or says in other words

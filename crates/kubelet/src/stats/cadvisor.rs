@@ -1,10 +1,12 @@
 //! `/metrics/cadvisor`: every container, every pod's group and sandbox, and the machine, in cAdvisor's
-//! words. A family is a row of a table here; what the kernel does not count has no row.
+//! words. A family is a row of a table here; what the kernel does not count has no row. They are those
+//! that upstream's kubelet has cAdvisor show. Of its kinds of memory for machines (DIMMs, NVM) the kernel
+//! says nothing.
 
 use super::text::{Text, seconds};
-use super::{All, Interface, Machine, OfDisk};
+use super::{All, DiskActivity, Interface, Machine, OfDisk};
 use crate::pod::spec;
-use host::cgroup::{DeviceUse, Limits, Stats};
+use host::cgroup::{DeviceUse, IoCost, Limits, Stats, TaskStates};
 use jiff::Timestamp;
 
 /// What samples are of: a group of processes, with what is known of it.
@@ -17,6 +19,8 @@ pub(super) struct Subject<'a> {
     pub pod: &'a str,
     pub stats: &'a Stats,
     pub limits: Limits,
+    pub swap_limit: Option<u64>,
+    pub memory_reservation: Option<u64>,
     pub started: Option<Timestamp>,
     pub disk: Option<OfDisk>,
     /// Processes, descriptors, sockets; none of what was not counted.
@@ -45,8 +49,16 @@ fn pressure(s: &Subject<'_>, of: fn(&host::cgroup::Pressures) -> u64) -> Option<
     s.stats.pressure.as_ref().map(|p| of(p) as f64 / 1e6)
 }
 
+/// Threads in a state, in thousandths, which is how cAdvisor writes loads.
+fn load(s: &Subject<'_>, of: fn(&TaskStates) -> u64) -> Option<f64> {
+    s.held.map(|h| of(&h.tasks) as f64 * 1000.0)
+}
+
 #[rustfmt::skip]
 const ROWS: &[Row] = &[
+    // What probes say is on a page of its own: the runtime knows of no check.
+    ("container_health_state", GAUGE, "The result of the container's health check",
+        |s| s.held.map(|_| -1.0)),
     ("container_cpu_user_seconds_total", COUNTER, "Cumulative user cpu time consumed in seconds.",
         |s| Some(seconds(s.stats.cpu_user_nanos))),
     ("container_cpu_system_seconds_total", COUNTER, "Cumulative system cpu time consumed in seconds.",
@@ -57,6 +69,15 @@ const ROWS: &[Row] = &[
         |s| of_quota(s, s.stats.cpu_throttled_periods as f64)),
     ("container_cpu_cfs_throttled_seconds_total", COUNTER, "Total time duration the container has been throttled.",
         |s| of_quota(s, seconds(s.stats.cpu_throttled_nanos))),
+    ("container_cpu_cfs_burst_periods_total", COUNTER, "Number of periods when burst occurs.",
+        |s| of_quota(s, s.stats.cpu_burst_periods as f64)),
+    ("container_cpu_cfs_burst_seconds_total", COUNTER, "Total time duration the container has been bursted.",
+        |s| of_quota(s, seconds(s.stats.cpu_burst_nanos))),
+    // Nobody looks in between, so it is the load of the moment.
+    ("container_cpu_load_average_10s", GAUGE, "Threads that run or could, at this moment, in thousandths.",
+        |s| load(s, |t| t.running)),
+    ("container_cpu_load_d_average_10s", GAUGE, "Threads that wait and cannot be interrupted, at this moment, in thousandths.",
+        |s| load(s, |t| t.uninterruptible)),
     ("container_memory_usage_bytes", GAUGE, "Current memory usage in bytes, including all memory regardless of when it was accessed",
         |s| Some(s.stats.memory_bytes as f64)),
     ("container_memory_working_set_bytes", GAUGE, "Current working set in bytes.",
@@ -113,6 +134,56 @@ const ROWS: &[Row] = &[
         |s| s.limits.cpu_shares.map(|v| v as f64)),
     ("container_spec_memory_limit_bytes", GAUGE, "Memory limit for the container.",
         |s| Some(s.limits.memory_bytes.unwrap_or(0) as f64)),
+    ("container_spec_memory_swap_limit_bytes", GAUGE, "Memory swap limit for the container.",
+        |s| Some(s.swap_limit.unwrap_or(0) as f64)),
+    ("container_spec_memory_reservation_limit_bytes", GAUGE, "Memory reservation limit for the container.",
+        |s| Some(s.memory_reservation.unwrap_or(0) as f64)),
+];
+
+/// A family of what threads do.
+type TaskRow = (&'static str, fn(&TaskStates) -> u64);
+
+const TASK_ROWS: [TaskRow; 4] = [
+    ("sleeping", |t| t.sleeping),
+    ("running", |t| t.running),
+    ("stopped", |t| t.stopped),
+    ("uninterruptible", |t| t.uninterruptible),
+];
+
+/// A family of the machine's disk as a whole.
+type ActivityRow = (
+    &'static str,
+    &'static str,
+    &'static str,
+    fn(&DiskActivity) -> f64,
+);
+
+fn millis(of: u64) -> f64 {
+    of as f64 / 1000.0
+}
+
+#[rustfmt::skip]
+const ACTIVITY_ROWS: [ActivityRow; 9] = [
+    ("container_fs_sector_reads_total", COUNTER, "Cumulative count of sector reads completed", |a| a.sectors_read as f64),
+    ("container_fs_reads_merged_total", COUNTER, "Cumulative count of reads merged", |a| a.reads_merged as f64),
+    ("container_fs_read_seconds_total", COUNTER, "Cumulative count of seconds spent reading", |a| millis(a.read_millis)),
+    ("container_fs_sector_writes_total", COUNTER, "Cumulative count of sector writes completed", |a| a.sectors_written as f64),
+    ("container_fs_writes_merged_total", COUNTER, "Cumulative count of writes merged", |a| a.writes_merged as f64),
+    ("container_fs_write_seconds_total", COUNTER, "Cumulative count of seconds spent writing", |a| millis(a.write_millis)),
+    ("container_fs_io_current", GAUGE, "Number of I/Os currently in progress", |a| a.in_progress as f64),
+    ("container_fs_io_time_seconds_total", COUNTER, "Cumulative count of seconds spent doing I/Os", |a| millis(a.busy_millis)),
+    ("container_fs_io_time_weighted_seconds_total", COUNTER, "Cumulative weighted I/O time in seconds", |a| millis(a.weighted_millis)),
+];
+
+/// A family of a device's time.
+type CostRow = (&'static str, &'static str, fn(&IoCost) -> u64);
+
+#[rustfmt::skip]
+const COST_ROWS: [CostRow; 4] = [
+    ("container_fs_io_cost_usage_seconds_total", "Cumulative IOCost usage in seconds", |c| c.usage_micros),
+    ("container_fs_io_cost_wait_seconds_total", "Cumulative IOCost wait in seconds", |c| c.wait_micros),
+    ("container_fs_io_cost_indebt_seconds_total", "Cumulative IOCost debt in seconds", |c| c.indebt_micros),
+    ("container_fs_io_cost_indelay_seconds_total", "Cumulative IOCost delay in seconds", |c| c.indelay_micros),
 ];
 
 /// A family of block devices.
@@ -181,6 +252,8 @@ pub(super) fn subjects(all: &All) -> Vec<Subject<'_>> {
         pod: "",
         stats,
         limits: Limits::default(),
+        swap_limit: None,
+        memory_reservation: None,
         started: None,
         disk: None,
         held: None,
@@ -188,6 +261,7 @@ pub(super) fn subjects(all: &All) -> Vec<Subject<'_>> {
     };
     let mut out = vec![Subject {
         started: all.start_time,
+        swap_limit: all.swap_limit,
         network: &all.network,
         disk: Some(OfDisk {
             used_bytes: all.fs.used_bytes,
@@ -207,6 +281,8 @@ pub(super) fn subjects(all: &All) -> Vec<Subject<'_>> {
         };
         out.push(Subject {
             limits: p.limits,
+            swap_limit: p.swap_limit,
+            memory_reservation: p.memory_reservation,
             network: &p.network,
             ..of_pod(&p.stats, &p.group)
         });
@@ -220,6 +296,8 @@ pub(super) fn subjects(all: &All) -> Vec<Subject<'_>> {
             name: &c.id,
             image: &c.image,
             limits: c.limits,
+            swap_limit: c.swap_limit,
+            memory_reservation: c.memory_reservation,
             started: c.started_at,
             held: Some(&c.held),
             disk: c.layer.map(|layer| OfDisk {
@@ -266,7 +344,10 @@ pub fn page(all: &All) -> String {
         t.sample(name, &s.labels(), all.at.as_second() as f64, at);
     }
     page_faults(&mut t, &subjects, at);
+    tasks(&mut t, &subjects, at);
     devices(&mut t, all, &subjects);
+    costs(&mut t, all, &subjects);
+    activity(&mut t, all, &subjects);
     disks(&mut t, &subjects, at);
     huge_pages(&mut t, &subjects, at);
     limits(&mut t, &subjects, at);
@@ -291,6 +372,47 @@ fn page_faults(t: &mut Text, subjects: &[Subject<'_>], at: Option<Timestamp>) {
         ] {
             let labels = s.with(&[("failure_type", kind), ("scope", scope)]);
             t.sample(name, &labels, value as f64, at);
+        }
+    }
+}
+
+fn tasks(t: &mut Text, subjects: &[Subject<'_>], at: Option<Timestamp>) {
+    let name = "container_tasks_state";
+    t.family(name, GAUGE, "Number of tasks in given state");
+    for s in subjects {
+        let Some(held) = s.held else { continue };
+        for (state, value) in TASK_ROWS {
+            let labels = s.with(&[("state", state)]);
+            t.sample(name, &labels, value(&held.tasks) as f64, at);
+        }
+    }
+}
+
+/// Of the machine's disk, which all use together: so of the machine alone.
+fn activity(t: &mut Text, all: &All, subjects: &[Subject<'_>]) {
+    let Some((done, machine)) = all.disk_activity.as_ref().zip(subjects.first()) else {
+        return;
+    };
+    for (name, kind, help, value) in ACTIVITY_ROWS {
+        t.family(name, kind, help);
+        let labels = machine.with(&[("device", &all.disk_device)]);
+        t.sample(name, &labels, value(done), Some(all.at));
+    }
+}
+
+fn costs(t: &mut Text, all: &All, subjects: &[Subject<'_>]) {
+    let devices = |s: &Subject<'_>| s.stats.devices.iter().any(|d| d.cost.is_some());
+    if !subjects.iter().any(devices) {
+        return;
+    }
+    for (name, help, value) in COST_ROWS {
+        t.family(name, COUNTER, help);
+        for s in subjects {
+            for (d, cost) in s.stats.devices.iter().filter_map(|d| Some((d, d.cost?))) {
+                let device = all.device(d.major, d.minor);
+                let labels = s.with(&[("device", &device)]);
+                t.sample(name, &labels, value(&cost) as f64 / 1e6, Some(all.at));
+            }
         }
     }
 }
@@ -449,6 +571,12 @@ fn machine(t: &mut Text, all: &All) {
             "Number of CPU sockets.",
             m.sockets as f64,
         ),
+        ("machine_cpu_books", "Number of CPU books.", m.books as f64),
+        (
+            "machine_cpu_drawers",
+            "Number of CPU drawers.",
+            m.drawers as f64,
+        ),
         (
             "machine_memory_bytes",
             "Amount of memory installed on the machine.",
@@ -512,6 +640,10 @@ mod tests {
                 minor: 0,
                 read_bytes: 5,
                 reads: 2,
+                cost: Some(IoCost {
+                    wait_micros: 500_000,
+                    ..IoCost::default()
+                }),
                 ..DeviceUse::default()
             }],
             ..Stats::default()
@@ -542,7 +674,12 @@ mod tests {
                 open: 4,
                 sockets: 1,
                 soft_limit: Some(1024),
+                tasks: TaskStates {
+                    running: 2,
+                    ..TaskStates::default()
+                },
             },
+            memory_reservation: Some(99),
             ..OfContainer::default()
         };
         let pod = OfPod {
@@ -559,6 +696,10 @@ mod tests {
             pause_image: "pause".into(),
             device_names: [((254, 0), "/dev/vda".to_owned())].into(),
             disk_device: "/dev/vda".into(),
+            disk_activity: Some(DiskActivity {
+                busy_millis: 1_500,
+                ..DiskActivity::default()
+            }),
             pods: vec![pod],
             ..All::default()
         }
@@ -573,6 +714,12 @@ mod tests {
             r#"container_cpu_cfs_periods_total{container="c",id="/g/id",image="i",name="id",namespace="ns",pod="p"} 7 0"#,
             r#"container_fs_reads_total{container="c",id="/g/id",image="i",name="id",namespace="ns",pod="p",device="/dev/vda"} 2 0"#,
             r#"container_fs_usage_bytes{container="c",id="/g/id",image="i",name="id",namespace="ns",pod="p",device="/dev/vda"} 11 0"#,
+            r#"container_cpu_cfs_burst_periods_total{container="c",id="/g/id",image="i",name="id",namespace="ns",pod="p"} 0 0"#,
+            r#"container_cpu_load_average_10s{container="c",id="/g/id",image="i",name="id",namespace="ns",pod="p"} 2000 0"#,
+            r#"container_tasks_state{container="c",id="/g/id",image="i",name="id",namespace="ns",pod="p",state="running"} 2 0"#,
+            r#"container_fs_io_cost_wait_seconds_total{container="c",id="/g/id",image="i",name="id",namespace="ns",pod="p",device="/dev/vda"} 0.5 0"#,
+            r#"container_fs_io_time_seconds_total{container="",id="/",image="",name="",namespace="",pod="",device="/dev/vda"} 1.5 0"#,
+            r#"container_spec_memory_reservation_limit_bytes{container="c",id="/g/id",image="i",name="id",namespace="ns",pod="p"} 99 0"#,
             r#"container_sockets{container="c",id="/g/id",image="i",name="id",namespace="ns",pod="p"} 1 0"#,
             r#"container_spec_cpu_quota{container="c",id="/g/id",image="i",name="id",namespace="ns",pod="p"} 50000 0"#,
             r#"container_threads{container="",id="/g/box",image="pause",name="box",namespace="ns",pod="p"} 0 0"#,

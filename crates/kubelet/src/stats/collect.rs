@@ -2,7 +2,9 @@
 //! what is known. An error is never shown as a zero.
 
 use super::background_cache::BackgroundCache;
-use super::machine::{cpu_times, device_names, device_of, interfaces, machine, start_time};
+use super::machine::{
+    cpu_times, device_names, device_of, disk_activity, interfaces, machine, start_time,
+};
 use super::volumes::{KEPT, OfDisks, VolumeUse, Where};
 use super::{All, Detail, DiskUsage, Disks, Machine, OfClaim, OfContainer, OfImages, OfPod};
 use crate::metrics::METRICS;
@@ -301,6 +303,10 @@ fn all(deps: &Deps, mut found: ReportedStats, detail: Detail) -> Result<All, Err
         _ => host::mounts::fs_usage(&config.root_dir).map_err(Error::RootFs)?,
     };
     let (node, swap_limit) = of_node(deps)?;
+    let disk_device = match is_whole {
+        true => device_of(&config.root_dir, &device_names),
+        false => String::new(),
+    };
     let pods = std::mem::take(&mut found.snapshots);
     let pods = pods
         .iter()
@@ -316,10 +322,8 @@ fn all(deps: &Deps, mut found: ReportedStats, detail: Detail) -> Result<All, Err
             true => machine(config),
             false => Machine::default(),
         },
-        disk_device: match is_whole {
-            true => device_of(&config.root_dir, &device_names),
-            false => String::new(),
-        },
+        disk_activity: disk_activity(&disk_device),
+        disk_device,
         device_names,
         pause_image: config.pause_image.clone(),
         node_name: config.node_name.clone(),
@@ -357,6 +361,10 @@ fn of_pod(deps: &Deps, s: &Snapshot, found: &mut ReportedStats, detail: Detail) 
         true => deps.cgroups.limits(group).unwrap_or_default(),
         false => Limits::default(),
     };
+    let reservation = |group: &str| match is_whole {
+        true => deps.cgroups.memory_reservation(group),
+        false => None,
+    };
     let own_group = format!("{group}/{}", sandbox.id);
     let network = match detail {
         Detail::Groups | Detail::Disks => Vec::new(),
@@ -378,6 +386,7 @@ fn of_pod(deps: &Deps, s: &Snapshot, found: &mut ReportedStats, detail: Detail) 
             },
             memory_limit: deps.cgroups.memory_limit(&own),
             swap_limit: deps.cgroups.swap_limit(&own),
+            memory_reservation: reservation(&own),
             limits: limits(&own),
             held: match is_whole {
                 true => host::cgroup::descriptors(&deps.cgroups.processes(&own)),
@@ -395,6 +404,7 @@ fn of_pod(deps: &Deps, s: &Snapshot, found: &mut ReportedStats, detail: Detail) 
             .then(|| Some((own_group.clone(), deps.cgroups.stats(&own_group)?)))
             .flatten(),
         swap_limit: deps.cgroups.swap_limit(&group),
+        memory_reservation: reservation(&group),
         group,
         sandbox_id: sandbox.id.clone(),
         stats,

@@ -1,6 +1,6 @@
 //! The machine, as the kernel's files show it: what it consists of, its CPU time, its interfaces.
 
-use super::{Interface, Machine};
+use super::{DiskActivity, Interface, Machine};
 use crate::config::Config;
 use crate::metrics::files;
 use crate::node::machine;
@@ -15,8 +15,23 @@ pub(super) fn machine(config: &Config) -> Machine {
         identity: machine::Identity::read(config),
         cores,
         sockets,
+        books: different(Path::new(CPUS), "book_id"),
+        drawers: different(Path::new(CPUS), "drawer_id"),
         swap_bytes: machine::memory().swap,
     }
+}
+
+const CPUS: &str = "/sys/devices/system/cpu";
+
+/// How many different values CPUs have in a file about where they are; most machines have no such file.
+fn different(cpus: &Path, file: &str) -> u64 {
+    let folders = std::fs::read_dir(cpus).into_iter().flatten().flatten();
+    let values = folders.filter_map(|cpu| {
+        let text = std::fs::read_to_string(cpu.path().join("topology").join(file)).ok()?;
+        // A CPU of which the kernel does not know it.
+        Some(text.trim().to_owned()).filter(|id| id != "-1")
+    });
+    values.collect::<BTreeSet<String>>().len() as u64
 }
 
 /// Cores and sockets of `/proc/cpuinfo`; where it does not distinguish them each CPU is a core, and
@@ -57,6 +72,32 @@ fn parse_partitions(text: &str) -> HashMap<(u32, u32), String> {
             Some(((major, minor), format!("/dev/{}", words.nth(1)?)))
         })
         .collect()
+}
+
+/// What a device, such as `/dev/vda`, has done since the machine started; none where the kernel does not
+/// say.
+pub(super) fn disk_activity(device: &str) -> Option<DiskActivity> {
+    let name = device.strip_prefix("/dev/")?;
+    let text = files::of_process(Path::new("/proc/diskstats"), "diskstats")?;
+    parse_disk_activity(&text, name)
+}
+
+fn parse_disk_activity(text: &str, name: &str) -> Option<DiskActivity> {
+    let mut lines = text.lines().map(|l| l.split_whitespace().skip(2));
+    let words = lines.find(|words| words.clone().next() == Some(name))?;
+    let numbers: Vec<u64> = words.skip(1).filter_map(|w| w.parse().ok()).collect();
+    let at = |i: usize| numbers.get(i).copied();
+    Some(DiskActivity {
+        reads_merged: at(1)?,
+        sectors_read: at(2)?,
+        read_millis: at(3)?,
+        writes_merged: at(5)?,
+        sectors_written: at(6)?,
+        write_millis: at(7)?,
+        in_progress: at(8)?,
+        busy_millis: at(9)?,
+        weighted_millis: at(10)?,
+    })
 }
 
 /// The device that a path is on, if it is one that has a name.
@@ -159,6 +200,30 @@ mod tests {
         let text = [cpu(0, 0, 0), cpu(1, 0, 0), cpu(2, 1, 0), cpu(3, 1, 1)].concat();
         assert_eq!(topology(&text), (3, 2));
         assert_eq!(topology("processor : 0\n\nprocessor : 1\n"), (2, 1));
+    }
+
+    #[test]
+    fn a_disks_activity_is_found_by_its_name() {
+        let text = " 254       0 vda 10 1 20 30 40 5 60 70 8 90 100 0 0 0 0\n\
+             254       1 vda1 1 1 1 1 1 1 1 1 1 1 1\n";
+        let found = parse_disk_activity(text, "vda").unwrap();
+        assert_eq!((found.reads_merged, found.sectors_read), (1, 20));
+        assert_eq!((found.writes_merged, found.write_millis), (5, 70));
+        assert_eq!((found.in_progress, found.busy_millis), (8, 90));
+        assert_eq!(found.weighted_millis, 100);
+        assert_eq!(parse_disk_activity(text, "vdb"), None);
+    }
+
+    #[test]
+    fn books_are_counted_where_there_are_any() {
+        let dir = tempfile::tempdir().unwrap();
+        for (cpu, book) in [("cpu0", "0"), ("cpu1", "0"), ("cpu2", "1"), ("cpu3", "-1")] {
+            let topology = dir.path().join(cpu).join("topology");
+            std::fs::create_dir_all(&topology).unwrap();
+            std::fs::write(topology.join("book_id"), format!("{book}\n")).unwrap();
+        }
+        assert_eq!(different(dir.path(), "book_id"), 2);
+        assert_eq!(different(dir.path(), "drawer_id"), 0);
     }
 
     #[test]

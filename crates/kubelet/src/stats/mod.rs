@@ -80,6 +80,8 @@ pub struct OfContainer {
     pub memory_limit: Option<u64>,
     /// How much swap it may use, bytes.
     pub swap_limit: Option<u64>,
+    /// Memory above which it is asked to give some back; only where it was asked for.
+    pub memory_reservation: Option<u64>,
     /// What the kernel limits it to; only where it was asked for.
     pub limits: Limits,
     /// What its processes hold; only where it was asked for.
@@ -145,6 +147,8 @@ pub struct OfPod {
     pub volumes: Vec<OfVolume>,
     /// How much swap it may use, bytes.
     pub swap_limit: Option<u64>,
+    /// Memory above which it is asked to give some back; only where it was asked for.
+    pub memory_reservation: Option<u64>,
 }
 
 /// The parts of what a pod takes of the node's disks.
@@ -217,8 +221,35 @@ pub struct Machine {
     pub cores: u64,
     /// Sockets with cores.
     pub sockets: u64,
+    /// Books and drawers of sockets, on machines that have such.
+    pub books: u64,
+    /// See `books`.
+    pub drawers: u64,
     /// Swap, bytes.
     pub swap_bytes: u64,
+}
+
+/// What a disk has done since the machine started, for whomever.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskActivity {
+    /// Reads that were made one with others.
+    pub reads_merged: u64,
+    /// Sectors of 512 bytes.
+    pub sectors_read: u64,
+    /// Time of all reads together, milliseconds.
+    pub read_millis: u64,
+    /// Writes that were made one with others.
+    pub writes_merged: u64,
+    /// Sectors of 512 bytes.
+    pub sectors_written: u64,
+    /// Time of all writes together, milliseconds.
+    pub write_millis: u64,
+    /// Requests that are under way.
+    pub in_progress: u64,
+    /// Time in which there was one, milliseconds.
+    pub busy_millis: u64,
+    /// The same, each moment as often as there were requests.
+    pub weighted_millis: u64,
 }
 
 /// A file system, as samples show it.
@@ -302,6 +333,8 @@ pub struct All {
     pub device_names: HashMap<(u32, u32), String>,
     /// The device that volumes and logs are on.
     pub disk_device: String,
+    /// What it has done; only where it was asked for, and the kernel says so.
+    pub disk_activity: Option<DiskActivity>,
     /// The image of sandboxes.
     pub pause_image: String,
     /// All pods that run.

@@ -5,7 +5,7 @@ mod processes;
 pub(super) mod v1;
 pub(super) mod v2;
 
-pub use processes::{Descriptors, descriptors};
+pub use processes::{Descriptors, TaskStates, descriptors};
 
 use std::collections::HashMap;
 use std::fs;
@@ -26,6 +26,10 @@ pub struct Stats {
     pub cpu_periods: u64,
     /// Time held back, nanoseconds.
     pub cpu_throttled_nanos: u64,
+    /// Periods in which it used more than its limit, of what it had left over before.
+    pub cpu_burst_periods: u64,
+    /// What it used more, nanoseconds.
+    pub cpu_burst_nanos: u64,
     /// Memory in use, page cache included, bytes.
     pub memory_bytes: u64,
     /// Memory that cannot be dropped at once: use less inactive file pages, bytes.
@@ -85,6 +89,22 @@ pub struct DeviceUse {
     pub reads: u64,
     /// Writes.
     pub writes: u64,
+    /// Only where the kernel distributes the device by what requests cost.
+    pub cost: Option<IoCost>,
+}
+
+/// Time of a device, microseconds: what a group used of it, waited for it, owes, and was held back for
+/// what it owed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IoCost {
+    /// Used.
+    pub usage_micros: u64,
+    /// Waited.
+    pub wait_micros: u64,
+    /// Owed.
+    pub indebt_micros: u64,
+    /// Held back.
+    pub indelay_micros: u64,
 }
 
 /// Use of huge pages of one size.

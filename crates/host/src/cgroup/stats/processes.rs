@@ -16,6 +16,39 @@ pub struct Descriptors {
     pub sockets: u64,
     /// Open descriptors that the first process may have; none: no limit, or no process.
     pub soft_limit: Option<u64>,
+    /// What their threads do.
+    pub tasks: TaskStates,
+}
+
+/// Threads by what they do at the moment. Whether one that cannot be interrupted waits for a disk, the
+/// kernel does not say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TaskStates {
+    /// On a CPU, or ready to be.
+    pub running: u64,
+    /// Waiting.
+    pub sleeping: u64,
+    /// Stopped by a signal or a debugger.
+    pub stopped: u64,
+    /// Waiting, whatever signal comes.
+    pub uninterruptible: u64,
+}
+
+impl TaskStates {
+    /// Counts a thread by its line in `/proc`: `7 (name) S …`, where a name may hold anything.
+    fn count(&mut self, stat: &str) {
+        let state = stat
+            .rsplit_once(") ")
+            .and_then(|(_, rest)| rest.chars().next());
+        match state {
+            Some('R') => self.running += 1,
+            Some('S' | 'I') => self.sleeping += 1,
+            Some('T' | 't') => self.stopped += 1,
+            Some('D') => self.uninterruptible += 1,
+            // It has ended, or there is no such line.
+            _ => {}
+        }
+    }
 }
 
 /// Counts what these processes hold. One that has ended meanwhile holds nothing.
@@ -42,6 +75,12 @@ fn descriptors_at(proc: &Path, pids: &[u32]) -> Descriptors {
             let is_socket = |to: &PathBuf| to.as_os_str().as_bytes().starts_with(b"socket:");
             out.sockets += u64::from(leads_to.as_ref().is_ok_and(is_socket));
         }
+        let threads = fs::read_dir(process.join("task"));
+        for thread in threads.into_iter().flatten().flatten() {
+            if let Ok(stat) = fs::read_to_string(thread.path().join("stat")) {
+                out.tasks.count(&stat);
+            }
+        }
     }
     out
 }
@@ -66,6 +105,15 @@ mod tests {
                 std::os::unix::fs::symlink(to, fd.join(at.to_string())).unwrap();
             }
         }
+        for (thread, stat) in [
+            ("1", "1 (a) b) S 0\n"),
+            ("7", "7 (a) b) R 0\n"),
+            ("8", "8 (z) Z\n"),
+        ] {
+            let task = dir.path().join("1/task").join(thread);
+            fs::create_dir_all(&task).unwrap();
+            fs::write(task.join("stat"), stat).unwrap();
+        }
         let limits =
             "Limit  Soft Limit\nMax open files            1024                 4096       files\n";
         fs::write(dir.path().join("1/limits"), limits).unwrap();
@@ -76,6 +124,11 @@ mod tests {
                 open: 3,
                 sockets: 1,
                 soft_limit: Some(1024),
+                tasks: TaskStates {
+                    running: 1,
+                    sleeping: 1,
+                    ..TaskStates::default()
+                },
             }
         );
     }

@@ -24,6 +24,8 @@ pub fn read(folder: impl Fn(&str) -> PathBuf) -> Option<Stats> {
         cpu_throttled_periods: throttle.get("nr_throttled").copied().unwrap_or(0),
         cpu_periods: throttle.get("nr_periods").copied().unwrap_or(0),
         cpu_throttled_nanos: throttle.get("throttled_time").copied().unwrap_or(0),
+        cpu_burst_periods: throttle.get("nr_bursts").copied().unwrap_or(0),
+        cpu_burst_nanos: throttle.get("burst_time").copied().unwrap_or(0),
         memory_bytes: usage,
         working_set_bytes: usage.saturating_sub(at("total_inactive_file")),
         rss_bytes: at("total_rss"),
@@ -121,7 +123,7 @@ mod tests {
         put("cpuacct/g/cpuacct.stat", "user 3\nsystem 2\n");
         put(
             "cpu/g/cpu.stat",
-            "nr_periods 9\nnr_throttled 4\nthrottled_time 77\n",
+            "nr_periods 9\nnr_throttled 4\nthrottled_time 77\nnr_bursts 2\nburst_time 55\n",
         );
         put("memory/g/memory.usage_in_bytes", "31\n");
         put(
@@ -148,6 +150,7 @@ mod tests {
         put("hugetlb/g/hugetlb.2MB.failcnt", "1\n");
         let s = read(|c| dir.path().join(c).join("g")).unwrap();
         assert_eq!((s.cpu_nanos, s.cpu_user_nanos), (5000, 30_000_000));
+        assert_eq!((s.cpu_burst_periods, s.cpu_burst_nanos), (2, 55));
         assert_eq!((s.working_set_bytes, s.kernel_bytes), (23, 12));
         assert_eq!((s.oom_kills, s.page_faults, s.own_page_faults), (3, 4, 2));
         assert_eq!((s.tasks, s.tasks_max), (7, 0));

@@ -24,6 +24,8 @@ pub fn read(folder: &Path) -> Option<Stats> {
         cpu_throttled_periods: cpu.get("nr_throttled").copied().unwrap_or(0),
         cpu_periods: cpu.get("nr_periods").copied().unwrap_or(0),
         cpu_throttled_nanos: micros("throttled_usec"),
+        cpu_burst_periods: cpu.get("nr_bursts").copied().unwrap_or(0),
+        cpu_burst_nanos: micros("burst_usec"),
         memory_bytes: usage,
         working_set_bytes: usage.saturating_sub(at("inactive_file")),
         rss_bytes: at("anon"),
@@ -72,11 +74,26 @@ fn devices(file: &Path) -> Vec<DeviceUse> {
                 "wbytes" => device.written_bytes = value,
                 "rios" => device.reads = value,
                 "wios" => device.writes = value,
-                _ => {}
+                _ => cost(device, key, value),
             }
         }
     }
     all
+}
+
+/// Of a device with `cost.usage=1 cost.wait=2 …`.
+fn cost(device: &mut DeviceUse, key: &str, value: u64) {
+    let Some(what) = key.strip_prefix("cost.") else {
+        return;
+    };
+    let cost = device.cost.get_or_insert_default();
+    match what {
+        "usage" => cost.usage_micros = value,
+        "wait" => cost.wait_micros = value,
+        "indebt" => cost.indebt_micros = value,
+        "indelay" => cost.indelay_micros = value,
+        _ => {}
+    }
 }
 
 /// Sizes of huge pages for which a folder has a file `hugetlb.SIZE` with this ending.
@@ -159,7 +176,10 @@ mod tests {
     fn files_of_one_folder_are_read() {
         let dir = tempfile::tempdir().unwrap();
         let put = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
-        put("cpu.stat", "usage_usec 5\nuser_usec 3\nsystem_usec 2\n");
+        put(
+            "cpu.stat",
+            "usage_usec 5\nuser_usec 3\nsystem_usec 2\nnr_bursts 4\nburst_usec 6\n",
+        );
         put(
             "memory.stat",
             "anon 10\nfile 20\ninactive_file 8\npgfault 4\nkernel_stack 2\nslab 3\n",
@@ -168,7 +188,8 @@ mod tests {
         put("memory.events", "low 0\nmax 6\noom 2\noom_kill 1\n");
         put(
             "io.stat",
-            "8:0 rbytes=7 wbytes=9 rios=1 wios=2\n8:16 rbytes=1 wbytes=0\n",
+            "8:0 rbytes=7 wbytes=9 rios=1 wios=2 cost.usage=3 cost.indelay=4\n\
+             8:16 rbytes=1 wbytes=0\n",
         );
         put("pids.max", "max\n");
         put("hugetlb.2MB.current", "4096\n");
@@ -187,6 +208,11 @@ mod tests {
         assert_eq!((stats.memory_failures, stats.oom_kills), (6, 1));
         assert_eq!((stats.read_bytes(), stats.written_bytes()), (8, 9));
         assert_eq!((stats.devices[0].reads, stats.devices[0].writes), (1, 2));
+        assert_eq!((stats.cpu_burst_periods, stats.cpu_burst_nanos), (4, 6_000));
+        let cost = stats.devices[0]
+            .cost
+            .map(|c| (c.usage_micros, c.indelay_micros));
+        assert_eq!((cost, stats.devices[1].cost), (Some((3, 4)), None));
         assert_eq!(stats.huge_pages.len(), 1);
         assert_eq!(
             (stats.huge_pages[0].bytes, stats.huge_pages[0].failures),
