@@ -1,9 +1,11 @@
 //! cAdvisor's REST API, versions 1.3 and 2: the machine, and groups by their names, with what they used
-//! lately. What cAdvisor gets of other sources than the kernel's groups is left out.
+//! lately. Of other sources than the kernel's groups nothing comes: no process is listed, and what
+//! upstream's kubelet has cAdvisor not keep (events, figures of programs themselves) is empty here, too.
 
 use super::cadvisor::{Subject, subjects};
 use super::{All, Interface};
 use host::cgroup::{DeviceUse, Stats};
+use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
@@ -43,6 +45,9 @@ pub fn answer(samples: &[Arc<All>], asked: &RestRequest<'_>) -> Result<Value, Re
             let names = below(now, &name);
             names.iter().map(|n| one(samples, n, asked)).collect()
         }
+        // By the names of Docker, of which there is none here.
+        ("v1.3", "docker") => Ok(json!({})),
+        ("v1.3" | "v2.0" | "v2.1", "events") => Ok(json!([])),
         ("v2.0" | "v2.1", "version") => Ok(json!("")),
         ("v2.0" | "v2.1", "attributes") => {
             let mut out = machine(now);
@@ -51,7 +56,8 @@ pub fn answer(samples: &[Arc<All>], asked: &RestRequest<'_>) -> Result<Value, Re
             Ok(out)
         }
         ("v2.0" | "v2.1", "storage") => Ok(json!([file_system(now)])),
-        ("v2.0" | "v2.1", "stats" | "spec") => {
+        ("v2.1", "machinestats") => stats_of(samples, "/", asked, Form::Two),
+        ("v2.0" | "v2.1", "stats" | "spec" | "summary" | "appmetrics") => {
             by_name(asked)?;
             let names = match asked.recursive {
                 true => below(now, &name),
@@ -60,15 +66,22 @@ pub fn answer(samples: &[Arc<All>], asked: &RestRequest<'_>) -> Result<Value, Re
             let mut out = Map::new();
             for name in names {
                 let of = find(now, &name)?;
+                let stats = || stats_of(samples, &name, asked, Form::Two);
                 let value = match (*version, *resource) {
                     (_, "spec") => spec(&of),
-                    ("v2.0", _) => stats_of(samples, &name, asked)?,
-                    _ => json!({ "spec": spec(&of), "stats": stats_of(samples, &name, asked)? }),
+                    (_, "summary") => summary(samples, &name)?,
+                    (_, "appmetrics") => json!({}),
+                    ("v2.0", _) => stats()?,
+                    _ => json!({ "spec": spec(&of), "stats": stats()? }),
                 };
                 out.insert(name, value);
             }
             Ok(out.into())
         }
+        ("v2.0" | "v2.1", "ps") => Err((
+            404,
+            "processes are not listed: who may see a container's may run ps in it".to_owned(),
+        )),
         ("v1.3" | "v2.0" | "v2.1", other) => {
             Err((404, format!("unknown request type \"{other}\"")))
         }
@@ -138,7 +151,7 @@ fn one(samples: &[Arc<All>], name: &str, asked: &RestRequest<'_>) -> Result<Valu
         "aliases": if of.name.is_empty() { json!([]) } else { json!([of.name]) },
         "subcontainers": children,
         "spec": spec(&of),
-        "stats": stats_of(samples, name, asked)?,
+        "stats": stats_of(samples, name, asked, Form::One)?,
     }))
 }
 
@@ -159,7 +172,13 @@ fn spec(s: &Subject<'_>) -> Value {
             "period": s.limits.cpu_period,
         },
         "has_memory": true,
-        "memory": { "limit": limit(s.limits.memory_bytes) },
+        "memory": {
+            "limit": limit(s.limits.memory_bytes),
+            "reservation": s.memory_reservation,
+            "swap_limit": s.swap_limit,
+        },
+        "has_hugetlb": !s.stats.huge_pages.is_empty(),
+        "has_custom_metrics": false,
         "has_diskio": !s.stats.devices.is_empty(),
         "has_network": !s.network.is_empty(),
         "has_filesystem": s.disk.is_some(),
@@ -167,14 +186,127 @@ fn spec(s: &Subject<'_>) -> Value {
     })
 }
 
-fn stats_of(samples: &[Arc<All>], name: &str, asked: &RestRequest<'_>) -> Result<Value, Refused> {
+/// How the versions write samples: the second one has rates besides.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    One,
+    Two,
+}
+
+fn stats_of(
+    samples: &[Arc<All>],
+    name: &str,
+    asked: &RestRequest<'_>,
+    form: Form,
+) -> Result<Value, Refused> {
     let from = samples.len().saturating_sub(count(asked)?);
-    let wanted = samples.get(from..).unwrap_or_default();
-    let each = wanted.iter().filter_map(|all| {
-        let of = find(all, name).ok()?;
-        Some(stats(all, &of))
+    let mut out = Vec::new();
+    let mut before: Option<(Timestamp, &Stats)> = None;
+    for (nth, all) in samples.iter().enumerate() {
+        let found = subjects(all).into_iter().find(|s| s.group == name);
+        let Some(of) = found else { continue };
+        if nth >= from {
+            let mut value = stats(all, &of);
+            if form == Form::Two {
+                let rates = before.and_then(|before| rates(before, (all.at, of.stats)));
+                value["cpu_inst"] = rates.unwrap_or_default();
+                value["load_stats"] = of.held.map_or(Value::Null, |h| {
+                    json!({
+                        "nr_running": h.tasks.running,
+                        "nr_sleeping": h.tasks.sleeping,
+                        "nr_stopped": h.tasks.stopped,
+                        "nr_uninterruptible": h.tasks.uninterruptible,
+                    })
+                });
+            }
+            out.push(value);
+        }
+        before = Some((all.at, of.stats));
+    }
+    Ok(out.into())
+}
+
+/// Thousand-millionths of a CPU between two samples.
+fn rates(before: (Timestamp, &Stats), after: (Timestamp, &Stats)) -> Option<Value> {
+    let of = |value: fn(&Stats) -> u64| {
+        let used = u128::from(value(after.1).saturating_sub(value(before.1)));
+        let passed = after.0.as_nanosecond() - before.0.as_nanosecond();
+        let passed = u128::try_from(passed).ok().filter(|p| *p > 0)?;
+        u64::try_from(used * 1_000_000_000 / passed).ok()
+    };
+    Some(json!({ "usage": {
+        "total": of(|s| s.cpu_nanos)?,
+        "user": of(|s| s.cpu_user_nanos)?,
+        "system": of(|s| s.cpu_system_nanos)?,
+    } }))
+}
+
+/// What a group uses, in thousandths of a CPU and bytes: at the last sample, and over a while as far as
+/// samples reach.
+fn summary(samples: &[Arc<All>], name: &str) -> Result<Value, Refused> {
+    let found = samples.iter().filter_map(|all| {
+        let of = subjects(all).into_iter().find(|s| s.group == name)?;
+        let stats: &Stats = of.stats;
+        Some((all.at, stats.cpu_nanos, stats.working_set_bytes))
     });
-    Ok(each.collect())
+    let found: Vec<(Timestamp, u64, u64)> = found.collect();
+    let Some((now, _, memory)) = found.last().copied() else {
+        return Err((404, format!("unknown container \"{name}\"")));
+    };
+    let mut cpu = Vec::new();
+    for pair in found.windows(2) {
+        if let [(begin, before, _), (end, after, _)] = pair {
+            let passed = end.as_millisecond() - begin.as_millisecond();
+            let micros = after.saturating_sub(*before) / 1_000;
+            let rate = u64::try_from(passed)
+                .ok()
+                .and_then(|p| micros.checked_div(p));
+            cpu.extend(rate.map(|rate| (*end, rate)));
+        }
+    }
+    let bytes: Vec<(Timestamp, u64)> = found.iter().map(|(at, _, m)| (*at, *m)).collect();
+    let first = found.first().map_or(now, |(at, ..)| *at);
+    let usage = |seconds: i64| {
+        let begin = now.as_second() - seconds;
+        let reached = (now.as_second() - first.as_second()).clamp(0, seconds);
+        let within = |all: &[(Timestamp, u64)]| {
+            let lately = all.iter().filter(|(at, _)| at.as_second() >= begin);
+            percentiles(lately.map(|(_, value)| *value).collect())
+        };
+        json!({
+            "percent_complete": reached * 100 / seconds,
+            "cpu": within(&cpu),
+            "memory": within(&bytes),
+        })
+    };
+    Ok(json!({
+        "timestamp": now.to_string(),
+        "latest_usage": { "cpu": cpu.last().map_or(0, |(_, rate)| *rate), "memory": memory },
+        "minute_usage": usage(60),
+        "hour_usage": usage(3_600),
+        "day_usage": usage(24 * 3_600),
+    }))
+}
+
+fn percentiles(mut all: Vec<u64>) -> Value {
+    all.sort_unstable();
+    let count = all.len();
+    let sum: u128 = all.iter().map(|v| u128::from(*v)).sum();
+    let mean = sum.checked_div(count as u128).unwrap_or(0);
+    // Of few values the next one above, so that the greatest is among them.
+    let at = |percent: usize| {
+        let place = (count * percent).div_ceil(100).saturating_sub(1);
+        all.get(place).copied().unwrap_or(0)
+    };
+    json!({
+        "present": count > 0,
+        "mean": u64::try_from(mean).unwrap_or(u64::MAX),
+        "max": at(100),
+        "fifty": at(50),
+        "ninety": at(90),
+        "ninetyfive": at(95),
+        "count": count,
+    })
 }
 
 fn stats(all: &All, of: &Subject<'_>) -> Value {
@@ -188,6 +320,8 @@ fn stats(all: &All, of: &Subject<'_>) -> Value {
                 "periods": s.cpu_periods,
                 "throttled_periods": s.cpu_throttled_periods,
                 "throttled_time": s.cpu_throttled_nanos,
+                "bursts_periods": s.cpu_burst_periods,
+                "burst_time": s.cpu_burst_nanos,
             },
         },
         "memory": {
@@ -219,6 +353,14 @@ fn stats(all: &All, of: &Subject<'_>) -> Value {
         },
         "oom_events": s.oom_kills,
     });
+    if !s.huge_pages.is_empty() {
+        let sizes = s.huge_pages.iter().map(|h| {
+            let value =
+                json!({ "usage": h.bytes, "max_usage": h.max_bytes, "failcnt": h.failures });
+            (h.size.clone(), value)
+        });
+        out["hugetlb"] = Value::Object(sizes.collect());
+    }
     if let Some(disk) = &of.disk {
         out["filesystem"] = json!([{
             "device": disk.device,
@@ -383,6 +525,52 @@ mod tests {
                 .len(),
             2
         );
+    }
+
+    #[test]
+    fn the_second_version_has_rates_and_summaries() {
+        // A tenth of a second of CPU in each second, and a byte more.
+        let at = |n: u64| {
+            let second = i64::try_from(n).unwrap();
+            let mut all = Arc::unwrap_or_clone(sample(n * 100_000_000));
+            all.at = Timestamp::from_second(1_800_000_000 + second).unwrap();
+            all.pods[0].stats.working_set_bytes = n;
+            Arc::new(all)
+        };
+        let samples: Vec<Arc<All>> = (0..=90).map(at).collect();
+        let asked = |parts: &[&str]| {
+            let asked = RestRequest {
+                parts,
+                count: Some("1"),
+                ..RestRequest::default()
+            };
+            answer(&samples, &asked).unwrap()
+        };
+        let stats = &asked(&["v2.0", "stats", "g", "pod"])["/g/pod"];
+        assert_eq!(stats[0]["cpu_inst"]["usage"]["total"], 100_000_000);
+        assert_eq!(
+            asked(&["v1.3", "containers", "g", "pod"])["stats"][0]["cpu_inst"],
+            Value::Null
+        );
+        let summary = &asked(&["v2.0", "summary", "g", "pod"])["/g/pod"];
+        assert_eq!(summary["latest_usage"], json!({ "cpu": 100, "memory": 90 }));
+        let minute = &summary["minute_usage"];
+        assert_eq!(
+            (&minute["percent_complete"], &minute["cpu"]["mean"]),
+            (&json!(100), &json!(100))
+        );
+        // From the thirtieth to the ninetieth.
+        assert_eq!(
+            (&minute["memory"]["fifty"], &minute["memory"]["max"]),
+            (&json!(60), &json!(90))
+        );
+        assert_eq!(summary["hour_usage"]["percent_complete"], 2);
+        assert_eq!(
+            asked(&["v2.1", "machinestats"]).as_array().map(Vec::len),
+            Some(1)
+        );
+        assert_eq!(asked(&["v2.0", "events"]), json!([]));
+        assert_eq!(percentiles(Vec::new())["present"], false);
     }
 
     #[test]
