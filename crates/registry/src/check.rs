@@ -243,6 +243,28 @@ pub fn qualified_name(errs: &mut Errors, path: &FieldPath, value: &str) {
     invalid_each(errs, path, value, names::is_qualified_name(value));
 }
 
+/// A domain and a path below it, as `example.com/name`.
+pub fn domain_path(errs: &mut Errors, path: &FieldPath, value: &str) {
+    if value.is_empty() {
+        errs.push(FieldError::required(path, ""));
+        return;
+    }
+    match value.split_once('/') {
+        Some((domain, rest)) if !domain.is_empty() && !rest.is_empty() => {
+            dns_subdomain(errs, path, domain);
+            let plain = |b: u8| b.is_ascii_alphanumeric() || b"/%-._~!$&'()*+,;=:".contains(&b);
+            if !rest.bytes().all(plain) {
+                let why = "Invalid path (regex used for validation is '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')";
+                errs.push(FieldError::invalid_str(path, rest, why));
+            }
+        }
+        _ => {
+            let why = "must be a domain-prefixed path (such as \"acme.io/foo\")";
+            errs.push(FieldError::invalid_str(path, value, why));
+        }
+    }
+}
+
 /// A map of labels.
 pub fn labels(errs: &mut Errors, path: &FieldPath, map: &Value) {
     for (k, v) in map.as_object().into_iter().flatten() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::columns;
 use super::def::*;
 use super::fields;
-use crate::strategies::{classes, cluster, flow_control};
+use crate::strategies::{classes, cluster, flow_control, leases};
 
 pub(super) const EVENTS: &[Def] = &[namespaced("events.k8s.io", "Event", "events", V1)
     .put_creates()
@@ -28,7 +28,7 @@ pub(super) const ROWS: &[Def] = &[
     namespaced("coordination.k8s.io", "Lease", "leases", V1)
         .versioned()
         .put_creates()
-        .strategy(|| Arc::new(cluster::Lease))
+        .strategy(|| Arc::new(leases::Lease))
         .columns(columns::LEASES),
     namespaced(
         "coordination.k8s.io",
@@ -38,6 +38,7 @@ pub(super) const ROWS: &[Def] = &[
     )
     .versioned()
     .put_creates()
+    .strategy(|| Arc::new(leases::LeaseCandidate))
     .fields(fields::LEASE_CANDIDATES)
     .columns(columns::LEASE_CANDIDATES)
     .stored("coordination.k8s.io", "v1beta1")

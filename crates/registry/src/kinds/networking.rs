@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::columns;
 use super::def::*;
-use crate::strategies::{cluster, ingresses, networking};
+use crate::strategies::{endpoint_slices, ingresses, networking};
 
 pub(super) const ROWS: &[Def] = &[
     cluster("networking.k8s.io", "IngressClass", "ingressclasses", V1)
@@ -42,6 +42,6 @@ pub(super) const ROWS: &[Def] = &[
 pub(super) const DISCOVERY: &[Def] =
     &[
         namespaced("discovery.k8s.io", "EndpointSlice", "endpointslices", V1)
-            .strategy(|| Arc::new(cluster::EndpointSlice))
+            .strategy(|| Arc::new(endpoint_slices::EndpointSlice))
             .columns(columns::ENDPOINT_SLICES),
     ];

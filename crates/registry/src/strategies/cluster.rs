@@ -1,17 +1,14 @@
 //! Namespaces, nodes, service accounts, events and endpoints.
 
-use std::collections::BTreeSet;
-
 use api::{FieldError, FieldPath, names};
 use serde_json::{Value, json};
 
 use super::service::endpoint_ip;
 use crate::check::{
-    Errors, at, cidr, dns_label, dns_subdomain, fill_zero, has, int, invalid, invalid_each, ip,
-    is_empty, items, items_mut, make, mirror, no_equal_items, optional_word, port, qualified_name,
-    required_word, set, text, unset,
+    Errors, at, cidr, dns_label, dns_subdomain, fill_zero, has, invalid, ip, is_empty, items,
+    items_mut, make, mirror, no_equal_items, port, qualified_name, required_word, set, text, unset,
 };
-use crate::strategy::{Claim, Context, Dependents, Strategy, keep_other_half};
+use crate::strategy::{Context, Strategy, keep_other_half};
 
 /// The strategy of namespaces.
 pub struct Namespace;
@@ -330,167 +327,4 @@ fn address(errs: &mut Errors, path: &FieldPath, a: &Value) {
         dns_subdomain(errs, &path.child("nodeName"), text(a, "nodeName"));
     }
     endpoint_ip(errs, &path.child("ip"), value);
-}
-
-/// The strategy of endpoint slices.
-pub struct EndpointSlice;
-
-impl Strategy for EndpointSlice {
-    fn default(&self, obj: &mut Value) {
-        for p in items_mut(obj, "ports") {
-            crate::check::fill(p, "name", "");
-            crate::check::fill(p, "protocol", "TCP");
-        }
-    }
-    fn validate(&self, obj: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
-        let (mut errs, root) = (Errors::new(), FieldPath::root());
-        let ty = text(obj, "addressType");
-        required_word(
-            &mut errs,
-            &root,
-            obj,
-            "addressType",
-            &["FQDN", "IPv4", "IPv6"],
-        );
-        let (endpoints, ports) = (items(obj, "endpoints"), items(obj, "ports"));
-        if endpoints.len() > 1000 {
-            errs.push(FieldError::too_many(
-                &root.child("endpoints"),
-                endpoints.len(),
-                1000,
-            ));
-            return errs;
-        }
-        for (i, e) in endpoints.iter().enumerate() {
-            slice_endpoint(&mut errs, &root.child("endpoints").index(i), e, ty);
-        }
-        if ports.len() > 20_000 {
-            errs.push(FieldError::too_many(
-                &root.child("ports"),
-                ports.len(),
-                20_000,
-            ));
-            return errs;
-        }
-        let mut seen = BTreeSet::new();
-        for (i, p) in ports.iter().enumerate() {
-            let path = root.child("ports").index(i);
-            let name = text(p, "name");
-            if !name.is_empty() {
-                dns_label(&mut errs, &path.child("name"), name);
-            }
-            if !seen.insert(name) {
-                errs.push(FieldError::duplicate(&path.child("name"), &name.into()));
-            }
-            required_word(&mut errs, &path, p, "protocol", &["SCTP", "TCP", "UDP"]);
-            if has(p, "port") {
-                port(&mut errs, &path.child("port"), at(p, "port"));
-            }
-            if has(p, "appProtocol") {
-                qualified_name(
-                    &mut errs,
-                    &path.child("appProtocol"),
-                    text(p, "appProtocol"),
-                );
-            }
-        }
-        errs
-    }
-    fn validate_update(&self, obj: &Value, old: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
-        let mut errs = Errors::new();
-        crate::check::immutable(&mut errs, &FieldPath::root(), obj, old, "addressType");
-        errs
-    }
-    fn dependents(&self) -> Dependents {
-        Dependents::None
-    }
-    fn has_generation(&self) -> bool {
-        true
-    }
-}
-
-fn slice_endpoint(errs: &mut Errors, path: &FieldPath, e: &Value, ty: &str) {
-    let (addresses, path_of) = (items(e, "addresses"), path.child("addresses"));
-    match addresses.len() {
-        0 => errs.push(FieldError::required(
-            &path_of,
-            "must contain at least 1 address",
-        )),
-        n @ 101.. => errs.push(FieldError::too_many(&path_of, n, 100)),
-        _ => {}
-    }
-    for (i, a) in addresses.iter().enumerate() {
-        let (a, path) = (a.as_str().unwrap_or(""), path_of.index(i));
-        match ty {
-            "FQDN" => dns_subdomain(errs, &path, a),
-            _ => {
-                if ip(errs, &path, a) {
-                    if (ty == "IPv6") != a.contains(':') {
-                        let why = format!("must be an {ty} address");
-                        errs.push(FieldError::invalid_str(&path, a, &why));
-                    }
-                    endpoint_ip(errs, &path, a);
-                }
-            }
-        }
-    }
-    if has(e, "nodeName") {
-        dns_subdomain(errs, &path.child("nodeName"), text(e, "nodeName"));
-    }
-    let topology = at(e, "deprecatedTopology");
-    if topology.as_object().map_or(0, serde_json::Map::len) > 16 {
-        errs.push(FieldError::too_many(
-            &path.child("deprecatedTopology"),
-            17,
-            16,
-        ));
-    }
-    if has(e, "hostname") {
-        dns_label(errs, &path.child("hostname"), text(e, "hostname"));
-    }
-    for list in ["forZones", "forNodes"] {
-        for (i, z) in items(at(e, "hints"), list).iter().enumerate() {
-            let path = path.child("hints").child(list).index(i).child("name");
-            let name = text(z, "name");
-            invalid_each(errs, &path, name, names::is_valid_label_value(name));
-        }
-    }
-}
-
-/// The strategy of leases.
-pub struct Lease;
-
-/// Leases in which nodes show that they live; nobody is elected by them.
-const NODE_LEASES: &str = "kube-node-lease";
-
-impl Strategy for Lease {
-    fn validate(&self, obj: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
-        let (mut errs, path, spec) = (Errors::new(), FieldPath::new("spec"), at(obj, "spec"));
-        crate::check::positive(&mut errs, &path, spec, "leaseDurationSeconds");
-        crate::check::not_negative(&mut errs, &path, spec, "leaseTransitions");
-        if has(spec, "strategy") {
-            let known = ["OldestEmulationVersion"];
-            let value = text(spec, "strategy");
-            if value.contains('/') {
-                qualified_name(&mut errs, &path.child("strategy"), value);
-            } else {
-                optional_word(&mut errs, &path, spec, "strategy", &known);
-            }
-        }
-        if has(spec, "preferredHolder") && text(spec, "strategy").is_empty() {
-            let why = "may only be specified if `strategy` is defined";
-            errs.push(FieldError::forbidden(&path.child("preferredHolder"), why));
-        }
-        errs
-    }
-    fn claims(&self, obj: &Value, _old: Option<&Value>) -> Vec<Claim> {
-        let (meta, spec) = (at(obj, "metadata"), at(obj, "spec"));
-        if text(meta, "namespace") == NODE_LEASES {
-            return Vec::new();
-        }
-        vec![Claim::Leadership {
-            holder: text(spec, "holderIdentity").to_owned(),
-            transitions: int(spec, "leaseTransitions").unwrap_or(0),
-        }]
-    }
 }

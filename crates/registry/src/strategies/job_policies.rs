@@ -7,7 +7,7 @@ use api::{FieldError, FieldPath};
 use serde_json::Value;
 
 use crate::check::{
-    Errors, at, has, int, invalid, items, not_negative, one_of, qualified_name, text,
+    Errors, at, domain_path, has, int, invalid, items, not_negative, one_of, qualified_name, text,
 };
 
 const RULES: usize = 20;
@@ -77,15 +77,7 @@ pub fn check(errs: &mut Errors, path: &FieldPath, spec: &Value) {
 
 /// A domain, and a path below it.
 fn managed_by(errs: &mut Errors, path: &FieldPath, manager: &str) {
-    match manager.split_once('/') {
-        Some((domain, rest)) if !rest.is_empty() => {
-            crate::check::dns_subdomain(errs, path, domain);
-        }
-        _ => {
-            let why = "must be a domain-prefixed path (such as \"acme.io/foo\")";
-            errs.push(FieldError::invalid_str(path, manager, why));
-        }
-    }
+    domain_path(errs, path, manager);
     if manager.len() > MANAGER_BYTES {
         errs.push(FieldError::too_long(path, MANAGER_BYTES));
     }

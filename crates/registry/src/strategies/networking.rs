@@ -5,9 +5,9 @@ use api::{FieldError, FieldPath, names};
 use serde_json::{Value, json};
 
 use crate::check::{
-    Errors, IMMUTABLE, at, at_most_100_percent, cidr, dns_label, dns_subdomain, fill, has,
-    immutable, int, int_or_percent, invalid, invalid_each, items, items_mut, label_selector, make,
-    one_of, optional_word, port, port_or_name, required_text, set, text,
+    Errors, IMMUTABLE, at, at_most_100_percent, cidr, dns_label, dns_subdomain, domain_path, fill,
+    has, immutable, int, int_or_percent, invalid, invalid_each, items, items_mut, label_selector,
+    make, one_of, optional_word, port, port_or_name, required_text, set, text,
 };
 use crate::strategy::{Context, Strategy};
 
@@ -57,24 +57,7 @@ fn controller(errs: &mut Errors, path: &FieldPath, value: &str) {
     if value.len() > 250 {
         errs.push(FieldError::too_long(path, 250));
     }
-    if value.is_empty() {
-        errs.push(FieldError::required(path, ""));
-        return;
-    }
-    match value.split_once('/') {
-        Some((domain, rest)) if !domain.is_empty() && !rest.is_empty() => {
-            dns_subdomain(errs, path, domain);
-            let plain = |b: u8| b.is_ascii_alphanumeric() || b"/%-._~!$&'()*+,;=:".contains(&b);
-            if !rest.bytes().all(plain) {
-                let why = "Invalid path (regex used for validation is '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')";
-                errs.push(FieldError::invalid_str(path, rest, why));
-            }
-        }
-        _ => {
-            let why = "must be a domain-prefixed path (such as \"acme.io/foo\")";
-            errs.push(FieldError::invalid_str(path, value, why));
-        }
-    }
+    domain_path(errs, path, value);
 }
 
 /// Where the configuration of a class is.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::quantity::{amount, container_resource, overcommit_allowed, parse, resource_name, show};
 use crate::check::{
-    Errors, at, fill, has, invalid, items, items_mut, make, required_word, set, text,
+    Errors, at, fill, has, invalid, invalid_each, items, items_mut, make, set, text,
 };
 use crate::strategy::{Context, Strategy};
 
@@ -265,22 +265,27 @@ impl Strategy for LimitRange {
         for (i, limit) in items(at(obj, "spec"), "limits").iter().enumerate() {
             let path = FieldPath::new("spec").child("limits").index(i);
             let ty = text(limit, "type");
-            required_word(
-                &mut errs,
-                &path,
-                limit,
-                "type",
-                &["Container", "PersistentVolumeClaim", "Pod"],
-            );
+            limit_type(&mut errs, &path.child("type"), ty);
             if !seen.insert(ty) {
                 errs.push(FieldError::duplicate(&path.child("type"), &ty.into()));
             }
             limit_names(&mut errs, &path, limit, ty);
-            limits(&mut errs, &path, limit);
+            limits(&mut errs, &path, limit, ty);
             ratios(&mut errs, &path, limit);
         }
         errs
     }
+}
+
+/// What a limit is about: a type of Kubernetes, or one of a domain.
+fn limit_type(errs: &mut Errors, path: &FieldPath, ty: &str) {
+    let wrong = api::names::is_qualified_name(ty);
+    let known = ["Container", "PersistentVolumeClaim", "Pod"].contains(&ty);
+    if wrong.is_empty() && !known && !ty.contains('/') {
+        let why = "must be a standard limit type or fully qualified";
+        errs.push(FieldError::invalid_str(path, ty, why));
+    }
+    invalid_each(errs, path, ty, wrong);
 }
 
 fn members<'a>(v: &'a Value, field: &str) -> impl Iterator<Item = (&'a String, &'a Value)> {
@@ -322,7 +327,7 @@ fn limit_names(errs: &mut Errors, path: &FieldPath, limit: &Value, ty: &str) {
 }
 
 /// Least, most and the defaults between them must be in order.
-fn limits(errs: &mut Errors, path: &FieldPath, limit: &Value) {
+fn limits(errs: &mut Errors, path: &FieldPath, limit: &Value, ty: &str) {
     // The smaller, the larger, where it is said, which of them is shown, and the words.
     let orders = [
         (
@@ -368,7 +373,12 @@ fn limits(errs: &mut Errors, path: &FieldPath, limit: &Value) {
             "default value {a} is greater than max value {b}",
         ),
     ];
+    // Pods have no defaults, which is said already.
+    let of_pods = |list: &str| ty == "Pod" && list.starts_with("default");
     for (small, large, at_field, shown, words) in orders {
+        if of_pods(small) || of_pods(large) {
+            continue;
+        }
         for (name, a) in members(limit, small) {
             let b = at(at(limit, large), name);
             let (Some(x), Some(y)) = (parse(a), parse(b)) else {
@@ -382,7 +392,8 @@ fn limits(errs: &mut Errors, path: &FieldPath, limit: &Value) {
             }
         }
     }
-    for (name, request) in members(limit, "defaultRequest") {
+    let requests = members(limit, "defaultRequest").filter(|_| !of_pods("defaultRequest"));
+    for (name, request) in requests {
         let given = at(at(limit, "default"), name);
         let (Some(x), Some(y)) = (parse(request), parse(given)) else {
             continue;
@@ -549,7 +560,15 @@ mod tests {
                 json!({ "type": "Container", "min": { "cpu": "1" }, "max": { "cpu": "4" }, "default": { "cpu": "3" }, "defaultRequest": { "cpu": "2" }, "maxLimitRequestRatio": { "cpu": "4" } }),
                 vec![],
             ),
-            (json!({ "type": "Box" }), vec!["Unsupported value: \"Box\""]),
+            (
+                json!({ "type": "Box" }),
+                vec!["must be a standard limit type or fully qualified"],
+            ),
+            (json!({ "type": "example.com/box" }), vec![]),
+            (
+                json!({ "type": "Pod", "min": { "cpu": "2" }, "default": { "cpu": "1" } }),
+                vec!["may not be specified when `type` is 'Pod'"],
+            ),
             (
                 json!({ "type": "Container", "min": { "storage": "1" } }),
                 vec!["must be a standard resource for containers"],

@@ -246,11 +246,57 @@ impl Strategy for ControllerRevision {
     fn validate(&self, obj: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         not_negative(&mut errs, &FieldPath::root(), obj, "revision");
+        let data = at(obj, "data");
+        if !data.is_object() {
+            let why = if data.is_null() {
+                "data is mandatory"
+            } else {
+                "data must be a valid JSON object"
+            };
+            errs.push(FieldError::required(&FieldPath::new("data"), why));
+        }
         errs
+    }
+    /// One that was made without data may stay so.
+    fn validates_whole_update(&self) -> bool {
+        true
     }
     fn validate_update(&self, obj: &Value, old: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
+        not_negative(&mut errs, &FieldPath::root(), obj, "revision");
         immutable(&mut errs, &FieldPath::root(), obj, old, "data");
         errs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_revision_is_made_with_data_and_keeps_it() {
+        let cx = Context::of_nobody();
+        let say = |revision: &Value| {
+            let found = ControllerRevision.validate(revision, &cx);
+            found.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let (none, text) = (
+            json!({ "revision": 1 }),
+            json!({ "data": "x", "revision": 1 }),
+        );
+        assert_eq!(say(&none), ["data: Required value: data is mandatory"]);
+        assert_eq!(
+            say(&text),
+            ["data: Required value: data must be a valid JSON object"]
+        );
+        let good = json!({ "data": {}, "revision": 0 });
+        assert!(say(&good).is_empty());
+        assert_eq!(ControllerRevision.validate_update(&none, &none, &cx), []);
+        assert_eq!(
+            ControllerRevision.validate_update(&good, &text, &cx).len(),
+            1
+        );
     }
 }

@@ -1,6 +1,6 @@
 //! Kinds of `storage.k8s.io`: classes, drivers and what they say of nodes, volumes and capacity.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use api::{FieldError, FieldPath, names};
 use serde_json::{Value, json};
@@ -73,8 +73,11 @@ impl Strategy for StorageClass {
         let (mut errs, root) = (Errors::new(), FieldPath::root());
         provisioner(&mut errs, obj, "provisioner");
         parameters(&mut errs, obj);
-        let policies = ["Delete", "Retain"];
-        optional_word(&mut errs, &root, obj, "reclaimPolicy", &policies);
+        // An empty one is let be.
+        if !text(obj, "reclaimPolicy").is_empty() {
+            let policies = ["Delete", "Retain"];
+            optional_word(&mut errs, &root, obj, "reclaimPolicy", &policies);
+        }
         let modes = ["Immediate", "WaitForFirstConsumer"];
         optional_word(&mut errs, &root, obj, "volumeBindingMode", &modes);
         topologies(&mut errs, obj);
@@ -96,10 +99,11 @@ impl Strategy for StorageClass {
 fn topologies(errs: &mut Errors, obj: &Value) {
     let path = FieldPath::new("allowedTopologies");
     let terms = items(obj, "allowedTopologies");
-    let mut seen = HashSet::new();
+    let mut seen = BTreeSet::new();
     for (i, term) in terms.iter().enumerate() {
         let path = path.index(i).child("matchLabelExpressions");
         let expressions = items(term, "matchLabelExpressions");
+        let mut means: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for (j, e) in expressions.iter().enumerate() {
             let path = path.index(j);
             let values = items(e, "values");
@@ -107,12 +111,14 @@ fn topologies(errs: &mut Errors, obj: &Value) {
                 errs.push(FieldError::required(&path.child("values"), ""));
             }
             let words = values.iter().filter_map(Value::as_str);
-            no_duplicates(errs, &path.child("values"), "", words);
+            no_duplicates(errs, &path.child("values"), "", words.clone());
             qualified_name(errs, &path.child("key"), text(e, "key"));
+            means.insert(text(e, "key"), words.collect());
         }
         let keys = expressions.iter().map(|e| text(e, "key"));
         no_duplicates(errs, &path, "key", keys);
-        if !seen.insert(term) {
+        // Whatever the order in which they are written.
+        if !seen.insert(means) {
             errs.push(FieldError::duplicate(&path, &"".into()));
         }
     }
@@ -293,12 +299,12 @@ impl Strategy for VolumeAttachment {
         let (mut errs, path, spec) = (Errors::new(), FieldPath::new("spec"), at(obj, "spec"));
         driver_name(&mut errs, &path, spec, "attacher");
         let (source, at_source) = (at(spec, "source"), path.child("source"));
-        let (inline, name) = (
+        let (within, name) = (
             has(source, "inlineVolumeSpec"),
             has(source, "persistentVolumeName"),
         );
         let why = "must specify exactly one of inlineVolumeSpec and persistentVolumeName";
-        match (inline, name) {
+        match (within, name) {
             (false, false) => errs.push(FieldError::required(&at_source, why)),
             (true, true) => errs.push(FieldError::forbidden(&at_source, why)),
             (false, true) if text(source, "persistentVolumeName").is_empty() => {
@@ -310,12 +316,10 @@ impl Strategy for VolumeAttachment {
                 let path = at_source.child("persistentVolumeName");
                 dns_subdomain(&mut errs, &path, text(source, "persistentVolumeName"));
             }
-            (true, false) if !has(at(source, "inlineVolumeSpec"), "csi") => {
-                let path = at_source.child("inlineVolumeSpec").child("csi");
-                let why = "has to be specified in the context of inline volumes";
-                errs.push(FieldError::required(&path, why));
+            (true, false) => {
+                let path = at_source.child("inlineVolumeSpec");
+                inline(&mut errs, &path, at(source, "inlineVolumeSpec"));
             }
-            (true, false) => {}
         }
         dns_subdomain(&mut errs, &path.child("nodeName"), text(spec, "nodeName"));
         attachment_status(&mut errs, at(obj, "status"));
@@ -328,14 +332,47 @@ impl Strategy for VolumeAttachment {
     }
 }
 
+/// What cannot be said of a volume that a pod brings along.
+fn inline(errs: &mut Errors, path: &FieldPath, volume: &Value) {
+    let why = "may not be specified in the context of inline volumes";
+    let forbidden = |field: &str| FieldError::forbidden(&path.child(field), why);
+    for field in ["claimRef", "capacity"] {
+        if !is_empty(at(volume, field)) {
+            errs.push(forbidden(field));
+        }
+    }
+    if !has(volume, "csi") {
+        let why = "has to be specified in the context of inline volumes";
+        errs.push(FieldError::required(&path.child("csi"), why));
+    }
+    if items(volume, "accessModes").is_empty() {
+        errs.push(FieldError::required(&path.child("accessModes"), ""));
+    }
+    let policy = "persistentVolumeReclaimPolicy";
+    if !["", "Retain"].contains(&text(volume, policy)) {
+        let why = "may only be Retain in the context of inline volumes";
+        errs.push(FieldError::forbidden(&path.child(policy), why));
+    }
+    if has(volume, "nodeAffinity") {
+        errs.push(forbidden("nodeAffinity"));
+    }
+}
+
 fn attachment_status(errs: &mut Errors, status: &Value) {
     let path = FieldPath::new("status");
     for field in ["attachError", "detachError"] {
         let (error, path) = (at(status, field), path.child(field));
         if text(error, "message").len() > MESSAGE_BYTES {
-            errs.push(FieldError::too_long(&path.child("message"), MESSAGE_BYTES));
+            // Upstream names the bound of the metadata.
+            errs.push(FieldError::too_long(
+                &path.child("message"),
+                PARAMETER_BYTES,
+            ));
         }
-        not_negative(errs, &path, error, "errorCode");
+        if int(error, "errorCode").is_some_and(|code| code < 0) {
+            let why = "must be between 0 and 2147483647, inclusive";
+            invalid(errs, &path.child("errorCode"), at(error, "errorCode"), why);
+        }
     }
     let metadata = at(status, "attachmentMetadata").as_object();
     let bytes = metadata.into_iter().flatten();
@@ -411,6 +448,15 @@ mod tests {
             &json!({ "provisioner": "a b" }),
             "provisioner",
         );
+        let term =
+            |values: Value| json!({ "matchLabelExpressions": [{ "key": "k", "values": values }] });
+        let twice = json!({ "provisioner": "x",
+            "allowedTopologies": [term(json!(["a", "b"])), term(json!(["b", "a"]))] });
+        says(
+            &StorageClass,
+            &twice,
+            "allowedTopologies[1].matchLabelExpressions: Duplicate value",
+        );
         let topology = json!({ "provisioner": "x", "allowedTopologies": [
             { "matchLabelExpressions": [{ "key": "k", "values": [] }] }] });
         says(
@@ -438,6 +484,30 @@ mod tests {
             &VolumeAttachment,
             &with(json!({ "inlineVolumeSpec": {} })),
             "inlineVolumeSpec.csi",
+        );
+        for (volume, part) in [
+            (
+                json!({ "csi": {} }),
+                "inlineVolumeSpec.accessModes: Required value",
+            ),
+            (
+                json!({ "csi": {}, "claimRef": { "name": "c" } }),
+                "inlineVolumeSpec.claimRef: Forbidden",
+            ),
+            (
+                json!({ "csi": {}, "persistentVolumeReclaimPolicy": "Delete" }),
+                "persistentVolumeReclaimPolicy: Forbidden: may only be Retain",
+            ),
+        ] {
+            let source = with(json!({ "inlineVolumeSpec": volume }));
+            says(&VolumeAttachment, &source, part);
+        }
+        let mut failed = good.clone();
+        failed["status"] = json!({ "attachError": { "errorCode": -1 } });
+        says(
+            &VolumeAttachment,
+            &failed,
+            "status.attachError.errorCode: Invalid value: -1: must be between 0 and 2147483647",
         );
         let mut bad = good.clone();
         bad["spec"]["attacher"] = json!("");
