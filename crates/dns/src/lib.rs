@@ -308,8 +308,8 @@ pub async fn run_on(
                     DnsEvent::Configuration(..) => {}
                 }
                 answerer.complete.store(index.is_complete(), Ordering::Release);
-                let headless = |key| index.service(key) == Some(&index::Service::Headless);
-                let change = change.filter(|(key, _)| headless(key));
+                let change = change
+                    .filter(|(key, _)| index.service(key) == Some(&index::Service::Headless));
                 drop(index);
                 if let Some(((_, at), clock)) = change.zip(config.clock)
                     && let Ok(at) = at.parse()
