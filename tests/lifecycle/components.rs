@@ -2,8 +2,8 @@
 
 use std::process::Command;
 
-use anyhow::{Result, ensure};
-use serde_json::json;
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
 use tests::command::{Ran, Running, eventually, run, words};
 use tests::slot::Slot;
 use tests::{Cluster, Context};
@@ -16,9 +16,10 @@ struct Parts {
 }
 
 impl Parts {
-    fn start(cluster: &Cluster) -> Result<Self> {
+    fn start(cluster: &Cluster, arguments: &[&str]) -> Result<Self> {
         let (slot, dir) = (Slot::take()?, tempfile::tempdir()?);
         let mut server = cluster.tiphys(&["apiserver", "--bind-address=127.0.0.1"]);
+        server.args(arguments);
         server
             .arg("--advertise-address=127.0.0.1")
             .args(ranges(&slot));
@@ -53,7 +54,7 @@ fn ranges(slot: &Slot) -> [String; 2] {
 }
 
 pub fn the_controllers_run_alone(cx: &Context) -> Result<()> {
-    let parts = Parts::start(cx.cluster)?;
+    let parts = Parts::start(cx.cluster, &[])?;
     parts
         .kubectl("create deployment web --image=i:1 --replicas=2", "")?
         .ok()?;
@@ -77,7 +78,7 @@ pub fn the_controllers_run_alone(cx: &Context) -> Result<()> {
 }
 
 pub fn the_scheduler_runs_alone(cx: &Context) -> Result<()> {
-    let parts = Parts::start(cx.cluster)?;
+    let parts = Parts::start(cx.cluster, &[])?;
     let room = json!({ "cpu": "1", "memory": "1Gi", "pods": "10" });
     let status = json!({ "status": {
         "capacity": room, "allocatable": room, "conditions": [{ "type": "Ready", "status": "True" }],
@@ -107,4 +108,35 @@ pub fn the_scheduler_runs_alone(cx: &Context) -> Result<()> {
     })?;
     ensure!(scheduler.is_running(), "it ended: {}", scheduler.text());
     Ok(())
+}
+
+/// Each line of the log is an object, and how much is logged is changed while it runs.
+pub fn logs_are_for_programs_and_their_level_changes(cx: &Context) -> Result<()> {
+    let parts = Parts::start(cx.cluster, &["--logging-format=json", "--log=info"])?;
+    let of_level = |level: &str| {
+        let text = parts.server.text();
+        let read = text.lines().filter_map(|l| serde_json::from_str(l).ok());
+        read.filter(|line: &Value| line["level"] == level).count()
+    };
+    let text = parts.server.text();
+    for line in text.lines() {
+        let line: Value = serde_json::from_str(line).with_context(|| line.to_owned())?;
+        let has = |field: &str| line[field].is_string();
+        ensure!(has("timestamp") && has("level") && has("target"), "{line}");
+        ensure!(line["fields"]["message"].is_string(), "{line}");
+    }
+    ensure!(of_level("INFO") > 0 && of_level("DEBUG") == 0, "{text}");
+    let set = |level: &str| {
+        parts
+            .kubectl("replace --raw /debug/flags/v -f -", level)?
+            .ok()
+    };
+    set("debug")?;
+    eventually("more is logged", || {
+        parts.kubectl("get namespaces", "")?.ok()?;
+        ensure!(of_level("DEBUG") > 0, "nothing");
+        Ok(())
+    })?;
+    let refused = parts.kubectl("replace --raw /debug/flags/v -f -", "=[");
+    refused?.failed().map(drop)
 }

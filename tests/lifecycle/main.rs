@@ -39,6 +39,7 @@ const CHECKS: &[Check] = checks![
     prometheus::promtool_is_content_with_every_page,
     components::the_controllers_run_alone,
     components::the_scheduler_runs_alone,
+    components::logs_are_for_programs_and_their_level_changes,
     standalone_node::kubelet_and_proxy_run_alone,
     join::a_machine_joins_with_a_token,
     join::a_wrong_token_is_refused,
