@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn what_is_drawn_has_its_mean() {
-        let minutes = |n| Span(Duration::from_secs(n * 60));
+        let minutes = |n: u64| Span(Duration::from_secs(n * 60));
         let exponential = Drawn {
             exponential: Some(minutes(10)),
             ..Drawn::default()

@@ -301,11 +301,6 @@ mod tests {
         );
         assert_eq!(of_node(json!({ ARCH: "s390x" })).as_deref(), Some("s390x"));
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
 
     #[test]
     fn the_time_that_pods_run_is_written_where_they_are_described() {
