@@ -26,7 +26,12 @@ enum State {
     Waits,
     /// It was tried, and failed.
     Failed(String),
+    /// It failed because the node has as many volumes as it can have.
+    Full(String),
 }
+
+/// The code of gRPC by which a driver says so.
+const RESOURCE_EXHAUSTED: i32 = 8;
 
 impl Csi {
     /// Waits until the volume is attached; what the driver's controller says of it.
@@ -49,6 +54,7 @@ impl Csi {
             match self.look(&name, &id).await? {
                 State::Attached(context) => return Ok(context),
                 State::Failed(why) => return Err(Error::NotAttached(why)),
+                State::Full(why) => return Err(Error::TooManyAttached(why)),
                 State::Waits if Instant::now() >= until => {
                     return Err(Error::NotAttached(format!(
                         "timed out waiting for external-attacher of {} CSI driver to attach volume {}",
@@ -83,8 +89,15 @@ fn state(node: &Node, name: &str, attachment: Option<&VolumeAttachment>) -> Stat
     };
     let status = attachment.status.clone().unwrap_or_default();
     if !status.attached {
-        let error = status.attach_error.and_then(|e| e.message);
-        return error.map_or(State::Waits, State::Failed);
+        let Some(error) = status.attach_error else {
+            return State::Waits;
+        };
+        let is_full = error.error_code == Some(RESOURCE_EXHAUSTED);
+        return match (error.message, is_full) {
+            (why, true) => State::Full(why.unwrap_or_default()),
+            (Some(why), false) => State::Failed(why),
+            (None, false) => State::Waits,
+        };
     }
     let attached = node
         .status
@@ -144,6 +157,11 @@ mod tests {
         assert_eq!(
             state(&node(&["v"]), "v", Some(&failed)),
             State::Failed("no".into())
+        );
+        let full = json!({ "attached": false, "attachError": { "message": "no", "errorCode": 8 } });
+        assert_eq!(
+            state(&node(&["v"]), "v", Some(&attachment(json!({}), full))),
+            State::Full("no".into())
         );
     }
 }

@@ -39,6 +39,9 @@ pub enum Error {
     /// The volume is not attached to this node.
     #[error("{0}")]
     NotAttached(String),
+    /// It cannot be: the node has as many volumes of the driver as it can have.
+    #[error("{0}")]
+    TooManyAttached(String),
     /// The machine refused.
     #[error("{path}: {source}")]
     Io {

@@ -10,6 +10,7 @@ pub mod driver;
 mod error;
 mod expand;
 mod in_use;
+pub mod limits;
 mod paths;
 pub mod publish;
 pub mod record;
@@ -18,6 +19,7 @@ mod request;
 mod stats;
 mod tokens;
 mod unpublish;
+mod volume_limits;
 
 pub use driver::Driver;
 pub use error::Error;
@@ -33,6 +35,7 @@ use paths::Paths;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Weak};
+use volume_limits::VolumeLimits;
 
 /// One after another for each volume: by its name in the node's status.
 type Busy = BTreeMap<String, Weak<tokio::sync::Mutex<()>>>;
@@ -48,6 +51,7 @@ pub struct Csi {
     busy: Mutex<Busy>,
     /// Volumes that this kubelet has staged: driver and handle.
     staged: Mutex<BTreeSet<(String, String)>>,
+    limits: VolumeLimits,
     /// What may not be detached from the node.
     pub in_use: InUse,
 }
@@ -82,6 +86,7 @@ impl Csi {
             drivers: Mutex::default(),
             busy: Mutex::default(),
             staged: Mutex::default(),
+            limits: VolumeLimits::default(),
         }
     }
 
@@ -89,6 +94,12 @@ impl Csi {
     pub fn driver(&self, name: &str) -> Result<Driver, Error> {
         let found = self.drivers.lock().get(name).cloned();
         found.ok_or_else(|| Error::NotRegistered(name.to_owned()))
+    }
+
+    /// The names of all drivers that are registered.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.drivers.lock().keys().cloned().collect()
     }
 
     /// Notes a driver as registered, without asking it anything.

@@ -48,7 +48,8 @@ impl Csi {
         let own = self.record(asked);
         place.note(&own)?;
         let context = if asked.is_attached(object) {
-            self.attached(asked).await?
+            let attached = self.attached(asked).await;
+            attached.inspect_err(|e| self.limits.note(e, asked, spec::uid(pod)))?
         } else {
             HashMap::new()
         };

@@ -51,6 +51,25 @@ impl Csi {
         Ok(())
     }
 
+    /// Publishes how many volumes of a driver the node can have, if the driver says another number
+    /// than the CSINode. The rest of what it says is only looked at when it registers.
+    pub(super) async fn publish_limit(
+        &self,
+        name: &str,
+        info: &NodeGetInfoResponse,
+    ) -> Result<(), String> {
+        let new = entry(name, info).allocatable;
+        self.change(|drivers| {
+            let Some(known) = drivers.iter_mut().find(|d| d.name == name) else {
+                return false;
+            };
+            let differs = known.allocatable != new;
+            known.allocatable.clone_from(&new);
+            differs
+        })
+        .await
+    }
+
     /// The driver is gone. What it has mounted stays; nothing can be asked of it until it is back.
     pub async fn unregister(&self, name: &str) -> Result<(), String> {
         self.drivers.lock().remove(name);

@@ -42,7 +42,8 @@ type PluginSockets = BTreeMap<PathBuf, (Socket, State)>;
 
 /// Runs as long as the kubelet.
 pub async fn run(deps: Arc<Deps>) {
-    tokio::join!(keep_csi(&deps), watch(&deps));
+    let limits = deps.csi.follow_limits(deps.random.clone());
+    tokio::join!(keep_csi(&deps), watch(&deps), limits);
 }
 
 /// Keeps what drivers need of the node itself: its object, and no volumes that nobody has.

@@ -8,6 +8,7 @@ use super::static_pods::Statics;
 use super::status::PREEMPTING;
 use super::worker;
 use super::{runtime_state, spec};
+use crate::csi::limits;
 use crate::events::Severity;
 use crate::metrics::{METRICS, STARTS};
 use crate::objects;
@@ -93,6 +94,7 @@ impl Pods {
                 self.follow_objects(),
                 self.follow_wakes(),
                 self.follow_preempted(),
+                self.follow_volume_limits(),
                 self.follow_devices()
             );
         };
@@ -415,6 +417,28 @@ impl Pods {
                 METRICS.preempted(&resource);
                 let end = End {
                     reason: PREEMPTING.into(),
+                    message: message.into(),
+                    grace_seconds: spec::grace_seconds(&pod),
+                };
+                self.end(&uid, end);
+            }
+        }
+    }
+
+    /// Ends the pods whose volumes are more than the node can have: nothing of them was started.
+    async fn follow_volume_limits(&self) {
+        loop {
+            for uid in self.deps.csi.rejected().await {
+                let handles = self.handles.lock();
+                let pod = handles.get(&uid).map(|h| h.desired.borrow().pod.clone());
+                drop(handles);
+                let Some(pod) = pod else { continue };
+                let (reason, message) = (limits::REASON, limits::MESSAGE);
+                let (recorder, warning) = (&self.deps.recorder, Severity::Warning);
+                recorder.pod(&pod, None, warning, reason, message);
+                STARTS.rejected(reason);
+                let end = End {
+                    reason: reason.into(),
                     message: message.into(),
                     grace_seconds: spec::grace_seconds(&pod),
                 };
