@@ -48,7 +48,7 @@ pub fn target_dir() -> Result<PathBuf> {
 pub fn release() -> Result<PathBuf> {
     machine::prepare_build()?;
     must(cargo().args(["build", "--release", "--locked", "--package=tiphys"]))?;
-    Ok(target_dir()?.join(host_tuple()?).join("release/tiphys"))
+    binary_of("release")
 }
 
 /// Builds the binary for daily work and for the cluster tests: without the optimisation of the
@@ -65,7 +65,13 @@ pub fn quick() -> Result<PathBuf> {
         "--bin=tiphys",
         "--test=decoders",
     ]))?;
-    Ok(target_dir()?.join(host_tuple()?).join("debug/tiphys"))
+    binary_of("debug")
+}
+
+/// Where cargo puts the binary of a profile.
+fn binary_of(profile: &str) -> Result<PathBuf> {
+    let folder = target_dir()?.join(host_tuple()?).join(profile);
+    Ok(folder.join("tiphys"))
 }
 
 /// The machine's own target triple: cargo puts what is built for a named target below it.
@@ -79,10 +85,25 @@ fn host_tuple() -> Result<String> {
     Ok(tuple.trim().to_owned())
 }
 
+/// For those who want to see a cluster before they want a fast one.
+const QUICK_BUILD: &str = "--quick-build";
+
 /// Sets the machine up, builds, and becomes `tiphys up`.
 pub fn up(args: &[String]) -> Result<()> {
     machine::prepare_node()?;
-    let mut command = Command::new(release()?);
+    let (quick_build, args): (Vec<&String>, Vec<&String>) =
+        args.iter().partition(|a| *a == QUICK_BUILD);
+    let binary = if quick_build.is_empty() {
+        if !binary_of("release")?.exists() {
+            println!(
+                "building the release binary; with {QUICK_BUILD} one that is not optimised, in a third of the time"
+            );
+        }
+        release()?
+    } else {
+        quick()?
+    };
+    let mut command = Command::new(binary);
     if args.iter().any(|a| a.starts_with("--servers")) {
         let etcd = etcd::prepare(&machine::test_tools()?)?;
         command.env("TIPHYS_ETCD", etcd);

@@ -19,7 +19,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 const HELP: &str = "\
-cargo xtask up [FLAGS]   set up this machine, build, and run `tiphys up` (--demo deploys the demo)
+cargo xtask up [FLAGS]   set up this machine, build, and run `tiphys up` (--demo deploys the demo);
+                         with --quick-build the binary is not optimised, and there much sooner
 cargo xtask build        build the static release binary
 cargo xtask fast CRATE   while working on CRATE: clippy of it and what depends on it, its tests,
                          and a binary to try
