@@ -65,6 +65,60 @@ pub struct UsedDevices {
     pub made: bool,
 }
 
+/// What a container asks for of extended resources.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExtendedRequests {
+    pub container: String,
+    /// Its place among the init containers and then the others.
+    pub index: usize,
+    /// It ends before others start.
+    pub ends: bool,
+    pub amounts: Vec<Amount>,
+}
+
+/// How much of an extended resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Amount {
+    pub resource: String,
+    pub count: i64,
+    /// The place of the resource among all that the container asks for, by name.
+    pub nth: usize,
+}
+
+/// Whether a resource is one that plugins of nodes offer, or that a class of devices may stand for.
+fn is_extended(name: &str) -> bool {
+    let implicit = name.starts_with("deviceclass.resource.kubernetes.io/");
+    implicit || name.contains('/') && !name.contains("kubernetes.io/")
+}
+
+fn extended(spec: &k8s::PodSpec) -> Vec<ExtendedRequests> {
+    let init = spec.init_containers.iter().flatten();
+    let init = init.map(|c| (c, c.restart_policy.as_deref() != Some("Always")));
+    let all = init.chain(spec.containers.iter().map(|c| (c, false)));
+    let asked = all.enumerate().map(|(index, (container, ends))| {
+        let resources = container.resources.as_ref();
+        let requests = resources.and_then(|r| r.requests.as_ref());
+        let requests = requests.into_iter().flatten().enumerate();
+        let amounts = requests.filter(|(_, (name, _))| is_extended(name));
+        let amounts = amounts.filter_map(|(nth, (name, quantity))| {
+            let count = quantity.0.parse::<api::quantity::Quantity>().ok()?.value();
+            let resource = name.clone();
+            (count > 0).then_some(Amount {
+                resource,
+                count,
+                nth,
+            })
+        });
+        ExtendedRequests {
+            container: container.name.clone(),
+            index,
+            ends,
+            amounts: amounts.collect(),
+        }
+    });
+    asked.filter(|a| !a.amounts.is_empty()).collect()
+}
+
 /// A disk of one of the kinds that are attached without a claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disk {
@@ -159,6 +213,7 @@ pub struct Wants {
     pub spread: Vec<Spread>,
     pub claims: Vec<UsedClaim>,
     pub devices: Vec<UsedDevices>,
+    pub extended: Vec<ExtendedRequests>,
     pub disks: Vec<Disk>,
     /// Of all containers and of volumes, normalized.
     pub images: Vec<String>,
@@ -315,6 +370,7 @@ impl Wants {
             gates: gates.map(|g| g.name.clone()).collect(),
             owner: owner(&from.metadata),
             features: features(spec),
+            extended: extended(spec),
             tolerations: spec.tolerations.clone().unwrap_or_default(),
             node_labels: spec
                 .node_selector
@@ -466,6 +522,7 @@ impl Wants {
             && self.images == other.images
             && self.containers == other.containers
             && self.features == other.features
+            && self.extended == other.extended
     }
 
     /// Whether its node selector and required node affinity allow a node of this name, with these

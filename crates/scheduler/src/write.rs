@@ -143,6 +143,19 @@ pub async fn write_all(client: &Client, writes: &[Write], clock: Clock) -> Resul
                 let sent = claims::free(client, claim).await;
                 sent.map_err(|e| format!("freeing resource claim {name:?}: {e}"))?;
             }
+            Write::MakeClaim {
+                made,
+                allocation,
+                pod,
+            } => {
+                let sent = claims::make(client, made, allocation, pod, clock).await;
+                sent.map_err(|e| format!("claiming extended resources: {e}"))?;
+            }
+            Write::RemoveClaim { claim } => {
+                let name = claim.metadata.name.as_deref().unwrap_or_default();
+                let sent = claims::remove(client, claim).await;
+                sent.map_err(|e| format!("removing resource claim {name:?}: {e}"))?;
+            }
             // It is the shell's last step, not one before.
             Write::BindPod { .. } => {}
         }

@@ -3,6 +3,7 @@
 
 pub mod allocate;
 mod capacity;
+pub mod extended;
 pub mod pools;
 pub mod requests;
 mod result;
@@ -15,6 +16,7 @@ mod tests;
 use k8s_openapi::api::resource::v1 as k8s;
 
 pub use allocate::{Failure, Matches, allocate};
+pub use extended::ExtendedClaim;
 pub use pools::Slices;
 pub use requests::WantedClaim;
 pub use result::allocation;

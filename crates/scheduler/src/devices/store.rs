@@ -7,6 +7,7 @@ use std::sync::Arc;
 use k8s_openapi::api::resource::v1 as k8s;
 
 use super::capacity::Amounts;
+use super::extended::{ANNOTATION, ExtendedClaim};
 use super::pools::Slices;
 use super::selectors::Compiled;
 use super::slices::{DeviceId, Slice, quantity};
@@ -19,7 +20,12 @@ pub struct Pending {
     /// Namespace and name of the claim.
     pub claim: Arc<str>,
     pub allocation: Arc<k8s::AllocationResult>,
+    /// The claim, where it is yet to be made: that of the pod's extended resources.
+    pub made: Option<Arc<ExtendedClaim>>,
 }
+
+/// Each class stands for a resource of this prefix and its own name.
+const IMPLICIT_RESOURCE: &str = "deviceclass.resource.kubernetes.io/";
 
 /// Everything about devices; claims by `namespace/name`, the rest by name.
 #[derive(Default)]
@@ -37,6 +43,30 @@ impl Devices {
     }
     pub fn class(&self, name: &str) -> Option<&Arc<k8s::DeviceClass>> {
         self.classes.get(name)
+    }
+    /// The class that stands for an extended resource; of several that say so the newest, and of those
+    /// that are as new the first by name.
+    pub fn class_of_resource(&self, resource: &str) -> Option<&Arc<k8s::DeviceClass>> {
+        if let Some(name) = resource.strip_prefix(IMPLICIT_RESOURCE) {
+            return self.class(name);
+        }
+        let named = |class: &&Arc<k8s::DeviceClass>| {
+            class.spec.extended_resource_name.as_deref() == Some(resource)
+        };
+        // The first by name comes last, since the last of those that are as new counts.
+        let all = self.classes.values().rev().filter(named);
+        all.max_by_key(|class| class.metadata.creation_timestamp.as_ref().map(|t| t.0))
+    }
+    /// The claim that was made for a pod's extended resources.
+    pub fn made_for(&self, namespace: &str, uid: &str) -> Option<&Arc<k8s::ResourceClaim>> {
+        self.claims.values().find(|claim| {
+            let meta = &claim.metadata;
+            let mark = meta.annotations.as_ref().and_then(|a| a.get(ANNOTATION));
+            let mut owners = meta.owner_references.iter().flatten();
+            mark.is_some_and(|m| m == "true")
+                && meta.namespace.as_deref() == Some(namespace)
+                && owners.any(|o| o.controller == Some(true) && o.uid == uid)
+        })
     }
     pub(super) fn compiled(&self) -> &Compiled {
         &self.compiled

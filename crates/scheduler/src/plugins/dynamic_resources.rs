@@ -1,18 +1,24 @@
 //! A pod goes where the devices are that its claims ask for, or have; they are allocated and reserved
 //! before it is bound (documentation "Dynamic Resource Allocation").
 
+use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use k8s_openapi::api::resource::v1 as k8s;
 
 use super::{Check, Events, Plugin, Prepare, Ready, Reason, Verdict, Write, normalize};
-use crate::devices::{self, Allocated, Binding, Failure, Matches, Pending, Slices, WantedClaim};
+use crate::devices::{
+    self, Allocated, Binding, ExtendedClaim, Failure, Matches, Pending, Slices, WantedClaim,
+    extended,
+};
 use crate::node::Node;
 use crate::pod::Pod;
 use crate::selector_terms::{NodeTerm, node_terms};
 use crate::snapshot::Snapshot;
 
+/// How a claim is called that is yet to be made.
+const EXTENDED: &str = "<extended-resources>";
 /// Alternatives of a request, at most; the API's limit.
 const MOST_ALTERNATIVES: i64 = 8;
 
@@ -99,42 +105,82 @@ impl<'a> Claims<'a> {
 }
 
 struct Devices<'a> {
+    pod: &'a Pod,
+    snapshot: &'a Snapshot,
     claims: Claims<'a>,
+    /// Extended resources that classes stand for.
+    extended: BTreeSet<&'a str>,
     slices: Slices<'a>,
     allocated: Allocated,
     matches: Matches,
 }
 
 impl<'a> Devices<'a> {
-    fn of(claims: Claims<'a>, snapshot: &'a Snapshot) -> Self {
+    fn of(
+        pod: &'a Pod,
+        claims: Claims<'a>,
+        extended: BTreeSet<&'a str>,
+        snapshot: &'a Snapshot,
+    ) -> Self {
         let all = snapshot.devices();
         // What is allocated and where devices are matters only to those that want some.
-        let (slices, allocated) = if claims.wanted.is_empty() {
+        let (slices, allocated) = if claims.wanted.is_empty() && extended.is_empty() {
             (Slices::default(), Allocated::default())
         } else {
             (all.pools(), all.allocated())
         };
         Self {
+            pod,
+            snapshot,
             claims,
+            extended,
             slices,
             allocated,
             matches: Matches::default(),
         }
     }
 
-    /// What would be allocated on a node.
+    /// Looks for what the pod wants on a node: what its claims want, and last what would be claimed for
+    /// extended resources that no plugin of the node offers.
+    fn on<T>(
+        &self,
+        node: &Node,
+        look: impl FnOnce(
+            &[WantedClaim<'_>],
+            &Matches,
+            Option<&Arc<ExtendedClaim>>,
+        ) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let extended = self.extended.iter().copied();
+        let lacking = extended.filter(|name| node.allocatable.other(name) == 0);
+        let lacking: BTreeSet<&str> = lacking.collect();
+        if lacking.is_empty() {
+            return look(&self.claims.wanted, &self.matches, None);
+        }
+        let all = self.snapshot.devices();
+        let made = Arc::new(extended::claim(self.pod, &lacking, all));
+        let claims = Claims::of(self.pod, self.snapshot).map_err(Failure::Wrong)?;
+        let own = WantedClaim::read(EXTENDED, &made.claim, all).map_err(Failure::Wrong)?;
+        let mut wanted = claims.wanted;
+        wanted.push(own);
+        // What is known of requests is known by their places, and the last claim is not always the same.
+        look(&wanted, &Matches::default(), Some(&made))
+    }
+
+    /// What would be allocated on a node, and the last of it for which claim, if that is yet to be made.
     fn allocations(
         &self,
         node: &Node,
         share_id: &mut dyn FnMut() -> String,
-    ) -> Result<Vec<k8s::AllocationResult>, Failure> {
+    ) -> Result<(Vec<k8s::AllocationResult>, Option<Arc<ExtendedClaim>>), Failure> {
         let pools = self.slices.on(node);
-        let wanted = &self.claims.wanted;
-        let found = devices::allocate(wanted, node, &pools, &self.allocated, &self.matches)?;
-        let each = wanted.iter().zip(&found);
-        Ok(each
-            .map(|(wanted, chosen)| devices::allocation(wanted, chosen, &node.name, share_id))
-            .collect())
+        self.on(node, |wanted, matches, made| {
+            let found = devices::allocate(wanted, node, &pools, &self.allocated, matches)?;
+            let each = wanted.iter().zip(&found);
+            let each = each
+                .map(|(wanted, chosen)| devices::allocation(wanted, chosen, &node.name, share_id));
+            Ok((each.collect(), made.cloned()))
+        })
     }
 
     /// More for alternatives that stand further ahead.
@@ -173,21 +219,29 @@ impl Plugin for DynamicResources {
             .with(Events::DEVICE_CLAIMS)
     }
     fn prepare<'a>(&'a self, pod: &'a Pod, snapshot: &'a Snapshot) -> Prepare<'a> {
-        if pod.wants.devices.is_empty() {
+        let all = snapshot.devices();
+        let extended = extended::mapped(pod, all);
+        if pod.wants.devices.is_empty() && extended.is_empty() {
             return Ok(None);
         }
+        // It is removed before the pod is tried again.
+        if !extended.is_empty() && all.made_for(&pod.namespace, &pod.uid).is_some() {
+            return Err(Reason::one("cannot schedule extended resource claim"));
+        }
         let claims = Claims::of(pod, snapshot).map_err(Reason::text)?;
-        Ok(Some(Box::new(Devices::of(claims, snapshot))))
+        let devices = Devices::of(pod, claims, extended, snapshot);
+        Ok(Some(Box::new(devices)))
     }
     fn reserve(&self, pod: &Pod, node: &Arc<str>, on: &mut Snapshot) -> Result<(), Reason> {
-        if pod.wants.devices.is_empty() {
+        let extended = extended::mapped(pod, on.devices());
+        if pod.wants.devices.is_empty() && extended.is_empty() {
             return Ok(());
         }
         let Some(place) = on.node(node) else {
             return Ok(());
         };
         let claims = Claims::of(pod, on).map_err(Reason::text)?;
-        if claims.wanted.is_empty() {
+        if claims.wanted.is_empty() && extended.is_empty() {
             return Ok(());
         }
         let keys: Vec<Arc<str>> = claims
@@ -195,30 +249,39 @@ impl Plugin for DynamicResources {
             .iter()
             .map(|w| w.key.as_str().into())
             .collect();
-        let here = Devices::of(claims, on);
+        let here = Devices::of(pod, claims, extended, on);
         let mut count = 0u64;
         let mut share_id = || {
             count += 1;
             share(&pod.uid, count)
         };
         let found = here.allocations(place, &mut share_id);
-        let found = found.map_err(|failure| Reason::text(words(&failure, place)))?;
-        let pending: Vec<Pending> = keys
+        let (found, made) = found.map_err(|failure| Reason::text(words(&failure, place)))?;
+        // No claim has such a name.
+        let own = made
+            .as_ref()
+            .map(|_| format!("{}/<{}>", pod.namespace, pod.uid));
+        let mut pending: Vec<Pending> = keys
             .into_iter()
+            .chain(own.map(Arc::from))
             .zip(found)
             .map(|(claim, allocation)| Pending {
                 pod: pod.uid.clone(),
                 claim,
                 allocation: Arc::new(allocation),
+                made: None,
             })
             .collect();
+        if let Some(last) = pending.last_mut() {
+            last.made = made;
+        }
         for one in pending {
             on.devices_mut().reserve(one);
         }
         Ok(())
     }
     fn unreserve(&self, pod: &Pod, on: &mut Snapshot) {
-        if !pod.wants.devices.is_empty() {
+        if on.devices().pending_of(&pod.uid).next().is_some() {
             on.devices_mut().release(&pod.uid);
         }
     }
@@ -238,15 +301,34 @@ impl Plugin for DynamicResources {
                 pod: (pod.name.clone(), pod.uid.to_string()),
             })
         });
-        claims.collect()
+        let made = all.pending_of(&pod.uid).filter_map(|p| {
+            Some(Write::MakeClaim {
+                made: p.made.clone()?,
+                allocation: p.allocation.clone(),
+                pod: (pod.name.clone(), pod.uid.to_string()),
+            })
+        });
+        claims.chain(made).collect()
     }
     fn is_bindable(&self, pod: &Pod, _: &Node, snapshot: &Snapshot) -> Ready {
         let all = snapshot.devices();
         let mut out = Ready::Yes;
-        for used in &pod.wants.devices {
-            let Some(claim) = used.key.as_ref().and_then(|k| all.claim(k)) else {
-                return Ready::Never(format!("resourceclaim {:?} is gone", used.name));
-            };
+        let used = pod.wants.devices.iter();
+        let mut claims = Vec::new();
+        for used in used {
+            match used.key.as_ref().and_then(|k| all.claim(k)) {
+                Some(claim) => claims.push(claim),
+                None => return Ready::Never(format!("resourceclaim {:?} is gone", used.name)),
+            }
+        }
+        if all.pending_of(&pod.uid).any(|p| p.made.is_some()) {
+            match all.made_for(&pod.namespace, &pod.uid) {
+                Some(claim) => claims.push(claim),
+                // It was made just now.
+                None => out = Ready::Not,
+            }
+        }
+        for claim in claims {
             if !devices::is_reserved_for(claim, &pod.uid) {
                 out = Ready::Not;
                 continue;
@@ -264,6 +346,13 @@ impl Plugin for DynamicResources {
     }
     /// A claim that nobody else uses and whose devices keep the pod from nodes gives them back.
     fn give_up(&self, pod: &Pod, snapshot: &Snapshot) -> Vec<Write> {
+        let all = snapshot.devices();
+        if !extended::mapped(pod, all).is_empty()
+            && let Some(claim) = all.made_for(&pod.namespace, &pod.uid)
+        {
+            let claim = claim.clone();
+            return vec![Write::RemoveClaim { claim }];
+        }
         let Ok(claims) = Claims::of(pod, snapshot) else {
             return Vec::new();
         };
@@ -312,13 +401,15 @@ impl Check for Devices<'_> {
             let why = "resourceclaim not available on the node";
             return Verdict::Never(Reason::one(why));
         }
-        if self.claims.wanted.is_empty() {
-            return Verdict::Fits;
-        }
         let pools = self.slices.on(node);
-        let wanted = &self.claims.wanted;
-        match devices::allocate(wanted, node, &pools, &self.allocated, &self.matches) {
-            Ok(_) => Verdict::Fits,
+        let found = self.on(node, |wanted, matches, _| {
+            if wanted.is_empty() {
+                return Ok(());
+            }
+            devices::allocate(wanted, node, &pools, &self.allocated, matches).map(drop)
+        });
+        match found {
+            Ok(()) => Verdict::Fits,
             Err(failure) => Verdict::Never(Reason::text(words(&failure, node))),
         }
     }
@@ -529,6 +620,68 @@ mod tests {
         let before = claim(json!({"reservedFor": []}));
         core.device_claim_changed(Some(&before), Some(&own));
         assert!(matches!(core.step(3, 600_000), Some(Step::Prepare { .. })));
+    }
+
+    #[test]
+    fn a_resource_that_a_class_stands_for_is_claimed_where_no_plugin_has_it() {
+        let mut core = core();
+        let class: k8s::DeviceClass = typed(json!({"metadata": {"name": "gpus"},
+            "spec": {"extendedResourceName": "example.com/gpu"}}));
+        core.devices_changed(|d| d.set_class("gpus", Some(&class)));
+        let asks = |name: &str| -> core::Pod {
+            typed(
+                json!({"metadata": {"name": name, "namespace": "n", "uid": name}, "spec": {
+                    "containers": [{"name": "c", "resources": {"requests": {"example.com/gpu": "1"}}}]}}),
+            )
+        };
+        core.pod_changed(None, Some(&asks("p")), 0);
+        let Some(Step::Prepare { node, writes, .. }) = core.step(1, 0) else {
+            panic!("its claim is made first")
+        };
+        let [
+            Write::MakeClaim {
+                made, allocation, ..
+            },
+        ] = &writes[..]
+        else {
+            panic!("{writes:?}")
+        };
+        assert_eq!((&*node, made.mappings.len()), ("b", 1));
+        // The only device is taken.
+        core.pod_changed(None, Some(&asks("q")), 0);
+        let why = message(core.step(2, 0));
+        assert!(why.contains("cannot allocate all claims"), "{why}");
+        core.prepared(&"p".into(), Ok(()), 0);
+        assert!(core.step(3, 0).is_none(), "the claim was not seen yet");
+        let mut claim = k8s::ResourceClaim::clone(&made.claim);
+        claim.metadata.name = Some("p-extended-resources-1".to_owned());
+        claim.status = typed(
+            json!({"allocation": serde_json::to_value(&**allocation).expect("JSON"),
+            "reservedFor": [{"resource": "pods", "name": "p", "uid": "p"}]}),
+        );
+        core.device_claim_changed(None, Some(&claim));
+        let next = core.step(4, 60_000);
+        assert!(
+            matches!(&next, Some(Step::Bind { pod, .. }) if pod.name == "p"),
+            "{next:?}"
+        );
+        // A claim that was left of a try that failed goes before the next one.
+        let mut left = claim.clone();
+        left.metadata.name = Some("q-extended-resources-1".to_owned());
+        for owner in left.metadata.owner_references.iter_mut().flatten() {
+            (owner.name, owner.uid) = ("q".to_owned(), "q".to_owned());
+        }
+        left.status = None;
+        core.device_claim_changed(None, Some(&left));
+        match core.step(5, 600_000) {
+            Some(Step::Unschedulable { writes, .. }) => {
+                assert!(
+                    matches!(&writes[..], [Write::RemoveClaim { .. }]),
+                    "{writes:?}"
+                );
+            }
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::resource::v1::{AllocationResult, ResourceClaim};
 
+use crate::devices::ExtendedClaim;
 use crate::node::Node;
 use crate::pod::Pod;
 use crate::snapshot::Snapshot;
@@ -204,6 +205,16 @@ pub enum Write {
     },
     /// The claim gives its devices back.
     FreeClaim {
+        claim: Arc<ResourceClaim>,
+    },
+    /// The claim of a pod's extended resources (name and UID) is made, with its devices.
+    MakeClaim {
+        made: Arc<ExtendedClaim>,
+        allocation: Arc<AllocationResult>,
+        pod: (String, String),
+    },
+    /// Such a claim goes: the pod was not bound.
+    RemoveClaim {
         claim: Arc<ResourceClaim>,
     },
     BindPod {

@@ -1,8 +1,10 @@
 //! A pod goes where there is room for what it asks; better where more is left over.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 use super::{Check, Events, MAX_SCORE, Plugin, Prepare, Reason, Verdict};
+use crate::devices::extended;
 use crate::node::Node;
 use crate::pod::Pod;
 use crate::resources::{self, Name};
@@ -51,6 +53,17 @@ impl NodeResourcesFit {
 struct Room<'a> {
     pod: &'a Pod,
     plugin: &'a NodeResourcesFit,
+    /// Resources that classes of devices stand for.
+    of_devices: BTreeSet<&'a str>,
+}
+
+impl Room<'_> {
+    /// Whether somebody else looks after a resource: an extender, or on a node without a plugin that
+    /// offers it who gives pods their devices.
+    fn leaves(&self, name: &str, node: &Node) -> bool {
+        self.plugin.ignores(name)
+            || self.of_devices.contains(name) && node.allocatable.other(name) == 0
+    }
 }
 
 impl Plugin for NodeResourcesFit {
@@ -65,8 +78,12 @@ impl Plugin for NodeResourcesFit {
     fn is_local(&self) -> bool {
         true
     }
-    fn prepare<'a>(&'a self, pod: &'a Pod, _: &'a Snapshot) -> Prepare<'a> {
-        Ok(Some(Box::new(Room { pod, plugin: self })))
+    fn prepare<'a>(&'a self, pod: &'a Pod, snapshot: &'a Snapshot) -> Prepare<'a> {
+        Ok(Some(Box::new(Room {
+            pod,
+            plugin: self,
+            of_devices: extended::mapped(pod, snapshot.devices()),
+        })))
     }
 }
 
@@ -116,7 +133,7 @@ impl Check for Room<'_> {
             || "Insufficient ephemeral-storage".into(),
         );
         for (name, amount) in &asked.other {
-            if self.plugin.ignores(name) {
+            if self.leaves(name, node) {
                 continue;
             }
             lacks.check(*amount, used.other(name), all.other(name), || {
@@ -134,7 +151,7 @@ impl Check for Room<'_> {
         let asked = &self.pod.request;
         let own = ["cpu", "memory", "ephemeral-storage"].into_iter();
         let others = asked.other.iter().map(|(name, _)| &**name);
-        let others = others.filter(|name| !self.plugin.ignores(name));
+        let others = others.filter(|name| !self.leaves(name, node));
         let lacks = own.chain(others).filter_map(|name| {
             let amount = asked.of(name);
             let used = node.requested.of(name);

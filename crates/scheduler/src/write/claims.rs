@@ -1,14 +1,16 @@
 //! What is written of claims of devices: their allocation, who may use them, and that they are free.
 
 use clock::Clock;
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::{
     AllocationResult, ResourceClaim, ResourceClaimConsumerReference,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::PostParams;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client};
+use serde_json::json;
 
-use crate::devices::FINALIZER;
+use crate::devices::{ExtendedClaim, FINALIZER};
 
 /// Tries after others changed the claim meanwhile, as upstream.
 const TRIES: usize = 5;
@@ -104,6 +106,55 @@ async fn once(
     });
     api.replace_status(name, &params, &claim).await?;
     Ok(())
+}
+
+/// Makes the claim of a pod's extended resources, gives it its devices, and says in the pod's status
+/// which container has which of them.
+pub async fn make(
+    client: &Client,
+    made: &ExtendedClaim,
+    allocation: &AllocationResult,
+    pod: &(String, String),
+    clock: Clock,
+) -> Result<(), ClaimError> {
+    let (claims, _) = api(client, &made.claim);
+    let created = claims.create(&PostParams::default(), &made.claim).await?;
+    reserve(client, &created, Some(allocation), pod, clock).await?;
+    let mappings = made.mappings.iter().map(|m| {
+        json!({ "containerName": m.container, "resourceName": m.resource,
+            "requestName": m.request })
+    });
+    let (name, uid) = pod;
+    // The UID makes sure that it is not another pod of the same name.
+    let patch = json!({ "metadata": { "uid": uid }, "status": { "extendedResourceClaimStatus": {
+        "resourceClaimName": created.metadata.name,
+        "requestMappings": mappings.collect::<Vec<_>>() } } });
+    let namespace = made.claim.metadata.namespace.as_deref();
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace.unwrap_or_default());
+    let params = PatchParams::default();
+    pods.patch_status(name, &params, &Patch::Strategic(patch))
+        .await?;
+    Ok(())
+}
+
+/// Removes a claim that was made for a pod which was not bound, with what protects it.
+pub async fn remove(client: &Client, claim: &ResourceClaim) -> Result<(), ClaimError> {
+    let (api, name) = api(client, claim);
+    let mut open = claim.clone();
+    if let Some(finalizers) = &mut open.metadata.finalizers {
+        finalizers.retain(|f| f != FINALIZER);
+    }
+    if open.metadata.finalizers != claim.metadata.finalizers {
+        api.replace(&name, &PostParams::default(), &open).await?;
+    }
+    let params = DeleteParams::default().preconditions(Preconditions {
+        uid: claim.metadata.uid.clone(),
+        resource_version: None,
+    });
+    match api.delete(&name, &params).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        other => Ok(other.map(drop)?),
+    }
 }
 
 /// Writes that nobody uses the claim and that it has no devices, if nothing else has changed.
