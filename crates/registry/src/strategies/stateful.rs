@@ -271,8 +271,6 @@ impl Strategy for ControllerRevision {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
