@@ -309,6 +309,91 @@ async fn events_are_one_in_both_groups() {
     assert_eq!(some["items"].as_array().map(Vec::len), Some(1), "{some}");
 }
 
+/// What conformance wants of the life of events, in both groups (sig-instrumentation): they are made,
+/// found by label and by who reports, patched, replaced, and deleted one by one and together.
+#[tokio::test]
+async fn events_have_a_life_in_both_groups() {
+    let s = server().await;
+    let at = "2026-01-01T00:00:00.000000Z";
+    let core = |name: &str| {
+        json!({ "apiVersion": "v1", "kind": "Event",
+            "metadata": { "name": name, "labels": { "set": "core" } },
+            "message": "first", "reason": "Test", "type": "Normal",
+            "source": { "component": "test-controller" },
+            "involvedObject": { "namespace": "default" } })
+    };
+    let new = |name: &str| {
+        json!({ "apiVersion": "events.k8s.io/v1", "kind": "Event",
+            "metadata": { "name": name, "labels": { "set": "new" } },
+            "note": "first", "reason": "Test", "type": "Normal", "action": "Do", "eventTime": at,
+            "reportingController": "test-controller", "reportingInstance": "test-node",
+            "regarding": { "namespace": "default" } })
+    };
+    let series = |count: u32| json!({ "count": count, "lastObservedTime": at });
+    let groups: [(&str, &str, &dyn Fn(&str) -> Value, Value); 2] = [
+        ("/api/v1", "core", &core, json!({ "message": "second" })),
+        (
+            "/apis/events.k8s.io/v1",
+            "new",
+            &new,
+            json!({ "series": series(2) }),
+        ),
+    ];
+    for (group, set, event, patch) in groups {
+        let own = format!("{group}/namespaces/default/events");
+        let one = format!("{own}/{set}-0");
+        for nth in 0..3 {
+            let (code, made) = post(&s, &own, event(&format!("{set}-{nth}"))).await;
+            assert_eq!(code, 201, "{made}");
+        }
+        let labelled = format!("{group}/events?labelSelector=set%3D{set}");
+        let count = async |uri: &str| {
+            let (code, list) = get(&s, uri).await;
+            assert_eq!(code, 200, "{uri}: {list}");
+            list["items"].as_array().map(Vec::len)
+        };
+        assert_eq!(count(&labelled).await, Some(3));
+        let media = "application/strategic-merge-patch+json";
+        let asked = request(Method::PATCH, &one, media, patch.to_string());
+        let (code, patched) = raw(&s, asked).await;
+        assert_eq!(code, 200, "{patched}");
+        let is_patched = patched["message"] == "second" || patched["series"]["count"] == 2;
+        assert!(is_patched, "{patched}");
+        let mut whole = patched.clone();
+        whole["series"] = series(100);
+        let (code, replaced) = ask(&s, Method::PUT, &one, whole).await;
+        assert_eq!(code, 200, "{replaced}");
+        let (_, seen) = get(&s, &one).await;
+        assert_eq!(seen["series"], replaced["series"], "{seen}");
+        assert_eq!(seen["series"]["count"], 100, "{seen}");
+        let (code, gone) = ask(&s, Method::DELETE, &one, Value::Null).await;
+        assert_eq!(code, 200, "{gone}");
+        assert_eq!(get(&s, &one).await.0, 404);
+        assert_eq!(count(&labelled).await, Some(2));
+        let all = format!("{own}?labelSelector=set%3D{set}");
+        let (code, gone) = ask(&s, Method::DELETE, &all, Value::Null).await;
+        assert_eq!(code, 200, "{gone}");
+        assert_eq!(count(&labelled).await, Some(0));
+    }
+    // Who reports is a field of the core group, whichever way an event came in.
+    for (path, event) in [("/api/v1", core("x")), ("/apis/events.k8s.io/v1", new("y"))] {
+        let (code, made) = post(&s, &format!("{path}/namespaces/default/events"), event).await;
+        assert_eq!(code, 201, "{made}");
+    }
+    let (_, by_source) = get(&s, "/api/v1/events?fieldSelector=source%3Dtest-controller").await;
+    assert_eq!(
+        by_source["items"].as_array().map(Vec::len),
+        Some(2),
+        "{by_source}"
+    );
+    let reporting = "/api/v1/events?fieldSelector=reportingComponent%3Dtest-controller";
+    let (_, by_reporter) = get(&s, reporting).await;
+    assert_eq!(
+        by_reporter["items"][0]["metadata"]["name"], "y",
+        "{by_reporter}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn many_services_at_once_get_different_ports() {
     let s = server().await;
