@@ -9,6 +9,7 @@ mod life;
 mod pods;
 mod resources;
 mod scaling;
+mod snapshots;
 mod streams;
 mod volumes;
 
@@ -59,6 +60,8 @@ fn main() -> ExitCode {
             claims::an_ephemeral_claim_goes_with_its_pod,
             claims::what_a_claim_cannot_have_is_said,
             claims::a_device_gets_a_file_system_and_keeps_it,
+            snapshots::snapshots_and_copies_hold_what_was_there,
+            snapshots::whether_a_volume_is_held_to_its_size_is_said,
             streams::commands_run_in_containers,
             streams::standard_input_ends,
             streams::a_command_ends_with_its_client,
