@@ -192,6 +192,63 @@ pub fn a_kubelet_killed_at_any_time_leaves_nothing_behind(cx: &Context) -> Resul
         .with_context(|| format!("what is left of seed {seed}"))
 }
 
+/// The machine loses its power and has it again before anybody misses it: its pods are the same, begin
+/// anew, and have what they wrote to the disk.
+pub fn a_rebooted_node_goes_on_with_its_pods(cx: &Context) -> Result<()> {
+    let before = Before::of(cx, NODE)?;
+    let mut still = tenant("still");
+    if let Some(all) = still["spec"]["volumes"].as_array_mut() {
+        all.push(json!({ "name": "disk", "emptyDir": {} }));
+    }
+    if let Some(all) = still["spec"]["containers"][0]["volumeMounts"].as_array_mut() {
+        all.push(json!({ "name": "disk", "mountPath": "/disk" }));
+    }
+    cx.apply_json(&still)?;
+    cx.wait_ready("still")?;
+    cx.sh(
+        "still",
+        "echo kept > /disk/mark; echo lost > /scratch/mark; sync",
+    )?;
+    let (uid, container) = (
+        cx.field("pod still", ".metadata.uid")?,
+        cx.field("pod still", ".status.containerStatuses[0].containerID")?,
+    );
+    let boot = || cx.field(&format!("node {NODE}"), ".status.nodeInfo.bootID");
+    let booted = boot()?;
+    for verb in ["kill", "start"] {
+        cx.cluster
+            .tiphys_on_data(&format!("node {verb} {NODE}"))?
+            .ok()?;
+    }
+    eventually("the node has booted again", || {
+        ensure!(boot()? != booted);
+        Ok(())
+    })?;
+    cx.wait(&format!("node/{NODE}"), "condition=Ready")?;
+    eventually("another container runs", || {
+        let now = cx.field("pod still", ".status.containerStatuses[0].containerID")?;
+        ensure!(!now.is_empty() && now != container);
+        Ok(())
+    })?;
+    cx.wait_ready("still")?;
+    ensure!(cx.field("pod still", ".metadata.uid")? == uid);
+    ensure!(restarts(cx, "still")? == "1");
+    let has = eventually("exec works again", || {
+        cx.sh(
+            "still",
+            "cat /disk/mark; cat /scratch/mark 2>/dev/null; true",
+        )
+    })?;
+    ensure!(has == "kept\n", "{has}");
+    let events = cx.cluster.kubectl(&format!(
+        "get events -n default --field-selector involvedObject.name={NODE},reason=Rebooted -o json"
+    ))?;
+    ensure!(events.ok()?.contains("has been rebooted, boot id: "));
+    let uids = uids(cx, "tenant=yes")?;
+    cx.kubectl("delete pod still")?;
+    wait_nothing_left(cx, NODE, &uids, &before)
+}
+
 /// Pods of one node that start and end at once: as many as a node takes, in the soak.
 fn many() -> usize {
     if tests::is_soak() { 110 } else { 25 }

@@ -5,6 +5,7 @@
 mod administrators;
 mod balancer;
 mod claims;
+mod critical;
 mod databases;
 mod distress;
 mod drivers;
@@ -91,6 +92,7 @@ const CHECKS: &[Check] = checks![
     failures::a_killed_container_is_restarted_and_a_deleted_pod_replaced,
     failures::nodes_are_never_overcommitted,
     pressure::a_node_short_of_memory_gets_no_new_pods,
+    critical::a_critical_pod_ends_another_one,
     failures::a_dead_node_takes_no_other_with_it,
     failures::a_dead_node_is_replaced_and_returns,
     claims::a_stateful_pod_finds_its_data_after_its_node_died,
@@ -106,6 +108,7 @@ const CHECKS: &[Check] = checks![
     streams::streams_that_nobody_uses_end,
     faults::a_killed_runtime_leaves_containers_alone,
     faults::a_kubelet_killed_at_any_time_leaves_nothing_behind,
+    faults::a_rebooted_node_goes_on_with_its_pods,
     faults::many_pods_come_and_go_at_once,
     distress::clocks_that_jump_restart_nothing,
     distress::a_runtime_that_answers_badly_loses_nothing,

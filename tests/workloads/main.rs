@@ -5,6 +5,7 @@ mod balancer;
 mod claims;
 mod controllers;
 mod escapes;
+mod events;
 mod life;
 mod pods;
 mod resources;
@@ -90,6 +91,9 @@ fn main() -> ExitCode {
             life::a_pod_ends_as_its_policy_says,
             life::a_pod_gets_time_to_end,
             life::an_image_that_is_not_there_is_reported,
+            events::probes_and_hooks_say_what_they_met,
+            events::what_keeps_a_pod_from_running_is_said,
+            resources::the_kernel_weighs_pods_by_what_they_ask_for,
             resources::a_pod_is_resized_in_place,
             resources::a_resize_without_room_waits_and_says_so,
             resources::limits_of_the_pod_bind_its_containers,

@@ -173,6 +173,12 @@ pub async fn run(
             "Starting",
             "Starting kubelet.",
         );
+        deps.recorder.node(
+            &deps.config.node_name,
+            events::Severity::Normal,
+            "NodeAllocatableEnforced",
+            "Updated Node Allocatable limit across pods",
+        );
         let pods = Pods::new(deps.clone());
         if let Some(source) = &deps.config.static_pods {
             // Before anything is taken for a pod that nobody wants.

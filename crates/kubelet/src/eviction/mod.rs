@@ -117,6 +117,11 @@ impl<'a> Around<'a> {
             if changed {
                 keeper.changed.notify_one();
             }
+            if let Some(short) = looked.due.first().filter(|_| of_disk.is_none()) {
+                let (recorder, node) = (&deps.recorder, &deps.config.node_name);
+                let text = format!("Attempting to reclaim {}", word(short.resource));
+                recorder.node(node, Severity::Warning, "EvictionThresholdMet", text);
+            }
             match looked.due.first() {
                 None => {}
                 Some(short) if short.resource.signal() == Signal::Disk => {
@@ -312,15 +317,26 @@ fn note(since: &mut Since, short: &[Short], now: Instant, stays: Duration) -> Pr
     }
 }
 
+/// Upstream's word for what is short.
+fn word(resource: Resource) -> &'static str {
+    match resource {
+        Resource::Memory => "memory",
+        Resource::NodeFs | Resource::ImageFs => "ephemeral-storage",
+        Resource::NodeFsInodes | Resource::ImageFsInodes => "inodes",
+        Resource::Pid => "pids",
+    }
+}
+
 fn message(victim: &OfPod, short: &Short) -> String {
     let signal = short.resource.signal();
-    let (resource, available) = match short.resource {
-        Resource::Memory => ("memory", format!("{}Ki", short.left.free >> 10)),
-        Resource::NodeFs | Resource::ImageFs => {
-            ("ephemeral-storage", format!("{}Ki", short.left.free >> 10))
+    let resource = word(short.resource);
+    let available = match short.resource {
+        Resource::Memory | Resource::NodeFs | Resource::ImageFs => {
+            format!("{}Ki", short.left.free >> 10)
         }
-        Resource::NodeFsInodes | Resource::ImageFsInodes => ("inodes", short.left.free.to_string()),
-        Resource::Pid => ("pids", short.left.free.to_string()),
+        Resource::NodeFsInodes | Resource::ImageFsInodes | Resource::Pid => {
+            short.left.free.to_string()
+        }
     };
     let threshold = match short.threshold {
         Threshold::Percent(_) => short.threshold.of(short.left.whole).to_string(),

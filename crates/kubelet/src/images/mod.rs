@@ -105,15 +105,19 @@ impl Images {
         let asked = wanted.image;
         let name = with_tag(asked);
         let policy = wanted.policy.unwrap_or_else(|| default_policy(&name));
-        let here = self.runtime.image(&name).await.map_err(|e| Error {
-            reason: "ImageInspectError",
-            message: format!("Failed to inspect image \"{asked}\": {}", e.message()),
-            is_pull: false,
-        })?;
         let say = |severity, reason: &str, text: String| {
             self.recorder
                 .pod(pod, Some(wanted.container), severity, reason, text);
         };
+        let here = self.runtime.image(&name).await.map_err(|e| {
+            let message = format!("Failed to inspect image \"{asked}\": {}", e.message());
+            say(Severity::Warning, "InspectFailed", message.clone());
+            Error {
+                reason: "ImageInspectError",
+                message,
+                is_pull: false,
+            }
+        })?;
         let before = here.as_ref().map(|image| image.id.clone());
         match (policy, here) {
             ("Always", _) | ("IfNotPresent", None) => {}

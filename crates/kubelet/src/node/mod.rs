@@ -135,6 +135,9 @@ impl NodeKeeper {
         node.status = Some(self.status_now(&node, &health, self.recorder.clock().now()));
         match self.api().create(&PostParams::default(), &node).await {
             Ok(_) => {
+                if let Some(status) = &node.status {
+                    self.say_all(&status::transitions(None, status));
+                }
                 *self.published.lock() = node.status;
                 self.csi.in_use.reported(&health.volumes_in_use);
                 Ok(())
@@ -298,8 +301,7 @@ impl NodeKeeper {
 
     async fn write_status(&self, old: &Node, health: &Health) -> kube::Result<()> {
         let status = self.status_now(old, health, self.recorder.clock().now());
-        let was_ready = status::is_ready(old.status.as_ref());
-        let is_ready = status::is_ready(Some(&status));
+        let changed = status::transitions(old.status.as_ref(), &status);
         let body = json!({"status": status::patch(&status)});
         let api = self.api();
         api.patch_status(
@@ -310,17 +312,16 @@ impl NodeKeeper {
         .await?;
         *self.published.lock() = Some(status);
         self.csi.in_use.reported(&health.volumes_in_use);
-        if was_ready != is_ready {
-            let reason = if is_ready {
-                "NodeReady"
-            } else {
-                "NodeNotReady"
-            };
+        self.say_all(&changed);
+        Ok(())
+    }
+
+    fn say_all(&self, changed: &[&str]) {
+        for reason in changed {
             let text = format!("Node {} status is now: {reason}", self.config.node_name);
             self.recorder
                 .node(&self.config.node_name, Severity::Normal, reason, text);
         }
-        Ok(())
     }
 
     /// Writes the status when it changed, and now and then when it did not. A node that was

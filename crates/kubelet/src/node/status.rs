@@ -239,6 +239,50 @@ pub(super) fn is_ready(status: Option<&NodeStatus>) -> bool {
         .any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
+/// What is said of a condition that has become true, and of one that has become false.
+const TRANSITIONS: [(&str, &str, &str); 4] = [
+    (
+        "MemoryPressure",
+        "NodeHasInsufficientMemory",
+        "NodeHasSufficientMemory",
+    ),
+    (
+        "DiskPressure",
+        "NodeHasDiskPressure",
+        "NodeHasNoDiskPressure",
+    ),
+    (
+        "PIDPressure",
+        "NodeHasInsufficientPID",
+        "NodeHasSufficientPID",
+    ),
+    ("Ready", "NodeReady", "NodeNotReady"),
+];
+
+/// Upstream's words for what has changed of the node's conditions. Of a new node it is said how it is,
+/// but not that it is ready: it may never have been anything else.
+pub(super) fn transitions(old: Option<&NodeStatus>, new: &NodeStatus) -> Vec<&'static str> {
+    let of = |status: Option<&NodeStatus>, kind: &str| {
+        let all = status
+            .into_iter()
+            .flat_map(|s| s.conditions.iter().flatten());
+        let mut all = all.filter(|c| c.type_ == kind);
+        all.next().map(|c| c.status.clone())
+    };
+    let changed = TRANSITIONS.into_iter().filter_map(|(kind, yes, no)| {
+        let (was, is) = (of(old, kind), of(Some(new), kind)?);
+        if was.as_ref() == Some(&is) || (was.is_none() && kind == "Ready") {
+            return None;
+        }
+        match is.as_str() {
+            "True" => Some(yes),
+            "False" => Some(no),
+            _ => None,
+        }
+    });
+    changed.collect()
+}
+
 /// Whether anything but the heartbeat differs.
 pub(super) fn differs(old: Option<&NodeStatus>, new: &NodeStatus) -> bool {
     let Some(old) = old else { return true };
@@ -292,6 +336,37 @@ pub(super) fn patch(status: &NodeStatus) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_changes_of_conditions_is_said_in_upstreams_words() {
+        let status = |conditions: &[(&str, &str)]| NodeStatus {
+            conditions: Some(
+                conditions
+                    .iter()
+                    .map(|(kind, status)| NodeCondition {
+                        type_: (*kind).to_owned(),
+                        status: (*status).to_owned(),
+                        ..Default::default()
+                    })
+                    .collect(),
+            ),
+            ..Default::default()
+        };
+        let well = status(&[("MemoryPressure", "False"), ("Ready", "True")]);
+        assert_eq!(transitions(None, &well), ["NodeHasSufficientMemory"]);
+        assert!(transitions(Some(&well), &well).is_empty());
+        let short = status(&[("MemoryPressure", "True"), ("Ready", "False")]);
+        assert_eq!(
+            transitions(Some(&well), &short),
+            ["NodeHasInsufficientMemory", "NodeNotReady"]
+        );
+        // The control plane has said that it does not know.
+        let lost = status(&[("MemoryPressure", "Unknown"), ("Ready", "Unknown")]);
+        assert_eq!(
+            transitions(Some(&lost), &well),
+            ["NodeHasSufficientMemory", "NodeReady"]
+        );
+    }
 
     #[test]
     fn heartbeats_alone_do_not_count_as_change() {

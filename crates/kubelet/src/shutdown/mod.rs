@@ -69,10 +69,10 @@ async fn follow(deps: &Deps, pods: &Pods, plan: &[Step], mut logind: Logind) {
 
 fn set(deps: &Deps, to: bool) {
     let node = &deps.config.node_name;
-    if deps.going_down.send_replace(to) != to && to {
-        let text = "Shutdown manager detected shutdown event";
-        deps.recorder
-            .node(node, Severity::Normal, "NodeShutdown", text);
+    if deps.going_down.send_replace(to) != to {
+        let what = if to { "event" } else { "cancellation" };
+        let text = format!("Shutdown manager detected shutdown {what}");
+        deps.recorder.node(node, Severity::Normal, "Shutdown", text);
     }
     tracing::info!(going_down = to, "the machine");
     deps.node_changed.notify_one();
