@@ -261,7 +261,7 @@ mod tests {
 
     use super::*;
 
-    /// Commands whose answer is no value: what runs until it is ended and logs (`--logging-format`), and
+    /// Commands that do not answer with a value: what runs until it is ended and logs (`--logging-format`), and
     /// what is made for a shell or for `man`.
     const WITHOUT_ANSWER: [&str; 9] = [
         "server",

@@ -11,6 +11,7 @@ use terminal::plot::{self, Plot};
 use terminal::style::{Style, Tone, harmless};
 use terminal::table::{self, Column};
 
+use crate::show::progress::Work;
 use crate::show::{Output, print, standard_output};
 
 #[derive(Args)]
@@ -49,7 +50,10 @@ pub fn run(args: &SimulateArgs) -> Result<()> {
     if let Some(seed) = args.seed {
         description.seed = seed;
     }
+    let work = Work::begin();
+    work.waits(format!("playing {}", of(&args.file)));
     let report = simulate(&description).with_context(|| of(&args.file))?;
+    drop(work);
     let (style, width) = standard_output();
     let text = args.output.of(&report, || lines(&report, style, width))?;
     print(&format!("{text}\n")).map(drop)

@@ -10,6 +10,7 @@ use scheduler::why::{Change, Question, State, answer};
 use crate::components::SchedulerFlags;
 use crate::say::say;
 use crate::show::Output;
+use crate::show::progress::Work;
 
 #[derive(Args)]
 pub struct WhyArgs {
@@ -44,9 +45,12 @@ pub async fn run(args: WhyArgs) -> Result<()> {
     let file = args.scheduler.open()?;
     let client = client::from_kubeconfig(&args.kubeconfig, "tiphys-why").await?;
     let question = args.question.as_ref();
+    let work = Work::begin();
+    work.waits("reading the state of the cluster");
     let state = State::load(&client, &args.namespace, question, &args.suppose)
         .await
         .context("reading the state of the cluster")?;
+    drop(work);
     let profiles = || file.profiles();
     let answer = answer(&state, &args.namespace, question, &args.suppose, &profiles)?;
     let text = args
