@@ -178,6 +178,7 @@ fn dns() {
                     question: layout.question(bytes),
                     recursion_desired: true,
                     limit: 512,
+                    turn: 1,
                 };
                 let _ = layout.kind(bytes);
                 let served = layout.serve(bytes, &client, (5, 0));

@@ -4,6 +4,7 @@
 use std::net::Ipv4Addr;
 
 use anyhow::{Result, ensure};
+use client::custom_kinds::CustomKind;
 use kube::api::DynamicObject;
 use kube::runtime::watcher::Event;
 use network::policy::cluster_wide::{GROUP, PolicyKind};

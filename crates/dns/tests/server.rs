@@ -628,7 +628,7 @@ async fn servers_are_asked_over_tls_by_their_names() {
     };
     let object = json!({"metadata": {"name": "coredns"}, "data": {"Corefile": file}});
     let map = serde_json::from_value(object).expect("a ConfigMap");
-    let event = Heard::Configuration("coredns", Box::new(Event::Apply(map)));
+    let event = DnsEvent::Configuration("coredns", Box::new(Event::Apply(map)));
     let events = futures::stream::iter([event]).chain(futures::stream::pending());
     let running = run_on(
         Box::pin(events),

@@ -248,7 +248,7 @@ impl Keeper {
 
     /// Whether nothing is left to do.
     async fn one(&mut self, name: &str, wanted: &DiskTask) -> Result<bool, Failed> {
-        if wanted.leaves == Removal::None {
+        if wanted.leaves == Removal::No {
             return self.make(name, wanted).await;
         }
         if self.is_used(name) {

@@ -351,7 +351,7 @@ impl Controller for LocalVolumes {
             Observed::Room(seen) => room::plan(seen),
             Observed::Snapshot(seen) => snapshot::plan(seen),
             Observed::Content(seen) => snapshot::plan_content(seen),
-            Observed::SnapshotNode(seen) => snapshot::plan_followed(seen),
+            Observed::SnapshotNode(seen) => snapshot::plan_node(seen),
         }
     }
 

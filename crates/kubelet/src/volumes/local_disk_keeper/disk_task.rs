@@ -124,11 +124,11 @@ impl DiskTask {
             return None;
         }
         let leaves = match volume.meta().deletion_timestamp {
-            None => Removal::None,
+            None => Removal::No,
             Some(_) => Removal::WithData,
         };
         let held = volume.finalizers().iter().any(|f| f == FINALIZER);
-        (leaves == Removal::None || held).then(|| Self {
+        (leaves == Removal::No || held).then(|| Self {
             from: volume.annotations().get(SOURCE).cloned(),
             bytes: size_of(&volume),
             leaves,
@@ -147,7 +147,7 @@ impl DiskTask {
         let has = |name: &str| content.finalizers().iter().any(|f| f == name);
         let leaves = match content.metadata.deletion_timestamp {
             None if is_ready(&content) => return None,
-            None => Removal::None,
+            None => Removal::No,
             // Somebody still has the snapshot; or it is not held by this node.
             Some(_) if has(CONTENT_BOUND) || !has(FINALIZER) => return None,
             Some(_) if text(&content, "/spec/deletionPolicy") == "Delete" => Removal::WithData,
@@ -230,7 +230,7 @@ mod tests {
         let wanted = |c| DiskTask::of_content("n1", c);
         let first = wanted(content(|_| ())).unwrap();
         assert_eq!(first.from.as_deref(), Some("pvc-1"));
-        assert_eq!(first.leaves, Removal::None);
+        assert_eq!(first.leaves, Removal::No);
         assert_eq!(first.object.about().name.as_deref(), Some("s"));
         assert!(wanted(content(|c| c["status"] = json!({ "readyToUse": true }))).is_none());
         let deleted = |finalizers: Value, policy: &str| {
