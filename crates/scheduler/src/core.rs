@@ -86,6 +86,8 @@ pub struct Core {
     /// Equal pods are decided together.
     batch: Option<Batch>,
     timings: Timings,
+    /// Made so far.
+    decisions: u64,
 }
 
 impl Core {
@@ -103,6 +105,7 @@ impl Core {
             asked: None,
             batch: None,
             timings: Timings::default(),
+            decisions: 0,
         }
     }
 

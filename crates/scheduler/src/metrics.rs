@@ -313,7 +313,7 @@ mod tests {
             let pod = serde_json::from_value(pod).expect("a pod");
             core.pod_changed(None, Some(&pod), 0);
         }
-        // By the seed each plugin's time is measured.
+        // Of the first decision each plugin's time is measured.
         while core.step(10, 0).is_some() {}
         shown.update(&mut core);
         let of = |text: &str, name: &str, labels: &[&str]| {

@@ -9,7 +9,7 @@ use crate::extenders::{self, Chosen, Opinion, Question};
 use crate::pod::Pod;
 use crate::preempt::{self, Candidate, Preemption};
 
-/// Of one in so many decisions each plugin's time is measured.
+/// Of one in so many decisions, the first among them, each plugin's time is measured.
 const SAMPLED: u64 = 10;
 
 /// A pod about which extenders are asked.
@@ -30,9 +30,11 @@ impl Core {
         seed: u64,
         now_ms: u64,
     ) -> Option<Step> {
+        // Not by the seed, which leaps where pods come one by one.
+        self.timings.sample(self.decisions.is_multiple_of(SAMPLED));
+        self.decisions = self.decisions.wrapping_add(1);
         let profile = self.profiles.get(at)?;
         let timings = &self.timings;
-        timings.sample(seed.is_multiple_of(SAMPLED));
         let decision = if extenders::ask_about_nodes(&self.extenders, &pod) {
             let (decision, nodes) = fitting(&self.snapshot, &pod, profile, seed, timings);
             if !nodes.is_empty() {
