@@ -94,6 +94,28 @@ pub fn rules(program: &dyn Fn(Program) -> Value) -> Vec<Rule> {
             json!({ "initContainers": [c("i", Stays, json!({ "restartPolicy": "Always" }))] }),
             sidecar_ended_last,
         ),
+        rule("it-stays", "Always", one(Stays), none(), ready),
+        rule(
+            "a-sidecar-comes-first",
+            "Always",
+            one(Stays),
+            json!({ "initContainers": [c("i", Stays, json!({ "restartPolicy": "Always" }))] }),
+            sidecar_came_first,
+        ),
+        rule(
+            "a-sidecar-that-ends",
+            "Never",
+            one(Stays),
+            json!({ "initContainers": [c("i", Ends(0), json!({ "restartPolicy": "Always" }))] }),
+            sidecar_restarts,
+        ),
+        rule(
+            "a-first-one-badly-again",
+            "OnFailure",
+            one(Stays),
+            json!({ "initContainers": [c("i", Ends(1), none())] }),
+            tried_again_first,
+        ),
         rule(
             "a-deadline",
             "Always",
@@ -227,6 +249,52 @@ fn sidecar_ended_last(pod: &Value) -> Result<(), String> {
     check(main <= sidecar, || {
         format!("it ended at {sidecar}, before {main}")
     })
+}
+
+/// Whether a condition of the pod is true.
+fn condition(pod: &Value, kind: &str) -> Result<(), String> {
+    let all = pod["status"]["conditions"].as_array();
+    let found = all.into_iter().flatten().find(|c| c["type"] == kind);
+    check(found.is_some_and(|c| c["status"] == "True"), || {
+        format!("{kind}: {found:?}")
+    })
+}
+
+fn ready(pod: &Value) -> Result<(), String> {
+    phase(pod, "Running")?;
+    for kind in ["Initialized", "ContainersReady", "Ready"] {
+        condition(pod, kind)?;
+    }
+    let a = status(pod, "a")?;
+    check(a["ready"] == true && a["started"] == true, || a.to_string())
+}
+
+fn sidecar_came_first(pod: &Value) -> Result<(), String> {
+    ready(pod)?;
+    let (sidecar, main) = (time(pod, "i", "startedAt")?, time(pod, "a", "startedAt")?);
+    check(sidecar <= main, || {
+        format!("it began at {sidecar}, after {main}")
+    })
+}
+
+fn sidecar_restarts(pod: &Value) -> Result<(), String> {
+    phase(pod, "Running")?;
+    let i = status(pod, "i")?;
+    check(i["restartCount"].as_u64() >= Some(1), || {
+        format!("not yet: {i}")
+    })?;
+    let a = status(pod, "a")?;
+    check(a["restartCount"] == 0, || format!("it was restarted: {a}"))
+}
+
+fn tried_again_first(pod: &Value) -> Result<(), String> {
+    phase(pod, "Pending")?;
+    let i = status(pod, "i")?;
+    check(i["restartCount"].as_u64() >= Some(1), || {
+        format!("not yet: {i}")
+    })?;
+    let a = &status(pod, "a")?["state"]["waiting"]["reason"];
+    check(a == "PodInitializing", || a.to_string())
 }
 
 fn too_late(pod: &Value) -> Result<(), String> {

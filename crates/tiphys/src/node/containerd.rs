@@ -6,6 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use kubelet::node::machine::has_app_armor;
 use supervisor::doctor::find_program;
 use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
@@ -28,7 +29,8 @@ impl Containerd {
         self.state.join("containerd.sock")
     }
 
-    /// The configuration file's text.
+    /// The configuration file's text. Profiles of AppArmor and labels of SELinux are passed on where the
+    /// kernel has them.
     fn config_text(&self) -> String {
         let (root, state) = (self.root.display(), self.state.display());
         let (socket, image) = (self.socket(), &self.sandbox_image);
@@ -51,8 +53,8 @@ disabled_plugins = [
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{image}"
   restrict_oom_score_adj = true
-  disable_apparmor = true
-  enable_selinux = false
+  disable_apparmor = {without_app_armor}
+  enable_selinux = {selinux}
   stream_server_address = "127.0.0.1"
   stream_server_port = "0"
   max_container_log_line_size = 16384
@@ -71,6 +73,8 @@ disabled_plugins = [
         SystemdCgroup = false
 "#,
             socket = socket.display(),
+            without_app_armor = !has_app_armor(),
+            selinux = Path::new("/sys/fs/selinux/enforce").exists(),
         )
     }
 
