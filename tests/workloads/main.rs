@@ -47,6 +47,8 @@ fn main() -> ExitCode {
             volumes::a_race_never_leads_a_sub_path_out_of_its_volume,
             volumes::parts_of_volumes_are_mounted,
             volumes::the_files_of_an_image_are_a_volume,
+            volumes::mounts_spread_as_far_as_they_are_let,
+            volumes::nothing_is_removed_through_what_a_pod_left_mounted,
             escapes::links_in_volumes_lead_to_nothing_outside,
             escapes::an_exchanged_file_is_mounted,
             escapes::paths_of_files_stay_in_their_volume,

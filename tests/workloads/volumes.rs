@@ -290,3 +290,82 @@ pub fn parts_of_volumes_are_mounted(cx: &Context) -> Result<()> {
         Ok(())
     })
 }
+
+/// A privileged pod of node-1 with a folder of the node at /v, to or from which mounts spread.
+fn spreading(name: &str, path: &str, propagation: &str) -> Value {
+    let mut out = pod(name, STAY);
+    out["spec"]["nodeName"] = "node-1".into();
+    out["spec"]["volumes"] = json!([{ "name": "v", "hostPath": { "path": path } }]);
+    let container = &mut out["spec"]["containers"][0];
+    container["securityContext"] = json!({ "privileged": propagation == "Bidirectional" });
+    container["volumeMounts"] =
+        json!([{ "name": "v", "mountPath": "/v", "mountPropagation": propagation }]);
+    out
+}
+
+pub fn mounts_spread_as_far_as_they_are_let(cx: &Context) -> Result<()> {
+    let on_node = |line: &str| cx.cluster.in_node("node-1", line)?.ok();
+    let at = format!("/run/{}", cx.ns);
+    on_node(&format!("mkdir -p {at}/pods {at}/nodes"))?;
+    for (name, propagation) in [
+        ("both", "Bidirectional"),
+        ("sees", "HostToContainer"),
+        ("alone", "None"),
+    ] {
+        cx.apply_json(&spreading(name, &at, propagation))?;
+    }
+    for name in ["both", "sees", "alone"] {
+        cx.wait_ready(name)?;
+    }
+    cx.sh(
+        "both",
+        "mount -t tmpfs none /v/pods && echo pod > /v/pods/file",
+    )?;
+    on_node(&format!(
+        "mount -t tmpfs none {at}/nodes && echo node > {at}/nodes/file"
+    ))?;
+    ensure!(on_node(&format!("cat {at}/pods/file"))? == "pod\n");
+    for name in ["both", "sees"] {
+        ensure!(
+            cx.sh(name, "cat /v/pods/file /v/nodes/file")? == "pod\nnode\n",
+            "{name}"
+        );
+    }
+    ensure!(
+        cx.sh("alone", "ls /v/pods /v/nodes | grep -c file || true")?
+            .trim()
+            == "0"
+    );
+    cx.kubectl("delete pod both sees alone --now")?;
+    on_node(&format!("umount {at}/pods {at}/nodes && rm -r {at}")).map(drop)
+}
+
+pub fn nothing_is_removed_through_what_a_pod_left_mounted(cx: &Context) -> Result<()> {
+    let on_node = |line: &str| cx.cluster.in_node("node-1", line)?.ok();
+    let at = format!("/run/{}", cx.ns);
+    on_node(&format!("mkdir -p {at} && echo kept > {at}/file"))?;
+    let mut out = spreading("p", &at, "None");
+    out["spec"]["volumes"] = json!([
+        { "name": "v", "hostPath": { "path": at } }, { "name": "e", "emptyDir": {} }]);
+    let container = &mut out["spec"]["containers"][0];
+    container["securityContext"]["privileged"] = true.into();
+    container["volumeMounts"] = json!([{ "name": "v", "mountPath": "/v" },
+        { "name": "e", "mountPath": "/e", "mountPropagation": "Bidirectional" }]);
+    cx.apply_json(&out)?;
+    cx.wait_ready("p")?;
+    cx.sh(
+        "p",
+        "mkdir /e/deep /e/deep/er && mount -o bind /v /e/deep/er",
+    )?;
+    let uid = cx.field("pod p", ".metadata.uid")?;
+    let folder = format!("/var/lib/kubelet/pods/{uid}");
+    let left = format!("{folder}/volumes/kubernetes.io~empty-dir/e/deep/er/file");
+    ensure!(on_node(&format!("cat {left}"))? == "kept\n");
+    cx.kubectl("delete pod p --now")?;
+    eventually("the pod's folder is gone", || {
+        ensure!(on_node(&format!("ls -d {folder} 2>/dev/null; true"))?.is_empty());
+        Ok(())
+    })?;
+    ensure!(on_node(&format!("cat {at}/file"))? == "kept\n");
+    on_node(&format!("rm -r {at}")).map(drop)
+}

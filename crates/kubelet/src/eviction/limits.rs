@@ -4,7 +4,7 @@ use crate::pod::spec;
 use crate::quantity;
 use crate::stats::{OfClaim, OfContainer, OfPod};
 use crate::volumes::local_disk::MeasuredVolume;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Container, Pod};
 
 /// Whether a pod may use only so much local storage.
 #[must_use]
@@ -21,18 +21,34 @@ fn volumes(pod: &Pod) -> impl Iterator<Item = (&str, Option<&str>)> {
     })
 }
 
-fn limit_of<'a>(pod: &'a Pod, name: &str) -> Option<(i64, &'a str)> {
-    let resources = spec::container(pod, name)?.resources.as_ref()?;
-    let limit = resources.limits.as_ref()?.get("ephemeral-storage")?;
+fn limit_in(container: &Container) -> Option<(i64, &str)> {
+    let limits = container.resources.as_ref()?.limits.as_ref()?;
+    let limit = limits.get("ephemeral-storage")?;
     Some((quantity::units(&limit.0)?, limit.0.as_str()))
 }
 
-/// What the containers may use together, where any of them is limited.
+fn limit_of<'a>(pod: &'a Pod, name: &str) -> Option<(i64, &'a str)> {
+    limit_in(spec::container(pod, name)?)
+}
+
+/// What the containers may use together, where any of them is limited: all that run for good, or an
+/// init container beside the sidecars that were started before it, whichever is more.
 fn total(pod: &Pod) -> Option<i64> {
-    let each = spec::containers(pod).iter();
-    each.filter_map(|c| limit_of(pod, &c.name))
-        .map(|(bytes, _)| bytes)
-        .reduce(i64::saturating_add)
+    let all = spec::init_containers(pod)
+        .iter()
+        .chain(spec::containers(pod));
+    let limited = all.clone().any(|c| limit_in(c).is_some());
+    let of = |c: &Container| limit_in(c).map_or(0, |(bytes, _)| bytes);
+    let (mut lasting, mut most) = (0_i64, 0_i64);
+    for c in all {
+        let is_init = spec::is_init(pod, &c.name) && !spec::is_sidecar(c);
+        let with = lasting.saturating_add(of(c));
+        most = most.max(with);
+        if !is_init {
+            lasting = with;
+        }
+    }
+    limited.then_some(most)
 }
 
 fn is_over(used: u64, limit: i64) -> bool {
@@ -115,6 +131,30 @@ mod tests {
             volumes: volumes.collect(),
             ..OfPod::default()
         })
+    }
+
+    #[test]
+    fn a_pod_may_use_what_runs_at_one_time() {
+        let pod = |init: serde_json::Value| -> Pod {
+            let limit = |l: &str| json!({"limits": {"ephemeral-storage": l}});
+            let main = json!([{"name": "a", "resources": limit("2Ki")}, {"name": "b"}]);
+            serde_json::from_value(json!({"spec": {"initContainers": init, "containers": main}}))
+                .expect("a pod")
+        };
+        let c = |name: &str, limit: &str, policy: Option<&str>| {
+            json!({"name": name, "restartPolicy": policy,
+                "resources": {"limits": {"ephemeral-storage": limit}}})
+        };
+        let sidecar = || c("s", "1Ki", Some("Always"));
+        assert_eq!(total(&pod(json!([]))), Some(2048));
+        assert_eq!(total(&pod(json!([sidecar()]))), Some(3072));
+        let large = c("i", "9Ki", None);
+        assert_eq!(total(&pod(json!([large, sidecar()]))), Some(9216));
+        assert_eq!(total(&pod(json!([sidecar(), large]))), Some(10240));
+        let free: Pod = serde_json::from_value(json!({"spec": {"initContainers": [{"name": "i"}],
+            "containers": [{"name": "a"}]}}))
+        .expect("a pod");
+        assert_eq!(total(&free), None);
     }
 
     #[test]
