@@ -200,6 +200,57 @@ fn led_to_dns(cx: &Context, wanted: bool) -> Result<()> {
     )
 }
 
+const SECRET: &str = "secret";
+
+/// A node that shall encrypt what pods send says its key, or that its kernel cannot, and does not run
+/// then.
+pub fn an_encrypting_node_has_a_key_or_says_why_not(cx: &Context) -> Result<()> {
+    let dir = tempfile::Builder::new().prefix("tiphys-other-").tempdir()?;
+    let line = agent(cx.cluster, &token(cx.cluster)?, dir.path())?;
+    let line = format!("{line} --pod-encryption wireguard");
+    let mut machine = Machine::start(cx.cluster, SECRET, dir.path(), &line)?;
+    // Asked of the machine that runs the test: its kernel is the same one.
+    let mut link = std::process::Command::new("unshare");
+    link.args(["--net", "ip", "link", "add", "tpt-wg", "type", "wireguard"]);
+    let knows = command::run(link, "")?.code == 0;
+    let outcome = match knows {
+        true => encrypts(cx, &machine),
+        false => says_why_not(cx, &mut machine),
+    };
+    outcome.with_context(|| machine.init.text())?;
+    drop(machine);
+    cx.kubectl(&format!("delete node {SECRET} --ignore-not-found"))
+        .map(drop)
+}
+
+fn encrypts(cx: &Context, machine: &Machine) -> Result<()> {
+    registered(cx, machine, SECRET)?;
+    eventually("its key stands in its Node", || {
+        let path = r".metadata.annotations.tiphys\.io/wireguard-key";
+        let key = cx.field(&format!("node {SECRET}"), path)?;
+        ensure!(key.len() == 44, "{key:?}");
+        Ok(())
+    })?;
+    let link = machine.run("ip -o link show tiphys-wg")?.ok()?;
+    ensure!(link.contains("mtu 1440"), "{link}");
+    Ok(())
+}
+
+fn says_why_not(cx: &Context, machine: &mut Machine) -> Result<()> {
+    machine
+        .init
+        .line(|l| l.contains("--pod-encryption wireguard") && l.contains("no WireGuard"))?;
+    ensure!(machine.init.end()? != 0, "it ended as if all were well");
+    eventually("an event says so", || {
+        let line = "--namespace default get events --field-selector \
+                    reason=PodEncryptionUnavailable -o jsonpath={.items[*].message}";
+        let said = cx.cluster.kubectl(line)?.ok()?;
+        ensure!(said.contains("no WireGuard"), "{said:?}");
+        Ok(())
+    })?;
+    cx.refused(&format!("get node {SECRET}")).map(drop)
+}
+
 fn registered(cx: &Context, machine: &Machine, node: &str) -> Result<()> {
     eventually("the node registers or ends", || {
         if !machine.init.is_running() {

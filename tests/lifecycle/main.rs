@@ -44,6 +44,7 @@ const CHECKS: &[Check] = checks![
     join::a_machine_joins_with_a_token,
     join::a_wrong_token_is_refused,
     join::plugins_of_others_connect_pods,
+    join::an_encrypting_node_has_a_key_or_says_why_not,
     join::a_machine_that_left_is_rid_of_the_network,
     join::parts_of_the_network_can_be_replaced,
     closed_pipe::a_reader_that_is_gone_stops_nothing,

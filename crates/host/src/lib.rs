@@ -23,3 +23,4 @@ pub mod quota;
 pub mod runtime;
 pub mod signals;
 pub mod sysctl;
+pub mod wireguard;

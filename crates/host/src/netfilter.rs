@@ -1,12 +1,13 @@
-//! The netlink socket that `nft` and `conntrack` share: sending, receiving and dumping.
+//! The netlink socket that `nft` and `conntrack` share, and `wireguard` has of its own kind: sending,
+//! receiving and dumping.
 //!
-//! The kernel handles netfilter requests inside `send`, so answers are there when it returns, and
+//! The kernel handles these requests inside `send`, so answers are there when it returns, and
 //! the socket needs no waiting.
 
 use std::io;
 use std::os::fd::AsFd;
 
-use netlink_sys::protocols::NETLINK_NETFILTER;
+use netlink_sys::protocols::{NETLINK_GENERIC, NETLINK_NETFILTER};
 
 use crate::nla::{self, Attributes, Message, Writer, flag};
 
@@ -22,7 +23,7 @@ const NLMSG_DONE: u16 = 3;
 const DUMP_INTERRUPTED: u16 = 0x10;
 const ENOENT: i32 = 2;
 
-/// A netfilter socket in the network namespace of the thread that opened it.
+/// A netfilter or generic netlink socket in the network namespace of the thread that opened it.
 pub(crate) struct Channel {
     inner: netlink_sys::Socket,
     sequence: u32,
@@ -30,7 +31,17 @@ pub(crate) struct Channel {
 
 impl Channel {
     pub fn open() -> io::Result<Self> {
-        let mut inner = netlink_sys::Socket::new(NETLINK_NETFILTER)?;
+        Self::of(NETLINK_NETFILTER)
+    }
+
+    /// To generic netlink, whose header has the same length: kinds of requests are families there, and
+    /// what is called a family here is the command.
+    pub fn generic() -> io::Result<Self> {
+        Self::of(NETLINK_GENERIC)
+    }
+
+    fn of(protocol: isize) -> io::Result<Self> {
+        let mut inner = netlink_sys::Socket::new(protocol)?;
         inner.bind_auto()?;
         inner.set_non_blocking(true)?;
         // Errors need not carry the whole request back.
@@ -73,7 +84,7 @@ impl Channel {
         let answer = nla::messages(&datagram).find(|m| m.kind == NLMSG_ERROR);
         answer
             .map(|m| m.errno())
-            .ok_or_else(|| io::Error::other("no answer from netfilter"))
+            .ok_or_else(|| io::Error::other("no answer from the kernel"))
     }
 
     /// Dumps objects; false if the dump was spoilt by a change meanwhile.
@@ -94,8 +105,18 @@ impl Channel {
         family: u8,
         each: impl FnMut(Attributes<'_>),
     ) -> io::Result<()> {
-        self.exchange(kind, flag::ACK, family, |_| {}, each)
-            .map(drop)
+        self.ask_with(kind, family, |_| {}, each)
+    }
+
+    /// Asks for one object by what the request says of it.
+    pub fn ask_with(
+        &mut self,
+        kind: u16,
+        family: u8,
+        body: impl Fn(&mut Writer),
+        each: impl FnMut(Attributes<'_>),
+    ) -> io::Result<()> {
+        self.exchange(kind, flag::ACK, family, body, each).map(drop)
     }
 
     fn exchange(

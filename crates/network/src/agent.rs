@@ -15,6 +15,7 @@ use host::netlink::{Link, Netlink, NetlinkError, Route};
 use host::netns::NetNs;
 use host::nft::{Family, NftError, Prefix, Socket, Table, diff};
 use host::podlink::LINK_GROUP;
+use host::wireguard::Key;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::runtime::watcher::{Config as Watched, Event};
@@ -22,6 +23,7 @@ use kube::{Api, Client};
 use thiserror::Error;
 
 use crate::cni;
+use crate::encrypted::{self, EncryptionError};
 use crate::files::replace;
 use crate::plan::{Peer, Way, conflist, guard, masquerade, ways};
 use crate::tunnel;
@@ -75,6 +77,8 @@ pub struct Config {
     pub mtu: u32,
     /// Tunnel to neighbours too.
     pub always_tunnel: bool,
+    /// Encrypt all that goes to other nodes' pods, with this private key, and send nothing in the open.
+    pub encryption: Option<Key>,
     /// Ways to other nodes' pods are made here; otherwise they are somebody else's matter.
     pub routes: bool,
     /// Where the plugin waits for the rules of a pod's network policies; none not to wait.
@@ -102,6 +106,7 @@ impl Config {
             plugin: "tiphys-cni".into(),
             mtu: 0,
             always_tunnel: false,
+            encryption: None,
             routes: true,
             policy_socket: None,
             foreign_plugins: false,
@@ -122,6 +127,9 @@ pub enum NetworkError {
     /// Links or routes could not be set.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
+    /// There is no encrypted link.
+    #[error(transparent)]
+    Encryption(#[from] EncryptionError),
     /// A file or a parameter could not be written.
     #[error("{attempt}: {cause}")]
     System {
@@ -240,6 +248,7 @@ pub async fn clean_up(config: &Config) -> Result<usize, NetworkError> {
         netlink.delete_route(route).await?;
     }
     netlink.delete_link(tunnel::NAME).await?;
+    netlink.delete_link(encrypted::NAME).await?;
     Ok(pods)
 }
 
@@ -376,7 +385,7 @@ async fn apply(
     };
     let netlink = Netlink::connect()?;
     let networks = netlink.addresses(None).await?;
-    let lines = if config.routes {
+    let mut lines = if config.routes {
         let (name, tunnel) = (&config.node_name, config.always_tunnel);
         ways(name, peers.iter(), &networks, tunnel)
     } else {
@@ -384,6 +393,9 @@ async fn apply(
         netlink.delete_link(tunnel::NAME).await?;
         Vec::new()
     };
+    if config.encryption.is_some() {
+        lines.iter_mut().for_each(|line| line.way = Way::Encrypted);
+    }
     let Some(address) = own.addresses.first().copied() else {
         return Ok(());
     };
@@ -394,6 +406,22 @@ async fn apply(
     let tunnel = match (tunnels, &underlay) {
         (true, Some(link)) => Some(tunnel::ensure(&netlink, own, address, link).await?),
         _ => None,
+    };
+    let overhead = match &config.encryption {
+        Some(_) => encrypted::overhead_bytes(outer),
+        None if tunnels => tunnel::overhead_bytes(outer),
+        None => 0,
+    };
+    let inner_mtu = underlay_mtu.saturating_sub(overhead);
+    let encrypted = match &config.encryption {
+        Some(key) => {
+            let made = encrypted::ensure(&netlink, own, key, inner_mtu, &lines, outer);
+            Some(made.await?)
+        }
+        None => {
+            netlink.delete_link(encrypted::NAME).await?;
+            None
+        }
     };
 
     let (mut wanted, mut lost_now) = (Vec::new(), BTreeMap::new());
@@ -410,6 +438,13 @@ async fn apply(
         let mut route = Route::to(line.cidr, ROUTE_PROTOCOL);
         match (&line.way, &tunnel) {
             (Way::Direct(address), _) => route.gateway = Some(*address),
+            (Way::Encrypted, _) => match (&encrypted, line.peer.key) {
+                (Some(link), Some(_)) => route.link = Some(link.index),
+                _ => {
+                    lost_now.insert(line.cidr, "it has no key, and nothing is sent in the open");
+                    continue;
+                }
+            },
             (Way::Tunnel, Some(link)) => {
                 let Some(far) = line.peer.address(outer) else {
                     lost_now.insert(line.cidr, "it has no address of this node's first family");
@@ -443,15 +478,10 @@ async fn apply(
         wanted.extend(before);
     }
     set_routes(&netlink, &present, &wanted).await?;
-    let overhead = if tunnels {
-        tunnel::overhead_bytes(outer)
-    } else {
-        0
-    };
     let mtu = if config.mtu > 0 {
         config.mtu
     } else {
-        underlay_mtu.saturating_sub(overhead)
+        inner_mtu
     };
     match config.foreign_plugins {
         true => Ok(()),

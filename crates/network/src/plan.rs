@@ -3,14 +3,18 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use api::node_notes::WIREGUARD_KEY;
 use host::netlink::mac_of;
 use host::nft::{
     Chain, ChainKind, End, Family, Hook, PRIORITY_RAW, PRIORITY_SNAT, Part, Point, Prefix, Rule,
     Ruleset, Verdict,
 };
 use host::podlink::LINK_GROUP;
+use host::wireguard::Key;
 use k8s_openapi::api::core::v1 as core;
 use serde_json::{Value, json};
+
+use crate::key_text::key_of;
 
 /// What matters of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +23,8 @@ pub struct Peer {
     pub addresses: Vec<IpAddr>,
     /// The ranges of its pods.
     pub pod_cidrs: Vec<Prefix>,
+    /// The public key of its encrypted link, where it has one.
+    pub key: Option<Key>,
 }
 
 impl Peer {
@@ -38,9 +44,12 @@ impl Peer {
             .filter(|address| address.type_ == "InternalIP")
             .filter_map(|address| address.address.parse().ok())
             .collect();
+        let key = node.metadata.annotations.as_ref();
+        let key = key.and_then(|all| key_of(all.get(WIREGUARD_KEY)?));
         (!addresses.is_empty() && !pod_cidrs.is_empty()).then_some(Self {
             addresses,
             pod_cidrs,
+            key,
         })
     }
 
@@ -71,6 +80,8 @@ pub enum Way {
     Direct(IpAddr),
     /// The node is behind routers that know nothing of pods: by tunnel.
     Tunnel,
+    /// By the encrypted link, wherever the node is.
+    Encrypted,
 }
 
 /// The way to a range of another node.
@@ -257,6 +268,7 @@ mod tests {
         Peer {
             addresses: addresses.collect(),
             pod_cidrs: cidrs.iter().map(|c| prefix(c)).collect(),
+            key: None,
         }
     }
 
@@ -295,6 +307,7 @@ mod tests {
             let line = |l: &Line<'_>| match l.way {
                 Way::Direct(address) => format!("{} by {address}\n", l.cidr),
                 Way::Tunnel => format!("{} by tunnel\n", l.cidr),
+                Way::Encrypted => format!("{} encrypted\n", l.cidr),
             };
             lines.iter().map(line).collect()
         };
@@ -330,6 +343,19 @@ mod tests {
             )
         );
         assert_eq!(read.tunnel_mac(), [2, 0x54, 10, 0, 0, 2]);
+        let mut keyed = node(json!({"podCIDR": "10.244.1.0/24"}), &["10.0.0.2"]);
+        for (text, key) in [
+            (
+                "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=",
+                Some(Key([1; 32])),
+            ),
+            ("AQE=", None),
+            ("?", None),
+        ] {
+            let noted = [(WIREGUARD_KEY.to_owned(), text.to_owned())];
+            keyed.metadata.annotations = Some(noted.into());
+            assert_eq!(Peer::of(&keyed).and_then(|p| p.key), key, "{text}");
+        }
         let old = Peer::of(&node(json!({"podCIDR": "10.244.1.0/24"}), &["10.0.0.2"]));
         assert_eq!(old, Some(peer(&["10.0.0.2"], &["10.244.1.0/24"])));
         assert_eq!(Peer::of(&node(json!({}), &["10.0.0.2"])), None);

@@ -19,7 +19,7 @@ use netlink_packet_route::link::{
 };
 use rtnetlink::{
     Handle, LinkBridge, LinkBridgePort, LinkDummy, LinkMessageBuilder, LinkUnspec, LinkVeth,
-    LinkVxlan,
+    LinkVxlan, LinkWireguard,
 };
 use thiserror::Error;
 
@@ -344,6 +344,18 @@ impl Netlink {
         let result = self.handle.link().add(message).execute().await;
         done(&format!("add vxlan {}", vxlan.name), result, &[EEXIST])?;
         self.link(&vxlan.name).await
+    }
+
+    /// Makes a WireGuard interface if there is none of this name, and takes it up.
+    pub async fn ensure_wireguard(&self, name: &str) -> Result<Link, NetlinkError> {
+        let message = LinkWireguard::new(name).up().build();
+        let result = self.handle.link().add(message).execute().await;
+        done(&format!("add wireguard {name}"), result, &[EEXIST])?;
+        let link = self.link(name).await?;
+        if !link.up {
+            self.set_up(link.index).await?;
+        }
+        Ok(link)
     }
 
     /// Deletes a link.

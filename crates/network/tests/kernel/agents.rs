@@ -22,7 +22,12 @@ pub(super) fn agent(node: &TestNode, name: &str, nodes: &[Node], conf: &Path, al
     });
 }
 
-fn run_agent(node: &TestNode, name: &str, nodes: &[Node], more: impl FnOnce(&mut network::Config)) {
+pub(super) fn run_agent(
+    node: &TestNode,
+    name: &str,
+    nodes: &[Node],
+    more: impl FnOnce(&mut network::Config),
+) {
     let mut events = vec![Event::Init];
     events.extend(nodes.iter().cloned().map(Event::InitApply));
     events.push(Event::InitDone);

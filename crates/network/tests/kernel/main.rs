@@ -20,6 +20,7 @@ use rustix::net::{AddressFamily, Protocol, SendFlags, SocketType};
 use serde_json::{Value, json};
 
 mod agents;
+mod encrypted;
 mod flows;
 mod limits;
 

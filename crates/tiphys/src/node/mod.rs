@@ -3,6 +3,7 @@
 
 pub mod clean_up;
 mod containerd;
+mod encryption;
 mod join;
 mod renew;
 
@@ -13,7 +14,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use api::node_notes::{CLUSTER_DNS, NONE};
+use api::node_notes::{CLUSTER_DNS, NONE, WIREGUARD_KEY};
 use clap::{Args, Subcommand, ValueEnum};
 use clock::{Clock, Random};
 use host::nft::Family;
@@ -71,6 +72,10 @@ pub struct AgentArgs {
     /// with commas between them. They must know the way back.
     #[arg(long, value_delimiter = ',')]
     non_masquerade_cidrs: Vec<host::nft::Prefix>,
+    /// What is done to packets from node to node that pods send and get. With `wireguard` they are encrypted,
+    /// and nothing goes to nodes without it: give it to all of them. The kernel must have it.
+    #[arg(long, value_enum, default_value_t = PodEncryption::None)]
+    pod_encryption: PodEncryption,
     /// Folder of all the node's state.
     #[arg(long, default_value = "/var/lib/tiphys/node")]
     data_dir: PathBuf,
@@ -142,6 +147,15 @@ struct Parts {
     /// selector of their pods.
     #[arg(long, value_enum, default_value_t = Part::Builtin)]
     cluster_dns: Part,
+}
+
+/// How packets of pods go from node to node.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PodEncryption {
+    /// As they are.
+    None,
+    /// By encrypted tunnels.
+    Wireguard,
 }
 
 /// Who does the work of a part.
@@ -286,6 +300,7 @@ pub async fn run(args: AgentArgs) -> Result<()> {
         proxy: client::Swap::new(proxy_client),
         serving: wire::tls::Identity::new(&credentials.serving)?,
     };
+    let encryption = encryption::prepare(&args, uses.node.client(), &name).await?;
     let client = uses.proxy.client();
     let (path, end) = (servers_path(&args), shutdown.clone());
     parts.spawn(async move {
@@ -297,8 +312,7 @@ pub async fn run(args: AgentArgs) -> Result<()> {
         &args,
         (&uses, &credentials.ca_pem),
         &containerd,
-        &name,
-        &ips,
+        (&name, &ips, encryption.as_ref()),
         &shutdown,
     )?;
     parts.spawn(renew::run(entry, credentials, uses, shutdown.clone()));
@@ -449,12 +463,13 @@ fn start_parts(
     args: &AgentArgs,
     (uses, ca_pem): (&renew::Uses, &str),
     containerd: &containerd::Containerd,
-    name: &str,
-    ips: &[IpAddr],
+    (name, ips, encryption): (&str, &[IpAddr], Option<&encryption::Keys>),
     shutdown: &CancellationToken,
 ) -> Result<()> {
     let (node_client, proxy_client) = (uses.node.client(), uses.proxy.client());
     let mut kubelet = kubelet_config(args, containerd, name, ips)?;
+    let public = encryption.map(|keys| keys.public.clone());
+    kubelet.annotations.insert(WIREGUARD_KEY.to_owned(), public);
     let dns = dns_config(args, ips, &kubelet.resolv_conf);
     kubelet.tls = kubelet::config::ServingTls {
         identity: Some(uses.serving.clone()),
@@ -467,7 +482,8 @@ fn start_parts(
     };
     let ground = kubelet::Ground::machine(&kubelet, clock, random.clone());
     parts.spawn(async move { Ok(kubelet::run(ground, kubelet, node_client, end).await?) });
-    let (network, end) = (network_config(args, containerd, name), shutdown.clone());
+    let (mut network, end) = (network_config(args, containerd, name), shutdown.clone());
+    network.encryption = encryption.map(|keys| keys.private);
     if args.parts.network_policy == Part::Builtin {
         let policy = policy_config(&network)?;
         let (policy_client, own, until) = (proxy_client.clone(), random.clone(), shutdown.clone());
