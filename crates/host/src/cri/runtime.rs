@@ -355,6 +355,21 @@ impl Runtime for Cri {
         .boxed()
     }
 
+    fn checkpoint<'a>(&'a self, id: &'a str, archive: &'a Path, limit: Limit) -> Call<'a, ()> {
+        async move {
+            let seconds = limit.map_or(0, |limit| limit.as_secs());
+            let body = v1::CheckpointContainerRequest {
+                container_id: id.to_owned(),
+                location: archive.to_string_lossy().into_owned(),
+                timeout: i64::try_from(seconds).unwrap_or(0),
+            };
+            let wait = limit.map_or(self.limit, |limit| limit + self.limit);
+            let mut client = self.runtime.clone();
+            answer(client.checkpoint_container(within(wait, body)).await).map(drop)
+        }
+        .boxed()
+    }
+
     fn exec_sync<'a>(&'a self, id: &'a str, command: &'a [String], limit: Limit) -> Call<'a, Ran> {
         async move {
             let seconds = limit.map_or(0, |limit| limit.as_secs());

@@ -501,6 +501,15 @@ impl Runtime for Fake {
         self.done(Step::Any, |_| Ok(()))
     }
 
+    fn checkpoint<'a>(&'a self, _: &'a str, _: &'a Path, _: Limit) -> Call<'a, ()> {
+        self.done(Step::Any, |_| {
+            Err(Error::new(
+                ErrorKind::Other,
+                "this runtime makes no checkpoints",
+            ))
+        })
+    }
+
     fn exec_sync<'a>(&'a self, id: &'a str, _: &'a [String], _: Limit) -> Call<'a, Ran> {
         self.done(Step::Any, move |held| {
             let runs = |c: &FakeContainer| c.status.container.state == State::Running;

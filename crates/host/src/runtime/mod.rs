@@ -114,6 +114,9 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
     /// Opens a container's log again, after it was moved away.
     fn reopen_log<'a>(&'a self, id: &'a str) -> Call<'a, ()>;
 
+    /// Writes what a container's processes are and have into an archive; they go on.
+    fn checkpoint<'a>(&'a self, id: &'a str, archive: &'a Path, limit: Limit) -> Call<'a, ()>;
+
     /// Runs a command in a container to its end.
     fn exec_sync<'a>(&'a self, id: &'a str, command: &'a [String], limit: Limit) -> Call<'a, Ran>;
     /// A URL at which a command's streams are served, once.

@@ -298,6 +298,12 @@ impl Runtime for Counted {
     fn reopen_log<'a>(&'a self, id: &'a str) -> Call<'a, ()> {
         counted("reopen_container_log", self.0.reopen_log(id))
     }
+    fn checkpoint<'a>(&'a self, id: &'a str, archive: &'a Path, limit: Limit) -> Call<'a, ()> {
+        counted(
+            "checkpoint_container",
+            self.0.checkpoint(id, archive, limit),
+        )
+    }
     fn exec_sync<'a>(&'a self, id: &'a str, command: &'a [String], limit: Limit) -> Call<'a, Ran> {
         counted("exec_sync", self.0.exec_sync(id, command, limit))
     }

@@ -2,6 +2,7 @@
 //! is authenticated by client certificate or token and authorized by the API server.
 
 pub mod auth;
+mod checkpoints;
 mod common;
 mod logs;
 mod pod_tunnel;
@@ -155,6 +156,9 @@ impl Server {
             }
             (&Method::GET | &Method::POST, ["exec" | "attach" | "portForward" | "run", ..]) => {
                 tunnel::serve(&self.shared, &parts, &query, &mut request).await
+            }
+            (&Method::POST, ["checkpoint", namespace, pod, container]) => {
+                checkpoints::serve(&self.shared, [namespace, pod, container], &query).await
             }
             (&Method::POST, [wire::stream::tunnel::PATH, namespace, pod, uid]) => {
                 pod_tunnel::serve(&self.shared, [namespace, pod, uid], &query, &mut request).await
