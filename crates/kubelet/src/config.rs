@@ -9,7 +9,6 @@ use crate::cpus::policy::Policy;
 use crate::eviction::thresholds::Thresholds;
 use crate::images::verification::Verification;
 use crate::pod::sysctls::Allowed;
-use crate::pod::unified::MemoryQos;
 use crate::shutdown::plan::Graceful;
 use crate::static_pods::manifest::Source;
 use crate::topology::MemoryPolicy;
@@ -93,6 +92,28 @@ impl Default for SystemLogs {
         Self {
             files: true,
             query: false,
+        }
+    }
+}
+
+/// How memory is shared beside limits.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MemoryQos {
+    /// Containers are slowed down before they reach their limit.
+    pub is_on: bool,
+    /// Where that begins, as part of what lies between what is asked for and the limit.
+    pub throttling: f64,
+    /// What is asked for is protected: from everything for Guaranteed pods, as far as others have some
+    /// left for Burstable ones.
+    pub is_tiered: bool,
+}
+
+impl Default for MemoryQos {
+    fn default() -> Self {
+        Self {
+            is_on: false,
+            throttling: 0.9,
+            is_tiered: false,
         }
     }
 }

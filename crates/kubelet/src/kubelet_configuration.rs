@@ -308,7 +308,8 @@ const ACTED_ON: &[(&str, Set)] = &[
         Ok(())
     }),
     ("maxPods", |at, v| {
-        at.config.capacity.pods = Some(number(v, 0)?).filter(|n| *n > 0);
+        let most: u64 = number(v, 0)?;
+        at.config.capacity.pods = Some(most).filter(|n| *n > 0);
         Ok(())
     }),
     ("memoryManagerPolicy", |at, v| {
@@ -379,7 +380,8 @@ const ACTED_ON: &[(&str, Set)] = &[
         Ok(())
     }),
     ("podsPerCore", |at, v| {
-        at.config.pods_per_core = Some(number(v, 0)?).filter(|n| *n > 0);
+        let each: u64 = number(v, 0)?;
+        at.config.pods_per_core = Some(each).filter(|n| *n > 0);
         Ok(())
     }),
     // Fields come in the order of their names, so the policy was before.

@@ -123,7 +123,7 @@ pub fn matching<T>(image: &str, mut all: Vec<(String, T)>) -> Vec<T> {
 
 /// An image's name with its registry and without tag and digest.
 fn whole(image: &str) -> String {
-    let bare = super::pulled::bare(image);
+    let bare = super::verification::bare(image);
     match bare.split_once('/') {
         Some((first, rest)) if first == DOCKER => format!("docker.io/{rest}"),
         Some((first, _)) if first.contains(['.', ':']) || first == "localhost" => bare.to_owned(),

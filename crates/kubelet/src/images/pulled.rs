@@ -2,7 +2,7 @@
 //! or another one that the registry takes; what was pulled without one, or came here otherwise, is
 //! for all. Noted on the disk in upstream's form and folders, so that it holds for the next kubelet.
 
-use super::verification::Verification;
+use super::verification::{Verification, bare};
 use crate::checkpoint;
 use crate::objects::Key;
 use host::runtime::Credential;
@@ -127,15 +127,6 @@ struct Intent {
     /// Of ours: which image of the name was here before.
     #[serde(skip_serializing_if = "Option::is_none")]
     here: Option<String>,
-}
-
-/// The name of an image without tag and digest.
-pub(super) fn bare(image: &str) -> &str {
-    let image = image.split_once('@').map_or(image, |(name, _)| name);
-    match image.rsplit_once(':') {
-        Some((name, tag)) if !tag.contains('/') => name,
-        _ => image,
-    }
 }
 
 fn hex(bytes: &[u8]) -> String {

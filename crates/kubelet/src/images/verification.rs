@@ -1,7 +1,5 @@
 //! Of which images a pod must prove that it may use them, as the configuration says. Pure.
 
-use super::pulled::bare;
-
 /// Which images are asked about.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Verification {
@@ -64,6 +62,15 @@ impl ImageList {
         let name = bare(image);
         self.names.iter().any(|n| n == name)
             || self.beginnings.iter().any(|b| name.starts_with(b.as_str()))
+    }
+}
+
+/// The name of an image without tag and digest.
+pub(super) fn bare(image: &str) -> &str {
+    let image = image.split_once('@').map_or(image, |(name, _)| name);
+    match image.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => name,
+        _ => image,
     }
 }
 

@@ -1,6 +1,5 @@
 //! What a file says of how CPUs are given.
 
-use super::text;
 use crate::config::Config;
 use crate::cpus::policy::Policy as CpuPolicy;
 use crate::topology::merge::Policy;
@@ -9,7 +8,8 @@ use serde_json::Value;
 /// Options of the static policy, in upstream's words.
 pub(super) fn options(policy: &mut CpuPolicy, v: &Value) -> Result<(), String> {
     for (name, value) in v.as_object().ok_or("it is not a map")? {
-        let on = match text(value)? {
+        let said = value.as_str();
+        let on = match said.ok_or_else(|| format!("{value} is not a text"))? {
             "true" => true,
             "false" => false,
             other => return Err(format!("{name}: {other:?} is neither true nor false")),

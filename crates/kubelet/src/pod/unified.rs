@@ -5,33 +5,12 @@
 use super::deps::Deps;
 use super::resources::{Qos, qos};
 use super::swap;
+use crate::config::MemoryQos;
 use crate::quantity::amount;
 use k8s_openapi::api::core::v1::{Container, Pod};
 
 /// Bytes of a page, to which the kernel rounds.
 const PAGE: u64 = 4096;
-
-/// How memory is shared beside limits.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct MemoryQos {
-    /// Containers are slowed down before they reach their limit.
-    pub is_on: bool,
-    /// Where that begins, as part of what lies between what is asked for and the limit.
-    pub throttling: f64,
-    /// What is asked for is protected: from everything for Guaranteed pods, as far as others have some
-    /// left for Burstable ones.
-    pub is_tiered: bool,
-}
-
-impl Default for MemoryQos {
-    fn default() -> Self {
-        Self {
-            is_on: false,
-            throttling: 0.9,
-            is_tiered: false,
-        }
-    }
-}
 
 /// Files and what is written into them. Bytes; `allocatable`: what all pods may have.
 #[must_use]
