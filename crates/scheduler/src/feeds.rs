@@ -2,15 +2,21 @@
 //! line in [`follow_all`].
 
 use std::fmt::Debug;
+use std::time::Duration;
 
+use client::reflector::Table;
 use client::{Informer, Informers};
+use futures::StreamExt;
 use k8s_openapi::api::apps::v1 as apps;
 use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::resource::v1::{DeviceClass, ResourceSlice};
+use k8s_openapi::api::scheduling::v1alpha2::PodGroup;
 use k8s_openapi::api::storage::v1 as api_storage;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use kube::{Resource, ResourceExt};
+use kube::api::ListParams;
+use kube::runtime::watcher::Config;
+use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -66,6 +72,7 @@ pub async fn follow_all(
     all.follow(Core::device_claim_changed).await;
     all.follow(device_class_changed).await;
     all.follow(slice_changed).await;
+    all.follow_groups().await;
     receiver
 }
 
@@ -105,6 +112,78 @@ impl Feeds<'_> {
             }
         });
     }
+}
+
+/// Between looks whether groups of pods are served, which changes with the flags of the servers alone.
+const SERVED_EVERY: Duration = Duration::from_secs(300);
+
+async fn is_served(api: &Api<PodGroup>) -> bool {
+    let one = ListParams::default().limit(1);
+    match api.list_metadata(&one).await {
+        Ok(_) => true,
+        Err(e) => {
+            tracing::debug!("groups of pods: {e}");
+            false
+        }
+    }
+}
+
+impl Feeds<'_> {
+    /// Groups of pods are a kind that is there only where somebody asks for it.
+    async fn follow_groups(&mut self) {
+        let api: Api<PodGroup> = Api::all(self.informers.client().clone());
+        let mut served = tokio::select! {
+            biased;
+            () = self.end.cancelled() => return,
+            served = is_served(&api) => served,
+        };
+        if served {
+            self.core.pod_groups_served();
+        }
+        let (news, end) = (self.news.clone(), self.end.clone());
+        let random = self.informers.random().clone();
+        let pass = async move {
+            while !served {
+                tokio::time::sleep(SERVED_EVERY).await;
+                served = is_served(&api).await;
+                let item: News = Box::new(Core::pod_groups_served);
+                if served && news.send(item).await.is_err() {
+                    return;
+                }
+            }
+            let mut groups: Table<String, i64> = Table::default();
+            let mut events = client::events(random, api, Config::default()).boxed();
+            while let Some(event) = events.next().await {
+                for changed in groups.take(event, key_of, |group| Some(least(&group))) {
+                    let now = groups.get(&changed.key).copied();
+                    let item: News = Box::new(move |core| {
+                        core.pod_group_changed(&changed.key, now);
+                    });
+                    if news.send(item).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        };
+        tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                () = end.cancelled() => {}
+                () = pass => {}
+            }
+        });
+    }
+}
+
+fn key_of(group: &PodGroup) -> String {
+    let namespace = group.namespace().unwrap_or_default();
+    format!("{namespace}/{}", group.name_any())
+}
+
+/// How many of a group's pods must have nodes at once; 0 where each goes by itself.
+fn least(group: &PodGroup) -> i64 {
+    let gang = group.spec.scheduling_policy.gang.as_ref();
+    gang.map_or(0, |gang| i64::from(gang.min_count))
 }
 
 fn name_of<K: ResourceExt>(old: Option<&K>, new: Option<&K>) -> String {

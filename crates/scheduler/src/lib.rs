@@ -15,6 +15,7 @@ pub mod decide;
 pub mod devices;
 pub mod extenders;
 mod feeds;
+pub mod gangs;
 pub mod interned;
 pub mod message;
 mod metrics;

@@ -214,6 +214,8 @@ pub struct Wants {
     pub claims: Vec<UsedClaim>,
     pub devices: Vec<UsedDevices>,
     pub extended: Vec<ExtendedRequests>,
+    /// Namespace and name of the group that it is of.
+    pub group: Option<Arc<str>>,
     pub disks: Vec<Disk>,
     /// Of all containers and of volumes, normalized.
     pub images: Vec<String>,
@@ -260,6 +262,13 @@ fn is_preempted(status: &k8s::PodStatus) -> bool {
     let conditions = status.conditions.iter().flatten();
     let mut targets = conditions.filter(|c| c.type_ == "DisruptionTarget");
     targets.any(|c| c.status == "True" && c.reason.as_deref() == Some("PreemptionByScheduler"))
+}
+
+/// Namespace and name of the group that a pod names.
+pub fn group_of(pod: &k8s::Pod) -> Option<String> {
+    let group = pod.spec.as_ref()?.scheduling_group.as_ref()?;
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    Some(format!("{namespace}/{}", group.pod_group_name.as_deref()?))
 }
 
 /// Whether the pod has run to its end: it holds nothing of its node any more.
@@ -371,6 +380,7 @@ impl Wants {
             owner: owner(&from.metadata),
             features: features(spec),
             extended: extended(spec),
+            group: group_of(from).map(|group| strings.get(&group)),
             tolerations: spec.tolerations.clone().unwrap_or_default(),
             node_labels: spec
                 .node_selector
@@ -523,6 +533,7 @@ impl Wants {
             && self.containers == other.containers
             && self.features == other.features
             && self.extended == other.extended
+            && self.group == other.group
     }
 
     /// Whether its node selector and required node affinity allow a node of this name, with these

@@ -9,6 +9,7 @@ use api::selector::LabelSelector;
 
 use crate::budgets::Budgets;
 use crate::devices::Devices;
+use crate::gangs::Gangs;
 use crate::interned::Labels;
 use crate::node::{Node, Offer};
 use crate::pod::Pod;
@@ -67,6 +68,7 @@ pub struct Snapshot {
     budgets: Budgets,
     storage: Storage,
     devices: Devices,
+    gangs: Gangs,
     namespaces: HashMap<Arc<str>, Labels>,
     /// On how many nodes an image is.
     images: HashMap<Arc<str>, usize>,
@@ -220,6 +222,13 @@ impl Snapshot {
     pub fn devices_mut(&mut self) -> &mut Devices {
         self.changes.of_all();
         &mut self.devices
+    }
+    pub fn gangs(&self) -> &Gangs {
+        &self.gangs
+    }
+    pub fn gangs_mut(&mut self) -> &mut Gangs {
+        self.changes.of_all();
+        &mut self.gangs
     }
     pub fn storage(&self) -> &Storage {
         &self.storage

@@ -157,7 +157,7 @@ fn an_update_warns_only_of_what_is_new() {
     assert_eq!(
         warnings,
         [
-            "spec.schedulingGroup: the pod is scheduled by itself: no part of this cluster schedules groups of pods"
+            "spec.schedulingGroup: the pod is scheduled by itself unless its cluster serves PodGroups (scheduling.k8s.io/v1alpha2), whose gang policy is acted on and nothing else of them"
         ]
     );
 }

@@ -22,8 +22,7 @@ pub(super) const ROWS: &[Def] = &[
         .short(&["pc"]),
     namespaced("scheduling.k8s.io", "PodGroup", "podgroups", &["v1alpha2"])
         .columns(columns::POD_GROUPS)
-        .subs(&[STATUS])
-        .inert(),
+        .subs(&[STATUS]),
     namespaced("scheduling.k8s.io", "Workload", "workloads", &["v1alpha2"]).inert(),
     namespaced("coordination.k8s.io", "Lease", "leases", V1)
         .versioned()

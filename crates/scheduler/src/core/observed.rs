@@ -10,7 +10,7 @@ use super::Core;
 use crate::devices::Devices;
 use crate::node::Offer;
 use crate::plugins::Events;
-use crate::pod::{Pod, is_terminal, scheduler_of};
+use crate::pod::{Pod, group_of, is_terminal, scheduler_of};
 use crate::resources::is_infeasible;
 use crate::selectors::Selectors;
 use crate::storage::{self, Storage};
@@ -152,6 +152,7 @@ impl Core {
         if is_terminal(new) {
             return self.pod_gone(&uid_of(new));
         }
+        self.joins(new);
         let same = old.filter(|o| o.metadata.uid == new.metadata.uid);
         let unchanged = same.is_some_and(|old| unchanged(old, new));
         let bound = new.spec.as_ref().and_then(|s| s.node_name.as_deref());
@@ -167,7 +168,37 @@ impl Core {
         }
     }
 
+    /// A pod may be the one that its group waited for.
+    fn joins(&mut self, pod: &k8s::Pod) {
+        let (Some(group), Some(uid)) = (group_of(pod), pod.metadata.uid.as_deref()) else {
+            return;
+        };
+        if self.snapshot.gangs().has(uid) {
+            return;
+        }
+        let group = self.strings.get(&group);
+        if self.snapshot.gangs_mut().join(Arc::from(uid), group) {
+            self.happened.anything(Events::POD_GROUPS);
+        }
+    }
+
+    /// Groups of pods can be there from now on.
+    pub fn pod_groups_served(&mut self) {
+        self.snapshot.gangs_mut().serve();
+        self.happened.anything(Events::POD_GROUPS);
+    }
+
+    /// A group came or changed: so many of its pods must have nodes at once; none: it has gone.
+    pub fn pod_group_changed(&mut self, group: &str, least: Option<i64>) {
+        let group = self.strings.get(group);
+        self.snapshot.gangs_mut().set(group, least);
+        self.happened.anything(Events::POD_GROUPS);
+    }
+
     fn pod_gone(&mut self, uid: &str) {
+        if self.snapshot.gangs().has(uid) {
+            self.snapshot.gangs_mut().leave(uid);
+        }
         self.queue.remove(&Arc::from(uid));
         self.settle(uid);
         if self.snapshot.end_nomination(uid) {

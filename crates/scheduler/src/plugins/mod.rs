@@ -2,6 +2,7 @@
 
 mod default_binder;
 mod dynamic_resources;
+mod gang_scheduling;
 mod image_locality;
 mod inter_pod_affinity;
 mod node_affinity;
@@ -55,6 +56,7 @@ pub fn defaults() -> Vec<(Box<dyn Plugin>, i64)> {
         ),
         (Box::new(image_locality::ImageLocality), 1),
         (Box::new(node_declared_features::NodeDeclaredFeatures), 0),
+        (Box::new(gang_scheduling::GangScheduling), 0),
         (Box::new(default_binder::DefaultBinder), 0),
     ]
 }

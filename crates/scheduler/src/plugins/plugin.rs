@@ -41,6 +41,8 @@ impl Events {
     pub const DEVICE_CLAIMS: Self = Self(1024);
     /// What a node declares to have.
     pub const NODE_FEATURES: Self = Self(2048);
+    /// Groups of pods, and pods that name one.
+    pub const POD_GROUPS: Self = Self(4096);
     pub const ALL: Self = Self(u16::MAX);
 
     pub const fn with(self, other: Self) -> Self {
@@ -65,6 +67,7 @@ impl Events {
             (Self::NODE_TAINTS, "NodeUpdateNodeTaint"),
             (Self::NODE_RESOURCES, "NodeUpdateNodeAllocatable"),
             (Self::NODE_FEATURES, "NodeUpdateNodeDeclaredFeature"),
+            (Self::POD_GROUPS, "PodGroupAdd"),
             (Self::POD_ADDED, "AssignedPodAdd"),
             (Self::POD_REMOVED, "AssignedPodDelete"),
             (Self::NAMESPACE_LABELS, "NamespaceUpdate"),

@@ -1,0 +1,63 @@
+//! Groups of pods of which so many must have nodes at once: what the API says of them, and which pods
+//! name them. The kind is served where somebody asks for it; elsewhere pods go by themselves.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+/// The groups, by `namespace/name`.
+#[derive(Default)]
+pub struct Gangs {
+    served: bool,
+    /// How many of its pods must have nodes; 0 where each goes by itself.
+    least: HashMap<Arc<str>, i64>,
+    /// The pods of each, by UID, whether they have nodes or not.
+    members: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
+    /// The group of each pod.
+    of: HashMap<Arc<str>, Arc<str>>,
+}
+
+impl Gangs {
+    /// Groups can be there from now on.
+    pub fn serve(&mut self) {
+        self.served = true;
+    }
+    pub fn are_served(&self) -> bool {
+        self.served
+    }
+    /// A group came, or has gone.
+    pub fn set(&mut self, group: Arc<str>, least: Option<i64>) {
+        match least {
+            Some(least) => self.least.insert(group, least),
+            None => self.least.remove(&group),
+        };
+    }
+    /// How many pods of a group must have nodes; none where there is no such group.
+    pub fn least(&self, group: &str) -> Option<i64> {
+        self.least.get(group).copied()
+    }
+    /// A pod names a group; whether that is new.
+    pub fn join(&mut self, pod: Arc<str>, group: Arc<str>) -> bool {
+        let members = self.members.entry(group.clone()).or_default();
+        self.of.insert(pod.clone(), group);
+        members.insert(pod)
+    }
+    pub fn has(&self, pod: &str) -> bool {
+        self.of.contains_key(pod)
+    }
+    /// A pod is gone, or has run to its end.
+    pub fn leave(&mut self, pod: &str) {
+        let Some(group) = self.of.remove(pod) else {
+            return;
+        };
+        if let Some(members) = self.members.get_mut(&group) {
+            members.remove(pod);
+            if members.is_empty() {
+                self.members.remove(&group);
+            }
+        }
+    }
+    /// The pods of a group.
+    pub fn members(&self, group: &str) -> impl Iterator<Item = &Arc<str>> {
+        self.members.get(group).into_iter().flatten()
+    }
+}
