@@ -407,8 +407,12 @@ impl Keeper {
         gone_is_fine(api.patch_status(&content.name_any(), &params, &patch).await)
     }
 
-    /// Says in a snapshot's content why it is not there. Its event says so, too.
+    /// Says in a snapshot's content why it is not there, once: what is written comes back as a change,
+    /// after which it is tried again at once. Its event says so, too.
     async fn say_error(&self, content: &DynamicObject, text: &str) {
+        if content.data["status"]["error"]["message"] == text {
+            return;
+        }
         let error = json!({ "message": text, "time": self.deps.clock.now_in_seconds() });
         let status = json!({ "status": { "readyToUse": false, "error": error } });
         let (params, patch) = (PatchParams::default(), Patch::Merge(status));
