@@ -76,6 +76,7 @@ const CHECKS: &[Check] = checks![
     services::a_client_keeps_its_pod_where_that_is_asked_for,
     services::annotations_limit_what_a_pod_receives_and_sends,
     services::a_further_range_serves_until_it_is_empty,
+    services::a_service_of_sctp_has_rules_or_says_why_nobody_answers,
     traffic::a_rolling_update_loses_no_request,
     traffic::datagrams_go_to_the_pods_in_turn,
     traffic::endpoints_that_flap_lose_no_request,

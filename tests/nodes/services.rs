@@ -324,3 +324,32 @@ pub fn annotations_limit_what_a_pod_receives_and_sends(cx: &Context) -> Result<(
     ensure!(limited(&at_pod, "2Mbit"), "{at_pod}");
     Ok(())
 }
+
+/// Many kernels have no SCTP; then whoever has such a Service hears so of the nodes with its pods, and its
+/// rules are there all the same.
+pub fn a_service_of_sctp_has_rules_or_says_why_nobody_answers(cx: &Context) -> Result<()> {
+    let node = &cx.cluster.node_names()[0];
+    let mut server = pod("server", STAY);
+    server["spec"]["nodeName"] = node.clone().into();
+    cx.apply_json(&server)?;
+    cx.wait_ready("server")?;
+    let mut sctp = service("server", "server", "ClusterIP");
+    sctp["spec"]["ports"][0]["protocol"] = json!("SCTP");
+    cx.apply_json(&sctp)?;
+    cx.wait_endpoints("server", 1)?;
+    let ip = cx.field("service server", ".spec.clusterIP")?;
+    eventually("its rules are there", || {
+        let line = format!("nft list set ip tiphys-proxy cluster-ips | grep -w {ip}");
+        cx.cluster.in_node(node, &line)?.ok()
+    })?;
+    // Nodes run on the kernel of this test.
+    if !host::sctp::has_sockets() {
+        let event = cx.wait_event("SCTPNotSupported", "CONFIG_IP_SCTP")?;
+        ensure!(event["source"]["host"] == node.as_str(), "{event}");
+        ensure!(event["involvedObject"]["name"] == "server", "{event}");
+        return Ok(());
+    }
+    let events = cx.kubectl("get events --field-selector reason=SCTPNotSupported -o name")?;
+    ensure!(events.is_empty(), "{events}");
+    Ok(())
+}

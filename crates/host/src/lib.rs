@@ -21,6 +21,7 @@ pub mod podlink;
 pub mod process;
 pub mod quota;
 pub mod runtime;
+pub mod sctp;
 pub mod signals;
 pub mod sysctl;
 pub mod wireguard;

@@ -2,7 +2,8 @@
 //! that connections to a Service reach its endpoints in turn.
 //!
 //! `model` and `state` turn objects into plain values, `rules` plans, `merge` sums up the plans,
-//! `program` brings the difference into the kernel in one transaction. It does not know how
+//! `program` brings the difference into the kernel in one transaction; `sctp` names what the kernel is not
+//! able to serve. It does not know how
 //! packets get from node to node (`network`), nor names (`dns`).
 #![forbid(unsafe_code)]
 
@@ -13,6 +14,7 @@ pub mod metrics;
 pub mod model;
 pub mod program;
 pub mod rules;
+pub mod sctp;
 pub mod stale;
 mod standby;
 pub mod state;
@@ -26,6 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clock::{Clock, Instant, Random};
+use control::Recorder;
 use futures::{FutureExt, Stream, StreamExt};
 use host::nft::{Family, NftError, Prefix};
 use k8s_openapi::api::core::v1::{Node as NodeObject, Service};
@@ -40,6 +43,7 @@ use crate::health::{Health, Page, ServiceHealth, health_page};
 use crate::metrics::Metrics;
 use crate::program::Programmer;
 use crate::rules::Node;
+use crate::sctp::{MissingSctp, SctpServices};
 use crate::state::State;
 
 /// Upstream's bit for packets whose source is to be translated.
@@ -78,6 +82,8 @@ pub struct Config {
     pub metrics_address: Option<SocketAddr>,
     /// Where health check node ports are served.
     pub service_health_address: IpAddr,
+    /// Where events about Services go; none for no events.
+    pub recorder: Option<Recorder>,
 }
 
 impl Config {
@@ -93,6 +99,7 @@ impl Config {
             health_address: Some(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 10256)),
             metrics_address: Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 10249)),
             service_health_address: Ipv4Addr::UNSPECIFIED.into(),
+            recorder: None,
         }
     }
 
@@ -147,10 +154,12 @@ pub enum ProxyError {
 /// connections survive a restart.
 pub async fn run(
     client: Client,
-    config: Config,
+    mut config: Config,
     (clock, random): (Clock, Random),
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ProxyError> {
+    let recorder = Recorder::new(client.clone(), "kube-proxy", &config.node_name, clock);
+    config.recorder = config.recorder.or(Some(recorder));
     let all = Watched::default;
     let own = all().fields(&format!("metadata.name={}", config.node_name));
     let services = client::events(random.clone(), Api::<Service>::all(client.clone()), all());
@@ -244,6 +253,7 @@ struct Proxy {
     health: Arc<Health>,
     service_health: ServiceHealth,
     announcer: Announcer,
+    sctp: SctpServices,
     retry: Option<Instant>,
     /// When to look for what others changed.
     check: Instant,
@@ -288,6 +298,7 @@ impl Proxy {
             service_health: ServiceHealth::new(Arc::clone(&health)),
             health,
             announcer: Announcer::start(),
+            sctp: SctpServices::default(),
             retry: None,
             check: Instant::now() + Duration::from_secs(CHECK_SECONDS),
             crowded: false,
@@ -300,6 +311,7 @@ impl Proxy {
     fn hear(&mut self, heard: ProxyEvent) {
         match heard {
             ProxyEvent::Service(event) => {
+                self.sctp.hear(&event);
                 let count = self.state.service_event(event);
                 self.metrics.heard(count, 0);
             }
@@ -378,6 +390,26 @@ impl Proxy {
         self.crowded = crowded;
     }
 
+    /// Who has a Service of SCTP hears where it is not served.
+    fn name_missing_sctp(&mut self) {
+        if self.sctp.is_empty() {
+            return;
+        }
+        let (state, node) = (&self.state, &self.config.node_name);
+        let has_endpoints = |name: &model::Name| {
+            let here = |e: &model::Endpoint| e.local && e.protocol == model::SCTP;
+            state.endpoints(name).iter().any(here)
+        };
+        for (service, what) in self.sctp.due(MissingSctp::here(), has_endpoints) {
+            let message = format!("node {node}: {what}");
+            let name = service.name.as_deref().unwrap_or_default();
+            tracing::warn!(service = name, "{message}");
+            if let Some(recorder) = &self.config.recorder {
+                recorder.event(&service, true, sctp::REASON, &message);
+            }
+        }
+    }
+
     async fn sync(&mut self) {
         // An incomplete listing looks as if Services were gone.
         if !self.state.is_complete() {
@@ -412,6 +444,7 @@ impl Proxy {
         }
         self.health.set_healthy(true);
         self.limit_connections();
+        self.name_missing_sctp();
         self.metrics.settled();
         self.metrics.services(self.state.services_count());
         // Not before the rules are there: packets follow.
