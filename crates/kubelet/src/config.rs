@@ -45,6 +45,39 @@ pub struct Reserved {
     pub memory_bytes: u64,
 }
 
+/// A group of the machine that is limited to what is reserved for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitedGroup {
+    /// For whom, in upstream's word: `System` or `Kube`.
+    pub what: &'static str,
+    /// The group, which must be there.
+    pub group: String,
+    /// Its part of the CPU in thousandths.
+    pub cpu_millis: Option<i64>,
+    /// Its memory in bytes.
+    pub memory_bytes: Option<i64>,
+    /// Its processes and threads.
+    pub pids: Option<i64>,
+}
+
+/// Which groups are limited.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Enforced {
+    /// Pods together have what is allocatable; else what the machine has.
+    pub pods: bool,
+    /// Others.
+    pub groups: Vec<LimitedGroup>,
+}
+
+impl Default for Enforced {
+    fn default() -> Self {
+        Self {
+            pods: true,
+            groups: Vec::new(),
+        }
+    }
+}
+
 /// When the node is under pressure and pods are evicted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Eviction {
@@ -166,6 +199,8 @@ pub struct Config {
     pub capacity: Capacity,
     /// What pods do not get of it.
     pub reserved: Reserved,
+    /// Which groups are limited to what they get.
+    pub enforced: Enforced,
     /// Address of the server; none starts none.
     pub listen: Option<SocketAddr>,
     /// TLS of the server.
@@ -298,6 +333,7 @@ impl Config {
             resolv_conf: "/etc/resolv.conf".into(),
             capacity: Capacity::default(),
             reserved: Reserved::default(),
+            enforced: Enforced::default(),
             listen: None,
             tls: ServingTls::default(),
             pause_image: "registry.k8s.io/pause:3.10.1".into(),

@@ -83,6 +83,10 @@ impl Configuration {
             }
         }
         self.set_static_pods(config, read, &mut faults);
+        match enforced::read(&self.fields) {
+            Ok(all) => config.enforced = all,
+            Err(why) => faults.push(why),
+        }
         faults.extend(contradictions(config));
         if faults.is_empty() {
             Ok(warnings)
@@ -234,6 +238,8 @@ const ACTED_ON: &[(&str, Set)] = &[
         at.config.system_logs.query = flag(v)?;
         Ok(())
     }),
+    // Set with what is reserved, and for which groups.
+    ("enforceNodeAllocatable", |_, _| Ok(())),
     ("evictionHard", |at, v| {
         let found = thresholds(at, v)?;
         at.config.eviction.hard = found;
@@ -303,6 +309,8 @@ const ACTED_ON: &[(&str, Set)] = &[
         Ok(())
     }),
     ("kubeReserved", reserved),
+    // Set with enforceNodeAllocatable.
+    ("kubeReservedCgroup", |_, v| text(v).map(drop)),
     ("maxParallelImagePulls", |at, v| {
         at.config.parallel_pulls = Some(number(v, 1)?);
         Ok(())
@@ -481,6 +489,8 @@ const ACTED_ON: &[(&str, Set)] = &[
         Ok(())
     }),
     ("systemReserved", reserved),
+    // Set with enforceNodeAllocatable.
+    ("systemReservedCgroup", |_, v| text(v).map(drop)),
     ("topologyManagerPolicy", |at, v| {
         at.config.topology.policy = numa::policy(text(v)?)?;
         Ok(())
@@ -667,6 +677,7 @@ fn taint(v: &Value) -> Result<String, String> {
 }
 
 mod cpus;
+mod enforced;
 mod numa;
 #[cfg(test)]
 mod tests;

@@ -179,6 +179,13 @@ pub async fn run(
             "NodeAllocatableEnforced",
             "Updated Node Allocatable limit across pods",
         );
+        for group in &deps.config.enforced.groups {
+            let what = group.what.to_lowercase();
+            let text = format!("Updated limits on {what} reserved cgroup {}", group.group);
+            let (node, normal) = (&deps.config.node_name, events::Severity::Normal);
+            deps.recorder
+                .node(node, normal, "NodeAllocatableEnforced", text);
+        }
         let pods = Pods::new(deps.clone());
         if let Some(source) = &deps.config.static_pods {
             // Before anything is taken for a pod that nobody wants.
@@ -385,22 +392,47 @@ fn assemble(
     }
 }
 
+/// Limits a group that somebody else has made to what is reserved for it.
+fn limit(deps: &Deps, wanted: &config::LimitedGroup) -> Result<(), Error> {
+    let config::LimitedGroup { what, group, .. } = wanted;
+    let limits = Limits {
+        cpu_shares: wanted
+            .cpu_millis
+            .and_then(|m| u64::try_from(pod::resources::shares(m)).ok()),
+        memory_bytes: wanted.memory_bytes,
+        pids: wanted.pids,
+        ..Default::default()
+    };
+    let set = if deps.cgroups.exists(group) {
+        deps.cgroups.set(group, &limits)
+    } else {
+        Err(std::io::ErrorKind::NotFound.into())
+    };
+    let attempted = format!("Failed to enforce {what} Reserved Cgroup Limits on {group:?}");
+    attempt(&attempted, set)
+}
+
 /// The group of all pods, limited to what pods can have.
 fn make_groups(deps: &Deps) -> Result<(), Error> {
     let r = &deps.resources;
+    let (cpu, kept) = if deps.config.enforced.pods {
+        let kept = deps.config.reserved.memory_bytes;
+        (r.allocatable_cpu_millis(), kept)
+    } else {
+        (r.cpu_millis, 0)
+    };
     let limits = Limits {
-        cpu_shares: Some((r.allocatable_cpu_millis() * 1024 / 1000).clamp(2, 262_144)),
-        memory_bytes: i64::try_from(
-            r.memory_bytes
-                .saturating_sub(deps.config.reserved.memory_bytes),
-        )
-        .ok(),
+        cpu_shares: Some((cpu * 1024 / 1000).clamp(2, 262_144)),
+        memory_bytes: i64::try_from(r.memory_bytes.saturating_sub(kept)).ok(),
         ..Default::default()
     };
     attempt(
         "making the control group of pods",
         deps.cgroups.create(&deps.config.kubepods(), &limits),
     )?;
+    for group in &deps.config.enforced.groups {
+        limit(deps, group)?;
+    }
     // Without it there are no figures of reads and writes; all else works.
     if let Err(error) = deps.cgroups.count_io(&deps.config.root_dir) {
         tracing::debug!(%error, "reads and writes of the disk are not counted");

@@ -111,11 +111,6 @@ pub(super) const WITHOUT_EFFECT: &[Without] = &[
     ),
     ("enableServer", is_true, "the port is always open"),
     (
-        "enforceNodeAllocatable",
-        |v| *v == serde_json::json!(["pods"]),
-        "pods together are limited to what is allocatable, and no group of the system is limited",
-    ),
-    (
         "eventBurst",
         never,
         "events are bounded by what they are about, not by a rate of all",
@@ -166,11 +161,6 @@ pub(super) const WITHOUT_EFFECT: &[Without] = &[
         "kubeAPIQPS",
         never,
         "how much may be asked is said by the API server",
-    ),
-    (
-        "kubeReservedCgroup",
-        is_empty,
-        "what is reserved is kept from pods, and no group is limited to it",
     ),
     (
         "kubeletCgroups",
@@ -269,11 +259,6 @@ pub(super) const WITHOUT_EFFECT: &[Without] = &[
         "systemCgroups",
         is_empty,
         "processes of the system stay in their groups",
-    ),
-    (
-        "systemReservedCgroup",
-        is_empty,
-        "what is reserved is kept from pods, and no group is limited to it",
     ),
     (
         "tlsCertFile",
