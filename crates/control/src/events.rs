@@ -65,18 +65,41 @@ impl Recorder {
     }
 
     pub fn event(&self, about: &ObjectReference, warning: bool, reason: &str, message: &str) {
-        let note = Note {
+        self.record(self.now(about, warning, reason, message));
+    }
+
+    /// An event of this moment, to be recorded later.
+    pub fn now(
+        &self,
+        about: &ObjectReference,
+        warning: bool,
+        reason: &str,
+        message: &str,
+    ) -> UnrecordedEvent {
+        UnrecordedEvent(Note {
             about: about.clone(),
             warning,
             reason: reason.to_owned(),
             message: message.to_owned(),
             at: self.clock.now(),
-        };
-        if self.queue.try_send(note).is_err() {
+        })
+    }
+
+    pub fn record(&self, event: UnrecordedEvent) {
+        if let Err(e) = self.queue.try_send(event.0) {
+            let reason = e.into_inner().reason;
             tracing::debug!("the queue of events is full; one is dropped: {reason}");
         }
     }
+
+    /// How many more events would not be dropped at this moment.
+    pub fn room(&self) -> usize {
+        self.queue.capacity()
+    }
 }
+
+/// An event that has happened and is yet to be recorded.
+pub struct UnrecordedEvent(Note);
 
 struct Writer {
     client: Client,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use client::{Change, Informer, Informers};
 use clock::Clock;
 use control::Recorder;
+use control::events::UnrecordedEvent;
 use k8s_openapi::api::core::v1::{Node, Pod as ApiPod};
 use kube::Client;
 use tokio::sync::mpsc::error::TryRecvError;
@@ -39,6 +40,14 @@ const DECISIONS_AT_ONCE: usize = 64;
 const CHANGES_AT_ONCE: usize = 4_096;
 /// Reports of unschedulable pods that are written at the same time; bindings come first.
 const REPORTS_IN_FLIGHT: usize = 16;
+/// While more bindings are under way, the events of those that are done wait …
+const BINDS_BEFORE_EVENTS: usize = 16;
+/// … up to this many, some megabytes.
+const EVENTS_HELD: usize = 8_192;
+/// Places among the recorder's events that are left to others.
+const PLACES_FOR_OTHERS: usize = 200;
+/// Until it is looked whether there are places again.
+const EVENTS_AGAIN: Duration = Duration::from_millis(10);
 
 /// How to schedule.
 pub struct Config {
@@ -129,6 +138,7 @@ pub async fn run(
         binds: 0,
         most_binds: config.binds_in_flight.max(1),
         reports: Reports::default(),
+        events: VecDeque::new(),
         clock: informers.clock(),
         tracer: config.tracer,
         seed: config.seed.unwrap_or_else(|| informers.random().number()),
@@ -184,9 +194,15 @@ impl Reports {
     }
 }
 
+/// The event of a pod that was bound.
+struct BoundEvent {
+    recorder: Recorder,
+    event: UnrecordedEvent,
+}
+
 /// What a task did.
 enum Done {
-    Bound,
+    Bound(Box<BoundEvent>),
     NotBound(Arc<str>),
     /// What had to be written before a pod is bound.
     Prepared(Arc<str>, Result<(), String>),
@@ -210,6 +226,8 @@ struct Shell {
     binds: usize,
     most_binds: usize,
     reports: Reports,
+    /// Of pods that were bound, not recorded yet.
+    events: VecDeque<BoundEvent>,
     clock: Clock,
     tracer: Tracer,
     seed: u64,
@@ -230,6 +248,7 @@ impl Shell {
             }
             let busy = self.decide_some();
             self.send_reports();
+            self.record_bound();
             self.shown.update(&mut self.core);
             if more || busy {
                 tokio::task::yield_now().await;
@@ -237,8 +256,27 @@ impl Shell {
                 self.wait(&mut feeds).await?;
             }
         }
+        while let Some(bound) = self.events.pop_front() {
+            bound.recorder.record(bound.event);
+        }
         // Bindings under way are left to the server: the next start sees what became of them.
         Ok(())
+    }
+
+    /// Events of bindings come after bindings: while many are under way they wait, up to a bound; and
+    /// they wait where the recorder has no place for them, which would drop them.
+    fn record_bound(&mut self) {
+        let many = self.binds > BINDS_BEFORE_EVENTS;
+        let least = if many { EVENTS_HELD } else { 0 };
+        while self.events.len() > least {
+            let next = self.events.front().map(|bound| bound.recorder.room());
+            if !many && next.is_some_and(|room| room <= PLACES_FOR_OTHERS) {
+                return;
+            }
+            if let Some(bound) = self.events.pop_front() {
+                bound.recorder.record(bound.event);
+            }
+        }
     }
 
     /// Takes in what came; true when there may be more.
@@ -434,8 +472,8 @@ impl Shell {
                     "Successfully assigned {}/{} to {node}",
                     pod.namespace, pod.name
                 );
-                recorder.event(&reference(&pod), false, "Scheduled", &text);
-                Done::Bound
+                let event = recorder.now(&reference(&pod), false, "Scheduled", &text);
+                Done::Bound(Box::new(BoundEvent { recorder, event }))
             } else {
                 Done::NotBound(pod.uid.clone())
             }
@@ -486,7 +524,10 @@ impl Shell {
 
     fn finished(&mut self, done: Result<Done, tokio::task::JoinError>) {
         match done {
-            Ok(Done::Bound) => self.binds = self.binds.saturating_sub(1),
+            Ok(Done::Bound(event)) => {
+                self.binds = self.binds.saturating_sub(1);
+                self.events.push_back(*event);
+            }
             Ok(Done::NotBound(uid)) => {
                 self.binds = self.binds.saturating_sub(1);
                 let now = self.now_ms();
@@ -524,6 +565,9 @@ impl Shell {
             .next_due_ms()
             .filter(|_| self.binds < self.most_binds);
         let at = due.map(|ms| self.start + Duration::from_millis(ms));
+        let can_record = !self.events.is_empty() && self.binds <= BINDS_BEFORE_EVENTS;
+        let again = can_record.then(|| Instant::now() + EVENTS_AGAIN);
+        let at = at.into_iter().chain(again).min();
         let sleep = async {
             match at {
                 Some(at) => tokio::time::sleep_until(at).await,
