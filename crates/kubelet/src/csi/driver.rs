@@ -67,6 +67,17 @@ pub struct Abilities {
     pub several_writers: bool,
     /// It gives volumes to a group by itself.
     pub mount_group: bool,
+    /// It says whether something is wrong with volumes.
+    pub condition: bool,
+}
+
+/// Whether something is wrong with a volume, as its driver says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VolumeHealth {
+    /// Something is.
+    pub abnormal: bool,
+    /// What, or that nothing is.
+    pub message: String,
 }
 
 impl Abilities {
@@ -80,8 +91,8 @@ impl Abilities {
                 Rpc::ExpandVolume => out.expand = true,
                 Rpc::SingleNodeMultiWriter => out.several_writers = true,
                 Rpc::VolumeMountGroup => out.mount_group = true,
-                // How healthy a volume is, is not shown: upstream does not by default.
-                Rpc::Unknown | Rpc::VolumeCondition => {}
+                Rpc::VolumeCondition => out.condition = true,
+                Rpc::Unknown => {}
             }
         }
         out

@@ -1,6 +1,7 @@
-//! How full volumes are, as their drivers say: one that does not say is not asked of the kernel,
-//! since what is behind it may never answer.
+//! How full volumes are, and whether something is wrong with them, as their drivers say: one that does
+//! not say is not asked of the kernel, since what is behind it may never answer.
 
+use super::driver::VolumeHealth;
 use super::paths::text;
 use super::{Csi, CsiVolume};
 use host::mounts::FsUsage;
@@ -8,8 +9,12 @@ use host::plugins::csi::volume_usage::Unit;
 use host::plugins::csi::{NodeGetVolumeStatsRequest, NodeGetVolumeStatsResponse};
 
 impl Csi {
-    /// How full a volume of a pod is, if its driver says.
-    pub async fn usage(&self, asked: &CsiVolume, uid: &str) -> Option<FsUsage> {
+    /// How full a volume of a pod is, if its driver says, and how it is otherwise, if it says that, too.
+    pub async fn usage(
+        &self,
+        asked: &CsiVolume,
+        uid: &str,
+    ) -> Option<(FsUsage, Option<VolumeHealth>)> {
         let driver = self.driver(&asked.driver).ok()?;
         let can = driver.abilities().await.ok().filter(|can| can.stats)?;
         let place = self.paths.place(asked, uid);
@@ -24,7 +29,14 @@ impl Csi {
             },
         };
         match driver.stats(request).await {
-            Ok(answer) => read(&answer),
+            Ok(answer) => {
+                let told = answer.volume_condition.as_ref().filter(|_| can.condition);
+                let health = told.map(|c| VolumeHealth {
+                    abnormal: c.abnormal,
+                    message: c.message.clone(),
+                });
+                Some((read(&answer)?, health))
+            }
             Err(e) => {
                 tracing::debug!(volume = asked.name, error = %e, "a driver does not say how full a volume is");
                 None

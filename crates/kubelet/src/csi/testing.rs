@@ -37,6 +37,8 @@ pub struct Fake {
     pub fails: Arc<Mutex<Option<Status>>>,
     /// It never says how full a volume is.
     pub hangs: bool,
+    /// What it says is wrong with all volumes.
+    pub wrong: Option<String>,
 }
 
 impl Fake {
@@ -121,7 +123,10 @@ impl Node for Fake {
         };
         Ok(Response::new(NodeGetVolumeStatsResponse {
             usage: vec![usage],
-            volume_condition: None,
+            volume_condition: self.wrong.clone().map(|message| VolumeCondition {
+                abnormal: true,
+                message,
+            }),
         }))
     }
 

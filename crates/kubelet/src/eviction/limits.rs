@@ -171,6 +171,7 @@ mod tests {
                 evicts: true,
                 claim: Default::default(),
             }),
+            health: None,
         };
         assert!(overfull(&claim(9 << 30, None)).is_none());
         assert!(overfull(&claim(1 << 20, Some(1 << 20))).is_none());

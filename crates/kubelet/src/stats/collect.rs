@@ -7,6 +7,7 @@ use super::machine::{
 };
 use super::volumes::{KEPT, OfDisks, VolumeUse, Where};
 use super::{All, Detail, DiskUsage, Disks, Machine, OfClaim, OfContainer, OfImages, OfPod};
+use crate::events::Severity;
 use crate::metrics::METRICS;
 use crate::node::machine as node_machine;
 use crate::pod::deps::Deps;
@@ -17,7 +18,8 @@ use crate::pod::{resources, spec};
 use host::cgroup::{Descriptors, Limits, Stats};
 use host::mounts::FsUsage;
 use host::runtime::{ImageFs, RuntimeFs};
-use std::collections::HashMap;
+use parking_lot::Mutex;
+use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -77,6 +79,8 @@ pub struct Statistics {
     volumes: VolumeUse,
     /// Where images and layers are, as the runtime said last.
     images: BackgroundCache<Places>,
+    /// Volumes of which it was told that something is wrong: pods' UIDs and their own names.
+    told_wrong: Mutex<BTreeSet<(String, String)>>,
 }
 
 /// Where the runtime keeps things, as far as it says.
@@ -99,6 +103,7 @@ impl Statistics {
             pods,
             volumes: VolumeUse::default(),
             images: BackgroundCache::default(),
+            told_wrong: Mutex::default(),
         })
     }
 
@@ -128,7 +133,9 @@ impl Statistics {
                 if detail == Detail::Usual {
                     self.volumes.settled().await;
                 }
-                self.of_volumes(&live)
+                let found = self.of_volumes(&live);
+                self.tell_what_is_wrong(&live, &found);
+                found
             }
         };
         let found = ReportedStats {
@@ -187,6 +194,34 @@ impl Statistics {
         live.iter()
             .map(|s| (spec::uid(&s.pod).to_owned(), self.volumes.of(claims, s)))
             .collect()
+    }
+
+    /// Tells once of each volume with which something is wrong, in upstream's words.
+    fn tell_what_is_wrong(&self, live: &[Arc<Snapshot>], found: &HashMap<String, OfDisks>) {
+        let mut wrong = BTreeSet::new();
+        let mut told = self.told_wrong.lock();
+        for snapshot in live {
+            let uid = spec::uid(&snapshot.pod);
+            for claim in found.get(uid).into_iter().flat_map(|of| &of.claims) {
+                let Some(health) = claim.health.as_ref().filter(|h| h.abnormal) else {
+                    continue;
+                };
+                let key = (uid.to_owned(), claim.name.clone());
+                if !told.contains(&key) {
+                    let (recorder, warning) = (&self.deps.recorder, Severity::Warning);
+                    let text = format!("Volume {}: {}", claim.name, health.message);
+                    recorder.pod(
+                        &snapshot.pod,
+                        None,
+                        warning,
+                        "VolumeConditionAbnormal",
+                        text,
+                    );
+                }
+                wrong.insert(key);
+            }
+        }
+        *told = wrong;
     }
 
     /// Begins to look again at the volumes of some pods, for who looks again soon.

@@ -96,7 +96,7 @@ fn volumes(t: &mut Text, deps: &Deps, pods: &[Arc<Snapshot>], of_claims: &[OfCla
     let mut seen = BTreeSet::new();
     let claims: Vec<_> = of_claims
         .iter()
-        .filter_map(|c| Some((c.claim.as_ref()?, &c.fs)))
+        .filter_map(|c| Some((c.claim.as_ref()?, c)))
         // Several pods may use one claim.
         .filter(|(claim, _)| seen.insert(*claim))
         .collect();
@@ -104,13 +104,20 @@ fn volumes(t: &mut Text, deps: &Deps, pods: &[Arc<Snapshot>], of_claims: &[OfCla
         if !claims.is_empty() {
             t.family(name, "gauge", help);
         }
-        for ((namespace, claim), fs) in &claims {
-            let labels = [
-                ("namespace", namespace.as_str()),
-                ("persistentvolumeclaim", claim.as_str()),
-            ];
-            t.sample(name, &labels, value(fs) as f64, None);
+        for (claim, of) in &claims {
+            t.sample(name, &of_claim(claim), value(&of.fs) as f64, None);
         }
+    }
+    let mut told = claims
+        .iter()
+        .filter_map(|(claim, of)| Some((claim, of.health.as_ref()?)))
+        .peekable();
+    if told.peek().is_some() {
+        t.family(ABNORMAL.0, "gauge", ABNORMAL.1);
+    }
+    for (claim, health) in told {
+        let value = if health.abnormal { 1.0 } else { 0.0 };
+        t.sample(ABNORMAL.0, &of_claim(claim), value, None);
     }
     let name = "volume_manager_total_volumes";
     t.family(name, "gauge", "Number of volumes in Volume Manager");
@@ -125,6 +132,19 @@ fn volumes(t: &mut Text, deps: &Deps, pods: &[Arc<Snapshot>], of_claims: &[OfCla
         }
     }
 }
+
+fn of_claim((namespace, claim): &(String, String)) -> [(&str, &str); 2] {
+    [
+        ("namespace", namespace.as_str()),
+        ("persistentvolumeclaim", claim.as_str()),
+    ]
+}
+
+/// Of claims whose drivers say how they are.
+const ABNORMAL: (&str, &str) = (
+    "kubelet_volume_stats_health_status_abnormal",
+    "Abnormal volume health status. The count is either 1 or 0. 1 indicates the volume is unhealthy, 0 indicates volume is healthy",
+);
 
 /// A family of claims: name, help, value.
 type VolumeRow = (&'static str, &'static str, fn(&FsUsage) -> u64);

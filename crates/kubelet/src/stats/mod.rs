@@ -15,6 +15,7 @@ mod volumes;
 pub use collect::{Error, Statistics};
 pub use rates::Rates;
 
+use crate::csi::driver::VolumeHealth;
 use crate::node::machine::Identity;
 use crate::pod::spec;
 use crate::volumes::local_disk::MeasuredVolume;
@@ -99,6 +100,8 @@ pub struct OfClaim {
     pub fs: FsUsage,
     /// How it is measured, if nobody holds it to its size.
     pub measured: Option<MeasuredVolume>,
+    /// Whether something is wrong with it, if its driver says.
+    pub health: Option<VolumeHealth>,
 }
 
 impl OfClaim {

@@ -160,12 +160,13 @@ impl VolumeUse {
 /// Asks a driver about its volumes.
 async fn answers(csi: &Csi, questions: Vec<Question>) -> HashMap<String, Vec<OfClaim>> {
     let answers = futures::stream::iter(questions).map(|q| async move {
-        let fs = csi.usage(&q.asked, &q.uid).await?;
+        let (fs, health) = csi.usage(&q.asked, &q.uid).await?;
         let found = OfClaim {
             name: q.volume,
             claim: q.claim,
             fs,
             measured: None,
+            health,
         };
         Some((q.uid, found))
     });
@@ -253,6 +254,7 @@ async fn look(folder: PathBuf, claims: Vec<Local>) -> OfDisks {
                     name: local.name,
                     claim: Some(local.claim),
                     measured: local.measured,
+                    health: None,
                 })
             })
             .collect(),
@@ -351,6 +353,29 @@ mod tests {
             (names(), asked()),
             (vec!["a".to_owned(), "b".to_owned()], 2)
         );
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_with_a_volume_is_heard_of_a_driver_that_says_it() {
+        for (can, heard) in [
+            (vec![Rpc::GetVolumeStats], None),
+            (
+                vec![Rpc::GetVolumeStats, Rpc::VolumeCondition],
+                Some("a disk is lost"),
+            ),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let fake = Fake {
+                can,
+                wrong: Some("a disk is lost".into()),
+                ..Fake::default()
+            };
+            let (csi, _serving) = testing::with(dir.path(), &Api::default(), &fake);
+            let found = answers(&csi, vec![question("a")]).await;
+            let health = found["u"][0].health.as_ref();
+            let message = health.filter(|h| h.abnormal).map(|h| h.message.as_str());
+            assert_eq!(message, heard);
+        }
     }
 
     #[tokio::test]
