@@ -54,6 +54,12 @@ pub fn services(plan: &Plan, report: &mut Report) -> Result<()> {
         for row in seen.packets.rows(&case, one.as_ref()) {
             report.add(row);
         }
+        if let Some(unallocated) = seen.unallocated {
+            let case = "2 ranges of Services' addresses, against none";
+            for row in unallocated.rows(case, &seen.packets) {
+                report.add(row);
+            }
+        }
         one.get_or_insert(seen.packets);
     }
     Ok(())

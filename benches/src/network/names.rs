@@ -25,6 +25,10 @@ use crate::server::{cpu_of, memory_of, scratch};
 
 /// Services of the cluster.
 const SERVICES: u32 = 5_000;
+/// Services without an address, whose names have those of all their endpoints; as many as fit into a
+/// datagram without EDNS.
+const HEADLESS: u32 = 200;
+const ENDPOINTS: u32 = 25;
 /// Names of others that are asked for again and again.
 const CACHED: u32 = 1_000;
 /// Answers that each of the servers keeps at most: what a node of ours does where no Corefile says more.
@@ -42,13 +46,15 @@ const PAUSE: Duration = Duration::from_millis(10);
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Names {
     Cluster,
+    Headless,
     Cached,
     Forwarded,
 }
 
 impl Names {
-    const ALL: [(Self, &'static str); 3] = [
+    const ALL: [(Self, &'static str); 4] = [
         (Self::Cluster, "a Service's name"),
+        (Self::Headless, "a headless Service's, 25 endpoints"),
         (Self::Cached, "a name that was asked for before"),
         (Self::Forwarded, "a name that others are asked for"),
     ];
@@ -56,6 +62,7 @@ impl Names {
     fn name(self, number: u64) -> String {
         match self {
             Self::Cluster => service_name((number % u64::from(SERVICES)) as u32),
+            Self::Headless => headless_name((number % u64::from(HEADLESS)) as u32),
             Self::Cached => format!("host{}.example.com", number % u64::from(CACHED)),
             Self::Forwarded => format!("n{number}.example.net"),
         }
@@ -64,6 +71,17 @@ impl Names {
 
 fn service_name(index: u32) -> String {
     format!("s{index}.bench.svc.cluster.local")
+}
+
+fn headless_name(index: u32) -> String {
+    format!("h{index}.bench.svc.cluster.local")
+}
+
+fn endpoints(index: u32) -> Vec<Ipv4Addr> {
+    let first = Ipv4Addr::new(10, 128, 0, 1).to_bits() + index * ENDPOINTS;
+    (first..first + ENDPOINTS)
+        .map(Ipv4Addr::from_bits)
+        .collect()
 }
 
 fn service_ip(index: u32) -> Ipv4Addr {
@@ -151,6 +169,11 @@ async fn theirs(binary: &Path, upstream: SocketAddr) -> Result<Server> {
     let mut hosts = String::new();
     for index in 0..SERVICES {
         writeln!(hosts, "{} {}", service_ip(index), service_name(index))?;
+    }
+    for index in 0..HEADLESS {
+        for ip in endpoints(index) {
+            writeln!(hosts, "{ip} {}", headless_name(index))?;
+        }
     }
     let file = dir.path().join("hosts");
     std::fs::write(&file, hosts)?;
@@ -367,6 +390,13 @@ pub async fn serve(listen: SocketAddr, upstream: SocketAddr, services: u32) -> R
     for index in 0..services {
         let made = objects::service(&format!("s{index}"), service_ip(index), "TCP")?;
         events.push(DnsEvent::Service(Event::InitApply(made)));
+    }
+    for index in 0..HEADLESS {
+        let name = format!("h{index}");
+        let made = objects::headless(&name)?;
+        events.push(DnsEvent::Service(Event::InitApply(made)));
+        let made = objects::slice(&name, &endpoints(index), "TCP")?;
+        events.push(DnsEvent::Slice(Event::InitApply(made)));
     }
     events.extend([
         DnsEvent::Service(Event::InitDone),

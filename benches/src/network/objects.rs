@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use anyhow::Result;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::networking::v1::{NetworkPolicy, ServiceCIDR};
 use serde_json::{Value, json};
 
 pub const NODE: &str = "here";
@@ -21,6 +21,20 @@ pub fn service(name: &str, ip: Ipv4Addr, protocol: &str) -> Result<Service> {
         "spec": { "type": "ClusterIP", "clusterIP": ip, "clusterIPs": [ip],
             "ports": [{ "name": "p", "port": 80, "protocol": protocol }] },
     }))
+}
+
+/// A Service without an address.
+pub fn headless(name: &str) -> Result<Service> {
+    read(json!({
+        "metadata": { "name": name, "namespace": "bench" },
+        "spec": { "type": "ClusterIP", "clusterIP": "None", "clusterIPs": ["None"],
+            "ports": [{ "name": "p", "port": 80 }] },
+    }))
+}
+
+/// Services have addresses of these networks.
+pub fn ranges(cidrs: &[&str]) -> Result<ServiceCIDR> {
+    read(json!({ "metadata": { "name": "ranges" }, "spec": { "cidrs": cidrs } }))
 }
 
 /// All its endpoints, none of them on this node.

@@ -17,6 +17,8 @@ pub const SERVICE: &str = "target";
 pub const CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 5);
 pub const SERVER: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 2);
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 3);
+/// There is a way to it, and it is of a range of Services' addresses: what goes there is dropped.
+pub const NOBODY: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 
 /// Packets of an open connection at a time, and how often the time is taken: the shortest counts,
 /// since others use the machine, too.
@@ -32,8 +34,8 @@ pub struct Lab {
     pub node: NetNs,
     client: NetNs,
     server: UdpSocket,
-    /// It holds the pod's end.
-    _server: NetNs,
+    /// They hold the pods' ends.
+    _others: [NetNs; 2],
 }
 
 /// Microseconds of a packet.
@@ -75,16 +77,51 @@ impl Packets {
     }
 }
 
+/// What it costs that connections to addresses of Services which no Service has are dropped.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Unallocated {
+    /// With ranges of Services' addresses.
+    pub beside: Packets,
+    /// Microseconds of a packet that is dropped.
+    pub dropped: f64,
+}
+
+impl Unallocated {
+    /// Beside a node that knows no such range.
+    pub fn rows(&self, case: &str, alone: &Packets) -> Vec<Row> {
+        let row = |what: &str, own: f64, other: f64| {
+            let row = Row::value(&format!("{case}: {what}"), "µs", own);
+            row.against(&Row::value("", "µs", other))
+        };
+        let first = "first packet of a connection";
+        let to_pod = format!("{first}, to the pod's own address");
+        vec![
+            row("packet of an open connection", self.beside.open, alone.open),
+            row(first, self.beside.first, alone.first),
+            row(&to_pod, self.beside.plain_first, alone.plain_first),
+            row(
+                "packet that is dropped, beside the first of a connection",
+                self.dropped,
+                alone.plain_first,
+            ),
+        ]
+    }
+}
+
 impl Lab {
     pub fn new() -> Result<Self> {
-        let [node, client, server] = [(); 3].map(|()| NetNs::anonymous());
-        let (node, client, server) = (node?, client?, server?);
+        let [node, client, server, nobody] = [(); 4].map(|()| NetNs::anonymous());
+        let (node, client, server, nobody) = (node?, client?, server?, nobody?);
         node.run_async(|| async {
             let netlink = Netlink::connect()?;
             let lo = netlink.link("lo").await?;
             netlink.set_up(lo.index).await?;
             host::sysctl::set("net.ipv4.ip_forward", "1")?;
-            for (name, address, pod) in [("client", CLIENT, &client), ("server", SERVER, &server)] {
+            for (name, address, pod) in [
+                ("client", CLIENT, &client),
+                ("server", SERVER, &server),
+                ("nobody", NOBODY, &nobody),
+            ] {
                 let spec = PodLink {
                     host_name: name.into(),
                     pod_name: "eth0".into(),
@@ -104,7 +141,7 @@ impl Lab {
             node,
             client,
             server: socket,
-            _server: server,
+            _others: [server, nobody],
         })
     }
 
@@ -124,6 +161,21 @@ impl Lab {
     pub fn measure_plain(&self) -> Result<(f64, f64)> {
         let server = SocketAddr::new(SERVER.into(), 8080);
         Ok((self.open(server)?, self.first(server)?))
+    }
+
+    /// Microseconds of a packet to an address of Services that no Service has: each is the first one of
+    /// its connection, of which nothing is kept.
+    pub fn measure_dropped(&self) -> Result<f64> {
+        let socket = self.socket(SocketAddr::new(NOBODY.into(), 8080))?;
+        let mut best = f64::MAX;
+        for _ in 0..TIMES {
+            let begun = Instant::now();
+            for _ in 0..PACKETS {
+                socket.send(b"packet").context("it is not dropped")?;
+            }
+            best = best.min(begun.elapsed().as_secs_f64() * 1e6 / f64::from(PACKETS));
+        }
+        Ok(best)
     }
 
     fn socket(&self, to: SocketAddr) -> Result<UdpSocket> {

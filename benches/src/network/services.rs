@@ -13,8 +13,8 @@ use proxy::rules::{Node, NodeTopology};
 use proxy::state::State;
 use serde::{Deserialize, Serialize};
 
-use super::objects::{NODE, service, slice};
-use super::packets::{self, Packets};
+use super::objects::{self, NODE, service, slice};
+use super::packets::{self, Packets, Unallocated};
 use super::times::{Times, Watch};
 use crate::report::Row;
 use crate::server::memory_of;
@@ -29,6 +29,8 @@ pub struct Figures {
     resident_mb: f64,
     own_mb: f64,
     pub packets: Packets,
+    /// Of one Service alone: it does not depend on how many there are.
+    pub unallocated: Option<Unallocated>,
 }
 
 impl Figures {
@@ -136,6 +138,10 @@ fn program(lab: &packets::Lab, count: u32, endpoints: u32, changes: u32) -> Resu
     let memory = memory_of(std::process::id());
     let changes = change(&mut proxy, &mut programmer, count, endpoints, changes)?;
     let packets = lab.measure().context("packets")?;
+    let unallocated = match count {
+        1 => Some(measure_unallocated(&mut proxy, &mut programmer, lab)?),
+        _ => None,
+    };
 
     // Another one finds it all.
     drop(programmer);
@@ -156,7 +162,24 @@ fn program(lab: &packets::Lab, count: u32, endpoints: u32, changes: u32) -> Resu
         resident_mb: memory.resident_mb,
         own_mb: memory.own_mb,
         packets,
+        unallocated,
     })
+}
+
+/// Ranges of Services' addresses come: two, as where the first one was too small.
+fn measure_unallocated(
+    proxy: &mut Proxy,
+    programmer: &mut Programmer,
+    lab: &packets::Lab,
+) -> Result<Unallocated> {
+    let ranges = objects::ranges(&["10.96.0.0/16", "198.51.100.0/24"])?;
+    proxy.state.range_event(Event::Apply(ranges));
+    proxy.sync(programmer)?;
+    let beside = lab.measure().context("packets beside ranges")?;
+    let dropped = lab.measure_dropped()?;
+    proxy.state.range_event(Event::Apply(objects::ranges(&[])?));
+    proxy.sync(programmer)?;
+    Ok(Unallocated { beside, dropped })
 }
 
 /// In turn an endpoint is replaced, one goes, and it comes back; each in another Service.
