@@ -107,6 +107,7 @@ const CHECKS: &[Check] = checks![
     drivers::a_claim_goes_its_whole_way,
     static_pods::files_of_a_node_are_its_pods,
     streams::streams_that_nobody_uses_end,
+    streams::a_followed_log_is_rotated_without_a_gap,
     faults::a_killed_runtime_leaves_containers_alone,
     faults::a_kubelet_killed_at_any_time_leaves_nothing_behind,
     faults::a_rebooted_node_goes_on_with_its_pods,

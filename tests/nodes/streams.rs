@@ -1,9 +1,10 @@
-//! Streams that nobody uses: the kubelets of this suite are told how long they may be idle.
+//! Streams that nobody uses, and logs that are followed while they are rotated: the kubelets of this suite
+//! are told how long the ones may be idle and how large the others may become.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use tests::Context;
 use tests::command::eventually;
-use tests::context::STAY;
+use tests::context::{STAY, pod};
 
 /// What `tests/nodes/kubelet.yaml` says.
 const IDLE_SECONDS: u64 = 60;
@@ -23,4 +24,47 @@ pub fn streams_that_nobody_uses_end(cx: &Context) -> Result<()> {
         ensure!(count.trim() == "0", "{count}");
         Ok(())
     })
+}
+
+/// Writes numbered lines of a KiB, some hundred a second, until it is told to stop.
+const WRITES: &str = "text=$(head -c 1000 /dev/zero | tr '\\0' x); i=0; \
+     while test ! -e /tmp/stop; do i=$((i+1)); echo line $i $text; sleep 0.01; done; echo last $i";
+
+/// Who follows a log hears every line of it, each once, however often the file is another one.
+pub fn a_followed_log_is_rotated_without_a_gap(cx: &Context) -> Result<()> {
+    let node = "node-1";
+    let mut writer = pod("p", WRITES);
+    writer["spec"]["nodeName"] = node.into();
+    writer["spec"]["restartPolicy"] = "Never".into();
+    cx.apply_json(&writer)?;
+    cx.wait_ready("p")?;
+    let mut follow = cx.start("logs -f p")?;
+    follow.line(|l| l.starts_with("line 1 "))?;
+    let uid = cx.field("pod p", ".metadata.uid")?;
+    let data = cx.cluster.data();
+    let files = format!(
+        "ls {}/nodes/{node}/pod-logs/*_p_{uid}/main | wc -l",
+        data.display()
+    );
+    eventually("the log was rotated, more than once", || {
+        let count = cx.cluster.in_node(node, &files)?.ok()?;
+        ensure!(count.trim().parse::<u32>()? > 2, "{count}");
+        Ok(())
+    })?;
+    cx.sh("p", "touch /tmp/stop")?;
+    let last = follow.line(|l| l.starts_with("last "))?;
+    let count: usize = last.trim_start_matches("last ").parse()?;
+    ensure!(follow.end()? == 0, "following ends with the container");
+    let text = follow.text();
+    let mut expected = 1..=count;
+    for line in text.lines().filter(|l| l.starts_with("line ")) {
+        let number: usize = line.split(' ').nth(1).context("no number")?.parse()?;
+        let wanted = expected.next();
+        ensure!(
+            wanted == Some(number),
+            "line {number} in place of {wanted:?}"
+        );
+    }
+    ensure!(expected.next().is_none(), "lines are missing: {expected:?}");
+    Ok(())
 }

@@ -55,7 +55,7 @@ pub fn of(config: &Config, pods: u64) -> Value {
         "enableSystemLogHandler": c.system_logs.files,
         "enableSystemLogQuery": c.system_logs.query,
         "evictionPressureTransitionPeriod": duration(c.eviction.transition_period),
-        "containerLogMaxSize": format!("{}Mi", c.log_max_bytes >> 20),
+        "containerLogMaxSize": c.log_max_bytes.to_string(),
         "containerLogMaxFiles": c.log_max_files,
         "crashLoopBackOff": { "maxContainerRestartPeriod": duration(c.crash_backoff_max) },
         "systemReserved": {
