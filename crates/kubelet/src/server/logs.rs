@@ -23,6 +23,8 @@ use tokio::sync::mpsc;
 const QUEUE: usize = 16;
 /// Bytes of a block.
 const BLOCK: usize = 64 << 10;
+/// How long a runtime may go on writing into the old file after the new one is there.
+const LEAVING: Duration = Duration::from_millis(100);
 /// How often a follower looks whether the container still runs; lines come by file events.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -222,6 +224,7 @@ impl Reader {
                 tokio::time::sleep(LOOK).await;
             }
             if self.was_rotated() {
+                tokio::time::sleep(LEAVING).await;
                 if !self.drain().await {
                     return;
                 }
