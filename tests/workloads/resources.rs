@@ -59,16 +59,17 @@ fn resized(cx: &Context, name: &str) -> Result<Value> {
     })
 }
 
-/// How much CPU time groups get beside others, as the kernel has it: those whose path ends so on the
-/// node, in version 1's words.
-fn weights(cx: &Context, node: &str, path: &str) -> Result<Vec<u64>> {
+/// How much CPU time a group gets beside others, as the kernel has it: the one at a path from that of a
+/// pod on.
+fn weight(cx: &Context, node: &str, uid: &str, path: &str) -> Result<u64> {
     let line = format!(
-        "find /sys/fs/cgroup -type d -path '*/kubepods{path}' 2>/dev/null | while read d; do \
-             cat $d/cpu.shares $d/cpu.weight 2>/dev/null; done; true"
+        "for d in $(find /sys/fs/cgroup -type d -name 'pod{uid}' 2>/dev/null); do \
+             cat $d{path}/cpu.shares $d{path}/cpu.weight 2>/dev/null; done; true"
     );
     let text = cx.cluster.in_node(node, &line)?.ok()?;
-    let all: Result<Vec<u64>, _> = text.split_whitespace().map(str::parse).collect();
-    Ok(all?)
+    let all: Vec<&str> = text.split_whitespace().collect();
+    ensure!(all.len() == 1, "{path} of {uid}: {all:?}");
+    Ok(all[0].parse()?)
 }
 
 /// Version 1's shares in the words of the kernel that runs: version 2 has weights, as runc makes them.
@@ -86,54 +87,53 @@ fn in_kernels_words(shares: u64) -> u64 {
 pub fn the_kernel_weighs_pods_by_what_they_ask_for(cx: &Context) -> Result<()> {
     let node = "node-1";
     let cases = [
-        ("guaranteed", resources("500m", "32Mi"), "", 512),
-        (
-            "burstable",
-            json!({ "requests": { "cpu": "250m" } }),
-            "/burstable",
-            256,
-        ),
-        ("besteffort", json!({}), "/besteffort", 2),
+        ("guaranteed", resources("500m", "32Mi"), 512),
+        ("burstable", json!({ "requests": { "cpu": "250m" } }), 256),
+        ("besteffort", json!({}), 2),
     ];
-    for (name, resources, _, _) in &cases {
+    for (name, resources, _) in &cases {
         let mut pod = pod(name, STAY);
         pod["spec"]["nodeName"] = node.into();
         pod["spec"]["containers"][0]["resources"] = resources.clone();
         cx.apply_json(&pod)?;
     }
-    for (name, _, class, shares) in &cases {
+    let mut uids = Vec::new();
+    for (name, _, shares) in &cases {
         cx.wait_ready(name)?;
         let what = format!("pod {name}");
         let uid = cx.field(&what, ".metadata.uid")?;
         let id = cx.field(&what, ".status.containerStatuses[0].containerID")?;
         let id = id.rsplit('/').next().unwrap_or_default().to_owned();
         let wanted = in_kernels_words(*shares);
-        for path in [
-            format!("{class}/pod{uid}"),
-            format!("{class}/pod{uid}/{id}"),
-        ] {
-            let has = weights(cx, node, &path)?;
-            ensure!(has == [wanted], "{path}: {has:?}, not {wanted}");
+        for path in [String::new(), format!("/{id}")] {
+            let has = weight(cx, node, &uid, &path)?;
+            ensure!(has == wanted, "{name}{path}: {has}, not {wanted}");
         }
+        uids.push(uid);
     }
+    let [guaranteed, _, besteffort] = &uids[..] else {
+        anyhow::bail!("{uids:?}");
+    };
     // The classes: what asks for nothing gets what is left, Burstable pods what they ask for together.
-    let least = in_kernels_words(2);
-    let has = weights(cx, node, "/besteffort")?;
-    ensure!(has == [least], "besteffort: {has:?}, not {least}");
-    let own = in_kernels_words(256);
+    let (least, own) = (in_kernels_words(2), in_kernels_words(256));
+    let has = weight(cx, node, besteffort, "/..")?;
+    ensure!(has == least, "besteffort: {has}, not {least}");
+    let burstable = "/../../burstable";
     let before = eventually("Burstable pods weigh what they ask for", || {
-        let has = weights(cx, node, "/burstable")?;
-        ensure!(has.iter().all(|w| *w >= own) && has.len() == 1, "{has:?}");
+        let has = weight(cx, node, besteffort, burstable)?;
+        ensure!(has >= own, "{has}");
         Ok(has)
     })?;
     // Guaranteed pods are beside the classes, not in one; all pods weigh what the node can give.
-    let all = weights(cx, node, "")?;
-    ensure!(all.iter().all(|w| *w > in_kernels_words(1024)), "{all:?}");
+    let all = weight(cx, node, guaranteed, "/..")?;
+    ensure!(all > in_kernels_words(1024), "{all}");
+    let same = weight(cx, node, besteffort, "/../..")?;
+    ensure!(all == same, "{all} and {same}");
     cx.kubectl("delete pod burstable")?;
     cx.wait("pod/burstable", "delete")?;
     eventually("what was asked for is given back", || {
-        let now = weights(cx, node, "/burstable")?;
-        ensure!(now < before, "{now:?}, as before");
+        let now = weight(cx, node, besteffort, burstable)?;
+        ensure!(now < before, "{now}, as before");
         Ok(())
     })
 }
