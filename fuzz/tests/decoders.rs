@@ -168,9 +168,21 @@ fn dns() {
         }
         bytes
     };
+    // An alias, whose name the addresses' refer to.
+    let alias = || {
+        let mut bytes = ask("web.example.", RecordType::A);
+        bytes[2] |= 0x80;
+        bytes[7] = 3;
+        let at = u8::try_from(bytes.len() + 12).expect("short");
+        bytes.extend([0xc0, 12, 0, 5, 0, 1, 0, 0, 1, 0, 0, 4, 1, b'a', 0xc0, 16]);
+        for n in 0..2 {
+            bytes.extend([0xc0, at, 0, 1, 0, 1, 0, 0, 1, 0, 0, 4, 192, 0, 2, n]);
+        }
+        bytes
+    };
     throw(
         "dns answers",
-        &[answer(0), answer(1), answer(40)],
+        &[answer(0), answer(1), answer(40), alias()],
         |bytes| {
             if let Some(layout) = dns::packet::Layout::of(bytes) {
                 let client = dns::packet::Client {
@@ -193,6 +205,7 @@ fn corefiles() {
     let examples = texts(&[
         ".:53 {\n  errors\n  kubernetes cluster.local in-addr.arpa {\n    pods insecure\n    fallthrough in-addr.arpa\n  }\n  forward . /etc/resolv.conf {\n    except a.b\n  }\n  cache 30\n}\n",
         "10.0.0.0/8, a.example:53 {\n  hosts {\n    192.0.2.1 a \"b\"\n    fallthrough\n  }\n}\n",
+        "example {\n  rewrite stop {\n    name regex (.*)-x[.]example {1}.example\n    answer name (.*)[.]example {1}-x.example\n  }\n  template IN A example {\n    match ^ip-(?P<a>[0-9]+)[.]\n    answer \"{{ .Name }} 60 IN A 10.0.0.{{ parseInt .Group.a 16 8 }}\"\n    rcode NXDOMAIN\n  }\n  forward . tls://192.0.2.1%a.example:853\n  loadbalance\n}\nimport a/*.server\n",
     ]);
     throw("corefile", &examples, |bytes| {
         let _ = api::corefile::Corefile::parse(&String::from_utf8_lossy(bytes));
