@@ -39,7 +39,7 @@ const fn about_projects(command: u32) -> u32 {
     (command << 8) | PROJECTS
 }
 
-/// The size of the blocks in which limits are told, whatever the file system's are.
+/// The size of the blocks in which limits are given, whatever the file system's are.
 const BLOCK: u64 = 1024;
 
 /// Projects of ours are of the upper half of what is possible: administrators count from below.

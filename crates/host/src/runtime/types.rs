@@ -481,7 +481,7 @@ pub struct ImageFs {
 pub struct RuntimeFs {
     /// Of images.
     pub images: Vec<ImageFs>,
-    /// Of layers that are written; none where it does not tell the two apart.
+    /// Of layers that are written; none where it does not distinguish the two.
     pub layers: Vec<ImageFs>,
 }
 

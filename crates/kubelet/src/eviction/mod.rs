@@ -34,7 +34,7 @@ const GRACE_SECONDS: i64 = 1;
 /// through all of it.
 const MEASURED_AGE: Duration = Duration::from_secs(60);
 
-/// Volumes of which it was told that they have more than their size: pods' UIDs and their own names.
+/// Volumes that are reported to have more than their size: pods' UIDs and their own names.
 type Told = BTreeSet<(String, String)>;
 
 /// How much is left of everything.
@@ -208,7 +208,7 @@ impl<'a> Around<'a> {
         self.pods.end(spec::uid(&victim.pod), end);
     }
 
-    /// Ends pods that use more local storage than they may, for ever, and tells of claims whose
+    /// Ends pods that use more local storage than they may, for ever, and reports claims whose
     /// volumes have more than their size.
     async fn watch_limits(self) {
         let mut ticks = ticks(self.deps);

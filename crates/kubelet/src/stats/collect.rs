@@ -79,7 +79,7 @@ pub struct Statistics {
     volumes: VolumeUse,
     /// Where images and layers are, as the runtime said last.
     images: BackgroundCache<Places>,
-    /// Volumes of which it was told that something is wrong: pods' UIDs and their own names.
+    /// Volumes that are reported as wrong: pods' UIDs and their own names.
     told_wrong: Mutex<BTreeSet<(String, String)>>,
 }
 

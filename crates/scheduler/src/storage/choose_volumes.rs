@@ -80,7 +80,7 @@ impl Storage {
             return Err(NO_VOLUMES);
         };
         let mut capacities = self.capacities.values().filter(|c| c.class == claim.class);
-        // The provisioner of the nodes' disks is no driver, but says the same as soon as it can.
+        // The provisioner of the nodes' disks has no object of a driver, but says the same as soon as it can.
         let reports_capacity = match class.provisioner == local_volumes::PROVISIONER {
             true => capacities.clone().next().is_some(),
             false => {

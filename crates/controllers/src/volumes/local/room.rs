@@ -1,4 +1,4 @@
-//! How much room nodes' disks have for volumes of a class, told to the scheduler in the words of CSI:
+//! How much room nodes' disks have for volumes of a class, reported to the scheduler in the words of CSI:
 //! one CSIStorageCapacity for each node and class. Pure.
 
 use std::sync::Arc;

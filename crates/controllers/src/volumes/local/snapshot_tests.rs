@@ -158,7 +158,7 @@ fn a_snapshot_says_what_its_content_says() {
     );
     ready.snapshot = snapshot(&json!({ "status": status }));
     assert!(plan(&ready).is_empty());
-    // A content that a person made for it is told its UID; one of another snapshot is not its own.
+    // A content that a person made for it gets its UID; one of another snapshot is not its own.
     let by_hand = json!({ "spec": { "volumeSnapshotRef": { "uid": null } } });
     ready.content = Some(content(&by_hand));
     assert_eq!(

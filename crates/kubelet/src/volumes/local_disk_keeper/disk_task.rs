@@ -99,7 +99,7 @@ fn text<'a>(content: &'a DynamicObject, pointer: &str) -> &'a str {
 }
 
 /// The folder of a snapshot, by its content: of one that is made here it has the snapshot's UID, of
-/// one that was there before its name is told.
+/// one that was there before is named.
 #[must_use]
 pub fn folder(content: &DynamicObject) -> Option<String> {
     if text(content, "/spec/driver") != PROVISIONER {
