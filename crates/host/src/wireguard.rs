@@ -94,7 +94,7 @@ pub fn changes(now: &Peers, wanted: &Peers) -> Vec<PeerChange> {
                 && (peer.endpoint.is_none() || old.endpoint == peer.endpoint)
         })
     };
-    let gone = now.keys().filter(|key| !wanted.contains_key(key));
+    let gone = now.keys().filter(|key| !wanted.contains_key(*key));
     let gone = gone.map(|key| PeerChange::Remove(*key));
     let other = wanted.iter().filter(|(key, peer)| !is_right(key, peer));
     let other = other.map(|(key, peer)| PeerChange::Set(*key, peer.clone()));
