@@ -193,7 +193,7 @@ pub fn a_kubelet_killed_at_any_time_leaves_nothing_behind(cx: &Context) -> Resul
 }
 
 /// The machine loses its power and has it again before anybody misses it: its pods are the same, begin
-/// anew, and have what they wrote to the disk.
+/// again, and have what they wrote to the disk.
 pub fn a_rebooted_node_goes_on_with_its_pods(cx: &Context) -> Result<()> {
     let before = Before::of(cx, NODE)?;
     let mut still = tenant("still");

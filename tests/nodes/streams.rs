@@ -1,5 +1,5 @@
 //! Streams that nobody uses, and logs that are followed while they are rotated: the kubelets of this suite
-//! are told how long the ones may be idle and how large the others may become.
+//! are configured for both.
 
 use anyhow::{Context as _, Result, ensure};
 use tests::Context;
@@ -26,7 +26,7 @@ pub fn streams_that_nobody_uses_end(cx: &Context) -> Result<()> {
     })
 }
 
-/// Writes numbered lines of a KiB, some hundred a second, until it is told to stop.
+/// Writes numbered lines of a KiB, some hundred a second, until somebody stops it.
 const WRITES: &str = "text=$(head -c 1000 /dev/zero | tr '\\0' x); i=0; \
      while test ! -e /tmp/stop; do i=$((i+1)); echo line $i $text; sleep 0.01; done; echo last $i";
 

@@ -1,4 +1,4 @@
-//! What people are told of their pods: the kubelet's events, with upstream's reasons and words, which
+//! What people hear of their pods: the kubelet's events, with upstream's reasons and words, which
 //! they search for and alarms are set on.
 
 use anyhow::{Result, ensure};

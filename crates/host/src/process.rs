@@ -11,7 +11,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, p
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// How long a process may take to end after it was told that its client is gone: enough for a shell
+/// How long a process may take to end after it has heard that its client is gone: enough for a shell
 /// to write its history.
 const HANGING_UP: Duration = Duration::from_secs(2);
 
@@ -51,7 +51,7 @@ impl Process {
         runs(&self.argv, command)
     }
 
-    /// Ends it and what it started: they are told as by a terminal that is closed (SIGHUP); a
+    /// Ends it and what it started: they hear it as from a terminal that is closed (SIGHUP); a
     /// process that is still there a moment later is killed, with its group. What it left behind
     /// that does not listen to SIGHUP stays, as after every session.
     ///

@@ -129,7 +129,7 @@ async fn story(cluster: &Cluster) -> Result<(), Failed> {
         one.set_clock(HOURS);
         goes_on(cluster, &admin, "one node ahead", 7).await?;
         one.restart_kubelet()?;
-        goes_on(cluster, &admin, "its kubelet anew", 8).await?;
+        goes_on(cluster, &admin, "its kubelet starts again", 8).await?;
         one.set_clock(-HOURS);
         goes_on(cluster, &admin, "one node behind", 9).await?;
     }

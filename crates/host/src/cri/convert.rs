@@ -151,7 +151,7 @@ fn sandbox_security(s: &Security) -> v1::LinuxSandboxSecurityContext {
     }
 }
 
-/// `users`: those of the sandbox, by which the owners of what is mounted are told in it.
+/// `users`: those of the sandbox, by which owners of what is mounted are shown in it.
 fn mount(m: &Mount, users: Option<IdRange>) -> v1::Mount {
     let mappings: Vec<_> = users.map(mapping).into_iter().collect();
     let propagation = match m.propagation {

@@ -1,5 +1,5 @@
 //! The fields that upstream knows and that have no effect here: what is so here whatever they say, and
-//! why. A value that says just that is no reason to warn anybody.
+//! why. Of a value that says just that nobody is warned.
 
 use serde_json::Value;
 

@@ -304,7 +304,7 @@ mod tests {
             (without, "debug/flags/v", true),
             (without, "metrics", false),
             (without, "pods", false),
-            // The API server's own way to pods is no page.
+            // The API server's own way to pods is not a page.
             (without, "podTunnel/n/p/u", false),
             (plain, "exec/n/p/c", false),
             (plain, "debug/pprof/heap", true),

@@ -1,6 +1,6 @@
 //! Which process a client's command became, so that it ends when the client is gone. No protocol
 //! of runtimes says it: the runtime's events name each process that begins in a container, and which
-//! of them is whose is told by what it runs.
+//! of them is whose follows from what it runs.
 
 use std::sync::Arc;
 use std::time::Duration;
