@@ -135,7 +135,7 @@ impl LocalVolumes {
             return None;
         }
         let class = self.classes.get("", class_of_claim(&claim))?;
-        // A copy does not wait until somebody asks: where it is made is known.
+        // Others' copies are theirs; one of ours does not wait until somebody asks for it.
         if class.provisioner != PROVISIONER {
             return None;
         }

@@ -98,8 +98,8 @@ fn text<'a>(content: &'a DynamicObject, pointer: &str) -> &'a str {
     found.and_then(|v| v.as_str()).unwrap_or_default()
 }
 
-/// The folder of a snapshot, by its content: of one that is made here it has the snapshot's UID, of
-/// one that was there before is named.
+/// The folder of a snapshot, by its content: one that is made here is named by the snapshot's UID, one
+/// that was there before by its handle.
 #[must_use]
 pub fn folder(content: &DynamicObject) -> Option<String> {
     if text(content, "/spec/driver") != PROVISIONER {
