@@ -163,13 +163,16 @@ async fn a_custom_kind_lives() {
         "FieldValueForbidden"
     );
 
-    let status = json!({"status": {"place": "lemnos", "crew": 3, "selector": "on=argo"}});
+    // The labels of a custom object are nothing of its status.
+    let mut status = json!({"status": {"place": "lemnos", "crew": 3, "selector": "on=argo"}});
+    status["metadata"] = json!({"labels": {"by": "status"}});
     let (code, now) = ask(&server, Method::PATCH, &format!("{ARGO}/status"), status).await;
     assert_eq!(
         (code, &now["status"]["place"]),
         (200, &json!("lemnos")),
         "{now}"
     );
+    assert_eq!(now["metadata"]["labels"]["by"], json!(null), "{now}");
     let scale = format!("{ARGO}/scale");
     // Nobody has said yet how many.
     for (method, wanted) in [

@@ -147,6 +147,11 @@ pub trait Strategy: Send + Sync {
     fn prepare_update(&self, obj: &mut Value, old: &Value, cx: &Context<'_>) {
         keep_other_half(obj, old, cx.subresource);
     }
+    /// The fields of the metadata that a write of the status leaves as they were: [`METADATA`], or
+    /// fewer.
+    fn status_leaves(&self) -> &'static [&'static str] {
+        &[]
+    }
     fn validate(&self, _obj: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
         Vec::new()
     }
@@ -260,6 +265,22 @@ pub fn keep_other_half(obj: &mut Value, old: &Value, subresource: &str) {
                 new.remove("status");
             }
         }
+    }
+}
+
+/// What clients say of an object in its metadata.
+pub const METADATA: &[&str] = &["labels", "annotations", "finalizers"];
+
+/// Fields of the metadata become what they were.
+pub fn keep_metadata(obj: &mut Value, old: &Value, fields: &[&str]) {
+    let Some(meta) = obj.get_mut("metadata").and_then(Value::as_object_mut) else {
+        return;
+    };
+    for field in fields {
+        match old.get("metadata").and_then(|m| m.get(field)) {
+            Some(was) => meta.insert((*field).to_owned(), was.clone()),
+            None => meta.remove(*field),
+        };
     }
 }
 

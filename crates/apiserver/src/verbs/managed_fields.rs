@@ -16,15 +16,23 @@ use crate::object::time_text;
 fn ignored(call: &Call, subresource: &str) -> &'static Set {
     static NONE: LazyLock<Set> = LazyLock::new(Set::new);
     static STATUS: LazyLock<Set> = LazyLock::new(|| Set::of_fields(&["status"]));
-    static REST: LazyLock<Set> = LazyLock::new(|| {
-        Set::of_fields(&[
-            "spec",
-            "metadata.deletionTimestamp",
-            "metadata.ownerReferences",
-        ])
+    const REST: [&str; 3] = [
+        "spec",
+        "metadata.deletionTimestamp",
+        "metadata.ownerReferences",
+    ];
+    static OF_STATUS: LazyLock<Set> = LazyLock::new(|| Set::of_fields(&REST));
+    static NOR_LABELS: LazyLock<Set> = LazyLock::new(|| {
+        let [spec, deleted, owners] = REST;
+        Set::of_fields(&[spec, deleted, owners, "metadata.labels"])
     });
+    static NOR_METADATA: LazyLock<Set> = LazyLock::new(|| Set::of_fields(&["spec", "metadata"]));
     match subresource {
-        "status" => &REST,
+        "status" => match call.row.strategy.status_leaves() {
+            [] => &OF_STATUS,
+            ["labels"] => &NOR_LABELS,
+            _ => &NOR_METADATA,
+        },
         "" if call.row.subresource_of(&call.version, "status").is_some() => &STATUS,
         _ => &NONE,
     }

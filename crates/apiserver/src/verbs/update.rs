@@ -7,6 +7,7 @@ use api::{FieldError, FieldPath, GroupKind, Status};
 use bytes::Bytes;
 use registry::Scale;
 use registry::meta::{validate_finalizer_names, validate_object_meta_update};
+use registry::strategy::keep_metadata;
 use serde_json::Value;
 use store::Compare;
 
@@ -195,6 +196,9 @@ impl Write<'_> {
         let (cx, reads) = admission.context(&new, Some(old), self.hooks());
         if !self.bare() {
             row.strategy.prepare_update(&mut new, old, &cx);
+            if self.subresource == "status" {
+                keep_metadata(&mut new, old, row.strategy.status_leaves());
+            }
             self.keep_server_fields(&mut new);
             // What storage does not distinguish is not a change.
             codec::settle_changed(row, &mut new, old);

@@ -10,7 +10,7 @@ use structural::openapi::{Form, Packed, publish, publish_list};
 use structural::{KindNames, Rules, Structural, lists, prune_and_default, validate};
 
 use crate::check::{at, items, text};
-use crate::strategy::{Context, Scale, Strategy, keep_other_half, no_status};
+use crate::strategy::{Context, METADATA, Scale, Strategy, keep_other_half, no_status};
 
 /// A schema that is ready for values.
 pub(super) struct Shape {
@@ -250,6 +250,10 @@ impl Strategy for Instance {
         if self.has_status(cx) {
             no_status(object);
         }
+    }
+
+    fn status_leaves(&self) -> &'static [&'static str] {
+        METADATA
     }
 
     fn prepare_update(&self, object: &mut Value, old: &Value, cx: &Context<'_>) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::columns;
 use super::def::*;
 use super::fields;
-use crate::strategies::{classes, cluster, flow_control, leases};
+use crate::strategies::{classes, cluster, flow_control, leases, pod_groups, storage_versions};
 
 pub(super) const EVENTS: &[Def] = &[namespaced("events.k8s.io", "Event", "events", V1)
     .put_creates()
@@ -21,9 +21,12 @@ pub(super) const ROWS: &[Def] = &[
         .columns(columns::PRIORITY_CLASSES)
         .short(&["pc"]),
     namespaced("scheduling.k8s.io", "PodGroup", "podgroups", &["v1alpha2"])
+        .strategy(|| Arc::new(pod_groups::PodGroup))
         .columns(columns::POD_GROUPS)
         .subs(&[STATUS]),
-    namespaced("scheduling.k8s.io", "Workload", "workloads", &["v1alpha2"]).inert(),
+    namespaced("scheduling.k8s.io", "Workload", "workloads", &["v1alpha2"])
+        .strategy(|| Arc::new(pod_groups::Workload))
+        .inert(),
     namespaced("coordination.k8s.io", "Lease", "leases", V1)
         .versioned()
         .put_creates()
@@ -74,6 +77,7 @@ pub(super) const INTERNAL: &[Def] = &[
         &["v1alpha1"],
     )
     .versioned()
+    .strategy(|| Arc::new(storage_versions::StorageVersion))
     .columns(columns::STORAGE_VERSIONS)
     .subs(&[STATUS])
     .inert(),
@@ -84,6 +88,7 @@ pub(super) const INTERNAL: &[Def] = &[
         &["v1beta1"],
     )
     .versioned()
+    .strategy(|| Arc::new(storage_versions::Migration))
     .columns(columns::MIGRATIONS)
     .subs(&[STATUS]),
 ];

@@ -64,6 +64,7 @@ pub(super) const ROWS: &[Def] = &[
     )
     .versioned()
     .returned()
+    .strategy(|| Arc::new(devices::PoolStatusRequest))
     .columns(columns::POOL_STATUS_REQUESTS)
     .subs(&[STATUS])
     .inert(),

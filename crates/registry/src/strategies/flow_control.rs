@@ -10,7 +10,7 @@ use crate::check::{
     Errors, at, dns_subdomain, fill, fill_zero, flag, has, int, invalid, invalid_each, items, make,
     one_of, required_text, text,
 };
-use crate::strategy::{Context, Strategy, no_status};
+use crate::strategy::{Context, METADATA, Strategy, no_status};
 
 const VERBS: &[&str] = &[
     "create",
@@ -31,6 +31,9 @@ const ROUND_TRIP: &str = "flowcontrol.k8s.io/v1beta3-preserve-zero-concurrency-s
 pub struct FlowSchema;
 
 impl Strategy for FlowSchema {
+    fn status_leaves(&self) -> &'static [&'static str] {
+        METADATA
+    }
     fn prepare_create(&self, obj: &mut Value, _cx: &Context<'_>) {
         no_status(obj);
     }
@@ -280,6 +283,9 @@ fn must_be_as_built_in(errs: &mut Errors, obj: &Value, kind: &str, except: &str)
 pub struct PriorityLevel;
 
 impl Strategy for PriorityLevel {
+    fn status_leaves(&self) -> &'static [&'static str] {
+        METADATA
+    }
     fn prepare_create(&self, obj: &mut Value, _cx: &Context<'_>) {
         no_status(obj);
     }

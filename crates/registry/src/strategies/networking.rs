@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 use crate::check::{
     Errors, IMMUTABLE, at, at_most_100_percent, cidr, dns_label, dns_subdomain, domain_path, fill,
     has, immutable, int, int_or_percent, invalid, invalid_each, items, items_mut, label_selector,
-    make, one_of, optional_word, port, port_or_name, required_text, set, text,
+    make, not_negative, one_of, optional_word, port, port_or_name, required_text, set, text,
 };
-use crate::strategy::{Context, Strategy};
+use crate::strategies::conditions::conditions;
+use crate::strategy::{Context, METADATA, Strategy};
 
 /// The strategy of ingress classes.
 pub struct IngressClass;
@@ -297,6 +298,9 @@ impl Strategy for IpAddress {
 pub struct ServiceCidr;
 
 impl Strategy for ServiceCidr {
+    fn status_leaves(&self) -> &'static [&'static str] {
+        METADATA
+    }
     fn prepare_create(&self, obj: &mut Value, _cx: &Context<'_>) {
         set(obj, "status", json!({}));
     }
@@ -357,6 +361,13 @@ fn service_cidrs(obj: &Value) -> Errors {
     errs
 }
 
+const BUDGET_COUNTS: [&str; 4] = [
+    "disruptionsAllowed",
+    "currentHealthy",
+    "desiredHealthy",
+    "expectedPods",
+];
+
 /// The strategy of disruption budgets.
 pub struct DisruptionBudget;
 
@@ -368,6 +379,11 @@ impl Strategy for DisruptionBudget {
     fn validate(&self, obj: &Value, cx: &Context<'_>) -> Vec<FieldError> {
         let (mut errs, path, spec) = (Errors::new(), FieldPath::new("spec"), at(obj, "spec"));
         if cx.subresource == "status" {
+            let (status, path) = (at(obj, "status"), FieldPath::new("status"));
+            conditions(&mut errs, &path, status);
+            for f in BUDGET_COUNTS {
+                not_negative(&mut errs, &path, status, f);
+            }
             return errs;
         }
         if has(spec, "minAvailable") && has(spec, "maxUnavailable") {

@@ -8,8 +8,9 @@ use crate::check::{
     Errors, at, dns_subdomain, fill, int, invalid, is_empty, items, make, one_of, set, text,
 };
 use crate::strategies::access::{signer, user_annotations};
+use crate::strategies::conditions;
 use crate::strategies::pod::projections::{SHORTEST, longest};
-use crate::strategy::{Context, Strategy, keep_other_half};
+use crate::strategy::{Context, METADATA, Strategy, keep_other_half};
 
 /// How long a certificate may be good where the request does not say: a day.
 const USUAL_SECONDS: i64 = 86_400;
@@ -24,6 +25,9 @@ const LONGEST_CHAIN: usize = 100 * 1024;
 pub struct PodCertificateRequest;
 
 impl Strategy for PodCertificateRequest {
+    fn status_leaves(&self) -> &'static [&'static str] {
+        METADATA
+    }
     fn default(&self, obj: &mut Value) {
         if let Some(spec) = make(obj, "spec") {
             fill(spec, "maxExpirationSeconds", USUAL_SECONDS);
@@ -63,9 +67,21 @@ impl Strategy for PodCertificateRequest {
             let path = path.child("maxExpirationSeconds");
             invalid(&mut errs, &path, &seconds.into(), &why);
         }
-        if is_empty(at(spec, "stubPKCS10Request")) {
-            let why = "must be set: proofs of the older form are not taken";
-            errs.push(FieldError::required(&path.child("stubPKCS10Request"), why));
+        match ["stubPKCS10Request", "pkixPublicKey", "proofOfPossession"]
+            .map(|field| !is_empty(at(spec, field)))
+        {
+            [true, false, false] => {}
+            [false, true, true] => {
+                let why = "must be set: proofs of the older form are not taken";
+                errs.push(FieldError::required(&path.child("stubPKCS10Request"), why));
+            }
+            _ => {
+                let why = "exactly one of (stubPKCS10Request) or (pkixPublicKey, proofOfPossession) must be set";
+                errs.push(FieldError {
+                    value: None,
+                    ..FieldError::invalid_str(&path, "", why)
+                });
+            }
         }
         errs
     }
@@ -78,7 +94,7 @@ impl Strategy for PodCertificateRequest {
             }
             return errs;
         }
-        conditions(&mut errs, obj);
+        ends(&mut errs, obj);
         if errs.is_empty() {
             changes(&mut errs, obj, old);
         }
@@ -87,7 +103,7 @@ impl Strategy for PodCertificateRequest {
 }
 
 /// At most one end, which is true.
-fn conditions(errs: &mut Errors, obj: &Value) {
+fn ends(errs: &mut Errors, obj: &Value) {
     let path = FieldPath::new("status").child("conditions");
     for (i, c) in items(at(obj, "status"), "conditions").iter().enumerate() {
         let (path, kind) = (path.index(i), text(c, "type"));
@@ -97,10 +113,8 @@ fn conditions(errs: &mut Errors, obj: &Value) {
             let why = "There may be at most one condition with type \"Issued\", \"Denied\", or \"Failed\"";
             errs.push(FieldError::invalid_str(&path.child("type"), kind, why));
         }
-        if text(c, "reason").is_empty() {
-            errs.push(FieldError::required(&path.child("reason"), "must be set"));
-        }
     }
+    conditions::conditions(errs, &FieldPath::new("status"), at(obj, "status"));
 }
 
 fn end(obj: &Value) -> &str {
@@ -191,10 +205,14 @@ mod tests {
             check(&|s| s["signerName"] = "x".into()),
             ["spec.signerName"]
         );
-        assert_eq!(
-            check(&|s| s["stubPKCS10Request"] = "".into()),
-            ["spec.stubPKCS10Request"]
-        );
+        assert_eq!(check(&|s| s["stubPKCS10Request"] = "".into()), ["spec"]);
+        assert_eq!(check(&|s| s["pkixPublicKey"] = "k".into()), ["spec"]);
+        let older = check(&|s| {
+            s["stubPKCS10Request"] = "".into();
+            s["pkixPublicKey"] = "k".into();
+            s["proofOfPossession"] = "p".into();
+        });
+        assert_eq!(older, ["spec.stubPKCS10Request"]);
         let life = ["spec.maxExpirationSeconds"];
         assert_eq!(check(&|s| s["maxExpirationSeconds"] = 3599.into()), life);
         let week = |by: &str| {

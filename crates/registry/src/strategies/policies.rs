@@ -7,12 +7,13 @@ use api::{FieldError, FieldPath, names};
 use policy::{Compiler, Want};
 use serde_json::Value;
 
+use super::conditions::conditions;
 use super::matching::{self, match_defaults, rule_defaults};
 use crate::check::{
     Errors, at, dns_subdomain, fill, has, invalid, invalid_each, items, label_selector, make,
     one_of, qualified_name, required_word, text,
 };
-use crate::strategy::{Context, Strategy, no_status};
+use crate::strategy::{Context, METADATA, Strategy, no_status};
 
 const FAILURE_POLICIES: [&str; 2] = ["Fail", "Ignore"];
 const MATCH_POLICIES: [&str; 2] = ["Equivalent", "Exact"];
@@ -33,6 +34,9 @@ pub struct AdmissionPolicy {
 }
 
 impl Strategy for AdmissionPolicy {
+    fn status_leaves(&self) -> &'static [&'static str] {
+        METADATA
+    }
     fn prepare_create(&self, obj: &mut Value, _cx: &Context<'_>) {
         no_status(obj);
     }
@@ -463,6 +467,7 @@ fn status(obj: &Value) -> Errors {
             }
         }
     }
+    conditions(&mut errs, &FieldPath::new("status"), at(obj, "status"));
     errs
 }
 

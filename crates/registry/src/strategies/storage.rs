@@ -11,7 +11,7 @@ use crate::check::{
     is_empty, items, label_selector, make, no_duplicates, not_negative, one_of, optional_word,
     qualified_name, required_text, set, text,
 };
-use crate::strategy::{Context, Strategy, keep_other_half};
+use crate::strategy::{Context, METADATA, Strategy, keep_other_half};
 
 /// Most parameters of a class, and bytes of all of them.
 const PARAMETERS: usize = 512;
@@ -289,6 +289,9 @@ impl Strategy for CsiStorageCapacity {
 pub struct VolumeAttachment;
 
 impl Strategy for VolumeAttachment {
+    fn status_leaves(&self) -> &'static [&'static str] {
+        METADATA
+    }
     fn prepare_create(&self, obj: &mut Value, _cx: &Context<'_>) {
         set(obj, "status", json!({"attached": false}));
     }

@@ -252,6 +252,9 @@ fn fixed_selector(obj: &Value, old: &Value) -> Errors {
 pub struct Deployment;
 
 impl Strategy for Deployment {
+    fn status_leaves(&self) -> &'static [&'static str] {
+        &["labels"]
+    }
     fn default(&self, obj: &mut Value) {
         let Some(spec) = make(obj, "spec") else {
             return;

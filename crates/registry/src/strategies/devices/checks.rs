@@ -1,15 +1,13 @@
 //! What claims, classes, slices and taints of devices have in common: names, lists with a bound,
 //! selectors, configurations, taints.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 
 use api::{FieldError, FieldPath, names};
 use serde_json::Value;
 
-use crate::check::{
-    Errors, at, dns_label, has, int, invalid_each, items, one_of, qualified_name, required_text,
-    text,
-};
+use crate::check::{Errors, at, dns_label, has, invalid_each, items, one_of, qualified_name, text};
+use crate::strategies::conditions;
 
 /// Requests of a claim, and results of its allocation.
 pub const MOST_REQUESTS: usize = 32;
@@ -20,8 +18,6 @@ const LONGEST_POOL: usize = 253;
 const LONGEST_DRIVER: usize = 63;
 const LONGEST_ID: usize = 32;
 const MOST_BINDING_CONDITIONS: usize = 4;
-const LONGEST_REASON: usize = 1024;
-const LONGEST_MESSAGE: usize = 32 * 1024;
 const TAINT_EFFECTS: [&str; 3] = ["NoExecute", "NoSchedule", "None"];
 
 /// The items of a list of at most so many; of a longer one none is looked at. Whether they were.
@@ -311,59 +307,11 @@ pub fn device_name(errs: &mut Errors, path: &FieldPath, holder: &Value, field: &
     dns_label(errs, &path.child(field), text(holder, field));
 }
 
-/// Conditions, as of most kinds.
+/// Conditions, of which there may be so many.
 pub fn conditions(errs: &mut Errors, path: &FieldPath, holder: &Value, most: usize) {
-    let (path, all) = (path.child("conditions"), items(holder, "conditions"));
-    if all.len() > most {
-        errs.push(FieldError::too_many(&path, all.len(), most));
+    let count = items(holder, "conditions").len();
+    if count > most {
+        errs.push(FieldError::too_many(&path.child("conditions"), count, most));
     }
-    let mut seen = HashSet::new();
-    for (i, condition) in all.iter().enumerate() {
-        let path = path.index(i);
-        let kind = at(condition, "type");
-        if !seen.insert(kind) {
-            errs.push(FieldError::duplicate(&path.child("type"), kind));
-        }
-        qualified_name(errs, &path.child("type"), text(condition, "type"));
-        one_of(
-            errs,
-            &path.child("status"),
-            text(condition, "status"),
-            &["False", "True", "Unknown"],
-        );
-        let generation = "observedGeneration";
-        if int(condition, generation).is_some_and(|n| n < 0) {
-            let why = "must be greater than or equal to zero";
-            let value = at(condition, generation);
-            errs.push(FieldError::invalid(&path.child(generation), value, why));
-        }
-        required_text(errs, &path, condition, "lastTransitionTime");
-        if required_text(errs, &path, condition, "reason") {
-            reason(errs, &path.child("reason"), text(condition, "reason"));
-        }
-        if text(condition, "message").len() > LONGEST_MESSAGE {
-            errs.push(FieldError::too_long(
-                &path.child("message"),
-                LONGEST_MESSAGE,
-            ));
-        }
-    }
-}
-
-fn reason(errs: &mut Errors, path: &FieldPath, reason: &str) {
-    let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b',' | b':');
-    let good = reason.bytes().all(inner)
-        && reason.starts_with(|c: char| c.is_ascii_alphabetic())
-        && reason.ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
-    if !good {
-        let why = "a condition reason must start with alphabetic character, optionally followed by \
-                   a string of alphanumeric characters or '_,:', and must end with an alphanumeric \
-                   character or '_' (e.g. 'my_name',  or 'MY_NAME',  or 'MyName',  or \
-                   'ReasonA,ReasonB',  or 'ReasonA:ReasonB', regex used for validation is \
-                   '[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?')";
-        errs.push(FieldError::invalid_str(path, reason, why));
-    }
-    if reason.len() > LONGEST_REASON {
-        errs.push(FieldError::too_long(path, LONGEST_REASON));
-    }
+    conditions::conditions(errs, path, holder);
 }

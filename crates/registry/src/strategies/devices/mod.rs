@@ -3,19 +3,21 @@
 
 mod checks;
 mod claims;
+mod pools;
 mod slices;
 mod status;
 #[cfg(test)]
 mod tests;
 
 use api::{FieldError, FieldPath};
+pub use pools::PoolStatusRequest;
 use serde_json::{Map, Value};
 
 use crate::check::{
     Errors, at, deep, fill, fill_zero, has, immutable, items, items_mut, set, text,
 };
 use crate::strategies::quantity;
-use crate::strategy::{Context, Read, Strategy, keep_other_half, no_status};
+use crate::strategy::{Context, METADATA, Read, Strategy, keep_other_half, no_status};
 
 /// The label of namespaces in which claims may ask for access as an administrator.
 const ADMIN_LABEL: &str = "resource.kubernetes.io/admin-access";
@@ -28,6 +30,9 @@ pub struct DeviceClaim {
 }
 
 impl Strategy for DeviceClaim {
+    fn status_leaves(&self) -> &'static [&'static str] {
+        METADATA
+    }
     fn prepare_create(&self, obj: &mut Value, _cx: &Context<'_>) {
         no_status(obj);
     }
@@ -300,6 +305,9 @@ fn added(taint: &mut Value, cx: &Context<'_>) {
 pub struct DeviceTaintRule;
 
 impl Strategy for DeviceTaintRule {
+    fn status_leaves(&self) -> &'static [&'static str] {
+        METADATA
+    }
     fn has_generation(&self) -> bool {
         true
     }
