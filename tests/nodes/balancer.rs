@@ -33,11 +33,6 @@ fn announcer(cx: &Context, name: &str) -> Result<String> {
     Ok(node.to_owned())
 }
 
-/// Nodes that die one after another.
-fn deaths() -> usize {
-    if tests::is_soak() { 10 } else { 1 }
-}
-
 /// Where nothing else runs, half of the takeovers are done by then.
 const TAKEOVER: Duration = Duration::from_secs(2);
 /// A connection that is not there by then is tried again: what is lost is not waited for.
@@ -74,7 +69,9 @@ fn takeover(cx: &Context, client: &NetNs, name: &str, at: SocketAddr) -> Result<
     Ok(took)
 }
 
+/// `cargo xtask soak takeover --times N` lets so many nodes die one after another.
 pub fn an_address_of_the_pool_keeps_sources_and_outlives_its_node(cx: &Context) -> Result<()> {
+    let deaths = tests::times(1, 10)?;
     let mut deployment = web("web", 3);
     // One on each node, so that each may announce.
     deployment["spec"]["template"]["spec"]["topologySpreadConstraints"] = json!([{
@@ -112,7 +109,7 @@ pub fn an_address_of_the_pool_keeps_sources_and_outlives_its_node(cx: &Context) 
     let netns = NetNs::of_process(client.init.child_pid()?)?;
     let at = SocketAddr::new(spread.parse::<IpAddr>()?, 81);
     let mut took = Vec::new();
-    for _ in 0..deaths() {
+    for _ in 0..deaths {
         took.push(takeover(cx, &netns, "spread", at)?);
         ensure!(announcer(cx, "twin")? == announcer(cx, "spread")?);
     }
@@ -124,6 +121,6 @@ pub fn an_address_of_the_pool_keeps_sources_and_outlives_its_node(cx: &Context) 
         took[took.len() - 1]
     );
     // How long it takes depends on what else runs here; the long form is for a machine of its own.
-    ensure!(!tests::is_soak() || *half <= TAKEOVER, "{took:.1?}");
+    ensure!(deaths == 1 || *half <= TAKEOVER, "{took:.1?}");
     client.get(&format!("{spread}:80"), "/hostname").map(drop)
 }

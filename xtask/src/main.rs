@@ -28,8 +28,9 @@ cargo xtask test         all tests, long ones in their short form
 cargo xtask soak         the long tests in full
 cargo xtask soak storms  simulated clusters of ten thousand seeds (--seeds A..B, --seed N,
                          --processes N; --wide: those with more kinds of things)
-cargo xtask soak rolling one check of a cluster, again and again: rolling updates under load, whose
-                         requests and failures are counted (--times N, else 20)
+cargo xtask soak rolling one check of a cluster, again and again (--times N, else 20): rolling updates
+                         under load, whose requests and failures are counted; `takeover` lets nodes
+                         die that hold a load balancer's address
 cargo xtask check        format, clippy, arrows between crates and files, tidiness, licences
 cargo xtask tidy         arrows and tidiness alone: needs no build
 cargo xtask circles      which files use each other in a circle

@@ -193,11 +193,18 @@ struct Repeated {
     check: &'static str,
 }
 
-const REPEATED: [Repeated; 1] = [Repeated {
-    name: "rolling",
-    suite: "nodes",
-    check: "traffic/a_rolling_update_loses_no_request",
-}];
+const REPEATED: [Repeated; 2] = [
+    Repeated {
+        name: "rolling",
+        suite: "nodes",
+        check: "traffic/a_rolling_update_loses_no_request",
+    },
+    Repeated {
+        name: "takeover",
+        suite: "nodes",
+        check: "balancer/an_address_of_the_pool_keeps_sources_and_outlives_its_node",
+    },
+];
 /// How often, unless somebody says otherwise.
 const TIMES: u32 = 20;
 
