@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clock::{Clock, Random, Shift};
 use host::cgroup::{Hierarchy, OomScores};
+use host::runtime::Handler;
 use host::runtime::fake::{Behaviour, Fake, Running};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -141,6 +142,20 @@ impl SimNode {
     /// The containers that run in truth, whatever anybody believes.
     pub fn running(&self) -> Vec<Running> {
         self.runtime.running()
+    }
+
+    /// Its runtime gives pods users of their own from now on.
+    pub fn give_users(&self) {
+        self.runtime.set_handler(Handler {
+            user_namespaces: true,
+            ..Handler::default()
+        });
+    }
+
+    /// The first of the machine's users that sandboxes of a pod have as theirs.
+    pub fn users_of(&self, pod: &str) -> Vec<u32> {
+        let all = self.runtime.users_of(pod).into_iter();
+        all.map(|range| range.host).collect()
     }
 
     pub(crate) fn runtime(&self) -> &Arc<Fake> {

@@ -57,6 +57,10 @@ struct FakeState {
     made: u64,
     sandboxes: BTreeMap<String, (Sandbox, SandboxNetwork)>,
     containers: BTreeMap<String, FakeContainer>,
+    /// What its default handler can do.
+    handler: Option<Handler>,
+    /// Whose users sandboxes have, by their ids.
+    users: BTreeMap<String, IdRange>,
     images: BTreeMap<String, Image>,
     behaviours: BTreeMap<String, Behaviour>,
     /// How often calls fail from now on.
@@ -147,6 +151,23 @@ impl Fake {
     fn lock(&self) -> MutexGuard<'_, FakeState> {
         // A test that panicked elsewhere is reported there.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says what its default handler can do, which is nothing else.
+    pub fn set_handler(&self, handler: Handler) {
+        self.lock().handler = Some(handler);
+    }
+
+    /// The users of the machine that sandboxes of a pod have as theirs.
+    #[must_use]
+    pub fn users_of(&self, pod: &str) -> Vec<IdRange> {
+        let held = self.lock();
+        let of_pod = held
+            .sandboxes
+            .iter()
+            .filter(|(_, (s, _))| s.pod.name == pod);
+        let users = of_pod.filter_map(|(id, _)| held.users.get(id));
+        users.copied().collect()
     }
 
     /// Puts an image there, whose containers behave so.
@@ -326,9 +347,10 @@ impl Runtime for Fake {
             ..Default::default()
         };
         let conditions = ["RuntimeReady", "NetworkReady"].map(condition).into();
-        self.done(Step::Any, |_| {
+        self.done(Step::Any, |held| {
             Ok(Health {
                 conditions,
+                handlers: held.handler.clone().into_iter().collect(),
                 ..Default::default()
             })
         })
@@ -355,6 +377,9 @@ impl Runtime for Fake {
                 labels: spec.labels.clone(),
             };
             held.sandboxes.insert(id.clone(), (sandbox, network));
+            if let Some(users) = spec.security.namespaces.users {
+                held.users.insert(id.clone(), users);
+            }
             Ok(id)
         })
     }
