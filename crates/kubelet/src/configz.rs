@@ -76,6 +76,7 @@ pub fn of(config: &Config, pods: u64) -> Value {
 fn others(c: &Config) -> Map<String, Value> {
     let all = json!({
         "containerLogMonitorInterval": duration(c.log_check_period),
+        "cpuCFSQuota": !c.cpus.no_quotas,
         "enableDebuggingHandlers": c.handlers.debugging,
         "enableDebugFlagsHandler": c.handlers.debug_flags,
         "enableProfilingHandler": c.handlers.profiling,

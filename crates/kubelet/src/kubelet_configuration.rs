@@ -196,6 +196,10 @@ const ACTED_ON: &[(&str, Set)] = &[
         }
         Ok(())
     }),
+    ("cpuCFSQuota", |at, v| {
+        at.config.cpus.no_quotas = !flag(v)?;
+        Ok(())
+    }),
     ("cpuManagerPolicy", |at, v| {
         at.config.cpus.is_static = match text(v)? {
             "none" | "" => false,

@@ -200,18 +200,19 @@ impl Cpus {
     /// quota of their time: it would be stopped at times, and nobody else may use them meanwhile.
     pub fn place(&self, uid: &str, container: &str, linux: &mut host::runtime::Resources) {
         linux.cpus = self.words(uid, container);
-        if self.of(uid, container).is_some() {
+        let unenforced = self.policy.no_quotas && linux.cpu_quota > 0;
+        if unenforced || self.of(uid, container).is_some() {
             linux.cpu_quota = -1;
         }
     }
 
     /// The limits of a pod's group: without a quota of CPU time, which would bind the containers in it,
-    /// where one of them has CPUs for itself.
+    /// where one of them has CPUs for itself, or where none are enforced.
     #[must_use]
     pub fn of_group(&self, uid: &str, limits: Limits) -> Limits {
         Limits {
             cpu_quota: match limits.cpu_quota {
-                Some(_) if self.has_any(uid) => Some(-1),
+                Some(_) if self.policy.no_quotas || self.has_any(uid) => Some(-1),
                 quota => quota,
             },
             ..limits
@@ -355,6 +356,31 @@ mod tests {
         shared.allocate(&pod("a", &["2"])).unwrap();
         assert_eq!(shared.words("a", "c0"), "");
     }
+
+    #[test]
+    fn limits_of_cpu_may_be_left_unenforced() {
+        let dir = tempfile::tempdir().unwrap();
+        let policy = Policy {
+            no_quotas: true,
+            ..Policy::default()
+        };
+        let all = cpus(dir.path(), policy).unwrap();
+        for (quota, has) in [(50_000, -1), (0, 0)] {
+            let mut linux = host::runtime::Resources {
+                cpu_quota: quota,
+                ..Default::default()
+            };
+            all.place("a", "c", &mut linux);
+            assert_eq!(linux.cpu_quota, has);
+        }
+        let limits = |cpu_quota| Limits {
+            cpu_quota,
+            ..Limits::default()
+        };
+        assert_eq!(all.of_group("a", limits(Some(5))).cpu_quota, Some(-1));
+        assert_eq!(all.of_group("a", limits(None)).cpu_quota, None);
+    }
+
     #[test]
     fn who_has_cpus_for_itself_is_not_stopped_for_its_quota() {
         let dir = tempfile::tempdir().unwrap();

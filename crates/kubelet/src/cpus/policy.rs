@@ -7,6 +7,8 @@ use super::set::CpuSet;
 pub struct Policy {
     /// Whole CPUs are given; else all containers share all.
     pub is_static: bool,
+    /// Limits of CPU are not enforced by the kernel: who asks for little may use more.
+    pub no_quotas: bool,
     /// CPUs that are never given.
     pub reserved: Option<CpuSet>,
     /// A container gets whole cores, or is refused.

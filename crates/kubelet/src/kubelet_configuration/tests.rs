@@ -285,6 +285,7 @@ fn images_memory_and_the_port_are_set_in_upstreams_words() {
     let (config, warnings) = set(&[json!({
         "imagePullCredentialsVerificationPolicy": "NeverVerifyAllowlistedImages",
         "preloadedImagesVerificationAllowlist": ["reg.io/base/*"],
+        "cpuCFSQuota": false,
         "enableDebuggingHandlers": false, "enableProfilingHandler": false,
         "featureGates": { "MemoryQoS": true }, "memoryThrottlingFactor": 0.8,
         "memoryReservationPolicy": "TieredReservation", "singleProcessOOMKill": true,
@@ -301,6 +302,7 @@ fn images_memory_and_the_port_are_set_in_upstreams_words() {
     assert!(!handlers.debugging && !handlers.profiling && handlers.debug_flags);
     let memory = config.memory_qos;
     assert!(memory.is_on && memory.is_tiered && config.oom_kills_one);
+    assert!(config.cpus.no_quotas);
     assert_eq!((memory.throttling * 10.0).round() as i64, 8);
     assert_eq!(
         (config.status_images, config.pods_per_core),

@@ -85,11 +85,6 @@ pub(super) const WITHOUT_EFFECT: &[Without] = &[
     ),
     ("contentType", is_empty, "the API is asked in JSON"),
     (
-        "cpuCFSQuota",
-        is_true,
-        "limits of CPU are enforced by the kernel",
-    ),
-    (
         "cpuCFSQuotaPeriod",
         |v| v == "100ms",
         "the period of CPU limits is 100ms",

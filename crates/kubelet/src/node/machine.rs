@@ -232,6 +232,8 @@ pub struct Identity {
     pub kernel: String,
     /// Name of the distribution.
     pub os_image: String,
+    /// Bytes of swap.
+    pub swap: u64,
 }
 
 impl Identity {
@@ -244,6 +246,7 @@ impl Identity {
             .unwrap_or_else(|| line("/etc/machine-id"));
         let uuid = line("/sys/class/dmi/id/product_uuid");
         Self {
+            swap: memory().swap,
             system_uuid: if uuid.is_empty() {
                 machine_id.clone()
             } else {

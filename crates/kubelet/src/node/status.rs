@@ -8,7 +8,8 @@ use host::runtime::{Health as RuntimeHealth, Image};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints,
-    NodeFeatures, NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeStatus, NodeSystemInfo,
+    NodeFeatures, NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeStatus, NodeSwapStatus,
+    NodeSystemInfo,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -102,7 +103,9 @@ pub(super) fn status_of(
             machine_id: identity.machine_id.clone(),
             operating_system: "linux".into(),
             os_image: identity.os_image.clone(),
-            swap: None,
+            swap: (identity.swap > 0).then(|| NodeSwapStatus {
+                capacity: i64::try_from(identity.swap).ok(),
+            }),
             system_uuid: identity.system_uuid.clone(),
         }),
         ..Default::default()
