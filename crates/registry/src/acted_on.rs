@@ -56,8 +56,11 @@ struct Step {
 
 /// All texts of `Warning` headers for a write of an object: those of the kind's strategy and
 /// those of the table. `old` is the object before an update; what it had already is not said again.
-pub fn warnings(row: &Row, new: &Value, old: Option<&Value>) -> Vec<String> {
-    let mut out = row.strategy.warnings(new, old);
+pub fn warnings(row: &Row, new: &Value, old: Option<&Value>, subresource: &str) -> Vec<String> {
+    let mut out = match subresource {
+        "status" => row.strategy.status_warnings(new),
+        _ => row.strategy.warnings(new, old),
+    };
     let name = type_name(&row.storage_group, &row.storage_version, &row.kind);
     let mut found = of_fields(&name, new);
     if let Some(old) = old.filter(|_| !found.is_empty()) {

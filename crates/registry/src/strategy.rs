@@ -177,6 +177,10 @@ pub trait Strategy: Send + Sync {
     fn warnings(&self, _obj: &Value, _old: Option<&Value>) -> Vec<String> {
         Vec::new()
     }
+    /// The same of a write of the status.
+    fn status_warnings(&self, _obj: &Value) -> Vec<String> {
+        Vec::new()
+    }
     /// All that the object holds or wants, in the same order each time; what the old object
     /// held and the new one does not list is to be given back.
     fn claims(&self, _obj: &Value, _old: Option<&Value>) -> Vec<Claim> {

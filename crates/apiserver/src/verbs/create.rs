@@ -169,7 +169,7 @@ async fn attempt(
     errors.extend(validate_finalizer_names(row, &object));
     errors.extend(row.strategy.validate(&object, &cx));
     call.check(name, &errors)?;
-    registry::acted_on::warnings(row, &object, None)
+    registry::acted_on::warnings(row, &object, None, "")
         .into_iter()
         .for_each(|w| call.warn(w));
     admission.validate(Some(&mut object), None).await?;

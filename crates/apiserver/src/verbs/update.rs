@@ -214,7 +214,7 @@ impl Write<'_> {
         }
         call.check(self.name, &errors)?;
         if !self.bare() {
-            registry::acted_on::warnings(row, &new, Some(old))
+            registry::acted_on::warnings(row, &new, Some(old), self.subresource)
                 .into_iter()
                 .for_each(|w| call.warn(w));
         }

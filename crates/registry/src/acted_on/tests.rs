@@ -116,7 +116,7 @@ fn kinds_that_make_pods_are_roots() {
 
 fn of(resource: (&str, &str), new: &Value, old: Option<&Value>) -> Vec<String> {
     let row = kinds().resource(resource.0, resource.1).expect("a kind");
-    warnings(row, new, old)
+    warnings(row, new, old, "")
 }
 
 #[test]

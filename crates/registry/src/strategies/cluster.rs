@@ -4,6 +4,7 @@ use api::{FieldError, FieldPath, names};
 use serde_json::{Value, json};
 
 use super::service::endpoint_ip;
+use super::warnings;
 use crate::check::{
     Errors, at, cidr, dns_label, dns_subdomain, fill_zero, has, invalid, ip, is_empty, items,
     items_mut, make, mirror, no_equal_items, port, qualified_name, required_word, set, text, unset,
@@ -152,13 +153,15 @@ impl Strategy for Node {
         let spec = at(obj, "spec");
         let mut out = Vec::new();
         if has(spec, "configSource") {
-            out.push("spec.configSource: the feature is no longer supported".to_owned());
+            out.push("spec.configSource: the feature is removed".to_owned());
         }
         if !text(spec, "externalID").is_empty() {
             out.push(
                 "spec.externalID: this field is deprecated, and is unused by Kubernetes".to_owned(),
             );
         }
+        let path = FieldPath::new("spec").child("podCIDRs");
+        warnings::each(&mut out, &path, items(spec, "podCIDRs"), warnings::range);
         out
     }
 }
@@ -278,6 +281,9 @@ fn new_event(errs: &mut Errors, obj: &Value) {
 pub struct Endpoints;
 
 impl Strategy for Endpoints {
+    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
+        warnings::endpoints(obj)
+    }
     fn default(&self, obj: &mut Value) {
         for s in items_mut(obj, "subsets") {
             for p in items_mut(s, "ports") {

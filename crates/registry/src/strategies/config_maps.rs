@@ -6,10 +6,13 @@ use serde_json::{Map, Value};
 
 use crate::base64;
 use crate::check::{Errors, at, fill_zero, flag, has, immutable, invalid_each, set, text};
+use crate::pem;
 use crate::strategy::{Context, Strategy};
 
 /// Data may have this many bytes in all.
 const MAX_BYTES: usize = 1 << 20;
+/// The label of a certificate.
+const CERTIFICATE: &str = "CERTIFICATE";
 /// So many warnings at most go with an answer: they are headers.
 const MOST_WARNINGS: usize = 20;
 
@@ -128,6 +131,12 @@ impl Strategy for Secret {
         of_type(&mut errs, &path, obj);
         errs
     }
+    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
+        match text(obj, "type") {
+            "kubernetes.io/tls" => wrong_pair(obj).into_iter().collect(),
+            _ => Vec::new(),
+        }
+    }
     fn validate_update(&self, obj: &Value, old: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         immutable(&mut errs, &FieldPath::root(), obj, old, "type");
@@ -177,6 +186,41 @@ fn of_type(errs: &mut Errors, path: &FieldPath, obj: &Value) {
     }
 }
 
+/// What the blocks of a certificate and its key show that no server could use; whether one belongs to
+/// the other is not looked at.
+fn wrong_pair(obj: &Value) -> Option<String> {
+    let data = at(obj, "data");
+    let labels = |key: &str| -> Vec<String> {
+        let bytes = base64::decode(text(data, key)).unwrap_or_default();
+        let all = String::from_utf8_lossy(&bytes).into_owned();
+        let (blocks, _) = pem::blocks(&all);
+        blocks.iter().map(|block| block.label.to_owned()).collect()
+    };
+    let of_certificate = labels("tls.crt");
+    let is_key = |label: &str| label.ends_with("PRIVATE KEY");
+    if !of_certificate.iter().any(|label| label == CERTIFICATE) {
+        return Some(match of_certificate.as_slice() {
+            [] => "tls: failed to find any PEM data in certificate input".to_owned(),
+            [only] if is_key(only) => "tls: failed to find certificate PEM data in certificate input, but did find a private key; PEM inputs may have been switched".to_owned(),
+            others => format!("tls: failed to find \"{CERTIFICATE}\" PEM block in certificate input after skipping PEM blocks of the following types: [{}]", others.join(" ")),
+        });
+    }
+    let of_key = labels("tls.key");
+    if of_key.iter().any(|label| is_key(label)) {
+        return None;
+    }
+    Some(match of_key.as_slice() {
+        [] => "tls: failed to find any PEM data in key input".to_owned(),
+        [only] if only == CERTIFICATE => {
+            "tls: found a certificate rather than a key in the PEM for the private key".to_owned()
+        }
+        others => format!(
+            "tls: failed to find PEM block with type ending in \"PRIVATE KEY\" in key input after skipping PEM blocks of the following types: [{}]",
+            others.join(" ")
+        ),
+    })
+}
+
 /// Credentials of registries: a JSON object. It is never shown.
 fn registries(errs: &mut Errors, path: &FieldPath, data: &Value, key: &str) {
     let path = path.key(key);
@@ -207,6 +251,60 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn pairs_of_certificates_and_keys_are_looked_at() {
+        let block = |label: &str| format!("-----BEGIN {label}-----\nAAAA\n-----END {label}-----\n");
+        let cases = [
+            ("CERTIFICATE", "EC PRIVATE KEY", None),
+            (
+                "",
+                "PRIVATE KEY",
+                Some("tls: failed to find any PEM data in certificate input"),
+            ),
+            (
+                "PRIVATE KEY",
+                "CERTIFICATE",
+                Some(
+                    "tls: failed to find certificate PEM data in certificate input, but did find a private key; PEM inputs may have been switched",
+                ),
+            ),
+            (
+                "X",
+                "PRIVATE KEY",
+                Some(
+                    "tls: failed to find \"CERTIFICATE\" PEM block in certificate input after skipping PEM blocks of the following types: [X]",
+                ),
+            ),
+            (
+                "CERTIFICATE",
+                "",
+                Some("tls: failed to find any PEM data in key input"),
+            ),
+            (
+                "CERTIFICATE",
+                "CERTIFICATE",
+                Some("tls: found a certificate rather than a key in the PEM for the private key"),
+            ),
+            (
+                "CERTIFICATE",
+                "X",
+                Some(
+                    "tls: failed to find PEM block with type ending in \"PRIVATE KEY\" in key input after skipping PEM blocks of the following types: [X]",
+                ),
+            ),
+        ];
+        for (certificate, key, want) in cases {
+            let data = |label: &str| match label {
+                "" => base64::encode(b"none"),
+                label => base64::encode(block(label).as_bytes()),
+            };
+            let secret = json!({ "type": "kubernetes.io/tls",
+                "data": { "tls.crt": data(certificate), "tls.key": data(key) } });
+            let found = Secret.warnings(&secret, None);
+            assert_eq!(found, want.into_iter().collect::<Vec<_>>());
+        }
+    }
 
     #[test]
     fn credentials_of_registries_are_json_and_never_shown() {

@@ -6,6 +6,7 @@ use api::{FieldError, FieldPath, names};
 use serde_json::Value;
 
 use super::service::endpoint_ip;
+use super::warnings;
 use crate::check::{
     Errors, at, dns_label, dns_subdomain, fill, has, immutable, invalid_each, ip, items, items_mut,
     labels, port, qualified_name, required_word, text,
@@ -23,6 +24,9 @@ const HINTS: usize = 8;
 pub struct EndpointSlice;
 
 impl Strategy for EndpointSlice {
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
+        warnings::endpoint_slice(obj, old.is_none())
+    }
     fn default(&self, obj: &mut Value) {
         for p in items_mut(obj, "ports") {
             fill(p, "name", "");

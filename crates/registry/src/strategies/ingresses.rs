@@ -3,6 +3,7 @@
 use api::{FieldError, FieldPath, names};
 use serde_json::{Value, json};
 
+use super::warnings;
 use crate::check::{
     Errors, at, dns_label, dns_subdomain, has, int, invalid, invalid_each, items, one_of, port,
     port_or_name, set, text,
@@ -37,6 +38,9 @@ impl Strategy for Ingress {
     }
     fn validates_whole_update(&self) -> bool {
         true
+    }
+    fn status_warnings(&self, obj: &Value) -> Vec<String> {
+        warnings::load_balancer(at(obj, "status"))
     }
     fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
         let notes = at(at(obj, "metadata"), "annotations");

@@ -31,6 +31,7 @@ pub mod storage;
 pub mod storage_versions;
 pub mod volume_sources;
 pub mod volumes;
+mod warnings;
 pub mod webhooks;
 pub mod workload;
 

@@ -10,6 +10,7 @@ use crate::check::{
     make, not_negative, one_of, optional_word, port, port_or_name, required_text, set, text,
 };
 use crate::strategies::conditions::conditions;
+use crate::strategies::warnings;
 use crate::strategy::{Context, METADATA, Strategy};
 
 /// The strategy of ingress classes.
@@ -94,6 +95,9 @@ fn parameters(errs: &mut Errors, path: &FieldPath, p: &Value) {
 pub struct NetworkPolicy;
 
 impl Strategy for NetworkPolicy {
+    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
+        warnings::network_policy(obj)
+    }
     fn default(&self, obj: &mut Value) {
         let Some(spec) = make(obj, "spec") else {
             return;

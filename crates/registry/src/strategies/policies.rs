@@ -105,7 +105,7 @@ impl Strategy for AdmissionBinding {
 }
 
 /// A warning of a name that is reserved.
-fn static_name(obj: &Value) -> Vec<String> {
+pub fn static_name(obj: &Value) -> Vec<String> {
     let name = text(at(obj, "metadata"), "name");
     match name.ends_with(STATIC) {
         true => vec![format!(

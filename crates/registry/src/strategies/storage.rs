@@ -6,6 +6,7 @@ use api::{FieldError, FieldPath, names};
 use serde_json::{Value, json};
 
 use super::quantity::parse;
+use super::warnings;
 use crate::check::{
     Errors, IMMUTABLE, at, dns_subdomain, fill, has, immutable, int, invalid, invalid_each,
     is_empty, items, label_selector, make, no_duplicates, not_negative, one_of, optional_word,
@@ -65,6 +66,9 @@ pub fn driver_name(errs: &mut Errors, path: &FieldPath, v: &Value, field: &str) 
 pub struct StorageClass;
 
 impl Strategy for StorageClass {
+    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
+        warnings::storage_class(obj)
+    }
     fn default(&self, obj: &mut Value) {
         fill(obj, "reclaimPolicy", "Delete");
         fill(obj, "volumeBindingMode", "Immediate");
@@ -128,6 +132,9 @@ fn topologies(errs: &mut Errors, obj: &Value) {
 pub struct CsiDriver;
 
 impl Strategy for CsiDriver {
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
+        warnings::csi_driver(obj, old)
+    }
     fn default(&self, obj: &mut Value) {
         let Some(spec) = make(obj, "spec") else {
             return;
@@ -263,6 +270,9 @@ impl Strategy for CsiNode {
 pub struct CsiStorageCapacity;
 
 impl Strategy for CsiStorageCapacity {
+    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
+        warnings::capacity(obj)
+    }
     fn validate(&self, obj: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let path = FieldPath::new("nodeTopology");

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::quantity::{parse, show};
 use super::volume_sources::{self, Owner};
+use super::warnings;
 use crate::check::{
     Errors, at, dns_subdomain, fill, fill_zero, has, invalid, items, label_selector, make, one_of,
     optional_word, required_text, set, text, unset,
@@ -23,6 +24,9 @@ const VOLUME_MODES: &[&str] = &["Block", "Filesystem"];
 pub struct PersistentVolume;
 
 impl Strategy for PersistentVolume {
+    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
+        warnings::volume(obj)
+    }
     fn default(&self, obj: &mut Value) {
         if let Some(status) = make(obj, "status") {
             fill_zero(status, "phase", "Pending");
@@ -337,6 +341,9 @@ pub fn claim_defaults(claim: &mut Value) {
 pub struct PersistentVolumeClaim;
 
 impl Strategy for PersistentVolumeClaim {
+    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
+        warnings::claim(obj)
+    }
     fn default(&self, obj: &mut Value) {
         claim_defaults(obj);
     }

@@ -6,6 +6,7 @@ use api::{FieldError, FieldPath, names};
 use serde_json::Value;
 
 use super::matching;
+use super::policies::static_name;
 use crate::check::{
     Errors, at, fill, has, int, invalid, items, items_mut, label_selector, one_of, text,
 };
@@ -33,6 +34,9 @@ struct Demands {
 }
 
 impl Strategy for Webhooks {
+    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
+        static_name(obj)
+    }
     fn default(&self, obj: &mut Value) {
         for w in items_mut(obj, "webhooks") {
             fill(w, "failurePolicy", "Fail");

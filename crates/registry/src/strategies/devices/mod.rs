@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 use crate::check::{
     Errors, at, deep, fill, fill_zero, has, immutable, items, items_mut, set, text,
 };
-use crate::strategies::quantity;
+use crate::strategies::{quantity, warnings};
 use crate::strategy::{Context, METADATA, Read, Strategy, keep_other_half, no_status};
 
 /// The label of namespaces in which claims may ask for access as an administrator.
@@ -218,6 +218,9 @@ fn device_class(obj: &Value, old: Option<&Value>) -> Errors {
 pub struct ResourceSlice;
 
 impl Strategy for ResourceSlice {
+    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
+        warnings::slice_driver(obj)
+    }
     fn prepare_create(&self, obj: &mut Value, cx: &Context<'_>) {
         taints_added(obj, cx);
     }

@@ -83,6 +83,17 @@ impl Strategy for Pod {
         }
     }
 
+    fn status_warnings(&self, obj: &Value) -> Vec<String> {
+        let mut out = Vec::new();
+        let (path, status) = (FieldPath::new("status"), at(obj, "status"));
+        for list in ["podIPs", "hostIPs"] {
+            for (i, ip) in items(status, list).iter().enumerate() {
+                let path = path.child(list).index(i).child("ip");
+                super::warnings::address(&mut out, &path, text(ip, "ip"));
+            }
+        }
+        out
+    }
     fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
         if old.is_some() {
             return Vec::new();

@@ -169,7 +169,7 @@ fn fractions(out: &mut Vec<String>, path: &FieldPath, c: &Value) {
 }
 
 /// Bytes come whole.
-fn fraction(out: &mut Vec<String>, path: &FieldPath, amount: &Value) {
+pub(crate) fn fraction(out: &mut Vec<String>, path: &FieldPath, amount: &Value) {
     if is_fractional(amount) {
         let shown = show(amount);
         out.push(format!(
@@ -195,7 +195,7 @@ fn node_affinity(out: &mut Vec<String>, base: &FieldPath, affinity: &Value) {
     }
 }
 
-fn node_term(out: &mut Vec<String>, path: &FieldPath, term: &Value, with_values: bool) {
+pub(crate) fn node_term(out: &mut Vec<String>, path: &FieldPath, term: &Value, with_values: bool) {
     for (i, expression) in items(term, "matchExpressions").iter().enumerate() {
         let path = path.child("matchExpressions").index(i);
         let key = text(expression, "key");

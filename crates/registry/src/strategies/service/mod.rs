@@ -14,6 +14,7 @@ use crate::check::{
     Errors, at, fill, fill_zero, has, int, is_empty, items, items_mut, labels, make, required_word,
     set, text, unset,
 };
+use crate::strategies::warnings;
 use crate::strategy::{Claim, Context, Strategy, keep_other_half};
 pub use checks::endpoint_ip;
 use checks::{
@@ -152,12 +153,30 @@ impl Strategy for Service {
         true
     }
 
+    fn status_warnings(&self, obj: &Value) -> Vec<String> {
+        warnings::load_balancer(at(obj, "status"))
+    }
     fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
         let spec = at(obj, "spec");
         let mut out = Vec::new();
         let ty = text(spec, "type");
         let headless = ty == "ClusterIP" && text(spec, "clusterIP") == "None";
         let external = !items(spec, "externalIPs").is_empty();
+        let notes = at(at(obj, "metadata"), "annotations");
+        if has(notes, OLD_HINTS) {
+            out.push(format!(
+                "annotation {OLD_HINTS} is deprecated, please use service.kubernetes.io/topology-mode instead"
+            ));
+        }
+        let path = FieldPath::new("spec");
+        let mut addresses = |list: &str, warn: fn(&mut Vec<String>, &FieldPath, &str)| {
+            warnings::each(&mut out, &path.child(list), items(spec, list), warn);
+        };
+        addresses("clusterIPs", warnings::address);
+        addresses("externalIPs", warnings::address);
+        addresses("loadBalancerSourceRanges", warnings::range);
+        let balancer = "loadBalancerIP";
+        warnings::address(&mut out, &path.child(balancer), text(spec, balancer));
         if headless && external {
             out.push("spec.externalIPs is ignored for headless services".to_owned());
         }
@@ -247,6 +266,9 @@ impl Strategy for Service {
         crate::meta::name_is_label(name, generate)
     }
 }
+
+/// The older annotation of what `trafficDistribution` says now.
+const OLD_HINTS: &str = "service.kubernetes.io/topology-aware-hints";
 
 /// Upstream has this warning for headless Services alone, and says nothing of the other types.
 fn ignored(field: &str, headless: bool) -> String {
