@@ -5,7 +5,9 @@ use std::collections::HashSet;
 use api::{FieldError, FieldPath};
 use serde_json::{Value, json};
 
-use super::workload::{counts, selector_and_template, template_defaults, template_warnings};
+use super::workload::{
+    collisions, counts, selector_and_template, template_defaults, template_warnings,
+};
 use crate::check::{
     Errors, at, at_most_100_percent, dns_label, fill, fill_zero, has, immutable, int,
     int_or_percent, invalid, is_zero, items, items_mut, make, not_negative, one_of, set, text,
@@ -140,18 +142,8 @@ impl Strategy for StatefulSet {
     }
     fn validate_update(&self, obj: &Value, old: &Value, cx: &Context<'_>) -> Vec<FieldError> {
         if cx.subresource == "status" {
-            let (new, was) = (at(obj, "status"), at(old, "status"));
-            let collisions = |s: &Value| int(s, "collisionCount").unwrap_or(0);
             let mut errs = Errors::new();
-            if collisions(new) < collisions(was) {
-                let path = FieldPath::new("status").child("collisionCount");
-                invalid(
-                    &mut errs,
-                    &path,
-                    &json!(collisions(new)),
-                    "cannot be decremented",
-                );
-            }
+            collisions(&mut errs, obj, old);
             return errs;
         }
         const FREE: &[&str] = &[

@@ -3,12 +3,12 @@
 use api::{FieldError, FieldPath, Quantity};
 use serde_json::{Value, json};
 
-use super::quantity::{parse, show};
+use super::quantity::{is_native, parse, show};
 use super::volume_sources::{self, Owner};
 use super::warnings;
 use crate::check::{
     Errors, at, dns_subdomain, fill, fill_zero, has, invalid, items, label_selector, make, one_of,
-    optional_word, required_text, set, text, unset,
+    optional_word, qualified_name, required_text, set, text, unset,
 };
 use crate::strategy::{Context, Strategy, keep_other_half};
 
@@ -420,6 +420,9 @@ fn claim_status(errs: &mut Errors, status: &Value) {
     let path = FieldPath::new("status");
     for list in ["capacity", "allocatedResources"] {
         for (name, v) in at(status, list).as_object().into_iter().flatten() {
+            if list != "capacity" && !resource_of_claim(errs, &path.child(list), name) {
+                continue;
+            }
             if parse(v).is_some_and(|q| q.is_negative()) {
                 let path = path.child(list).key(name);
                 let why = "must be greater than or equal to 0";
@@ -436,12 +439,23 @@ fn claim_status(errs: &mut Errors, status: &Value) {
     ];
     let list = "allocatedResourceStatuses";
     for (name, step) in at(status, list).as_object().into_iter().flatten() {
+        resource_of_claim(errs, &path.child(list), name);
         if !step.as_str().is_some_and(|s| STEPS.contains(&s)) {
             let mut words = STEPS.to_vec();
             words.sort_unstable();
             errs.push(FieldError::not_supported(&path.child(list), name, &words));
         }
     }
+}
+
+/// Whether a claim may have this resource: storage, or one that Kubernetes does not define.
+fn resource_of_claim(errs: &mut Errors, path: &FieldPath, name: &str) -> bool {
+    let before = errs.len();
+    qualified_name(errs, path, name);
+    if errs.len() == before && is_native(name) {
+        one_of(errs, path, name, &["storage"]);
+    }
+    errs.len() == before
 }
 
 /// A data source is also the data source reference, where that is left out.
@@ -488,6 +502,27 @@ mod tests {
         unset(&mut again["status"], "lastPhaseTransitionTime");
         PersistentVolume.prepare_update(&mut again, &bound, &cx("status", 90));
         assert_eq!(since(&again), "1970-01-01T00:01:00Z");
+    }
+
+    #[test]
+    fn the_status_of_a_claim_is_of_storage() {
+        let of = |status: Value| -> Vec<String> {
+            let claim = json!({ "status": status });
+            let found = PersistentVolumeClaim.validate(&claim, &cx("status", 0));
+            found.iter().map(ToString::to_string).collect()
+        };
+        let good = json!({ "capacity": { "storage": "1Gi" }, "allocatedResources": { "storage": "2Gi",
+            "x.io/a": "1" }, "allocatedResourceStatuses": { "storage": "NodeResizePending" } });
+        assert_eq!(of(good), Vec::<String>::new());
+        let only = "Unsupported value: \"cpu\": supported values: \"storage\"";
+        assert_eq!(
+            of(json!({ "allocatedResources": { "cpu": "1" } })),
+            [format!("status.allocatedResources: {only}")]
+        );
+        assert_eq!(
+            of(json!({ "allocatedResourceStatuses": { "cpu": "NodeResizePending" } })),
+            [format!("status.allocatedResourceStatuses: {only}")]
+        );
     }
 
     #[test]

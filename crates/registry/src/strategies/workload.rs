@@ -100,6 +100,15 @@ pub(super) fn counts(errs: &mut Errors, obj: &Value, fields: &[&str]) {
     }
 }
 
+/// How often names of pods or revisions were taken is never less than it was.
+pub(super) fn collisions(errs: &mut Errors, obj: &Value, old: &Value) {
+    let count = |o: &Value| int(at(o, "status"), "collisionCount").unwrap_or(0);
+    if count(obj) < count(old) {
+        let path = FieldPath::new("status").child("collisionCount");
+        invalid(errs, &path, &count(obj).into(), "cannot be decremented");
+    }
+}
+
 const REPLICA_COUNTS: &[&str] = &[
     "replicas",
     "readyReplicas",
@@ -322,7 +331,9 @@ impl Strategy for Deployment {
         errs
     }
     fn validate_update(&self, obj: &Value, old: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
-        fixed_selector(obj, old)
+        let mut errs = fixed_selector(obj, old);
+        collisions(&mut errs, obj, old);
+        errs
     }
     fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
         template_warnings("spec.template", at(at(obj, "spec"), "template"))
@@ -416,6 +427,7 @@ impl Strategy for DaemonSet {
                 "updatedNumberScheduled",
                 "numberAvailable",
                 "numberUnavailable",
+                "collisionCount",
             ];
             counts(&mut errs, obj, &fields);
             return errs;
@@ -431,7 +443,9 @@ impl Strategy for DaemonSet {
         errs
     }
     fn validate_update(&self, obj: &Value, old: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
-        fixed_selector(obj, old)
+        let mut errs = fixed_selector(obj, old);
+        collisions(&mut errs, obj, old);
+        errs
     }
     fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
         template_warnings("spec.template", at(at(obj, "spec"), "template"))
@@ -486,5 +500,40 @@ fn daemon_strategy(errs: &mut Errors, path: &FieldPath, strategy: &Value) {
             other,
             &["OnDelete", "RollingUpdate"],
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn collisions_are_never_fewer() {
+        let cx = Context {
+            subresource: "status",
+            ..Context::of_nobody()
+        };
+        let with = |count: Value| json!({ "status": { "collisionCount": count } });
+        let strategies: [&dyn Strategy; 2] = [&Deployment, &DaemonSet];
+        for strategy in strategies {
+            for (new, old, wrong) in [
+                (json!(2), json!(2), None),
+                (json!(3), Value::Null, None),
+                (
+                    json!(1),
+                    json!(2),
+                    Some("Invalid value: 1: cannot be decremented"),
+                ),
+                (
+                    Value::Null,
+                    json!(1),
+                    Some("Invalid value: 0: cannot be decremented"),
+                ),
+            ] {
+                let found = strategy.validate_update(&with(new), &with(old), &cx);
+                let found: Vec<String> = found.iter().map(FieldError::message).collect();
+                assert_eq!(found, wrong.into_iter().collect::<Vec<_>>());
+            }
+        }
     }
 }
