@@ -240,7 +240,7 @@ pub fn attachment_changed(
 
 pub fn device_class_changed(core: &mut Core, old: Option<&DeviceClass>, new: Option<&DeviceClass>) {
     let name = name_of(old, new);
-    core.devices_changed(|d| d.set_class(&name, new));
+    core.device_class_changed(&name, new);
 }
 
 pub fn slice_changed(core: &mut Core, old: Option<&ResourceSlice>, new: Option<&ResourceSlice>) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::api::resource::v1::ResourceClaim;
+use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim};
 
 use super::Core;
 use crate::devices::Devices;
@@ -116,10 +116,16 @@ impl Core {
         }
     }
 
-    /// Slices or classes of devices changed.
+    /// Slices of devices changed.
     pub fn devices_changed(&mut self, change: impl FnOnce(&mut Devices)) {
         change(self.snapshot.devices_mut());
         self.happened.anything(Events::DEVICES);
+    }
+
+    /// A class of devices came, changed or went.
+    pub fn device_class_changed(&mut self, name: &str, class: Option<&DeviceClass>) {
+        self.snapshot.devices_mut().set_class(name, class);
+        self.happened.anything(Events::DEVICE_CLASSES);
     }
 
     /// What a Service or a controller of pods selects.

@@ -215,7 +215,10 @@ impl Plugin for DynamicResources {
     fn wakes_on(&self) -> Events {
         Events::NODE_ADDED
             .with(Events::NODE_LABELS)
+            // A plugin of a node begins or ends to offer an extended resource.
+            .with(Events::NODE_RESOURCES)
             .with(Events::DEVICES)
+            .with(Events::DEVICE_CLASSES)
             .with(Events::DEVICE_CLAIMS)
     }
     fn prepare<'a>(&'a self, pod: &'a Pod, snapshot: &'a Snapshot) -> Prepare<'a> {
@@ -487,7 +490,7 @@ mod tests {
             core.node_changed(None, Some(&typed(node(name, "4", "8Gi"))));
         }
         let class: k8s::DeviceClass = typed(json!({"metadata": {"name": "gpus"}, "spec": {}}));
-        core.devices_changed(|d| d.set_class("gpus", Some(&class)));
+        core.device_class_changed("gpus", Some(&class));
         let slice: k8s::ResourceSlice = typed(json!({"metadata": {"name": "s"}, "spec": {
             "driver": "d", "nodeName": "b", "devices": [{"name": "x"}],
             "pool": {"name": "b", "generation": 1, "resourceSliceCount": 1}}}));
@@ -627,7 +630,7 @@ mod tests {
         let mut core = core();
         let class: k8s::DeviceClass = typed(json!({"metadata": {"name": "gpus"},
             "spec": {"extendedResourceName": "example.com/gpu"}}));
-        core.devices_changed(|d| d.set_class("gpus", Some(&class)));
+        core.device_class_changed("gpus", Some(&class));
         let asks = |name: &str| -> core::Pod {
             typed(
                 json!({"metadata": {"name": name, "namespace": "n", "uid": name}, "spec": {
@@ -682,6 +685,39 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn who_waits_for_a_resource_hears_who_begins_to_offer_it() {
+        let mut core = core();
+        let asks = |name: &str| -> core::Pod {
+            typed(
+                json!({"metadata": {"name": name, "namespace": "n", "uid": name}, "spec": {
+                    "containers": [{"name": "c", "resources": {"requests": {"example.com/gpu": "1"}}}]}}),
+            )
+        };
+        core.pod_changed(None, Some(&asks("p")), 0);
+        let why = message(core.step(1, 0));
+        assert!(why.contains("Insufficient example.com/gpu"), "{why}");
+        // A class comes to stand for it.
+        let class: k8s::DeviceClass = typed(json!({"metadata": {"name": "gpus"},
+            "spec": {"extendedResourceName": "example.com/gpu"}}));
+        core.device_class_changed("gpus", Some(&class));
+        let next = core.step(2, 60_000);
+        assert!(matches!(&next, Some(Step::Prepare { .. })), "{next:?}");
+        core.pod_changed(None, Some(&asks("q")), 60_000);
+        let why = message(core.step(3, 60_000));
+        assert!(why.contains("cannot allocate all claims"), "{why}");
+        // A plugin on a node has some.
+        let before: core::Node = typed(node("a", "4", "8Gi"));
+        let mut offers = node("a", "4", "8Gi");
+        offers["status"]["allocatable"]["example.com/gpu"] = json!("1");
+        core.node_changed(Some(&before), Some(&typed(offers)));
+        let next = core.step(4, 120_000);
+        assert!(
+            matches!(&next, Some(Step::Bind { pod, node }) if pod.name == "q" && &**node == "a"),
+            "{next:?}"
+        );
     }
 
     #[test]

@@ -36,13 +36,15 @@ impl Events {
     pub const CLAIMS: Self = Self(128);
     /// Volumes, classes, and what drivers say about nodes.
     pub const STORAGE: Self = Self(256);
-    /// Slices of devices and their classes.
+    /// Slices of devices.
     pub const DEVICES: Self = Self(512);
     pub const DEVICE_CLAIMS: Self = Self(1024);
     /// What a node declares to have.
     pub const NODE_FEATURES: Self = Self(2048);
     /// Groups of pods, and pods that name one.
     pub const POD_GROUPS: Self = Self(4096);
+    /// Classes of devices, which may stand for an extended resource.
+    pub const DEVICE_CLASSES: Self = Self(8192);
     pub const ALL: Self = Self(u16::MAX);
 
     pub const fn with(self, other: Self) -> Self {
@@ -74,6 +76,7 @@ impl Events {
             (Self::CLAIMS, "PersistentVolumeClaimUpdate"),
             (Self::STORAGE, "StorageAll"),
             (Self::DEVICES, "DevicesAll"),
+            (Self::DEVICE_CLASSES, "resource.k8s.io/DeviceClassUpdate"),
             (Self::DEVICE_CLAIMS, "resource.k8s.io/ResourceClaimUpdate"),
         ];
         let first = known.iter().find(|(event, _)| self.meets(*event));

@@ -74,6 +74,7 @@ impl Plugin for NodeResourcesFit {
         Events::NODE_ADDED
             .with(Events::NODE_RESOURCES)
             .with(Events::POD_REMOVED)
+            .with(Events::DEVICE_CLASSES)
     }
     fn is_local(&self) -> bool {
         true
