@@ -124,15 +124,31 @@ impl Action {
             Self::Event { .. } => None,
         }
     }
-    /// Whether it writes a status.
-    pub(crate) fn is_of_status(&self) -> bool {
+    /// Whose status it writes.
+    pub(crate) fn status_of(&self) -> Option<&Target> {
         match self {
-            Self::Update { subresource, .. } | Self::Patch { subresource, .. } => {
-                *subresource == "status"
+            Self::Update {
+                target,
+                subresource,
+                ..
             }
-            Self::Noted { action, .. } => action.is_of_status(),
-            _ => false,
+            | Self::Patch {
+                target,
+                subresource,
+                ..
+            } => Some(target).filter(|_| *subresource == "status"),
+            Self::Noted { action, .. } => action.status_of(),
+            _ => None,
         }
+    }
+    /// Whether it is an event on this object.
+    pub(crate) fn is_event_on(&self, target: &Target) -> bool {
+        let Self::Event { about, .. } = self else {
+            return false;
+        };
+        about.kind.as_deref() == Some(&*target.resource.kind)
+            && about.namespace.as_deref().unwrap_or_default() == target.namespace
+            && about.name.as_deref() == Some(&*target.name)
     }
     /// Whether it makes an object that has an owner.
     pub(crate) fn makes_owned(&self) -> bool {

@@ -384,35 +384,38 @@ impl<C: Controller> Shell<C> {
     }
 
     /// Does actions side by side, but creations slowly at first; what an earlier one failed on stays
-    /// as it is. Events come after: where a status that belongs to them was not written, the next try
-    /// says both.
+    /// as it is. Events come after: where the status of the object that one is on was not written, the
+    /// next try says both.
     async fn stage(&self, key: &C::Key, actions: Vec<Action>, outcome: &mut Outcome) {
         let is_event = |action: &Action| matches!(action, Action::Event { .. });
         let (events, mut actions): (Vec<Action>, Vec<Action>) =
             actions.into_iter().partition(is_event);
-        let statuses = |all: &[Action]| all.iter().filter(|a| a.is_of_status()).count();
-        let before = statuses(&actions);
-        actions.retain(|a| a.target().is_none_or(|t| !outcome.failed.contains(t)));
-        let mut is_said = statuses(&actions) == before;
+        // Whose status is not written.
+        let mut unsaid: Vec<Target> = Vec::new();
+        actions.retain(|action| {
+            let is_left = action.target().is_some_and(|t| outcome.failed.contains(t));
+            unsaid.extend(action.status_of().filter(|_| is_left).cloned());
+            !is_left
+        });
         let mut creations = SlowStart::of(&mut actions);
         actions.extend(creations.batch());
         while !actions.is_empty() {
             let act = |action: Action| async move {
-                let (target, is_of_status) = (action.target().cloned(), action.is_of_status());
+                let (target, said) = (action.target().cloned(), action.status_of().cloned());
                 let done = self.act(key, action).await;
-                (target, is_of_status, done)
+                (target, said, done)
             };
             let batch = std::mem::take(&mut actions);
             let done: Vec<_> = futures::stream::iter(batch.into_iter().map(act))
                 .buffer_unordered(AT_ONCE)
                 .collect()
                 .await;
-            for (target, is_of_status, done) in done {
+            for (target, said, done) in done {
                 match done {
                     Ok(Some(expectation)) => self.expect(key, expectation),
                     Ok(None) => {}
                     Err(e) => {
-                        is_said &= !is_of_status;
+                        unsaid.extend(said);
                         if let Some(target) = target {
                             self.controller.failed(key, &target, &e);
                             creations.failed(&target);
@@ -424,7 +427,8 @@ impl<C: Controller> Shell<C> {
             }
             actions = creations.batch();
         }
-        for event in events.into_iter().filter(|_| is_said) {
+        let is_said = |event: &Action| !unsaid.iter().any(|target| event.is_event_on(target));
+        for event in events.into_iter().filter(is_said) {
             if let Err(e) = self.act(key, event).await {
                 outcome.first_error.get_or_insert(e);
             }

@@ -218,6 +218,7 @@ async fn an_event_is_recorded_with_the_status_that_says_the_same() {
         message: "it is".to_owned(),
     };
     let status = Action::merge_status(Target::of::<ConfigMap>("default", "owner"), json!({}));
+    let others = Action::merge_status(Target::of::<ConfigMap>("default", "another"), json!({}));
     let plan = |first: Vec<Action>| Plan {
         actions: first,
         last: vec![event.clone(), status.clone()],
@@ -233,6 +234,13 @@ async fn an_event_is_recorded_with_the_status_that_says_the_same() {
     };
     let all = asked(plan(Vec::new()), refused).await;
     assert!(all.len() > 2 && events(&all) == 0, "{all:?}");
+    // That of another object says nothing of this event, which is not said again.
+    let plan_of_two = Plan {
+        last: vec![event.clone(), others],
+        ..Plan::default()
+    };
+    let all = asked(plan_of_two, refused).await;
+    assert!(events(&all) > 0, "{all:?}");
     // What failed before keeps the status from being written at all.
     let before = |_: &Method, name: &str| match name {
         "owner" => failure(409),
