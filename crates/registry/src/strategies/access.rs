@@ -3,7 +3,8 @@
 use std::cmp::Ordering;
 use std::collections::HashSet;
 
-use api::{FieldError, FieldPath};
+use api::names::{LABEL_BYTES, SUBDOMAIN_BYTES};
+use api::{FieldError, FieldPath, names};
 use serde_json::{Value, json};
 
 use crate::check::{
@@ -388,7 +389,7 @@ impl Strategy for TrustBundle {
                 errs.push(FieldError::invalid_str(&path, name, why));
             }
         } else {
-            let prefix = by.replacen('/', ":", 1) + ":";
+            let prefix = by.replace('/', ":") + ":";
             if !name.starts_with(&prefix) {
                 let why = format!(
                     "ClusterTrustBundle for signerName {by} must be named with prefix {prefix}"
@@ -437,25 +438,46 @@ pub fn user_annotations(errs: &mut Errors, path: &FieldPath, map: &Value) {
     }
 }
 
-/// `domain/path`, where the domain is one and the path not empty.
+/// A domain of at least two parts, and one path below it, as `example.com/name`.
 pub fn signer(errs: &mut Errors, path: &FieldPath, name: &str) {
-    let Some((domain, rest)) = name.split_once('/') else {
-        if name.is_empty() {
-            errs.push(FieldError::required(path, ""));
-        } else {
+    /// Both, with a name and a namespace's in the second.
+    const LONGEST: usize = SUBDOMAIN_BYTES + (SUBDOMAIN_BYTES + LABEL_BYTES + 1) + 1;
+    if name.is_empty() {
+        errs.push(FieldError::required(path, ""));
+        return;
+    }
+    let (domain, rest) = match name.split_once('/') {
+        Some((domain, rest)) if !rest.contains('/') => (domain, rest),
+        _ => {
             let why =
                 "must be a fully qualified domain and path of the form 'example.com/signer-name'";
             errs.push(FieldError::invalid_str(path, name, why));
+            return;
         }
-        return;
     };
-    dns_subdomain(errs, path, domain);
+    if domain.len() > SUBDOMAIN_BYTES {
+        errs.push(FieldError::too_long(path, SUBDOMAIN_BYTES));
+    }
+    first_wrong(errs, path, domain, names::is_dns1123_label);
     if !domain.contains('.') {
         let why = "should be a domain with at least two segments separated by dots";
         errs.push(FieldError::invalid_str(path, domain, why));
     }
-    for part in rest.split('/') {
-        dns_subdomain(errs, path, part);
+    first_wrong(errs, path, rest, names::is_dns1123_subdomain);
+    if name.len() > LONGEST {
+        errs.push(FieldError::too_long(path, LONGEST));
+    }
+}
+
+/// What is wrong with the first part, between dots, that is no such name.
+fn first_wrong(errs: &mut Errors, path: &FieldPath, whole: &str, rule: fn(&str) -> Vec<String>) {
+    let mut each = whole.split('.').map(|part| (part, rule(part)));
+    let Some((part, wrong)) = each.find(|(_, wrong)| !wrong.is_empty()) else {
+        return;
+    };
+    for why in wrong {
+        let why = format!("validating label {part:?}: {why}");
+        errs.push(FieldError::invalid_str(path, whole, &why));
     }
 }
 

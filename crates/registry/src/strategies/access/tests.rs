@@ -93,3 +93,31 @@ fn signing_requests_hold_requests_and_get_certificates() {
         Vec::<String>::new()
     );
 }
+
+#[test]
+fn signers_are_named_by_a_domain_and_a_path() {
+    let wrong = |name: &str| -> Vec<String> {
+        let mut errs = Errors::new();
+        super::signer(&mut errs, &api::FieldPath::new("signerName"), name);
+        errs.iter().map(|e| e.detail.clone()).collect()
+    };
+    let form = "must be a fully qualified domain and path of the form 'example.com/signer-name'";
+    let two = "should be a domain with at least two segments separated by dots";
+    let long = "l".repeat(64);
+    let too_long = "validating label \"".to_owned() + &long + "\": must be no more than 63 bytes";
+    let cases: [(&str, &[&str]); 6] = [
+        ("example.com/s", &[]),
+        ("", &[""]),
+        ("example.com", &[form]),
+        ("example.com/s/t", &[form]),
+        ("example/s", &[two]),
+        (&format!("{long}.com/s"), &[&too_long]),
+    ];
+    for (name, want) in cases {
+        assert_eq!(wrong(name), want, "{name}");
+    }
+    let [path] = &wrong("example.com/a.B")[..] else {
+        panic!("one error");
+    };
+    assert!(path.starts_with("validating label \"B\": a lowercase RFC 1123 subdomain"));
+}
