@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use super::{job_status, workload};
 use crate::check::{
-    Errors, at, fill, fill_zero, flag, has, immutable, int, invalid, items, items_mut, make,
-    not_negative, one_of, optional_word, required_word, selector_matches, set, text, unset,
+    Errors, at, fill, fill_zero, flag, has, immutable, int, invalid, items_mut, make, not_negative,
+    one_of, optional_word, required_word, selector_matches, set, text, unset,
 };
 use crate::strategy::{Context, Dependents, Strategy};
 
