@@ -3,7 +3,8 @@
 //! enforced is said, never pretended.
 //!
 //! Which project a folder has is on the disk, so nothing has to be remembered. A project is for one
-//! folder alone.
+//! folder alone: only those that its name leads to are its own. Whoever owns a folder as root can give
+//! it the project of another one, whose limit is not to be changed then.
 
 use rustix::ioctl::{Getter, Opcode, Setter, ioctl, opcode};
 use std::fs::File;
@@ -65,13 +66,13 @@ pub fn is_enforced(folder: &Path) -> bool {
 }
 
 /// Limits what may be in a folder, in bytes; it must be empty where it has no limit yet, since what
-/// is there is of no project. `name` is where the search for a free project begins.
+/// is there is of no project of its own. `name` is where the search for a free project begins.
 ///
 /// # Errors
 /// Such as that the file system has no quotas, or that the folder is not empty and has none.
 pub fn limit(folder: &Path, name: &str, bytes: u64) -> io::Result<()> {
     let opened = File::open(folder)?;
-    let project = match own_project(folder, &opened)? {
+    let project = match own_project(attributes(&opened)?, name) {
         Some(project) => project,
         None => {
             if std::fs::read_dir(folder)?.next().is_some() {
@@ -84,33 +85,28 @@ pub fn limit(folder: &Path, name: &str, bytes: u64) -> io::Result<()> {
     set_limit(&opened, project, bytes)
 }
 
-/// Takes a folder's limit away, before the folder goes: the project is free then.
+/// Takes a folder's limit away, before the folder goes: the project is free then. `name` as of [`limit`].
 ///
 /// # Errors
-/// What the kernel answers. A folder that is not there, or has no limit, is fine.
-pub fn unlimit(folder: &Path) -> io::Result<()> {
+/// What the kernel answers. A folder that is not there, or has no limit of its own, is fine.
+pub fn unlimit(folder: &Path, name: &str) -> io::Result<()> {
     let opened = match File::open(folder) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => other?,
     };
-    match own_project(folder, &opened) {
-        Ok(Some(project)) => set_limit(&opened, project, 0),
-        // Where folders have no projects, there is no limit.
-        Ok(None) | Err(_) => Ok(()),
+    // Where folders have no projects, there is no limit.
+    let own = attributes(&opened).ok();
+    match own.and_then(|own| own_project(own, name)) {
+        Some(project) => set_limit(&opened, project, 0),
+        None => Ok(()),
     }
 }
 
-/// The project of a folder, where that is not the one that it has of the folder around it.
-fn own_project(folder: &Path, opened: &File) -> io::Result<Option<u32>> {
-    let own = attributes(opened)?;
-    if own.project == 0 || own.flags & INHERITED == 0 {
-        return Ok(None);
-    }
-    let above = match folder.parent() {
-        Some(parent) => attributes(&File::open(parent)?)?.project,
-        None => 0,
-    };
-    Ok((own.project != above).then_some(own.project))
+/// The project that a folder has for itself: one of those that its name leads to.
+fn own_project(own: Attributes, name: &str) -> Option<u32> {
+    let is_inherited = own.flags & INHERITED != 0;
+    let mut possible = candidates(name);
+    (is_inherited && possible.any(|project| project == own.project)).then_some(own.project)
 }
 
 /// Gives a folder a project that nobody has.
@@ -238,7 +234,23 @@ mod tests {
         let folder = Path::new("/proc/self");
         assert!(!is_enforced(folder));
         assert!(limit(folder, "pvc-1", 1 << 20).is_err());
-        unlimit(folder).unwrap();
-        unlimit(Path::new("/none/such")).unwrap();
+        unlimit(folder, "pvc-1").unwrap();
+        unlimit(Path::new("/none/such"), "pvc-1").unwrap();
+    }
+
+    #[test]
+    fn a_project_of_another_folder_is_not_its_own() {
+        let with = |project, flags| Attributes {
+            project,
+            flags,
+            ..Attributes::default()
+        };
+        let mine = candidates("pvc-1").nth(3).unwrap();
+        assert_eq!(own_project(with(mine, INHERITED), "pvc-1"), Some(mine));
+        // Somebody gave the folder this project, or an administrator has one around all of them.
+        assert_eq!(own_project(with(mine, INHERITED), "pvc-2"), None);
+        for (project, flags) in [(0, INHERITED), (42, INHERITED), (mine, 0)] {
+            assert_eq!(own_project(with(project, flags), "pvc-1"), None);
+        }
     }
 }

@@ -35,6 +35,9 @@ pub struct MeasuredVolume {
     pub claim: ObjectReference,
 }
 
+/// How the folder of a copy that is not complete ends; it begins with a dot.
+const PARTIAL: &str = ".partial";
+
 /// Everybody may write in a new volume, as in an emptyDir: who a pod runs as is not known here.
 const OPEN: u32 = 0o777;
 
@@ -170,7 +173,16 @@ impl Disk {
 
     /// Where a volume is put together that is not complete.
     fn partial(&self, name: &str) -> PathBuf {
-        self.dir.join(format!(".{name}.partial"))
+        self.dir.join(format!(".{name}{PARTIAL}"))
+    }
+
+    /// The name of the volume that a folder on the disk is of, complete or not.
+    #[must_use]
+    pub fn name_of(folder: &str) -> &str {
+        let partial = folder
+            .strip_prefix('.')
+            .and_then(|f| f.strip_suffix(PARTIAL));
+        partial.unwrap_or(folder)
     }
 
     /// Makes a volume as a copy of another one, or of a snapshot; with a size, it is held to it. A
@@ -186,12 +198,12 @@ impl Disk {
         // One that is there is complete, and only its note is missing.
         if std::fs::symlink_metadata(&folder).is_err() {
             let partial = self.partial(name);
-            remove_with_limit(&partial)?;
+            remove_with_limit(&partial, name)?;
             done = match self.fill(&partial, &source, name, bytes) {
                 // Who removes a volume removes its note last.
                 Ok(done) if source_mark.exists() => done,
                 other => {
-                    remove_with_limit(&partial)?;
+                    remove_with_limit(&partial, name)?;
                     let gone = format!("there is no {from} on this node any more");
                     return Err(match other {
                         Ok(_) => io::Error::new(io::ErrorKind::NotFound, gone),
@@ -221,11 +233,17 @@ impl Disk {
         host::copy::tree(source, partial)
     }
 
+    /// Removes what there is of a copy that was not completed.
+    pub fn remove_partial(&self, name: &str) -> io::Result<()> {
+        self.known(name)?;
+        remove_with_limit(&self.partial(name), name)
+    }
+
     /// Removes a volume and all in it. None there is fine, a mount in it is an error.
     pub fn remove(&self, name: &str) -> io::Result<()> {
         let (folder, mark) = self.known(name)?;
-        remove_with_limit(&self.partial(name))?;
-        remove_with_limit(&folder)?;
+        self.remove_partial(name)?;
+        remove_with_limit(&folder, name)?;
         self.measure(name, None);
         match std::fs::remove_file(mark) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
@@ -242,9 +260,9 @@ pub fn size_of(volume: &PersistentVolume) -> u64 {
     bytes.and_then(|b| u64::try_from(b).ok()).unwrap_or(0)
 }
 
-/// Removes a folder, whose project is free then.
-fn remove_with_limit(folder: &Path) -> io::Result<()> {
-    host::quota::unlimit(folder)?;
+/// Removes a folder of the volume of this name, whose project is free then.
+fn remove_with_limit(folder: &Path, name: &str) -> io::Result<()> {
+    host::quota::unlimit(folder, name)?;
     host::open_beneath::remove_tree(folder)
 }
 
@@ -287,6 +305,16 @@ mod tests {
         std::fs::write(disk.partial("snapshot-1").join("half"), "x").unwrap();
         assert_eq!(disk.copy("snapshot-1", "pvc-1", None).unwrap().files, 1);
         assert!(disk.is_made("snapshot-1") && !disk.partial("snapshot-1").exists());
+        // Of one that nobody wants any more before it is complete nothing stays.
+        let left = disk.partial("snapshot-2");
+        std::fs::create_dir_all(left.join("half")).unwrap();
+        let name = left.file_name().unwrap().to_str().unwrap();
+        assert_eq!(
+            (Disk::name_of(name), Disk::name_of("pvc-1")),
+            ("snapshot-2", "pvc-1")
+        );
+        disk.remove_partial("snapshot-2").unwrap();
+        assert!(!left.exists());
         let copy = disk.folder("snapshot-1").unwrap();
         assert!(!copy.join("half").exists());
         std::fs::write(source.join("data"), "after").unwrap();
