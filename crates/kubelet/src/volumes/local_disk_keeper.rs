@@ -57,6 +57,7 @@ pub async fn run(deps: Arc<Deps>) {
         disk,
         due: BTreeMap::new(),
         copying: None,
+        failures: Failures::new(),
     };
     let (mut pause, mut next) = (AGAIN, Instant::now());
     loop {
@@ -100,7 +101,7 @@ pub async fn run(deps: Arc<Deps>) {
                 }
             }
             DiskEvent::Copied(done) => {
-                if !keeper.copied(done).await {
+                if !keeper.copied(done).await && !keeper.another_waits() {
                     // Not at once again: there may be no room for it.
                     pause = (pause * 2).min(AGAIN_MAX);
                     next = Instant::now() + pause;
@@ -199,6 +200,18 @@ struct Keeper {
     due: BTreeMap<String, DiskTask>,
     /// One at a time: they share the disk.
     copying: Option<Copying>,
+    failures: Failures,
+}
+
+/// How often copies have failed, by their folders' names.
+type Failures = BTreeMap<String, u32>;
+
+/// What is to be done, in turn: a copy that fails again and again, such as of a volume whose pod has made
+/// a path that is too long, does not keep others from being made.
+fn in_turn(due: &BTreeMap<String, DiskTask>, failures: &Failures) -> Vec<(String, DiskTask)> {
+    let mut all: Vec<_> = due.clone().into_iter().collect();
+    all.sort_by_key(|(name, _)| failures.get(name).copied().unwrap_or(0));
+    all
 }
 
 impl Keeper {
@@ -222,13 +235,26 @@ impl Keeper {
     fn note(&mut self, name: String, wanted: Option<DiskTask>) {
         match wanted {
             Some(wanted) => self.due.insert(name, wanted),
-            None => self.due.remove(&name),
+            None => {
+                self.failures.remove(&name);
+                self.due.remove(&name)
+            }
         };
+    }
+
+    /// Whether there is a copy to be made that has not failed yet.
+    fn another_waits(&self) -> bool {
+        let is_new = |name: &String| !self.failures.contains_key(name) && !self.disk.is_made(name);
+        let copies = self
+            .due
+            .iter()
+            .filter(|(_, w)| w.leaves == Removal::No && w.from.is_some());
+        copies.map(|(name, _)| name).any(is_new)
     }
 
     /// Does what can be done now.
     async fn work(&mut self) {
-        for (name, wanted) in self.due.clone() {
+        for (name, wanted) in in_turn(&self.due, &self.failures) {
             match self.one(&name, &wanted).await {
                 Ok(true) => drop(self.due.remove(&name)),
                 Ok(false) => {}
@@ -255,13 +281,18 @@ impl Keeper {
             tracing::debug!(folder = %name, "it is still used");
             return Ok(false);
         }
-        if wanted.leaves == Removal::WithData {
-            let (disk, folder) = (self.disk.clone(), name.to_owned());
-            #[expect(clippy::disallowed_methods, reason = "a large one takes its time")]
-            let removed = tokio::task::spawn_blocking(move || disk.remove(&folder));
-            let removed = removed.await;
-            let removed = removed.map_err(io::Error::other).and_then(|r| r);
-            removed.map_err(failed("VolumeFailedDelete"))?;
+        let (disk, folder) = (self.disk.clone(), name.to_owned());
+        let with_data = wanted.leaves == Removal::WithData;
+        #[expect(clippy::disallowed_methods, reason = "a large one takes its time")]
+        let removed = tokio::task::spawn_blocking(move || match with_data {
+            true => disk.remove(&folder),
+            // What is not complete is nobody's data.
+            false => disk.remove_partial(&folder),
+        });
+        let removed = removed.await;
+        let removed = removed.map_err(io::Error::other).and_then(|r| r);
+        removed.map_err(failed("VolumeFailedDelete"))?;
+        if with_data {
             tracing::info!(folder = %name, "a local volume or snapshot is removed");
         }
         self.let_go(wanted)
@@ -332,12 +363,14 @@ impl Keeper {
                     left_out,
                 } = done;
                 tracing::info!(%name, %from, files, shared, left_out, "copied");
+                self.failures.remove(&name);
                 true
             }
             Err(e) => {
                 let text = format!("copying {from} failed: {e}");
                 tracing::warn!(%name, "{text}");
                 if let Some(wanted) = self.due.get(&name) {
+                    *self.failures.entry(name).or_default() += 1;
                     self.warn(wanted, "VolumeFailedCopy", &text);
                     if let DiskObject::Content(content) = &wanted.object {
                         self.say_error(content, &text).await;
@@ -459,13 +492,41 @@ fn log_strays(disk: &Disk, snapshots: bool, known: &BTreeSet<String>) {
         .flatten()
         .flatten();
     for entry in entries {
-        let name = entry.file_name().to_string_lossy().into_owned();
+        let folder = entry.file_name().to_string_lossy().into_owned();
+        let name = Disk::name_of(&folder);
         let concerns = !name.starts_with('.') && name.starts_with(SNAPSHOT) == snapshots;
-        if concerns && !known.contains(&name) {
+        if concerns && !known.contains(name) {
             tracing::warn!(
                 folder = %entry.path().display(),
                 "nothing of this cluster has this folder; if nobody needs it, remove it by hand"
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fails_again_and_again_is_tried_last() {
+        let volume = json!({ "metadata": { "name": "v" } });
+        let volume: PersistentVolume = serde_json::from_value(volume).unwrap();
+        let task = DiskTask {
+            object: DiskObject::Volume(Arc::new(volume)),
+            from: Some("pvc-0".into()),
+            bytes: 1,
+            leaves: Removal::No,
+        };
+        let due = ["a", "b", "c"].map(|name| (name.to_owned(), task.clone()));
+        let due = BTreeMap::from(due);
+        let order = |failures: &[(&str, u32)]| -> String {
+            let failures = failures.iter().map(|(name, n)| ((*name).to_owned(), *n));
+            let all = in_turn(&due, &failures.collect());
+            all.into_iter().map(|(name, _)| name).collect()
+        };
+        assert_eq!(order(&[]), "abc");
+        assert_eq!(order(&[("a", 1)]), "bca");
+        assert_eq!(order(&[("a", 1), ("b", 2)]), "cab");
     }
 }
