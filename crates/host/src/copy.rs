@@ -41,6 +41,9 @@ const PLACE: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC
 /// bound for both.
 const MOST_ATTRIBUTES: usize = 64 << 10;
 
+/// The access control lists that new files and folders get of the folder that they are made in.
+const ACCESS_LISTS: [&str; 2] = ["system.posix_acl_access", "system.posix_acl_default"];
+
 /// Copies what is in `source` into `target`, a folder that is there and empty, and waits until it is
 /// on the disk.
 ///
@@ -185,6 +188,13 @@ fn alike(from: impl AsFd, to: impl AsFd) -> io::Result<()> {
 }
 
 fn attributes(from: impl AsFd, to: impl AsFd) -> io::Result<()> {
+    // A new file has what its folder hands down, which the original may not have.
+    for inherited in ACCESS_LISTS {
+        match rustix::fs::fremovexattr(&to, inherited) {
+            Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
     let mut names = vec![0_u8; MOST_ATTRIBUTES];
     let length = match rustix::fs::flistxattr(&from, names.as_mut_slice()) {
         Err(Errno::OPNOTSUPP) => 0,
@@ -254,6 +264,37 @@ mod tests {
         let copy = meta("large");
         assert_eq!(copy.len(), (64 << 20) + 3);
         assert!(copy.blocks() * 512 < 1 << 20, "{} blocks", copy.blocks());
+    }
+
+    #[test]
+    fn a_copy_hands_nobody_rights_that_its_original_does_not() {
+        // Its owner, the user 1234, its group, the most of both, all others.
+        let rights: [(u16, u16, u32); 5] = [
+            (1, 7, u32::MAX),
+            (2, 7, 1234),
+            (4, 5, u32::MAX),
+            (0x10, 7, u32::MAX),
+            (0x20, 5, u32::MAX),
+        ];
+        let mut list = 2_u32.to_le_bytes().to_vec();
+        for (whose, which, id) in rights {
+            list.extend(whose.to_le_bytes());
+            list.extend(which.to_le_bytes());
+            list.extend(id.to_le_bytes());
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        std::fs::create_dir_all(from.join("a")).unwrap();
+        std::fs::create_dir(&to).unwrap();
+        std::fs::write(from.join("a/older"), "text").unwrap();
+        let [access, default] = ACCESS_LISTS;
+        rustix::fs::setxattr(from.join("a"), default, &list, XattrFlags::empty()).unwrap();
+        tree(&from, &to).unwrap();
+        let mut found = [0_u8; 100];
+        let length = rustix::fs::getxattr(to.join("a"), default, found.as_mut_slice()).unwrap();
+        assert_eq!(found[..length], list);
+        let of_file = rustix::fs::getxattr(to.join("a/older"), access, found.as_mut_slice());
+        assert_eq!(of_file, Err(Errno::NODATA));
     }
 
     #[test]
