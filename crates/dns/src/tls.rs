@@ -29,8 +29,8 @@ type Peer = (SocketAddr, ServerName<'static>);
 pub struct Dialer {
     /// Certificates (PEM) of who is believed; none: this machine's authorities.
     authorities: Option<Vec<u8>>,
-    /// Made when it is needed: authorities are many files. The error in words, where that fails.
-    config: OnceLock<Result<Arc<ClientConfig>, String>>,
+    /// Made when it is needed: authorities are many files. What could not be read may be there later.
+    config: OnceLock<Arc<ClientConfig>>,
     idle: Mutex<HashMap<Peer, Vec<(Instant, Connection)>>>,
 }
 
@@ -45,15 +45,16 @@ impl Dialer {
     }
 
     fn config(&self) -> io::Result<Arc<ClientConfig>> {
-        let made = self.config.get_or_init(|| {
-            let trust = match &self.authorities {
-                Some(pem) => Trust::Bundle(pem),
-                None => Trust::System,
-            };
-            let made = client_config(trust, None, &[]);
-            made.map(Arc::new).map_err(|e| e.to_string())
-        });
-        made.clone().map_err(io::Error::other)
+        if let Some(made) = self.config.get() {
+            return Ok(made.clone());
+        }
+        let trust = match &self.authorities {
+            Some(pem) => Trust::Bundle(pem),
+            None => Trust::System,
+        };
+        let made = client_config(trust, None, &[]);
+        let made = made.map_err(|e| io::Error::other(e.to_string()))?;
+        Ok(self.config.get_or_init(|| Arc::new(made)).clone())
     }
 
     /// A connection on which a question can be asked, and whether it was there before.
