@@ -86,6 +86,23 @@ impl ClientQuery {
         true
     }
 
+    /// The question for the name that an alias in its answer leads to.
+    pub fn led_to(&self, mut name: Name) -> Self {
+        name.set_fqdn(true);
+        let mut question = self.question.clone();
+        question.name = name.to_lowercase().to_ascii();
+        question.query.name = name;
+        let name = question.name.trim_end_matches('.').to_owned();
+        Self {
+            came_by: name.clone(),
+            name,
+            written: written(question.query.clone()),
+            limit: self.limit,
+            question,
+            rewritten: None,
+        }
+    }
+
     /// Whether EDNS is spoken and then whether signatures are wanted, and that they are not checked.
     pub fn wants(&self) -> (Option<bool>, bool) {
         let request = &self.question.request;

@@ -9,15 +9,15 @@ use std::time::Duration;
 
 use api::corefile::is_within;
 use clock::{Instant, Random};
-use hickory_proto::op::{Message, Query, ResponseCode};
-use hickory_proto::rr::RData;
+use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::rr::{Name, RData, Record};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{OnceCell, Semaphore};
 use wire::serve::{Connections, Limits, serve_streams};
 
 use crate::answer::{QueryType, Zone, answer, reverse_address};
 use crate::cache::{self, Cache, CachedAnswer, Key};
-use crate::client_query::{ClientQuery, key_of, written};
+use crate::client_query::{ClientQuery, key_of};
 use crate::forward::{Failing, ForwardContext, ForwardError, forward, read_framed, write_framed};
 use crate::index::Index;
 use crate::message::{Refusal, error, open_alias, question, response};
@@ -39,6 +39,8 @@ const CONNECTIONS: usize = 256;
 const IDLE_SECONDS: u64 = 10;
 /// No question is longer than this, by UDP or TCP: a name has 255 bytes.
 const QUESTION_BYTES: usize = 4096;
+/// An alias leads to another one so many times at most.
+const ALIASES: usize = 8;
 /// With an answer at hand whose time has ended others are waited for so long (RFC 8767).
 const STALE_WAIT: Duration = Duration::from_millis(1800);
 /// How long such an answer may be believed (RFC 8767).
@@ -77,7 +79,7 @@ enum ImmediateReply {
     /// The answer until something changes of what names stand for.
     Always(Box<Message>),
     /// The beginning of an answer, to which the addresses of this name belong.
-    Alias(Box<Message>, hickory_proto::rr::Name),
+    Alias(Box<Message>, Name),
     /// Others are to be asked.
     Ask,
 }
@@ -307,33 +309,59 @@ impl Answerer {
         }
     }
 
-    /// Adds the addresses of the name outside that a Service stands for: simple resolvers do not
-    /// ask again.
+    /// Adds what the name stands for that an answer's last alias leads to, of the cluster or outside:
+    /// simple resolvers do not ask again.
     async fn follow(
         &self,
         settings: &Settings,
         mut message: Message,
-        name: hickory_proto::rr::Name,
+        name: Name,
         asked: &ClientQuery,
     ) -> Message {
-        let ascii = name.to_lowercase().to_ascii();
-        let written = written(Query::query(name, asked.question.query.query_type));
-        let name = ascii.trim_end_matches('.');
-        let got = self.ask(settings, (name, name), &written, (None, false));
-        if let Ok((answer, times)) = got.await {
-            let client = Client {
-                id: 0,
-                question: &written,
-                recursion_desired: true,
-                limit: usize::MAX,
-                turn: self.next_turn(),
-            };
-            let bytes = answer.layout.serve(&answer.bytes, &client, times);
-            if let Ok(more) = Message::from_vec(&bytes) {
-                message.answers.extend(more.answers);
+        let mut next = asked.led_to(name);
+        for _ in 0..ALIASES {
+            let to = &next.question.query.name;
+            // It leads in a circle.
+            if message.answers.iter().any(|record| record.name == *to) {
+                return message;
+            }
+            match self.say(settings, &next) {
+                ImmediateReply::Answer(more) | ImmediateReply::Always(more) => {
+                    message.answers.extend(more.answers);
+                    return message;
+                }
+                ImmediateReply::Alias(more, name) => {
+                    message.answers.extend(more.answers);
+                    next = next.led_to(name);
+                }
+                ImmediateReply::Ask => {
+                    message
+                        .answers
+                        .extend(self.of_others(settings, &next).await);
+                    return message;
+                }
             }
         }
         message
+    }
+
+    /// The records that others have of a name to which an alias leads.
+    async fn of_others(&self, settings: &Settings, asked: &ClientQuery) -> Vec<Record> {
+        let names = (asked.name.as_str(), asked.name.as_str());
+        let got = self.ask(settings, names, &asked.written, (None, false));
+        let Ok((answer, times)) = got.await else {
+            return Vec::new();
+        };
+        let client = Client {
+            id: 0,
+            question: &asked.written,
+            recursion_desired: true,
+            limit: usize::MAX,
+            turn: self.next_turn(),
+        };
+        let bytes = answer.layout.serve(&answer.bytes, &client, times);
+        let more = Message::from_vec(&bytes);
+        more.map(|more| more.answers).unwrap_or_default()
     }
 
     /// Which of several is the first this time.

@@ -552,6 +552,54 @@ async fn names_are_asked_for_in_place_of_others() {
 }
 
 #[tokio::test]
+async fn aliases_of_templates_lead_into_the_cluster_and_out_of_it() {
+    let (other, count, _serve) = upstream(1, 300).await;
+    let alias = |from: &str, to: &str| {
+        format!(
+            "template IN A {from} {{
+               answer \"{{{{ .Name }}}} 60 IN CNAME {to}\"
+             }}"
+        )
+    };
+    let file = format!(
+        ". {{
+           kubernetes cluster.local
+           {}
+           {}
+           {}
+           {}
+           {}
+           forward . {other}
+         }}",
+        alias("inside.example", "many.default.svc.cluster.local."),
+        alias("none.example", "none.default.svc.cluster.local."),
+        alias("twice.example", "inside.example."),
+        alias("round.example", "round.example."),
+        alias("outside.example", "www.example.com."),
+    );
+    let server = start_with(2, Vec::new(), vec![("coredns", "Corefile", file)]).await;
+    for (name, aliases, addresses) in [
+        ("inside.example.", 1, 2),
+        ("twice.example.", 2, 2),
+        ("none.example.", 1, 0),
+        ("round.example.", 1, 0),
+    ] {
+        let answer = ask_udp(server, &question(name)).await;
+        assert_eq!(answer.metadata.response_code, ResponseCode::NoError);
+        let of = |wanted: RecordType| {
+            let all = answer.answers.iter();
+            all.filter(|r| r.record_type() == wanted).count()
+        };
+        let found = (of(RecordType::CNAME), of(RecordType::A));
+        assert_eq!(found, (aliases, addresses), "{name}: {answer}");
+    }
+    assert_eq!(count.load(Ordering::Relaxed), 0, "nobody else is asked");
+    let answer = ask_udp(server, &question("outside.example.")).await;
+    assert_eq!(answer.answers.len(), 2, "{answer}");
+    assert_eq!(count.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
 async fn addresses_of_others_go_round() {
     let (other, _, _serve) = upstream(3, 300).await;
     let server = start(1, vec![other]).await;
