@@ -230,6 +230,7 @@ impl<'a> Around<'a> {
             let Ok(all) = self.statistics.collect(Detail::Disks).await else {
                 continue;
             };
+            forget_gone(&mut told, all.pods.iter().map(|pod| spec::uid(&pod.pod)));
             for pod in &all.pods {
                 if let Some(why) = limits::over(pod) {
                     crate::metrics::METRICS.evicted("ephemeralcontainerfs.limit");
@@ -244,7 +245,8 @@ impl<'a> Around<'a> {
     /// Whether the pod has a volume on the node's disk that nobody holds to its size.
     fn has_measured_volume(self, pod: &Pod) -> bool {
         let means = &self.deps.volumes.0;
-        let Some(disk) = means.disk.as_ref().filter(|d| !d.is_enforcing()) else {
+        // Also where the file system can: one that is older than its limit has none.
+        let Some(disk) = means.disk.as_ref() else {
             return false;
         };
         let held = means.claims.of_pod(spec::uid(pod));
@@ -272,6 +274,15 @@ impl<'a> Around<'a> {
             }
         }
     }
+}
+
+/// Of pods that have gone nothing is remembered.
+fn forget_gone<'a>(told: &mut Told, there: impl Iterator<Item = &'a str>) {
+    if told.is_empty() {
+        return;
+    }
+    let there: BTreeSet<&str> = there.collect();
+    told.retain(|(uid, _)| there.contains(uid.as_str()));
 }
 
 /// The end of what is under way, if something is.
@@ -398,6 +409,16 @@ mod tests {
             let free = free.unwrap_or(whole / 2);
             (r, Share { free, whole })
         })
+    }
+
+    #[test]
+    fn what_was_told_of_pods_is_forgotten_with_them() {
+        let key = |uid: &str| (uid.to_owned(), "data".to_owned());
+        let mut told = Told::from(["a", "b"].map(key));
+        forget_gone(&mut told, ["b", "c"].into_iter());
+        assert_eq!(told, Told::from([key("b")]));
+        forget_gone(&mut told, std::iter::empty());
+        assert!(told.is_empty());
     }
 
     #[test]
