@@ -62,7 +62,7 @@ impl Configuration {
         fields.sort_by_key(|(name, _)| *name);
         for (name, value) in fields {
             // No time at all stands for upstream's default; files that kubeadm writes are full of it.
-            let is_said = value != "0s";
+            let is_said = !is_no_time(value);
             let acted = ACTED_ON.iter().find(|(known, _)| known == name);
             let without = WITHOUT_EFFECT.iter().find(|(known, ..)| known == name);
             match (acted, without) {
@@ -122,6 +122,12 @@ fn merge(into: &mut Map<String, Value>, from: Map<String, Value>) {
             (_, value) => drop(into.insert(name, value)),
         }
     }
+}
+
+/// Whether it is a time of nothing, in whichever words.
+fn is_no_time(value: &Value) -> bool {
+    let time = value.as_str().map(str::parse::<jiff::SignedDuration>);
+    time.is_some_and(|time| time.is_ok_and(|time| time.is_zero()))
 }
 
 /// What cannot be together.

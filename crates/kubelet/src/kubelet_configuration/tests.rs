@@ -262,6 +262,11 @@ fn what_is_so_anyway_warns_nobody() {
     assert_eq!(config.status_check_period, usual.status_check_period);
     assert_eq!(config.lease_duration, usual.lease_duration);
     assert_eq!(config.capacity.pods, None);
+    for none in ["0m", "0h0m0s"] {
+        let file = json!({ "streamingConnectionIdleTimeout": none });
+        let (config, _) = set(&[file]).unwrap();
+        assert_eq!(config.stream_idle, usual.stream_idle, "{none}");
+    }
     for (file, why) in [
         (
             json!({ "authentication": { "anonymous": { "enabled": true } } }),
