@@ -54,6 +54,9 @@ const RETRY_MILLISECONDS: (u64, u64) = (100, 30_000);
 /// How often it is looked whether others changed tables, in seconds: a number is asked for, and all
 /// is compared only if it is another one. Who loads a firewall again often flushes all first.
 const CHECK_SECONDS: u64 = 1;
+/// For so long it is believed what the kernel has of SCTP, in seconds: who asks for a socket of what is not
+/// there makes it look for a module, with a process of its own.
+const SCTP_SECONDS: u64 = 60;
 /// So much of the table of connections in use is warned of.
 const CROWDED_PERCENT: u64 = 90;
 /// A comparison that took long is repeated the later: it may cost 2 % of a core.
@@ -254,6 +257,8 @@ struct Proxy {
     service_health: ServiceHealth,
     announcer: Announcer,
     sctp: SctpServices,
+    /// What the kernel lacks of SCTP, and until when that is believed.
+    missing_sctp: Option<(Instant, MissingSctp)>,
     retry: Option<Instant>,
     /// When to look for what others changed.
     check: Instant,
@@ -299,6 +304,7 @@ impl Proxy {
             health,
             announcer: Announcer::start(),
             sctp: SctpServices::default(),
+            missing_sctp: None,
             retry: None,
             check: Instant::now() + Duration::from_secs(CHECK_SECONDS),
             crowded: false,
@@ -395,12 +401,18 @@ impl Proxy {
         if self.sctp.is_empty() {
             return;
         }
+        let now = Instant::now();
+        let known = self.missing_sctp.filter(|(until, _)| now < *until);
+        let (_, missing) = *self.missing_sctp.insert(known.unwrap_or_else(|| {
+            let until = now + Duration::from_secs(SCTP_SECONDS);
+            (until, MissingSctp::here())
+        }));
         let (state, node) = (&self.state, &self.config.node_name);
         let has_endpoints = |name: &model::Name| {
             let here = |e: &model::Endpoint| e.local && e.protocol == model::SCTP;
             state.endpoints(name).iter().any(here)
         };
-        for (service, what) in self.sctp.due(MissingSctp::here(), has_endpoints) {
+        for (service, what) in self.sctp.due(missing, has_endpoints) {
             let message = format!("node {node}: {what}");
             let name = service.name.as_deref().unwrap_or_default();
             tracing::warn!(service = name, "{message}");
