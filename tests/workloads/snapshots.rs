@@ -64,7 +64,7 @@ pub fn snapshots_and_copies_hold_what_was_there(cx: &Context) -> Result<()> {
     for kind in KINDS {
         cx.apply_json(&definition(kind))?;
         cx.kubectl(&format!(
-            "wait customresourcedefinition/{}.{GROUP} --for=condition=Established --timeout=60s",
+            "wait customresourcedefinition/{}.{GROUP} --for=condition=Established --timeout=280s",
             kind.1
         ))?;
     }

@@ -202,7 +202,8 @@ fn stats_of(
     let from = samples.len().saturating_sub(count(asked)?);
     let mut out = Vec::new();
     let mut before: Option<(Timestamp, &Stats)> = None;
-    for (nth, all) in samples.iter().enumerate() {
+    // The one before is there for rates.
+    for (nth, all) in samples.iter().enumerate().skip(from.saturating_sub(1)) {
         let found = subjects(all).into_iter().find(|s| s.group == name);
         let Some(of) = found else { continue };
         if nth >= from {
