@@ -5,12 +5,12 @@ use std::sync::Arc;
 use super::columns;
 use super::def::*;
 use super::fields;
-use crate::strategies::{classes, cluster, flow_control, leases, pod_groups, storage_versions};
+use crate::strategies::{classes, events, flow_control, leases, pod_groups, storage_versions};
 
 pub(super) const EVENTS: &[Def] = &[namespaced("events.k8s.io", "Event", "events", V1)
     .put_creates()
     .fields(fields::NEW_EVENTS)
-    .strategy(|| Arc::new(cluster::Event))
+    .strategy(|| Arc::new(events::Event { strict: true }))
     .columns(columns::EVENTS)
     .short(&["ev"])
     .stored("", "v1")

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::columns;
 use super::def::*;
 use super::fields;
-use crate::strategies::{cluster, config_maps, pod, quotas, service, volumes, workload};
+use crate::strategies::{cluster, config_maps, events, pod, quotas, service, volumes, workload};
 
 const PODS: &[Sub] = &[
     Sub(
@@ -74,7 +74,7 @@ pub(super) const ROWS: &[Def] = &[
     namespaced("", "Event", "events", V1)
         .put_creates()
         .fields(fields::EVENTS)
-        .strategy(|| Arc::new(cluster::Event))
+        .strategy(|| Arc::new(events::Event { strict: false }))
         .columns(columns::EVENTS)
         .short(&["ev"])
         .expires(EVENT_SECONDS),

@@ -1,4 +1,4 @@
-//! Namespaces, nodes, service accounts, events and endpoints.
+//! Namespaces, nodes, service accounts and endpoints.
 
 use api::{FieldError, FieldPath, names};
 use serde_json::{Value, json};
@@ -7,7 +7,8 @@ use super::service::endpoint_ip;
 use super::warnings;
 use crate::check::{
     Errors, at, cidr, dns_label, dns_subdomain, fill_zero, has, invalid, ip, is_empty, items,
-    items_mut, make, mirror, no_equal_items, port, qualified_name, required_word, set, text, unset,
+    items_mut, make, mirror, no_equal_items, port, positive, qualified_name, required_word, set,
+    text, unset,
 };
 use crate::strategy::{Context, Strategy, keep_other_half};
 
@@ -104,7 +105,7 @@ impl Strategy for Node {
             mirror(spec, "podCIDR", "podCIDRs", None);
         }
     }
-    fn validate(&self, obj: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
+    fn validate(&self, obj: &Value, cx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let spec = at(obj, "spec");
         let path = FieldPath::new("metadata").child("taints");
@@ -126,11 +127,35 @@ impl Strategy for Node {
                 .into_iter()
                 .flatten()
             {
-                let path = FieldPath::new("status").child(list).key(name);
+                let path = FieldPath::new("status").child(list).child(name);
                 super::quantity::amount(&mut errs, &path, name, v);
             }
         }
+        if cx.subresource.is_empty() {
+            let swap = at(at(at(obj, "status"), "nodeInfo"), "swap");
+            let path = FieldPath::new("metadata").child("nodeSwapStatus");
+            positive(&mut errs, &path, swap, "capacity");
+        }
+        let path = FieldPath::new("status").child("declaredFeatures");
+        let declared = items(at(obj, "status"), "declaredFeatures");
+        declared_features(&mut errs, &path, declared);
         errs
+    }
+    /// The configuration that nodes once took from the API is no more.
+    fn prepare_create(&self, obj: &mut Value, _cx: &Context<'_>) {
+        for (part, field) in [("spec", "configSource"), ("status", "config")] {
+            if let Some(part) = obj.get_mut(part) {
+                unset(part, field);
+            }
+        }
+    }
+    fn prepare_update(&self, obj: &mut Value, old: &Value, cx: &Context<'_>) {
+        keep_other_half(obj, old, cx.subresource);
+        if !has(at(old, "spec"), "configSource")
+            && let Some(spec) = obj.get_mut("spec")
+        {
+            unset(spec, "configSource");
+        }
     }
     fn validate_update(&self, obj: &Value, old: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
@@ -146,6 +171,10 @@ impl Strategy for Node {
                     &why,
                 ));
             }
+        }
+        if text(spec, "externalID") != text(was, "externalID") {
+            let path = FieldPath::new("spec").child("externalID");
+            errs.push(FieldError::forbidden(&path, "may not be updated"));
         }
         errs
     }
@@ -166,6 +195,41 @@ impl Strategy for Node {
     }
 }
 
+/// Names of features, in their order: words in upper camel case, and words below them after slashes.
+fn declared_features(errs: &mut Errors, path: &FieldPath, all: &[Value]) {
+    let mut before: Option<&str> = None;
+    for (i, name) in all.iter().enumerate() {
+        let (path, name) = (path.index(i), name.as_str().unwrap_or_default());
+        match before {
+            Some(before) if before == name => {
+                errs.push(FieldError::duplicate(&path, &name.into()));
+            }
+            Some(before) if before > name => {
+                let why = "list must be sorted alphabetically";
+                errs.push(FieldError::invalid_str(&path, name, why));
+            }
+            _ => {}
+        }
+        before = Some(name);
+        let word = |part: &str| {
+            part.starts_with(|c: char| c.is_ascii_alphabetic())
+                && part.bytes().all(|b| b.is_ascii_alphanumeric())
+        };
+        let good = name.starts_with(|c: char| c.is_ascii_uppercase()) && name.split('/').all(word);
+        if name.len() > names::SUBDOMAIN_BYTES {
+            let most = names::SUBDOMAIN_BYTES;
+            let why =
+                format!("invalid feature name {name:?}: must be no more than {most} characters");
+            errs.push(FieldError::invalid_str(&path, name, &why));
+        } else if !good {
+            let why = format!(
+                "invalid feature name {name:?}: must start with an UpperCamelCase segment, with subsequent segments separated by '/' (e.g., MyFeature or MyFeature/mySubFeature), and contain only alphanumeric characters and slashes"
+            );
+            errs.push(FieldError::invalid_str(&path, name, &why));
+        }
+    }
+}
+
 /// The strategy of service accounts.
 pub struct ServiceAccount;
 
@@ -181,99 +245,6 @@ impl Strategy for ServiceAccount {
             return vec!["metadata.annotations[kubernetes.io/enforce-mountable-secrets]: deprecated in v1.32+; prefer separate namespaces to isolate access to mounted secrets".to_owned()];
         }
         Vec::new()
-    }
-}
-
-/// The strategy of events, in the core group and in events.k8s.io: both serve the same objects,
-/// stored in the core form.
-pub struct Event;
-
-impl Strategy for Event {
-    fn validate(&self, obj: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
-        let mut errs = Errors::new();
-        let own = text(at(obj, "metadata"), "namespace");
-        let of = text(at(obj, "involvedObject"), "namespace");
-        let new_form = has(obj, "eventTime");
-        let fits = match (new_form, of) {
-            (false, "") => own.is_empty() || own == "default",
-            (false, of) => own == of,
-            (true, "") => own == "default" || own == "kube-system",
-            (true, _) => true,
-        };
-        if !fits {
-            let path = FieldPath::new("involvedObject").child("namespace");
-            errs.push(FieldError::invalid_str(
-                &path,
-                of,
-                "does not match event.namespace",
-            ));
-        }
-        if new_form {
-            new_event(&mut errs, obj);
-        }
-        dns_subdomain(&mut errs, &FieldPath::new("namespace"), own);
-        errs
-    }
-
-    fn convert(&self, obj: &mut Value, to_version: &str, group: &str) {
-        let to_new = group == "events.k8s.io";
-        let is_new = text(obj, "apiVersion").starts_with("events.k8s.io/");
-        if to_new != is_new {
-            rename_fields(obj, to_new);
-        }
-        let version = if group.is_empty() {
-            to_version.to_owned()
-        } else {
-            format!("{group}/{to_version}")
-        };
-        set(obj, "apiVersion", version);
-    }
-}
-
-/// The fields that have another name in events.k8s.io.
-const EVENT_FIELDS: &[(&str, &str)] = &[
-    ("involvedObject", "regarding"),
-    ("message", "note"),
-    ("source", "deprecatedSource"),
-    ("firstTimestamp", "deprecatedFirstTimestamp"),
-    ("lastTimestamp", "deprecatedLastTimestamp"),
-    ("count", "deprecatedCount"),
-    ("reportingComponent", "reportingController"),
-];
-
-fn rename_fields(obj: &mut Value, to_new: bool) {
-    let Some(map) = obj.as_object_mut() else {
-        return;
-    };
-    for (old, new) in EVENT_FIELDS {
-        let (from, to) = if to_new { (old, new) } else { (new, old) };
-        if let Some(v) = map.remove(*from) {
-            map.insert((*to).to_owned(), v);
-        }
-    }
-}
-
-fn new_event(errs: &mut Errors, obj: &Value) {
-    let reporter = text(obj, "reportingComponent");
-    let path = FieldPath::new("reportingController");
-    if reporter.is_empty() {
-        errs.push(FieldError::required(&path, ""));
-    }
-    qualified_name(errs, &path, reporter);
-    for (field, limit, required) in [
-        ("reportingInstance", 128, true),
-        ("action", 128, true),
-        ("reason", 128, true),
-        ("message", 1024, false),
-    ] {
-        let (value, path) = (text(obj, field), FieldPath::new(field));
-        if required && value.is_empty() {
-            errs.push(FieldError::required(&path, ""));
-        }
-        if value.len() > limit {
-            let why = format!("can have at most {limit} characters");
-            errs.push(FieldError::invalid_str(&path, "", &why));
-        }
     }
 }
 
@@ -333,4 +304,51 @@ fn address(errs: &mut Errors, path: &FieldPath, a: &Value) {
         dns_subdomain(errs, &path.child("nodeName"), text(a, "nodeName"));
     }
     endpoint_ip(errs, &path.child("ip"), value);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_says_what_it_has_in_order() {
+        let cx = Context::of_nobody();
+        let wrong = |features: &[&str]| -> Vec<String> {
+            let node = json!({ "status": { "declaredFeatures": features } });
+            let found = Node.validate(&node, &cx);
+            found.iter().map(|e| e.field.as_str().to_owned()).collect()
+        };
+        let second = ["status.declaredFeatures[1]"];
+        assert!(wrong(&["A", "A/b", "B"]).is_empty());
+        assert_eq!(wrong(&["B", "A"]), second);
+        assert_eq!(wrong(&["A", "A"]), second);
+        for bad in ["a", "A/", "A b", ""] {
+            assert_eq!(wrong(&[bad]), ["status.declaredFeatures[0]"], "{bad}");
+        }
+        let node = json!({ "status": { "capacity": { "pods": "1.5" },
+            "nodeInfo": { "swap": { "capacity": 0 } } } });
+        let fields = Node.validate(&node, &cx);
+        let fields: Vec<&str> = fields.iter().map(|e| e.field.as_str()).collect();
+        assert_eq!(
+            fields,
+            ["status.capacity.pods", "metadata.nodeSwapStatus.capacity"]
+        );
+    }
+
+    #[test]
+    fn nodes_take_no_configuration_from_the_api() {
+        let cx = Context::of_nobody();
+        let mut node = json!({ "spec": { "configSource": {}, "externalID": "x" } });
+        Node.prepare_create(&mut node, &cx);
+        assert_eq!(node, json!({ "spec": { "externalID": "x" } }));
+        let mut new = json!({ "spec": { "configSource": {} } });
+        Node.prepare_update(&mut new, &node, &cx);
+        assert_eq!(new, json!({ "spec": {} }));
+        let found = Node.validate_update(&new, &node, &cx);
+        assert_eq!(found.len(), 1);
+        assert_eq!(
+            found[0].to_string(),
+            "spec.externalID: Forbidden: may not be updated"
+        );
+    }
 }

@@ -9,6 +9,7 @@ pub mod config_maps;
 pub mod containers;
 pub mod devices;
 pub mod endpoint_slices;
+pub mod events;
 pub mod flow_control;
 pub mod ingresses;
 mod job_policies;
