@@ -230,6 +230,18 @@ fn declared_features(errs: &mut Errors, path: &FieldPath, all: &[Value]) {
     }
 }
 
+/// Says that pods of an account may mount the secrets that it names, and no others.
+const MOUNTABLE: &str = "kubernetes.io/enforce-mountable-secrets";
+
+/// Of the secrets of an account only the names count.
+fn names_of_secrets(account: &mut Value) {
+    for secret in items_mut(account, "secrets") {
+        if let Some(fields) = secret.as_object_mut() {
+            fields.retain(|field, _| field == "name");
+        }
+    }
+}
+
 /// The strategy of service accounts.
 pub struct ServiceAccount;
 
@@ -238,13 +250,19 @@ impl Strategy for ServiceAccount {
         if is_empty(at(obj, "secrets")) {
             unset(obj, "secrets");
         }
+        names_of_secrets(obj);
     }
-    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
-        let notes = at(at(obj, "metadata"), "annotations");
-        if text(notes, "kubernetes.io/enforce-mountable-secrets") == "true" {
-            return vec!["metadata.annotations[kubernetes.io/enforce-mountable-secrets]: deprecated in v1.32+; prefer separate namespaces to isolate access to mounted secrets".to_owned()];
+    fn prepare_update(&self, obj: &mut Value, _old: &Value, _cx: &Context<'_>) {
+        names_of_secrets(obj);
+    }
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
+        let noted = |o: &Value| has(at(at(o, "metadata"), "annotations"), MOUNTABLE);
+        if !noted(obj) || old.is_some_and(noted) {
+            return Vec::new();
         }
-        Vec::new()
+        vec![format!(
+            "metadata.annotations[{MOUNTABLE}]: deprecated in v1.32+; prefer separate namespaces to isolate access to mounted secrets"
+        )]
     }
 }
 
@@ -263,34 +281,52 @@ impl Strategy for Endpoints {
         }
     }
     fn validate(&self, obj: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
-        let mut errs = Errors::new();
-        for (i, s) in items(obj, "subsets").iter().enumerate() {
-            let path = FieldPath::new("subsets").index(i);
-            if items(s, "addresses").is_empty() && items(s, "notReadyAddresses").is_empty() {
-                let why = "must specify `addresses` or `notReadyAddresses`";
-                errs.push(FieldError::required(&path, why));
-            }
-            for list in ["addresses", "notReadyAddresses"] {
-                for (j, a) in items(s, list).iter().enumerate() {
-                    address(&mut errs, &path.child(list).index(j), a);
-                }
-            }
-            let ports = items(s, "ports");
-            for (j, p) in ports.iter().enumerate() {
-                let path = path.child("ports").index(j);
-                match text(p, "name") {
-                    "" if ports.len() > 1 => {
-                        errs.push(FieldError::required(&path.child("name"), ""));
-                    }
-                    "" => {}
-                    name => dns_label(&mut errs, &path.child("name"), name),
-                }
-                port(&mut errs, &path.child("port"), at(p, "port"));
-                required_word(&mut errs, &path, p, "protocol", &["SCTP", "TCP", "UDP"]);
+        subsets(obj)
+    }
+    fn validates_whole_update(&self) -> bool {
+        true
+    }
+    /// What nobody changes may stay as it was let in once.
+    fn validate_update(&self, obj: &Value, old: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
+        if at(obj, "subsets") == at(old, "subsets") {
+            return Vec::new();
+        }
+        subsets(obj)
+    }
+}
+
+fn subsets(obj: &Value) -> Errors {
+    let mut errs = Errors::new();
+    for (i, s) in items(obj, "subsets").iter().enumerate() {
+        let path = FieldPath::new("subsets").index(i);
+        if items(s, "addresses").is_empty() && items(s, "notReadyAddresses").is_empty() {
+            let why = "must specify `addresses` or `notReadyAddresses`";
+            errs.push(FieldError::required(&path, why));
+        }
+        for list in ["addresses", "notReadyAddresses"] {
+            for (j, a) in items(s, list).iter().enumerate() {
+                address(&mut errs, &path.child(list).index(j), a);
             }
         }
-        errs
+        let ports = items(s, "ports");
+        for (j, p) in ports.iter().enumerate() {
+            let path = path.child("ports").index(j);
+            match text(p, "name") {
+                "" if ports.len() > 1 => {
+                    errs.push(FieldError::required(&path.child("name"), ""));
+                }
+                "" => {}
+                name => dns_label(&mut errs, &path.child("name"), name),
+            }
+            port(&mut errs, &path.child("port"), at(p, "port"));
+            required_word(&mut errs, &path, p, "protocol", &["SCTP", "TCP", "UDP"]);
+            if has(p, "appProtocol") {
+                let name = text(p, "appProtocol");
+                qualified_name(&mut errs, &path.child("appProtocol"), name);
+            }
+        }
     }
+    errs
 }
 
 fn address(errs: &mut Errors, path: &FieldPath, a: &Value) {
@@ -333,6 +369,37 @@ mod tests {
             fields,
             ["status.capacity.pods", "metadata.nodeSwapStatus.capacity"]
         );
+    }
+
+    #[test]
+    fn accounts_name_secrets_and_nothing_else_of_them() {
+        let cx = Context::of_nobody();
+        let mut account = json!({ "secrets": [{ "name": "s", "kind": "Secret" }] });
+        ServiceAccount.prepare_create(&mut account, &cx);
+        assert_eq!(account, json!({ "secrets": [{ "name": "s" }] }));
+        let noted = json!({ "metadata": { "annotations": { MOUNTABLE: "false" } } });
+        assert_eq!(ServiceAccount.warnings(&noted, None).len(), 1);
+        assert_eq!(ServiceAccount.warnings(&noted, Some(&account)).len(), 1);
+        assert!(ServiceAccount.warnings(&noted, Some(&noted)).is_empty());
+    }
+
+    #[test]
+    fn endpoints_that_nobody_changes_may_stay() {
+        let cx = Context::of_nobody();
+        let with = |protocol: &str| {
+            json!({ "subsets": [{ "addresses": [{ "ip": "10.0.0.1" }],
+                "ports": [{ "port": 80, "protocol": "TCP", "appProtocol": protocol }] }] })
+        };
+        assert!(
+            Endpoints
+                .validate(&with("kubernetes.io/h2c"), &cx)
+                .is_empty()
+        );
+        let bad = with("a b");
+        let found = Endpoints.validate(&bad, &cx);
+        assert_eq!(found[0].field.as_str(), "subsets[0].ports[0].appProtocol");
+        assert!(Endpoints.validate_update(&bad, &bad, &cx).is_empty());
+        assert_eq!(Endpoints.validate_update(&bad, &with("h2"), &cx).len(), 1);
     }
 
     #[test]
