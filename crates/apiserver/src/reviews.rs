@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use access::{Attributes, Decision, UserInfo};
 use api::{FieldError, FieldPath, GroupKind, Status, names};
+use registry::check::is_empty;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -383,6 +384,22 @@ fn check(review: &Value, spec: &Spec, own: bool, local: Option<&str>) -> Vec<Fie
             labels.check(&mut errors, &path.child("labelSelector"), true);
         }
     }
+    let said = review.get("metadata").and_then(Value::as_object);
+    let counts =
+        |field: &str| field != "managedFields" && (field != "namespace" || local.is_none());
+    let mut said = said.into_iter().flatten();
+    if said.any(|(field, value)| counts(field) && !is_empty(value)) {
+        let why = match local {
+            Some(_) => "must be empty except for namespace",
+            None => "must be empty",
+        };
+        let metadata = review.get("metadata").unwrap_or(&Value::Null);
+        errors.push(FieldError::invalid(
+            &FieldPath::new("metadata"),
+            metadata,
+            why,
+        ));
+    }
     if let Some(namespace) = local {
         if let Some(r) = &spec.resource_attributes
             && r.namespace != namespace
@@ -443,6 +460,33 @@ mod tests {
         assert_eq!(errors(r, false, Some("b")).len(), 1);
         assert_eq!(errors(json!({}), false, None).len(), 2);
         assert_eq!(errors(json!({}), true, None).len(), 1);
+    }
+
+    #[test]
+    fn reviews_are_nobody() {
+        let wrong = |metadata: Value, local: Option<&str>| -> Vec<String> {
+            let review = json!({ "metadata": metadata });
+            let spec = Spec {
+                user: "u".into(),
+                resource_attributes: Some(Resource {
+                    namespace: "n".into(),
+                    ..Resource::default()
+                }),
+                ..Spec::default()
+            };
+            let all = check(&review, &spec, false, local);
+            all.iter().map(|e| e.detail.clone()).collect()
+        };
+        let bare = json!({ "creationTimestamp": null, "labels": {}, "managedFields": [1] });
+        assert!(wrong(bare, None).is_empty());
+        assert_eq!(wrong(json!({ "name": "r" }), None), ["must be empty"]);
+        let placed = json!({ "namespace": "n" });
+        assert_eq!(wrong(placed.clone(), None), ["must be empty"]);
+        assert!(wrong(placed, Some("n")).is_empty());
+        assert_eq!(
+            wrong(json!({ "labels": { "a": "b" } }), Some("n")),
+            ["must be empty except for namespace"]
+        );
     }
 
     #[test]
