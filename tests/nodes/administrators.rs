@@ -92,7 +92,7 @@ pub fn administrators_have_the_first_and_the_last_word(cx: &Context) -> Result<(
     for kind in KINDS {
         cx.apply_json(&definition(kind))?;
         cx.kubectl(&format!(
-            "wait customresourcedefinition/{}.{GROUP} --for=condition=Established --timeout=60s",
+            "wait customresourcedefinition/{}.{GROUP} --for=condition=Established --timeout=280s",
             kind.1
         ))?;
     }
