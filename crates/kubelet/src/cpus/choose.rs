@@ -15,6 +15,10 @@ struct Ways {
     over_cores: bool,
 }
 
+/// Over more NUMA nodes nothing is spread: ways to choose among them are three times as many with each
+/// node, and these are half a million.
+const MOST_NODES: usize = 12;
+
 /// What several CPUs have in common.
 type Group = fn(CpuLocation) -> CpuLocation;
 
@@ -177,6 +181,9 @@ impl Topology {
         for cpu in &free.0 {
             let node = self.place(*cpu).numa;
             by_node.entry(node).or_default().0.insert(*cpu);
+        }
+        if by_node.len() > MOST_NODES {
+            return None;
         }
         let mut nodes: Vec<CpuSet> = by_node.into_values().collect();
         nodes.sort_by_key(|set| set.0.len());
@@ -397,6 +404,22 @@ mod tests {
         // Three have one each: no two of them are enough.
         assert_eq!(take("0,4,8", 3).as_deref(), Some("0,4,8"));
         assert_eq!(take("0", 2), None);
+    }
+
+    #[test]
+    fn on_machines_of_very_many_nodes_cpus_are_packed() {
+        let place = |cpu: u32| CpuLocation {
+            core: cpu,
+            numa: cpu / 2,
+            ..CpuLocation::default()
+        };
+        let topology = Topology((0..64).map(|cpu| (cpu, place(cpu))).collect());
+        let even = Policy {
+            over_numa: true,
+            ..Policy::default()
+        };
+        let taken = chosen(&topology, "0-63", 33, &even);
+        assert_eq!(taken.as_deref(), Some("0-32"));
     }
 
     #[test]
