@@ -25,6 +25,8 @@ const SANDBOX_TIMES: u32 = 2;
 const PULL: Duration = Duration::from_secs(30 * 60);
 /// Unpacking an image of some gigabytes onto a slow disk.
 const UNPACK: Duration = Duration::from_secs(10 * 60);
+/// Nobody waits longer, whatever time a pod or a client asks for: what gRPC can say of time ends somewhere.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// A command without a limit of its own.
 const COMMAND: Duration = Duration::from_secs(3600);
 
@@ -54,7 +56,7 @@ fn incomplete(call: &str) -> Error {
 
 fn within<T>(limit: Duration, body: T) -> tonic::Request<T> {
     let mut request = tonic::Request::new(body);
-    request.set_timeout(limit);
+    request.set_timeout(limit.min(LONGEST));
     traces::pass_on(request.metadata_mut().as_mut());
     request
 }
@@ -162,7 +164,7 @@ impl Runtime for Cri {
             let mut client = self.runtime.clone();
             let made = answer(
                 client
-                    .run_pod_sandbox(within(self.limit * SANDBOX_TIMES, body))
+                    .run_pod_sandbox(within(self.limit.saturating_mul(SANDBOX_TIMES), body))
                     .await,
             )?;
             Ok(made.pod_sandbox_id)
@@ -266,7 +268,7 @@ impl Runtime for Cri {
                 container_id: id.to_owned(),
                 timeout: grace_seconds.max(0),
             };
-            let limit = self.limit + Duration::from_secs(grace);
+            let limit = self.limit.saturating_add(Duration::from_secs(grace));
             gone(
                 self.runtime
                     .clone()
@@ -363,7 +365,7 @@ impl Runtime for Cri {
                 location: archive.to_string_lossy().into_owned(),
                 timeout: i64::try_from(seconds).unwrap_or(0),
             };
-            let wait = limit.map_or(self.limit, |limit| limit + self.limit);
+            let wait = limit.map_or(self.limit, |limit| limit.saturating_add(self.limit));
             let mut client = self.runtime.clone();
             answer(client.checkpoint_container(within(wait, body)).await).map(drop)
         }
@@ -378,7 +380,7 @@ impl Runtime for Cri {
                 cmd: command.to_vec(),
                 timeout: i64::try_from(seconds).unwrap_or(0),
             };
-            let wait = limit.map_or(COMMAND, |limit| limit + self.limit);
+            let wait = limit.map_or(COMMAND, |limit| limit.saturating_add(self.limit));
             let ran = answer(self.runtime.clone().exec_sync(within(wait, body)).await)?;
             Ok(Ran {
                 exit_code: ran.exit_code,
@@ -534,5 +536,18 @@ impl Runtime for Cri {
             Ok(stream.map_err(|status| failed(&status))?.boxed())
         }
         .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_of_any_length_can_be_asked_for() {
+        for limit in [Duration::ZERO, Duration::MAX] {
+            let request = within(limit, ());
+            assert!(request.metadata().contains_key("grpc-timeout"), "{limit:?}");
+        }
     }
 }
