@@ -4,6 +4,7 @@
 
 mod binding;
 mod extender_calls;
+mod gang;
 mod observed;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -151,7 +152,10 @@ impl Core {
             return None;
         }
         loop {
-            let pod = self.queue.take(now_ms)?;
+            let Some(pod) = self.queue.take(now_ms) else {
+                // A gang may have given back meanwhile what it had.
+                return self.ready.pop_front();
+            };
             // Only pods of a profile come into the queue.
             let of = |p: &Profile| p.scheduler == *pod.scheduler;
             let at = self.profiles.iter().position(of)?;

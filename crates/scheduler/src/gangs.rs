@@ -41,8 +41,9 @@ impl Gangs {
         self.of.insert(pod.clone(), group);
         members.insert(pod)
     }
-    pub fn has(&self, pod: &str) -> bool {
-        self.of.contains_key(pod)
+    /// The group that a pod names.
+    pub fn group_of(&self, pod: &str) -> Option<&Arc<str>> {
+        self.of.get(pod)
     }
     /// A pod is gone, or has run to its end.
     pub fn leave(&mut self, pod: &str) {

@@ -56,6 +56,8 @@ mod word {
     pub const FLUSHED: &str = "UnschedulableTimeout";
     /// Room was made for it, or could not be.
     pub const ROOM: &str = "ForceActivate";
+    /// Another pod of its group has a node.
+    pub const GROUP: &str = "ForceActivate";
 }
 
 /// Priority first, then the pod that waits longer, then the older pod.
@@ -342,6 +344,57 @@ impl Queue {
             entry.place = QueueState::InFlight;
             self.set(uid, QueueState::Unschedulable);
             self.came("unschedulable", word::FAILED);
+        }
+    }
+
+    /// A pod that is to be tried next, or is unschedulable, waits from now on for what may make these
+    /// plugins change their minds, or until it is called.
+    pub fn set_aside(&mut self, uid: &Arc<str>, refused: Refused, now_ms: u64) {
+        let waits =
+            |e: &Entry| matches!(e.place, QueueState::Active(_) | QueueState::Unschedulable);
+        if !self.entries.get(uid).is_some_and(waits) {
+            return;
+        }
+        self.take_out(uid);
+        if let Some(entry) = self.entries.get_mut(uid) {
+            entry.refused = refused;
+            entry.last_try_ms = now_ms;
+            entry.place = QueueState::InFlight;
+        }
+        self.set(uid, QueueState::Unschedulable);
+    }
+
+    /// A pod that is to be tried next.
+    pub fn next_try(&self, uid: &str) -> Option<&Arc<Pod>> {
+        let entry = self.entries.get(uid)?;
+        matches!(entry.place, QueueState::Active(_)).then_some(&entry.pod)
+    }
+
+    /// Whether a pod is tried whatever happens: at once, or after its back-off.
+    pub fn will_be_tried(&self, uid: &str) -> bool {
+        let tried =
+            |e: &Entry| matches!(e.place, QueueState::Active(_) | QueueState::BackOff { .. });
+        self.entries.get(uid).is_some_and(tried)
+    }
+
+    /// Whether a pod is tried once [`Queue::call`] calls it.
+    pub fn can_be_called(&self, uid: &str) -> bool {
+        let waits = |e: &Entry| e.place == QueueState::Unschedulable && !e.held;
+        self.will_be_tried(uid) || self.entries.get(uid).is_some_and(waits)
+    }
+
+    /// Another pod of its group has a node and waits for it: it is tried at once. One for which room is
+    /// being made is tried when that is done.
+    pub fn call(&mut self, uid: &Arc<str>, now_ms: u64) {
+        let Some(entry) = self.entries.get_mut(uid) else {
+            return;
+        };
+        match entry.place {
+            QueueState::Unschedulable if entry.held => entry.missed = true,
+            QueueState::Unschedulable | QueueState::BackOff { .. } => {
+                self.activate(uid, word::GROUP, now_ms);
+            }
+            QueueState::Active(_) | QueueState::Gated | QueueState::InFlight => {}
         }
     }
 

@@ -67,6 +67,7 @@ impl Core {
                 plugin.unreserve(&pod, &mut self.snapshot);
             }
             self.queue.failed(&pod.uid, Refused::NOBODY.and(at));
+            self.has_no_node(&pod, now_ms);
             let reasons: Vec<&str> = reason.texts().collect();
             return Some(Step::Unschedulable {
                 message: format!("running Reserve plugin {name:?}: {}", reasons.join(", ")),
@@ -88,7 +89,11 @@ impl Core {
             permitted: None,
         };
         self.waiting.insert(uid.clone(), waiting);
-        self.go_on(&uid, now_ms)
+        let step = self.go_on(&uid, now_ms);
+        if step.is_none() {
+            self.call_others(&uid, now_ms);
+        }
+        step
     }
 
     /// The next step of a pod that has a node; none while it has to wait.

@@ -66,7 +66,9 @@ impl Core {
         match &decision.outcome {
             Outcome::Node(node) => self.take_node(pod, node.clone(), profile, now_ms),
             Outcome::NoNodes | Outcome::Unschedulable => {
-                Some(self.no_node(pod, profile, &decision, seed, now_ms))
+                let step = self.no_node(pod.clone(), profile, &decision, seed, now_ms);
+                self.has_no_node(&pod, now_ms);
+                Some(step)
             }
         }
     }
@@ -118,8 +120,9 @@ impl Core {
             Err(why) => Preemption::Hopeless(why),
         };
         let message = asked.message.unwrap_or_default();
-        let step = self.without_node(asked.pod, message, outcome, now_ms);
+        let step = self.without_node(asked.pod.clone(), message, outcome, now_ms);
         self.ready.push_back(step);
+        self.has_no_node(&asked.pod, now_ms);
     }
 
     /// What an extender chose, as pods of this scheduler.

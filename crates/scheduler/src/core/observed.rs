@@ -152,11 +152,11 @@ impl Core {
         if let Some(old) = old
             && new.is_none_or(|n| n.metadata.uid != old.metadata.uid)
         {
-            self.pod_gone(&uid_of(old));
+            self.pod_gone(&uid_of(old), now_ms);
         }
         let Some(new) = new else { return };
         if is_terminal(new) {
-            return self.pod_gone(&uid_of(new));
+            return self.pod_gone(&uid_of(new), now_ms);
         }
         self.joins(new);
         let same = old.filter(|o| o.metadata.uid == new.metadata.uid);
@@ -179,7 +179,7 @@ impl Core {
         let (Some(group), Some(uid)) = (group_of(pod), pod.metadata.uid.as_deref()) else {
             return;
         };
-        if self.snapshot.gangs().has(uid) {
+        if self.snapshot.gangs().group_of(uid).is_some() {
             return;
         }
         let group = self.strings.get(&group);
@@ -201,8 +201,9 @@ impl Core {
         self.happened.anything(Events::POD_GROUPS);
     }
 
-    fn pod_gone(&mut self, uid: &str) {
-        if self.snapshot.gangs().has(uid) {
+    fn pod_gone(&mut self, uid: &str, now_ms: u64) {
+        let group = self.snapshot.gangs().group_of(uid).cloned();
+        if group.is_some() {
             self.snapshot.gangs_mut().leave(uid);
         }
         self.queue.remove(&Arc::from(uid));
@@ -213,6 +214,9 @@ impl Core {
         let node = self.snapshot.place(uid).map(|(node, _)| node.clone());
         if let Some(node) = node.filter(|_| self.snapshot.remove_pod(uid)) {
             self.happened.on_node(Events::POD_REMOVED, &node);
+        }
+        if let Some(group) = group {
+            self.give_back(&group, "one of them has gone", now_ms);
         }
     }
 

@@ -1,5 +1,6 @@
 //! Pods of a group whose policy wants it get their nodes together, or none of them does: they wait
-//! until enough of them are there, and with their nodes until enough of them have one.
+//! until enough of them are there, and with their nodes until enough of them have one, or until that
+//! cannot be.
 
 use super::{Events, Plugin, Prepare, Ready, Reason};
 use crate::node::Node;

@@ -1,0 +1,215 @@
+//! Gangs that cannot be complete now. Their pods that wait with nodes give them back: else a gang would
+//! hold in vain what others could use, and two gangs what each of them lacks. They are tried again
+//! together, after the back-off of those that had nodes: the first that gets one calls the others.
+
+use std::sync::Arc;
+
+use super::binding::Stage;
+use super::{Core, Nomination, Step};
+use crate::plugins::Refused;
+use crate::pod::Pod;
+
+/// The plugin that keeps the pods of a group together.
+const PLUGIN: &str = "GangScheduling";
+
+impl Core {
+    /// How many pods of a group must have nodes at once; none where each goes by itself.
+    fn least_of(&self, group: &str) -> Option<i64> {
+        let gangs = self.snapshot.gangs();
+        let least = gangs.least(group).filter(|_| gangs.are_served());
+        least.filter(|least| *least > 0)
+    }
+
+    /// As if the plugin had refused a pod that waits for the others of its gang.
+    fn refused_for(&self, pod: &Pod) -> Refused {
+        let plugins = self.profile(&pod.scheduler).map(|p| p.plugins.as_slice());
+        let mut plugins = plugins.unwrap_or_default().iter();
+        let place = plugins.position(|(plugin, _)| plugin.name() == PLUGIN);
+        place.map_or(Refused::EVERYBODY, |place| Refused::NOBODY.and(place))
+    }
+
+    /// A pod has got no node, and nobody makes room for it.
+    pub(super) fn has_no_node(&mut self, pod: &Pod, now_ms: u64) {
+        let Some(group) = &pod.wants.group else {
+            return;
+        };
+        if self.asked.is_some() || self.snapshot.nomination(&pod.uid).is_some() {
+            return;
+        }
+        let why = format!("pod {:?} has no node", pod.name);
+        if self.give_back(group, &why, now_ms) {
+            // What the others have given back would wake it alone.
+            let refused = self.refused_for(pod);
+            self.queue.set_aside(&pod.uid, refused, now_ms);
+        }
+    }
+
+    /// A pod waits with a node: the others of its gang are tried, whatever they wait for.
+    pub(super) fn call_others(&mut self, uid: &str, now_ms: u64) {
+        let waiting = self.waiting.get(uid).filter(|w| w.stage == Stage::Permit);
+        let Some(group) = waiting.and_then(|w| w.pod.wants.group.clone()) else {
+            return;
+        };
+        let Some(least) = self.least_of(&group) else {
+            return;
+        };
+        let all: Vec<Arc<str>> = self.snapshot.gangs().members(&group).cloned().collect();
+        let possible =
+            |uid: &&Arc<str>| self.snapshot.place(uid).is_some() || self.queue.can_be_called(uid);
+        let possible = all.iter().filter(possible).count();
+        if i64::try_from(possible).is_ok_and(|possible| possible < least) {
+            self.give_back(&group, "not all of them can be tried now", now_ms);
+            return;
+        }
+        for uid in &all {
+            self.queue.call(uid, now_ms);
+        }
+    }
+
+    /// Where too few pods of a group have nodes or are tried next, those that wait with one give it
+    /// back, and the others are not tried before they are called. Whether any did.
+    pub(super) fn give_back(&mut self, group: &str, why: &str, now_ms: u64) -> bool {
+        let Some(least) = self.least_of(group) else {
+            return false;
+        };
+        let (mut possible, mut waiting, mut next) = (0_i64, Vec::new(), Vec::new());
+        for uid in self.snapshot.gangs().members(group) {
+            let is_placed = self.snapshot.place(uid).is_some();
+            possible += i64::from(is_placed || self.queue.will_be_tried(uid));
+            let waits = self.waiting.get(uid).filter(|w| w.stage == Stage::Permit);
+            waiting.extend(waits.map(|w| w.pod.clone()));
+            next.extend(self.queue.next_try(uid).cloned());
+        }
+        if possible >= least || waiting.is_empty() {
+            return false;
+        }
+        for pod in waiting {
+            self.not_bound(&pod.uid, now_ms);
+            self.ready.push_back(Step::Unschedulable {
+                pod,
+                message: format!("its group {group:?} cannot have {least} pods with nodes: {why}"),
+                nomination: Nomination::Stays,
+                writes: Vec::new(),
+            });
+        }
+        for pod in next {
+            let refused = self.refused_for(&pod);
+            self.queue.set_aside(&pod.uid, refused, now_ms);
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1 as k8s;
+    use serde_json::json;
+
+    use super::*;
+    use crate::decide::Profile;
+    use crate::plugins::testing::node;
+    use crate::queue::Waits;
+
+    /// One node, and groups with the least number of their pods.
+    fn core(cpu: &str, groups: &[(&str, i64)]) -> Core {
+        let mut core = Core::new(vec![Profile::default()], Waits::default());
+        let node = serde_json::from_value(node("a", cpu, "8Gi")).expect("a node");
+        core.node_changed(None, Some(&node));
+        core.pod_groups_served();
+        for (group, least) in groups {
+            core.pod_group_changed(&format!("n/{group}"), Some(*least));
+        }
+        core
+    }
+
+    fn pod(name: &str, group: Option<&str>, cpu: &str) -> k8s::Pod {
+        let group = group.map(|group| json!({"podGroupName": group}));
+        serde_json::from_value(json!({
+            "metadata": {"name": name, "namespace": "n", "uid": name},
+            "spec": {"schedulingGroup": group, "containers": [
+                {"name": "c", "resources": {"requests": {"cpu": cpu}}}]}}))
+        .expect("a pod")
+    }
+
+    /// Names of the pods that are bound until nothing is left to do at this time.
+    fn bound(core: &mut Core, now_ms: u64) -> Vec<String> {
+        let mut names = Vec::new();
+        // More than enough: who is tried without end fails here.
+        for seed in 0..1_000 {
+            match core.step(seed, now_ms) {
+                None => {
+                    names.sort();
+                    return names;
+                }
+                Some(Step::Bind { pod, .. }) => names.push(pod.name.clone()),
+                Some(_) => {}
+            }
+        }
+        panic!("no end: {names:?}");
+    }
+
+    /// The same in each of these seconds.
+    fn bound_in(core: &mut Core, seconds: std::ops::Range<u64>) -> Vec<String> {
+        let mut names = Vec::new();
+        for second in seconds {
+            names.append(&mut bound(core, second * 1_000));
+        }
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_gang_that_does_not_fit_holds_nothing() {
+        let mut core = core("4", &[("g", 6)]);
+        let names = ["p0", "p1", "p2", "p3", "p4", "p5"];
+        for name in names {
+            core.pod_changed(None, Some(&pod(name, Some("g"), "1")), 0);
+        }
+        // However often they are tried.
+        for second in 0..120 {
+            assert!(bound(&mut core, second * 1_000).is_empty());
+            assert_eq!(core.snapshot().placed(), (0, 0), "{second}");
+        }
+        // Others get the room, and the gang does when there is more.
+        core.pod_changed(None, Some(&pod("alone", None, "4")), 120_500);
+        assert_eq!(bound(&mut core, 120_500), ["alone"]);
+        let large = serde_json::from_value(node("b", "6", "8Gi")).expect("a node");
+        core.node_changed(None, Some(&large));
+        assert_eq!(bound_in(&mut core, 121..140), names);
+    }
+
+    #[test]
+    fn of_two_gangs_one_gets_the_room() {
+        let mut core = core("3", &[("g", 3), ("h", 3)]);
+        for (name, group) in [
+            ("p", "g"),
+            ("x", "h"),
+            ("q", "g"),
+            ("y", "h"),
+            ("r", "g"),
+            ("z", "h"),
+        ] {
+            core.pod_changed(None, Some(&pod(name, Some(group), "1")), 0);
+        }
+        assert_eq!(bound(&mut core, 0), ["p", "q", "r"]);
+        assert_eq!(core.snapshot().placed().0, 3);
+    }
+
+    #[test]
+    fn a_gang_does_not_wait_with_nodes_for_a_pod_that_is_not_to_be_tried() {
+        let mut core = core("8", &[("g", 3)]);
+        let mut gated = pod("r", Some("g"), "1");
+        if let Some(spec) = &mut gated.spec {
+            spec.scheduling_gates = Some(vec![k8s::PodSchedulingGate { name: "w".into() }]);
+        }
+        for name in ["p", "q"] {
+            core.pod_changed(None, Some(&pod(name, Some("g"), "1")), 0);
+        }
+        core.pod_changed(None, Some(&gated), 0);
+        assert!(bound(&mut core, 0).is_empty());
+        assert_eq!(core.snapshot().placed(), (0, 0));
+        core.pod_changed(Some(&gated), None, 0);
+        core.pod_changed(None, Some(&pod("s", Some("g"), "1")), 0);
+        assert_eq!(bound_in(&mut core, 1..20), ["p", "q", "s"]);
+    }
+}
