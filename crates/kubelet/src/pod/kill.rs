@@ -100,8 +100,11 @@ async fn pre_stop(deps: &Deps, pod: &Pod, seen: &SeenPod, kill: &Kill) {
 async fn await_turn(kill: &Kill, start: Instant, down: &mut watch::Receiver<HashSet<String>>) {
     let limit = Duration::from_secs(u64::try_from(kill.grace_seconds).unwrap_or(0));
     let its_turn = down.wait_for(|all| kill.after.iter().all(|id| all.contains(id)));
-    // Without time, all end at once.
-    let _ = tokio::time::timeout_at(start + limit, its_turn).await;
+    // Without time, all end at once. A pod may ask for more than there is.
+    match start.checked_add(limit) {
+        Some(until) => drop(tokio::time::timeout_at(until, its_turn).await),
+        None => drop(its_turn.await),
+    }
 }
 
 #[cfg(test)]
@@ -128,6 +131,12 @@ mod tests {
             }
         };
         assert_eq!(tokio::join!(waits, ends).0, 7);
+        let patient = Kill {
+            grace_seconds: i64::MAX,
+            after: vec!["a".into()],
+            ..Default::default()
+        };
+        await_turn(&patient, Instant::now(), &mut down.subscribe()).await;
         assert_eq!(left(&kill, 7), 23);
         let start = Instant::now();
         let down = watch::Sender::new(HashSet::new());
