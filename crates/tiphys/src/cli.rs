@@ -11,7 +11,7 @@ use supervisor::control::MachineKind;
 
 use crate::node::NodeAction;
 use crate::say::say;
-use crate::show::{docs, logs, status, top};
+use crate::show::{OutputFlag, docs, logs, status, top};
 use crate::{
     balancer, components, console, demo, images, node, runtime, secrets, server, simulate,
     snapshot, token, up, why,
@@ -88,7 +88,7 @@ pub enum Command {
     /// Images of this machine's nodes.
     Image(images::ImageArgs),
     /// Print the version, and that of the API it serves.
-    Version,
+    Version(OutputFlag),
     /// Run the API server alone.
     Apiserver(Box<server::ServerArgs>),
     /// Run the controllers alone.
@@ -162,12 +162,12 @@ fn block_on_small<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
         .block_on(future)
 }
 
-fn version() -> String {
-    let own = env!("CARGO_PKG_VERSION");
-    format!(
-        "tiphys {own}, API of Kubernetes {}\n",
-        api::version::KUBERNETES
-    )
+fn version(output: OutputFlag) -> Result<()> {
+    let (own, api) = (env!("CARGO_PKG_VERSION"), api::version::KUBERNETES);
+    let value = serde_json::json!({ "tiphys": own, "kubernetes": api });
+    output.say(&value, || {
+        vec![format!("tiphys {own}, API of Kubernetes {api}")]
+    })
 }
 
 fn done(result: Result<()>) -> Result<ExitCode> {
@@ -183,7 +183,7 @@ pub fn run(command: Command) -> Result<ExitCode> {
         Command::Logs(args) => done(block_on_small(logs::run(*args))),
         Command::Completion(args) => done(docs::completion(&args)),
         Command::Man(args) => done(docs::man(&args)),
-        Command::Version => done(crate::show::print(&version()).map(drop)),
+        Command::Version(output) => done(version(output)),
         Command::Doctor(args) => up::doctor(&args),
         Command::Server(command) => server_command(*command),
         Command::Apiserver(args) => done(block_on(server::run(*args, server::Scope::ApiServer))),
