@@ -117,14 +117,20 @@ impl Feeds<'_> {
 /// Between looks whether groups of pods are served, which changes with the flags of the servers alone.
 const SERVED_EVERY: Duration = Duration::from_secs(300);
 
+/// After a server that gave no answer.
+const ASK_AGAIN: Duration = Duration::from_secs(3);
+
+/// Whether groups are served; it is asked until a server says so or not: pods of a gang must not go by
+/// themselves because one did not answer. What may not be read is as good as not there.
 async fn is_served(api: &Api<PodGroup>) -> bool {
     let one = ListParams::default().limit(1);
-    match api.list_metadata(&one).await {
-        Ok(_) => true,
-        Err(e) => {
-            tracing::debug!("groups of pods: {e}");
-            false
+    loop {
+        match api.list_metadata(&one).await {
+            Ok(_) => return true,
+            Err(kube::Error::Api(status)) if matches!(status.code, 403 | 404) => return false,
+            Err(e) => tracing::warn!("whether groups of pods are served: {e}"),
         }
+        tokio::time::sleep(ASK_AGAIN).await;
     }
 }
 

@@ -33,6 +33,8 @@ struct State {
     watchers: Vec<(String, mpsc::UnboundedSender<Bytes>)>,
     /// Answers to the next bindings: code, and whether the pod is bound nevertheless.
     trouble: Vec<(u16, bool)>,
+    /// How often groups of pods are asked for in vain.
+    unanswered: usize,
     binds: usize,
 }
 
@@ -151,6 +153,14 @@ impl Api {
             let name = body["metadata"]["name"].as_str().unwrap_or_default();
             state.write(&format!("{path}/{name}"), Some(body.clone()));
             return (201, body.clone());
+        }
+        if path == "podgroups" && state.unanswered > 0 {
+            state.unanswered -= 1;
+            return (
+                503,
+                json!({"kind": "Status", "status": "Failure", "code": 503,
+                       "message": "not now", "reason": "ServiceUnavailable"}),
+            );
         }
         if method == Method::GET && !path.contains('/') {
             let ending = format!("{path}/");
@@ -344,6 +354,45 @@ async fn a_more_important_pod_gets_its_room() {
     }
     api.until(|s| event(s, "Preempted", "Preempted by pod uid-high on node a"))
         .await;
+    running.end().await;
+}
+
+/// A server that gives no answer has not said that there are no groups.
+#[tokio::test(start_paused = true)]
+async fn a_gang_stays_together_though_a_server_did_not_answer() {
+    let api = Api::new();
+    api.node("a", "4");
+    api.put(
+        "namespaces/d/podgroups/g",
+        json!({
+        "apiVersion": "scheduling.k8s.io/v1alpha2", "kind": "PodGroup",
+        "metadata": {"name": "g", "namespace": "d", "uid": "uid-g"},
+        "spec": {"schedulingPolicy": {"gang": {"minCount": 2}}}}),
+    );
+    let member = |name: &str| {
+        api.put(
+            &format!("namespaces/d/pods/{name}"),
+            json!({
+            "metadata": {"name": name, "namespace": "d", "uid": format!("uid-{name}")},
+            "spec": {"schedulerName": "default-scheduler",
+                "schedulingGroup": {"podGroupName": "g"},
+                "containers": [{"name": "c", "resources": {"requests": {"cpu": "1"}}}]},
+            "status": {}}),
+        );
+    };
+    member("one");
+    api.state.lock().unanswered = 2;
+    let running = api.start();
+    let waits = |s: &State| {
+        pods(s).any(|p| {
+            let message = p["status"]["conditions"][0]["message"].as_str();
+            message.is_some_and(|m| m.contains("minCount pods from a gang"))
+        })
+    };
+    api.until(waits).await;
+    assert_eq!(api.state.lock().unanswered, 0);
+    member("two");
+    api.until(|s| on(s, "a") == 2).await;
     running.end().await;
 }
 
