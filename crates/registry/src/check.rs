@@ -15,6 +15,8 @@ pub type Errors = Vec<FieldError>;
 static NULL: Value = Value::Null;
 const NEGATIVE: &str = "must be greater than or equal to 0";
 const NOT_POSITIVE: &str = "must be greater than 0";
+/// The same, as most of upstream's core group says it.
+pub const NOT_ABOVE_ZERO: &str = "must be greater than zero";
 /// What is said of a field that may not change.
 pub const IMMUTABLE: &str = "field is immutable";
 
@@ -196,6 +198,11 @@ pub fn not_negative(errs: &mut Errors, path: &FieldPath, v: &Value, field: &str)
 /// A number, if it is there, of at least 1.
 pub fn positive(errs: &mut Errors, path: &FieldPath, v: &Value, field: &str) {
     at_least(errs, path, v, field, 1, NOT_POSITIVE);
+}
+
+/// The same in the words of the core group.
+pub fn above_zero(errs: &mut Errors, path: &FieldPath, v: &Value, field: &str) {
+    at_least(errs, path, v, field, 1, NOT_ABOVE_ZERO);
 }
 
 fn at_least(errs: &mut Errors, path: &FieldPath, v: &Value, field: &str, min: i64, why: &str) {

@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 use super::service::endpoint_ip;
 use super::warnings;
 use crate::check::{
-    Errors, at, cidr, dns_label, dns_subdomain, fill_zero, has, invalid, ip, is_empty, items,
-    items_mut, make, mirror, no_equal_items, port, positive, qualified_name, required_word, set,
-    text, unset,
+    Errors, above_zero, at, cidr, dns_label, dns_subdomain, fill_zero, has, invalid, ip, is_empty,
+    items, items_mut, make, mirror, no_equal_items, port, qualified_name, required_word, set, text,
+    unset,
 };
 use crate::strategy::{Context, Strategy, keep_other_half};
 
@@ -134,7 +134,7 @@ impl Strategy for Node {
         if cx.subresource.is_empty() {
             let swap = at(at(at(obj, "status"), "nodeInfo"), "swap");
             let path = FieldPath::new("metadata").child("nodeSwapStatus");
-            positive(&mut errs, &path, swap, "capacity");
+            above_zero(&mut errs, &path, swap, "capacity");
         }
         let path = FieldPath::new("status").child("declaredFeatures");
         let declared = items(at(obj, "status"), "declaredFeatures");

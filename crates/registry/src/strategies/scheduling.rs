@@ -6,8 +6,8 @@ use api::{FieldError, FieldPath, names};
 use serde_json::Value;
 
 use crate::check::{
-    Errors, at, dns_label, has, int, invalid, invalid_each, items, label_selector, one_of,
-    optional_word, positive, qualified_name, required_word, text,
+    Errors, NOT_ABOVE_ZERO, above_zero, at, dns_label, has, int, invalid, invalid_each, items,
+    label_selector, one_of, optional_word, qualified_name, required_word, text,
 };
 
 const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
@@ -196,12 +196,7 @@ pub fn spread(errs: &mut Errors, path: &FieldPath, spec: &Value) {
         let path = path.index(i);
         if int(c, "maxSkew").unwrap_or(0) <= 0 {
             let n = int(c, "maxSkew").unwrap_or(0);
-            invalid(
-                errs,
-                &path.child("maxSkew"),
-                &n.into(),
-                "must be greater than 0",
-            );
+            invalid(errs, &path.child("maxSkew"), &n.into(), NOT_ABOVE_ZERO);
         }
         let (key, when) = (text(c, "topologyKey"), text(c, "whenUnsatisfiable"));
         if key.is_empty() {
@@ -223,7 +218,7 @@ pub fn spread(errs: &mut Errors, path: &FieldPath, spec: &Value) {
             let path = path.child("{topologyKey, whenUnsatisfiable}");
             errs.push(FieldError::duplicate(&path, &shown.into()));
         }
-        positive(errs, &path, c, "minDomains");
+        above_zero(errs, &path, c, "minDomains");
         if has(c, "minDomains") && when != "DoNotSchedule" {
             let why =
                 format!("can only use minDomains if whenUnsatisfiable=DoNotSchedule, not {when}");

@@ -7,8 +7,9 @@ use super::quantity::{is_native, parse, show};
 use super::volume_sources::{self, Owner};
 use super::warnings;
 use crate::check::{
-    Errors, at, dns_subdomain, fill, fill_zero, has, invalid, items, label_selector, make, one_of,
-    optional_word, qualified_name, required_text, set, text, unset,
+    Errors, IMMUTABLE, NOT_ABOVE_ZERO, at, dns_label, dns_subdomain, fill, fill_zero, has,
+    immutable, invalid, is_empty, items, items_mut, label_selector, make, one_of, optional_word,
+    qualified_name, required_text, set, text, unset,
 };
 use crate::strategy::{Context, Strategy, keep_other_half};
 
@@ -18,6 +19,8 @@ const ACCESS_MODES: &[&str] = &[
     "ReadWriteOnce",
     "ReadWriteOncePod",
 ];
+/// How claims named their class first.
+const BETA_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
 const VOLUME_MODES: &[&str] = &["Block", "Filesystem"];
 
 /// The strategy of persistent volumes.
@@ -66,27 +69,21 @@ impl Strategy for PersistentVolume {
         let (mut errs, path, spec) = (Errors::new(), FieldPath::new("spec"), at(obj, "spec"));
         access_modes(&mut errs, &path, spec, "");
         let capacity = at(spec, "capacity");
-        match capacity.as_object().filter(|c| !c.is_empty()) {
-            None => errs.push(FieldError::required(&path.child("capacity"), "")),
-            Some(c) => {
-                if c.len() > 1 || !c.contains_key("storage") {
-                    let path = path.child("capacity");
-                    errs.push(FieldError::not_supported(
-                        &path,
-                        &capacity.to_string(),
-                        &["storage"],
-                    ));
-                }
-                for (name, v) in c {
-                    let path = path.child("capacity").key(name);
-                    if parse(v).is_some_and(|q| q <= Quantity::ZERO) {
-                        errs.push(FieldError::invalid_str(
-                            &path,
-                            &show(v),
-                            "must be greater than 0",
-                        ));
-                    }
-                }
+        if is_empty(capacity) {
+            errs.push(FieldError::required(&path.child("capacity"), ""));
+        }
+        let resources = capacity.as_object().map_or(0, serde_json::Map::len);
+        if resources != 1 || !has(capacity, "storage") {
+            let path = path.child("capacity");
+            errs.push(FieldError {
+                value: Some(capacity.to_string()),
+                ..FieldError::not_supported(&path, "", &["storage"])
+            });
+        }
+        for (name, v) in capacity.as_object().into_iter().flatten() {
+            let path = path.child("capacity").key(name);
+            if parse(v).is_some_and(|q| q <= Quantity::ZERO) {
+                errs.push(FieldError::invalid_str(&path, &show(v), NOT_ABOVE_ZERO));
             }
         }
         let policies = ["Delete", "Recycle", "Retain"];
@@ -156,9 +153,11 @@ impl Strategy for PersistentVolume {
             }
         }
         let root = FieldPath::root();
-        crate::check::immutable(&mut errs, &root, spec, was, "volumeMode");
-        if has(was, "nodeAffinity") {
-            crate::check::immutable(&mut errs, &root, spec, was, "nodeAffinity");
+        immutable(&mut errs, &root, spec, was, "volumeMode");
+        let (nodes, before) = (at(spec, "nodeAffinity"), at(was, "nodeAffinity"));
+        if !before.is_null() && *nodes != renamed(before, nodes) {
+            let why = "field is immutable, except for updating from beta label to GA";
+            invalid(&mut errs, &FieldPath::new("nodeAffinity"), nodes, why);
         }
         let class = "volumeAttributesClassName";
         if has(was, class) && !has(spec, class) {
@@ -250,6 +249,44 @@ fn volume_source(errs: &mut Errors, path: &FieldPath, spec: &Value, name: &str) 
     }
 }
 
+/// Which nodes may use a volume, where `new` has the label that came instead of one of the beta.
+fn renamed(old: &Value, new: &Value) -> Value {
+    const TERMS: &str = "nodeSelectorTerms";
+    const EXPRESSIONS: &str = "matchExpressions";
+    let mut old = old.clone();
+    let terms = items(at(new, "required"), TERMS);
+    let Some(required) = old.get_mut("required") else {
+        return old;
+    };
+    for (term, new) in items_mut(required, TERMS).iter_mut().zip(terms) {
+        let others = items(new, EXPRESSIONS);
+        for (expression, new) in items_mut(term, EXPRESSIONS).iter_mut().zip(others) {
+            let pair = (text(expression, "key"), text(new, "key"));
+            if let Some((_, key)) = NEW_LABELS.iter().find(|label| **label == pair) {
+                set(expression, "key", *key);
+            }
+        }
+    }
+    old
+}
+
+const NEW_LABELS: [(&str, &str); 5] = [
+    (
+        "failure-domain.beta.kubernetes.io/zone",
+        "topology.kubernetes.io/zone",
+    ),
+    (
+        "failure-domain.beta.kubernetes.io/region",
+        "topology.kubernetes.io/region",
+    ),
+    (
+        "beta.kubernetes.io/instance-type",
+        "node.kubernetes.io/instance-type",
+    ),
+    ("beta.kubernetes.io/os", "kubernetes.io/os"),
+    ("beta.kubernetes.io/arch", "kubernetes.io/arch"),
+];
+
 /// `none`: what is said when there are none.
 fn access_modes(errs: &mut Errors, path: &FieldPath, spec: &Value, none: &str) {
     let (modes, path) = (items(spec, "accessModes"), path.child("accessModes"));
@@ -259,7 +296,10 @@ fn access_modes(errs: &mut Errors, path: &FieldPath, spec: &Value, none: &str) {
     for m in modes {
         one_of(errs, &path, m.as_str().unwrap_or(""), ACCESS_MODES);
     }
-    if modes.len() > 1 && modes.iter().any(|m| m.as_str() == Some("ReadWriteOncePod")) {
+    const ALONE: &str = "ReadWriteOncePod";
+    let words = || modes.iter().filter_map(Value::as_str);
+    let others = words().any(|mode| mode != ALONE && ACCESS_MODES.contains(&mode));
+    if others && words().any(|mode| mode == ALONE) {
         let why = "may not use ReadWriteOncePod with other access modes";
         errs.push(FieldError::forbidden(&path, why));
     }
@@ -270,22 +310,17 @@ pub fn claim_spec(errs: &mut Errors, path: &FieldPath, spec: &Value) {
     label_selector(errs, &path.child("selector"), at(spec, "selector"));
     access_modes(errs, path, spec, "at least 1 access mode is required");
     let requests = at(at(spec, "resources"), "requests");
-    let request_path = path.child("resources").child("requests");
+    let request_path = path.child("resources").key("storage");
     match requests.get("storage") {
-        None => errs.push(FieldError::required(
-            &path.child("resources").key("storage"),
-            "",
-        )),
-        Some(v) => {
-            if parse(v).is_some_and(|q| q <= Quantity::ZERO) {
-                let path = request_path.key("storage");
-                errs.push(FieldError::invalid_str(
-                    &path,
-                    &show(v),
-                    "must be greater than 0",
-                ));
-            }
+        None => errs.push(FieldError::required(&request_path, "")),
+        Some(v) if parse(v).is_some_and(|q| q <= Quantity::ZERO) => {
+            errs.push(FieldError::invalid_str(
+                &request_path,
+                &show(v),
+                NOT_ABOVE_ZERO,
+            ));
         }
+        Some(_) => {}
     }
     let class = text(spec, "storageClassName");
     if !class.is_empty() {
@@ -324,6 +359,11 @@ fn data_source(errs: &mut Errors, path: &FieldPath, source: &Value) {
     }
     if !group.is_empty() {
         dns_subdomain(errs, &path.child("apiGroup"), group);
+    }
+    // Of the reference alone.
+    let namespace = text(source, "namespace");
+    if !namespace.is_empty() {
+        dns_label(errs, &path.child("namespace"), namespace);
     }
 }
 
@@ -401,6 +441,25 @@ impl Strategy for PersistentVolumeClaim {
                 errs.push(FieldError::forbidden(&path, why));
             }
         }
+        let (class, before) = (noted_class(obj), noted_class(old));
+        let moved = !before.is_empty()
+            && !has(at(old, "spec"), "storageClassName")
+            && text(at(obj, "spec"), "storageClassName") == before
+            && class.is_empty();
+        if class != before && !moved {
+            let path = FieldPath::new("metadata")
+                .child("annotations")
+                .child(BETA_CLASS);
+            errs.push(FieldError::invalid_str(&path, class, IMMUTABLE));
+        }
+        let root = FieldPath::root();
+        immutable(
+            &mut errs,
+            &root,
+            at(obj, "spec"),
+            at(old, "spec"),
+            "volumeMode",
+        );
         let class = "volumeAttributesClassName";
         let has_one = has(at(old, "status"), "currentVolumeAttributesClassName");
         let (new, was) = (at(at(obj, "spec"), class), at(at(old, "spec"), class));
@@ -413,6 +472,11 @@ impl Strategy for PersistentVolumeClaim {
         }
         errs
     }
+}
+
+/// The class of a claim that names it as claims first did.
+fn noted_class(claim: &Value) -> &str {
+    text(at(at(claim, "metadata"), "annotations"), BETA_CLASS)
 }
 
 /// What a claim has, and how far its growing is.
@@ -522,6 +586,43 @@ mod tests {
         assert_eq!(
             of(json!({ "allocatedResourceStatuses": { "cpu": "NodeResizePending" } })),
             [format!("status.allocatedResourceStatuses: {only}")]
+        );
+    }
+
+    #[test]
+    fn nodes_of_a_volume_are_renamed_at_most() {
+        let with = |key: &str| {
+            let expression = json!({ "key": key, "operator": "In", "values": ["z"] });
+            json!({ "spec": { "nodeAffinity": { "required": { "nodeSelectorTerms": [
+                { "matchExpressions": [expression] }] } } } })
+        };
+        let (old, new) = NEW_LABELS[0];
+        let update = |to: &str, from: &str| {
+            let found = PersistentVolume.validate_update(&with(to), &with(from), &cx("", 0));
+            found.len()
+        };
+        assert_eq!(update(new, old), 0);
+        assert_eq!(update(old, old), 0);
+        assert_eq!(update(old, new), 1);
+        assert_eq!(update("other", old), 1);
+    }
+
+    #[test]
+    fn what_a_claim_names_its_class_by_stays() {
+        let with = |noted: Value, class: Value| {
+            json!({ "metadata": { "annotations": { BETA_CLASS: noted } },
+                "spec": { "storageClassName": class } })
+        };
+        let update = |new: &Value, old: &Value| -> Vec<String> {
+            let found = PersistentVolumeClaim.validate_update(new, old, &cx("", 0));
+            found.iter().map(|e| e.field.as_str().to_owned()).collect()
+        };
+        let old = with("c".into(), Value::Null);
+        assert!(update(&old, &old).is_empty());
+        assert!(update(&with(Value::Null, "c".into()), &old).is_empty());
+        assert_eq!(
+            update(&with("d".into(), Value::Null), &old),
+            [format!("metadata.annotations.{BETA_CLASS}")]
         );
     }
 
