@@ -437,14 +437,19 @@ async fn apply(
     for line in &lines {
         let mut route = Route::to(line.cidr, ROUTE_PROTOCOL);
         match (&line.way, &tunnel) {
-            (Way::Direct(address), _) => route.gateway = Some(*address),
             (Way::Encrypted, _) => match (&encrypted, line.peer.key) {
                 (Some(link), Some(_)) => route.link = Some(link.index),
                 _ => {
                     lost_now.insert(line.cidr, "it has no key, and nothing is sent in the open");
-                    continue;
+                    // Nor by the default route.
+                    route.unreachable = true;
                 }
             },
+            (Way::Direct(_) | Way::Tunnel, _) if line.peer.key.is_some() => {
+                lost_now.insert(line.cidr, "it takes part in what is encrypted alone");
+                route.unreachable = true;
+            }
+            (Way::Direct(address), _) => route.gateway = Some(*address),
             (Way::Tunnel, Some(link)) => {
                 let Some(far) = line.peer.address(outer) else {
                     lost_now.insert(line.cidr, "it has no address of this node's first family");

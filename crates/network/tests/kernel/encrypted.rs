@@ -56,7 +56,7 @@ fn ways_are_encrypted_or_there_are_none() {
             config.encryption = Some(*private);
         });
     }
-    let to_b = |r: &Route| r.destination == prefix(b.cidr);
+    let to_b = |r: &Route| !r.unreachable && r.destination == prefix(b.cidr);
     if !known {
         assert!(!routes(&a).iter().any(to_b), "a way in the open");
         return;
@@ -81,10 +81,43 @@ fn ways_are_encrypted_or_there_are_none() {
         config.encryption = Some(of_a.0);
     });
     assert!(!routes(&a).iter().any(to_b), "a way in the open");
+    let refused = |r: &Route| r.unreachable && r.destination == prefix(b.cidr);
+    assert!(
+        routes(&a).iter().any(refused),
+        "the default route leads there"
+    );
     // Without encryption the link goes, and ways are open.
     run_agent(&a, "a", &nodes, |config| {
         config.conf_dir = conf.path().join("a");
     });
     assert!(routes(&a).iter().any(to_b));
     assert!(!a.links().iter().any(|name| name == NAME));
+}
+
+/// A node that has a key would not answer in the open: it is sent nothing.
+#[test]
+fn a_node_without_encryption_sends_nothing_to_one_with_it() {
+    let switch = switch();
+    let a = TestNode::new(machine(&switch, 1, "192.0.2.1/24"), "10.244.1.0/24");
+    let conf = tempfile::tempdir().expect("a folder");
+    let mut nodes = [
+        node_object("a", "192.0.2.1", a.cidr),
+        node_object("b", "192.0.2.2", "10.244.2.0/24"),
+    ];
+    let sends = |nodes: &[k8s_openapi::api::core::v1::Node]| {
+        run_agent(&a, "a", nodes, |config| {
+            config.conf_dir = conf.path().to_owned();
+        });
+        let to_b = |r: &&Route| r.destination == prefix("10.244.2.0/24");
+        let all = routes(&a);
+        let way = all.iter().find(to_b).expect("a route");
+        !way.unreachable
+    };
+    assert!(sends(&nodes));
+    let key = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=".to_owned();
+    let note = (api::node_notes::WIREGUARD_KEY.to_owned(), key);
+    nodes[1].metadata.annotations = Some([note].into());
+    assert!(!sends(&nodes));
+    nodes[1].metadata.annotations = None;
+    assert!(sends(&nodes));
 }
