@@ -149,6 +149,7 @@ impl Strategy for NetworkPolicy {
                 at(spec, "policyTypes"),
                 why,
             );
+            return errs;
         }
         for (i, t) in types.iter().enumerate() {
             let path = path.child("policyTypes").index(i);
@@ -156,7 +157,7 @@ impl Strategy for NetworkPolicy {
                 &mut errs,
                 &path,
                 t.as_str().unwrap_or(""),
-                &["Egress", "Ingress"],
+                &["Ingress", "Egress"],
             );
         }
         errs
@@ -167,34 +168,29 @@ impl Strategy for NetworkPolicy {
 }
 
 fn policy_port(errs: &mut Errors, path: &FieldPath, p: &Value) {
-    optional_word(errs, path, p, "protocol", &["SCTP", "TCP", "UDP"]);
+    optional_word(errs, path, p, "protocol", &["TCP", "UDP", "SCTP"]);
     if has(p, "port") {
         port_or_name(errs, &path.child("port"), at(p, "port"));
     }
-    if has(p, "endPort") {
-        let end_path = path.child("endPort");
-        match (int(p, "port"), int(p, "endPort").unwrap_or(0)) {
-            (Some(start), end) if end < start => {
+    let Some(end) = int(p, "endPort") else {
+        return;
+    };
+    let end_path = path.child("endPort");
+    match int(p, "port") {
+        Some(start) => {
+            if end < start {
                 let why = "must be greater than or equal to `port`";
-                invalid(errs, &end_path, &end.into(), why);
+                invalid(errs, &end_path, &start.into(), why);
             }
-            (None, end) if !has(p, "port") => {
-                invalid(
-                    errs,
-                    &end_path,
-                    &end.into(),
-                    "must be specified when `port` is also specified",
-                );
-            }
-            (None, end) => {
-                invalid(
-                    errs,
-                    &end_path,
-                    &end.into(),
-                    "may not be specified when `port` is non-numeric",
-                );
-            }
-            _ => port(errs, &end_path, at(p, "endPort")),
+            port(errs, &end_path, at(p, "endPort"));
+        }
+        None => {
+            let why = if has(p, "port") {
+                "may not be specified when `port` is non-numeric"
+            } else {
+                "may not be specified when `port` is not specified"
+            };
+            invalid(errs, &end_path, &end.into(), why);
         }
     }
 }
@@ -217,9 +213,9 @@ fn peer(errs: &mut Errors, path: &FieldPath, p: &Value) {
     let path = path.child("ipBlock");
     if text(block, "cidr").is_empty() {
         errs.push(FieldError::required(&path.child("cidr"), ""));
-    } else {
-        cidr(errs, &path.child("cidr"), text(block, "cidr"));
+        return;
     }
+    cidr(errs, &path.child("cidr"), text(block, "cidr"));
     for (i, e) in items(block, "except").iter().enumerate() {
         let (path, except) = (path.child("except").index(i), e.as_str().unwrap_or(""));
         cidr(errs, &path, except);

@@ -119,7 +119,7 @@ impl Strategy for StatefulSet {
                     &mut errs,
                     &path.child(field),
                     text(policy, field),
-                    &["Delete", "Retain"],
+                    &["Retain", "Delete"],
                 );
             }
         }

@@ -156,9 +156,20 @@ fn networking_checks() {
                 &["spec.ingress[0].from[0]: Required value: must specify a peer"],
             ),
             (
+                &[(
+                    "/spec/ingress/0/ports",
+                    json!([{ "port": 80, "endPort": 70, "protocol": "X" }, { "endPort": 70 }]),
+                )],
+                &[
+                    "spec.ingress[0].ports[0].protocol: Unsupported value: \"X\": supported values: \"TCP\", \"UDP\", \"SCTP\"",
+                    "spec.ingress[0].ports[0].endPort: Invalid value: 80: must be greater than or equal to `port`",
+                    "spec.ingress[0].ports[1].endPort: Invalid value: 70: may not be specified when `port` is not specified",
+                ],
+            ),
+            (
                 &[("/spec/policyTypes", json!(["Odd"]))],
                 &[
-                    "spec.policyTypes[0]: Unsupported value: \"Odd\": supported values: \"Egress\", \"Ingress\"",
+                    "spec.policyTypes[0]: Unsupported value: \"Odd\": supported values: \"Ingress\", \"Egress\"",
                 ],
             ),
         ],
