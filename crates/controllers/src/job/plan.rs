@@ -160,7 +160,9 @@ fn finish(state: &mut State<'_>, parent: &Parent, plan: &mut Plan) {
     let (warning, reason, message) = if ending.failed {
         (true, ending.event, ending.message.clone())
     } else {
-        state.status.completion_time = last.last_transition_time.clone();
+        // Nothing ends before it began, though a clock was set back meanwhile: such a status is refused.
+        let began = state.status.start_time.clone();
+        state.status.completion_time = last.last_transition_time.clone().max(began);
         (false, "Completed", "Job completed".to_owned())
     };
     state.status.conditions.get_or_insert_default().push(last);

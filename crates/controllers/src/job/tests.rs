@@ -185,6 +185,24 @@ fn it_runs_to_its_completions() {
     assert_eq!(j.step(), 0);
 }
 
+/// A status that ends before it begins is refused: the Job would end when the clock has caught up.
+#[test]
+fn a_clock_that_is_set_back_ends_no_job_before_it_began() {
+    let mut j = Jobs::new(json!({ "completions": 1, "parallelism": 1 }));
+    j.settle();
+    j.run();
+    let began = j.status()["startTime"].clone();
+    j.world.now_millis -= 5 * 3_600_000;
+    j.end(0);
+    j.settle();
+    let ended = j.status();
+    assert!(began.is_string(), "{ended}");
+    assert_eq!(
+        (&ended["startTime"], &ended["completionTime"]),
+        (&began, &began)
+    );
+}
+
 /// The steps of a round follow one another at once; what ends meanwhile is the next round's.
 #[test]
 fn a_round_writes_the_status_twice() {
