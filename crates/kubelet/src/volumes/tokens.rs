@@ -1,6 +1,8 @@
 //! Tokens of service accounts, bound to a pod, asked for by TokenRequest and renewed before
-//! they expire. How old one is, is measured and not read from the time of day: a clock that is set, or
-//! differs from the server's, neither keeps an old token nor asks for new ones without end.
+//! they expire. How old one is, is measured, and not read from the time of day alone: a clock that is
+//! set, or differs from the server's, neither keeps an old token nor asks for new ones without end. What
+//! a machine slept is not measured, but its clock shows it: where that has gone on further, a token is
+//! renewed, which a clock that is set ahead costs once.
 
 use crate::pod::spec;
 use clock::{Clock, Instant};
@@ -23,12 +25,16 @@ type Key = (String, String, i64);
 struct CachedToken {
     token: Token,
     since: Instant,
+    /// The same by the time of day.
+    at: Timestamp,
     life: Duration,
 }
 
 impl CachedToken {
-    fn is_due(&self) -> bool {
-        self.since.elapsed() >= renewal(self.life)
+    fn is_due(&self, now: Timestamp) -> bool {
+        let by_day = Duration::try_from(now.duration_since(self.at));
+        let age = self.since.elapsed().max(by_day.unwrap_or_default());
+        age >= renewal(self.life)
     }
 
     fn is_good(&self) -> bool {
@@ -91,7 +97,7 @@ impl Tokens {
         let key = (spec::uid(pod).to_owned(), audience.to_owned(), seconds);
         let (now, since) = (self.clock.now(), Instant::now());
         let have = self.held.lock().get(&key).cloned();
-        if let Some(held) = have.as_ref().filter(|h| !h.is_due()) {
+        if let Some(held) = have.as_ref().filter(|h| !h.is_due(now)) {
             return Ok(held.token.clone());
         }
         match self.ask(pod, audience, seconds).await {
@@ -100,6 +106,7 @@ impl Tokens {
                 let held = CachedToken {
                     token: token.clone(),
                     since,
+                    at: now,
                     life: life(now, expires, seconds),
                 };
                 self.held.lock().insert(key, held);
@@ -193,5 +200,28 @@ mod tests {
         }
         assert_eq!(renewal(Duration::from_secs(3_600)).as_secs(), 2_880);
         assert_eq!(renewal(RENEW_AFTER * 10), RENEW_AFTER);
+    }
+
+    #[test]
+    fn what_a_machine_slept_makes_its_tokens_old() {
+        let at = |seconds| Timestamp::from_second(seconds).unwrap();
+        let (then, hour) = (1_000_000, 3_600);
+        let held = CachedToken {
+            token: Token {
+                text: "t".into(),
+                expires: at(then + hour),
+            },
+            since: Instant::now(),
+            at: at(then),
+            life: Duration::from_secs(3_600),
+        };
+        for (now, due) in [
+            (then + 60, false),
+            (then + hour, true),
+            // The clock was set back: what is measured counts.
+            (then - 4 * hour, false),
+        ] {
+            assert_eq!(held.is_due(at(now)), due, "{now}");
+        }
     }
 }
