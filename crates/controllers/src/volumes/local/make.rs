@@ -21,6 +21,8 @@ use crate::volumes::protection::VOLUME_FINALIZER;
 
 /// Until what a volume begins with is looked for again, milliseconds.
 const AGAIN_MILLIS: u64 = 5_000;
+/// Until it is looked again whether there is room.
+const ROOM_AGAIN_MILLIS: u64 = 30_000;
 pub const HOSTNAME: &str = "kubernetes.io/hostname";
 
 /// A node, and what of it is given away.
@@ -68,11 +70,13 @@ pub fn plan(seen: &ClaimToProvision) -> Plan {
     }
     match choose(seen) {
         Ok(node) => make(seen, node),
-        // The scheduler has no choice where there is an original.
-        Err(why) if seen.source != DataSource::Nothing => failed(seen, &why).into(),
         Err(why) => {
             let mut plan = Plan::from(failed(seen, &why));
-            plan.actions.extend(choose_again(seen));
+            // The scheduler has no choice where there is an original.
+            let again = choose_again(seen).filter(|_| seen.source == DataSource::Nothing);
+            // Where it has none, nothing else says that there is room by now.
+            plan.wake_after_millis = again.is_none().then_some(ROOM_AGAIN_MILLIS);
+            plan.actions.extend(again);
             plan
         }
     }

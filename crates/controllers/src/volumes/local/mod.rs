@@ -298,7 +298,10 @@ impl Controller for LocalVolumes {
         });
         let (client, random) = (self.client.clone(), self.random.clone());
         let (known, nodes) = (self.known.clone(), self.nodes.clone());
-        watches.feed(move |keys| snapshot_objects::follow(client, random, known, nodes, keys));
+        let classes = self.classes.clone();
+        let rooms = move |node: &str| rooms(&classes, node);
+        watches
+            .feed(move |keys| snapshot_objects::follow(client, random, known, nodes, rooms, keys));
     }
 
     fn observe(&self, key: &Key) -> Option<Observed> {

@@ -186,16 +186,28 @@ fn concerned(kind: SnapshotKind, change: &Change<DynamicObject>, all: &Tables) -
     }
 }
 
-/// Follows the kinds as long as the controller runs.
+/// With these, the rooms of the nodes that have other snapshots now: those take of a node's room, too.
+pub fn with_rooms(mut keys: Vec<Key>, rooms: impl Fn(&str) -> Vec<Key>) -> Vec<Key> {
+    let nodes = keys.iter().filter_map(|key| match key {
+        Key::SnapshotNode(node) => Some(node.as_str()),
+        _ => None,
+    });
+    let more: Vec<Key> = nodes.flat_map(rooms).collect();
+    keys.extend(more);
+    keys
+}
+
+/// Follows the kinds as long as the controller runs. `rooms`: those of a node, for each class.
 pub async fn follow(
     client: Client,
     random: Random,
     known: SnapshotObjects,
     nodes: Informer<Node>,
+    rooms: impl Fn(&str) -> Vec<Key> + Send + Sync,
     keys: Keys<Key>,
 ) {
     let mut heard = pin!(custom_kinds::events_of::<SnapshotKind>(client, random));
     while let Some(heard) = heard.next().await {
-        keys.add(known.take(heard, &nodes));
+        keys.add(with_rooms(known.take(heard, &nodes), &rooms));
     }
 }

@@ -10,6 +10,7 @@ use super::super::BIND_COMPLETED;
 use super::snapshot::{
     ObservedContent, ObservedSnapshot, SnapshotNode, plan, plan_content, plan_node,
 };
+use super::snapshot_objects::with_rooms;
 use super::*;
 
 const HOLDS: &str = "tiphys.io/local-snapshot";
@@ -283,6 +284,10 @@ fn a_volume_begins_with_a_claim_or_a_snapshot() {
     tell(SnapshotKind::Snapshot, snapshot(&ready));
     let keys = tell(SnapshotKind::Content, content(&ready));
     assert!(keys.contains(&Key::SnapshotNode("n1".into())));
+    // What the scheduler is told of the node's room changes with it.
+    let room = |node: &str| Key::Room("class".into(), node.to_owned());
+    let keys = with_rooms(keys, |node| vec![room(node)]);
+    assert!(keys.contains(&room("n1")));
     assert_eq!(source(of_snapshot.clone()), copy("snapshot-u1"));
     assert_eq!(
         known.of_claim("a", "c"),

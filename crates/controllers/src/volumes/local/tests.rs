@@ -109,8 +109,13 @@ fn without_room_the_choice_goes_back_to_the_scheduler() {
         panic!("{plan:?}");
     };
     assert!(object["metadata"]["annotations"][SELECTED_NODE].is_null());
+    assert!(plan.wake_after_millis.is_none());
     let gone = make::plan(&seen(Some("n1"), "WaitForFirstConsumer", &[]));
     assert!(refused(&gone).contains("not found"));
+    // Nobody chose: there may be room later.
+    let full = make::plan(&seen(None, "Immediate", &[("n1", "1Gi", 0)]));
+    assert!(refused(&full).contains("no node has that much"));
+    assert!(full.wake_after_millis.is_some());
 }
 
 #[test]
@@ -161,8 +166,9 @@ fn a_copy_is_made_where_its_original_is() {
     seen.source = copy(3 * GIB);
     let plan = make::plan(&seen);
     assert!(refused(&plan).contains("which has 3Gi"), "{plan:?}");
-    // The scheduler has nothing to choose: what it chose stays.
+    // The scheduler has nothing to choose: what it chose stays, and it is looked again.
     assert_eq!(plan.actions.len(), 1);
+    assert!(plan.wake_after_millis.is_some());
     seen.source = DataSource::Missing("volumesnapshot \"s\" is not ready to use".into());
     let plan = make::plan(&seen);
     assert!(refused(&plan).contains("is not ready") && plan.wake_after_millis.is_some());
