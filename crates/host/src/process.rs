@@ -51,6 +51,15 @@ impl Process {
         runs(&self.argv, command)
     }
 
+    /// The same of what it is now: a runtime's event may come before the process has become what was
+    /// asked for, and the kernel shows no arguments while it does. Once its number is another's, this
+    /// may speak of that one; signals still reach nobody but itself.
+    #[must_use]
+    pub fn runs_by_now(&self, command: &[String]) -> bool {
+        let line = fs::read(format!("/proc/{}/cmdline", self.pid.as_raw_nonzero()));
+        line.is_ok_and(|line| runs(&arguments(&line), command))
+    }
+
     /// Ends it and what it started: they hear it as from a terminal that is closed (SIGHUP); a
     /// process that is still there a moment later is killed, with its group. What it left behind
     /// that does not listen to SIGHUP stays, as after every session.

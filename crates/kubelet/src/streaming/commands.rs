@@ -14,9 +14,8 @@ use tokio::sync::Notify;
 const BEGINNING: Duration = Duration::from_secs(10);
 /// How long a process is waited for whose client has gone before it began.
 const LATE: Duration = Duration::from_secs(2);
-/// Of processes that run something else (they gave themselves another name, or are probes) only one
-/// alone can be meant.
-const OTHERS: usize = 2;
+/// Processes that are kept while they run nothing that anybody waits for.
+const UNCLAIMED: usize = 64;
 
 /// The commands of clients that have streams on this node.
 #[derive(Debug, Default)]
@@ -26,6 +25,17 @@ pub struct ClientCommands(Mutex<Table>);
 struct Table {
     last: u64,
     waiting: Vec<WaitingClient>,
+    unclaimed: Vec<Unclaimed>,
+}
+
+/// A process that ran nothing that somebody waited for when it began: it had not become it yet, gave
+/// itself another name, or is a probe's.
+#[derive(Debug)]
+struct Unclaimed {
+    container: String,
+    process: Process,
+    /// Who alone waited in its container.
+    only: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -35,7 +45,6 @@ struct WaitingClient {
     command: Vec<String>,
     since: Instant,
     found: Option<Process>,
-    others: Vec<Process>,
     begun: Arc<Notify>,
 }
 
@@ -59,7 +68,6 @@ impl ClientCommands {
             command: command.to_vec(),
             since: Instant::now(),
             found: None,
-            others: Vec::new(),
             begun: Arc::default(),
         });
         ExpectedCommand {
@@ -89,31 +97,66 @@ impl ClientCommands {
                 return;
             }
         };
-        let alone = waiting.len() == 1;
+        let only = match &waiting[..] {
+            [one] => Some(one.number),
+            _ => None,
+        };
         // The one that waits longest, where several run the same.
-        let at = waiting.iter().position(|w| process.runs(&w.command));
-        if let Some(w) = waiting.get_mut(at.unwrap_or_default()) {
-            if at.is_some() {
+        match waiting.iter_mut().find(|w| process.runs(&w.command)) {
+            Some(w) => {
                 w.found = Some(process);
                 w.begun.notify_one();
-            } else if alone && w.others.len() < OTHERS {
-                w.others.push(process);
             }
+            None => table.keep(Unclaimed {
+                container: container.to_owned(),
+                process,
+                only,
+            }),
         }
     }
 
     fn take(&self, number: u64) -> Option<Process> {
-        let mut table = self.0.lock();
-        let mut all = table.waiting.iter_mut();
-        let w = all.find(|w| w.number == number)?;
-        let alone = w.others.len() == 1;
-        w.found.take().or_else(|| w.others.pop().filter(|_| alone))
+        self.0.lock().take(number)
     }
 
     fn begun(&self, number: u64) -> Option<Arc<Notify>> {
         let table = self.0.lock();
         let w = table.waiting.iter().find(|w| w.number == number)?;
         w.found.is_none().then(|| w.begun.clone())
+    }
+}
+
+impl Table {
+    fn keep(&mut self, one: Unclaimed) {
+        if self.unclaimed.len() == UNCLAIMED {
+            self.unclaimed.remove(0);
+        }
+        self.unclaimed.push(one);
+    }
+
+    fn take(&mut self, number: u64) -> Option<Process> {
+        let w = self.waiting.iter_mut().find(|w| w.number == number)?;
+        if let Some(process) = w.found.take() {
+            return Some(process);
+        }
+        let is_it = |u: &Unclaimed| u.container == w.container && u.process.runs_by_now(&w.command);
+        let place = self.unclaimed.iter().position(is_it).or_else(|| {
+            // Of those that run something else only one alone can be meant.
+            let mut meant = self.unclaimed.iter().enumerate();
+            let (at, _) = meant.find(|(_, u)| u.only == Some(number))?;
+            let is_alone = !meant.any(|(_, u)| u.only == Some(number));
+            is_alone.then_some(at)
+        })?;
+        Some(self.unclaimed.remove(place).process)
+    }
+
+    /// A command is over.
+    fn forget(&mut self, number: u64) {
+        self.waiting.retain(|w| w.number != number);
+        let waiting = &self.waiting;
+        self.unclaimed.retain(|u| {
+            u.only != Some(number) && waiting.iter().any(|w| w.container == u.container)
+        });
     }
 }
 
@@ -136,8 +179,7 @@ impl ExpectedCommand {
 
 impl Drop for ExpectedCommand {
     fn drop(&mut self) {
-        let mut table = self.commands.0.lock();
-        table.waiting.retain(|w| w.number != self.number);
+        self.commands.0.lock().forget(self.number);
     }
 }
 
@@ -179,6 +221,31 @@ mod tests {
         assert!(commands.take(other.number).is_none());
         drop(other);
         assert!(commands.0.lock().waiting.is_empty());
+    }
+
+    /// The runtime's event comes before the process has become what its client asked for.
+    #[tokio::test]
+    async fn what_becomes_the_command_later_is_found() {
+        let commands = Arc::new(ClientCommands::default());
+        let container = own_group();
+        let mut command = std::process::Command::new("sh");
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        command.args(["-c", "read go; exec sleep 1000000"]);
+        let mut child = command.stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let sleep = texts(&["sleep", "1000000"]);
+        let first = commands.expect(&container, &texts(&["cat"]));
+        let second = commands.expect(&container, &sleep);
+        commands.started(&container, child.id());
+        drop(child.stdin.take());
+        let process = Process::find(child.id(), &container).unwrap().unwrap();
+        while !process.runs_by_now(&sleep) {
+            tokio::task::yield_now().await;
+        }
+        assert!(commands.take(first.number).is_none());
+        second.hang_up().await;
+        assert!(!child.wait().unwrap().success());
+        drop(first);
+        assert!(commands.0.lock().unclaimed.is_empty());
     }
 
     #[tokio::test]
