@@ -259,11 +259,14 @@ fn stream(
                     return;
                 }
             };
-            let shown = events.iter().flat_map(|e| frames.shown(e, &selection));
-            let shown: Vec<_> = shown.cloned().collect();
-            if let Err(s) = frames.convert(shown.iter()).await {
-                yield Ok(frames.error(&s));
-                return;
+            // Few kinds are converted by others: what everybody else sees is chosen once.
+            if frames.asked.is_some() {
+                let shown = events.iter().flat_map(|e| frames.shown(e, &selection));
+                let shown: Vec<_> = shown.cloned().collect();
+                if let Err(s) = frames.convert(shown.iter()).await {
+                    yield Ok(frames.error(&s));
+                    return;
+                }
             }
             let more = !events.is_empty();
             let mut chunk = Chunk::default();
