@@ -256,6 +256,7 @@ impl SchedulerMetrics {
 
 #[cfg(test)]
 mod tests {
+    use parking_lot::Mutex;
     use serde_json::json;
 
     use super::*;
@@ -263,8 +264,12 @@ mod tests {
     use crate::queue::Waits;
     use crate::timings::Timings;
 
+    /// The figures are those of the whole process, and so of all tests.
+    static ALONE: Mutex<()> = Mutex::new(());
+
     #[test]
     fn names_and_labels_are_upstreams() {
+        let _alone = ALONE.lock();
         let second = Duration::from_secs(1);
         METRICS.attempted("p", Attempt::Scheduled, second);
         METRICS.attempted("p", Attempt::Unschedulable, second);
@@ -296,6 +301,7 @@ mod tests {
 
     #[test]
     fn what_a_core_does_is_shown() {
+        let _alone = ALONE.lock();
         let profile = Profile {
             scheduler: "shown".into(),
             ..Profile::default()
