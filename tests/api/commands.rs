@@ -64,7 +64,7 @@ fn read(script: &str) -> Result<Vec<Step>> {
                 Some(said) => *said += &format!("\n{rest}"),
                 None => step.is = Some(rest.to_owned()),
             },
-            _ => bail!("{line:?} is no line of a script"),
+            _ => bail!("{line:?} is not a line of a script"),
         }
     }
     ensure!(!steps.is_empty(), "an empty script");

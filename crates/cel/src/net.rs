@@ -92,7 +92,7 @@ impl<'t> Fault<'t> {
     }
 }
 
-/// Looks for the first thing that is wrong with a text that is no address.
+/// Looks for the first thing that is wrong with a text that is not an address.
 fn fault(text: &str) -> Result<(), Fault<'_>> {
     match text.chars().find(|c| matches!(c, '.' | ':' | '%')) {
         Some('.') => fault_of_four(text),

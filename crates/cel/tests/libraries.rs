@@ -483,7 +483,7 @@ fn quantities_versions_and_formats_cost() {
 }
 
 /// Lists and maps of constants cost nothing when they run, as in upstream's server; its tables are of an
-/// environment that makes them anew each time. What is reckoned is the same.
+/// environment that makes them again each time. What is reckoned is the same.
 #[test]
 fn what_is_reckoned_for_sets_and_comprehensions() {
     let mut wrong = Vec::new();

@@ -298,7 +298,7 @@ async fn run_scheduler(
     stop: CancellationToken,
 ) -> Result<()> {
     configz::scheduler(file.value(), &file.config()?.profiles, election);
-    // Who does not lead has the page, too, without pods: it is no target that is down.
+    // Who does not lead has the page, too, without pods: it is not a target that is down.
     let _page = metrics::pages::show(scheduler::totals::PATH, String::new);
     let own = client.clone();
     let work = move |fence: Option<Fence>, term| {

@@ -469,7 +469,7 @@ pub fn signer(errs: &mut Errors, path: &FieldPath, name: &str) {
     }
 }
 
-/// What is wrong with the first part, between dots, that is no such name.
+/// What is wrong with the first part, between dots, that is not such a name.
 fn first_wrong(errs: &mut Errors, path: &FieldPath, whole: &str, rule: fn(&str) -> Vec<String>) {
     let mut each = whole.split('.').map(|part| (part, rule(part)));
     let Some((part, wrong)) = each.find(|(_, wrong)| !wrong.is_empty()) else {

@@ -79,7 +79,7 @@ fn head(obj: &Value) -> Errors {
             errs.push(FieldError::duplicate(&path.child("name"), &name.into()));
         }
         required_word(&mut errs, &path, p, "protocol", &["SCTP", "TCP", "UDP"]);
-        // Upstream takes any number; none that is no port could be reached.
+        // Upstream takes any number; one that is not a port could not be reached.
         if has(p, "port") {
             port(&mut errs, &path.child("port"), at(p, "port"));
         }

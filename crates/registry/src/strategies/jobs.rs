@@ -492,7 +492,7 @@ fn whole_cron_job(obj: &Value, was: Option<&Value>) -> Errors {
     }
     if flag(job, "manualSelector") {
         let (path, known) = (of_job.child("manualSelector"), ["nil", "false"]);
-        // Upstream shows the value as it is, which is no text.
+        // Upstream shows the value as it is, which is not a text.
         errs.push(FieldError {
             value: Some("true".to_owned()),
             ..FieldError::not_supported(&path, "true", &known)

@@ -9,7 +9,7 @@ use crate::check::{
 };
 use crate::strategy::{Context, METADATA, Strategy, no_status};
 
-/// How many pools are told of where the request does not say, and at most.
+/// How many pools are reported where the request does not say, and at most.
 const USUAL_POOLS: i64 = 100;
 const MOST_POOLS: usize = 1000;
 const MOST_CONDITIONS: usize = 10;
