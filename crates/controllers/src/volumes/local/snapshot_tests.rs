@@ -284,7 +284,7 @@ fn a_volume_begins_with_a_claim_or_a_snapshot() {
     tell(SnapshotKind::Snapshot, snapshot(&ready));
     let keys = tell(SnapshotKind::Content, content(&ready));
     assert!(keys.contains(&Key::SnapshotNode("n1".into())));
-    // What the scheduler is told of the node's room changes with it.
+    // What the scheduler hears of the node's room changes with it.
     let room = |node: &str| Key::Room("class".into(), node.to_owned());
     let keys = with_rooms(keys, |node| vec![room(node)]);
     assert!(keys.contains(&room("n1")));
