@@ -66,7 +66,7 @@ impl Process {
     ///
     /// # Errors
     /// Its end cannot be waited for.
-    pub async fn hang_up(self) -> io::Result<()> {
+    pub async fn hang_up(&self) -> io::Result<()> {
         if !self.signal(Signal::HUP) {
             return Ok(());
         }

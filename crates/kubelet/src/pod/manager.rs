@@ -307,7 +307,14 @@ impl Pods {
         let id = event.container();
         if let Event::CommandStarted { pid, .. } = event {
             // Nothing about the pod changes.
-            self.deps.commands.started(id, *pid);
+            let (commands, container, pid) = (self.deps.commands.clone(), id.to_owned(), *pid);
+            if commands.are_expected(&container) {
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "a process can make who looks at it wait"
+                )]
+                tokio::task::spawn_blocking(move || commands.started(&container, pid));
+            }
             return;
         }
         let Some(uid) = self.deps.owners.of(id) else {

@@ -33,7 +33,7 @@ struct Table {
 #[derive(Debug)]
 struct Unclaimed {
     container: String,
-    process: Process,
+    process: Arc<Process>,
     /// Who alone waited in its container.
     only: Option<u64>,
 }
@@ -44,7 +44,7 @@ struct WaitingClient {
     container: String,
     command: Vec<String>,
     since: Instant,
-    found: Option<Process>,
+    found: Option<Arc<Process>>,
     begun: Arc<Notify>,
 }
 
@@ -76,17 +76,16 @@ impl ClientCommands {
         }
     }
 
-    /// A command has begun in a container: somebody's who waits, or a probe's.
+    /// Whether a command of somebody is about to begin in a container.
+    #[must_use]
+    pub fn are_expected(&self, container: &str) -> bool {
+        self.0.lock().in_container(container).next().is_some()
+    }
+
+    /// A command has begun in a container: somebody's who waits, or a probe's. What the kernel says of
+    /// its process is read, which blocks for as long as the process likes that: not for a task.
     pub fn started(&self, container: &str, pid: u32) {
-        let mut table = self.0.lock();
-        let now = Instant::now();
-        let mut waiting: Vec<&mut WaitingClient> = table
-            .waiting
-            .iter_mut()
-            .filter(|w| w.container == container && w.found.is_none())
-            .filter(|w| now.saturating_duration_since(w.since) < BEGINNING)
-            .collect();
-        if waiting.is_empty() {
+        if !self.are_expected(container) {
             return;
         }
         let process = match Process::find(pid, container) {
@@ -97,6 +96,8 @@ impl ClientCommands {
                 return;
             }
         };
+        let mut table = self.0.lock();
+        let mut waiting: Vec<&mut WaitingClient> = table.in_container(container).collect();
         let only = match &waiting[..] {
             [one] => Some(one.number),
             _ => None,
@@ -104,19 +105,34 @@ impl ClientCommands {
         // The one that waits longest, where several run the same.
         match waiting.iter_mut().find(|w| process.runs(&w.command)) {
             Some(w) => {
-                w.found = Some(process);
+                w.found = Some(Arc::new(process));
                 w.begun.notify_one();
             }
             None => table.keep(Unclaimed {
                 container: container.to_owned(),
-                process,
+                process: Arc::new(process),
                 only,
             }),
         }
     }
 
-    fn take(&self, number: u64) -> Option<Process> {
-        self.0.lock().take(number)
+    /// The process of a command. As of [`ClientCommands::started`], it may block.
+    fn take(&self, number: u64) -> Option<Arc<Process>> {
+        let (command, unclaimed) = {
+            let mut table = self.0.lock();
+            let w = table.waiting.iter_mut().find(|w| w.number == number)?;
+            if let Some(process) = w.found.take() {
+                return Some(process);
+            }
+            let (container, command) = (w.container.clone(), w.command.clone());
+            let there = table.unclaimed.iter();
+            let there = there.filter(|u| u.container == container);
+            let there: Vec<_> = there.map(|u| u.process.clone()).collect();
+            (command, there)
+        };
+        // Others go on meanwhile.
+        let found = unclaimed.into_iter().find(|p| p.runs_by_now(&command));
+        self.0.lock().claim(number, found)
     }
 
     fn begun(&self, number: u64) -> Option<Arc<Notify>> {
@@ -127,6 +143,15 @@ impl ClientCommands {
 }
 
 impl Table {
+    /// Whose commands may begin in a container now.
+    fn in_container(&mut self, container: &str) -> impl Iterator<Item = &mut WaitingClient> {
+        let now = Instant::now();
+        self.waiting
+            .iter_mut()
+            .filter(move |w| w.container == container && w.found.is_none())
+            .filter(move |w| now.saturating_duration_since(w.since) < BEGINNING)
+    }
+
     fn keep(&mut self, one: Unclaimed) {
         if self.unclaimed.len() == UNCLAIMED {
             self.unclaimed.remove(0);
@@ -134,20 +159,17 @@ impl Table {
         self.unclaimed.push(one);
     }
 
-    fn take(&mut self, number: u64) -> Option<Process> {
-        let w = self.waiting.iter_mut().find(|w| w.number == number)?;
-        if let Some(process) = w.found.take() {
-            return Some(process);
+    /// What runs a command by now; else what only its client can mean.
+    fn claim(&mut self, number: u64, found: Option<Arc<Process>>) -> Option<Arc<Process>> {
+        if let Some(found) = found {
+            self.unclaimed.retain(|u| !Arc::ptr_eq(&u.process, &found));
+            return Some(found);
         }
-        let is_it = |u: &Unclaimed| u.container == w.container && u.process.runs_by_now(&w.command);
-        let place = self.unclaimed.iter().position(is_it).or_else(|| {
-            // Of those that run something else only one alone can be meant.
-            let mut meant = self.unclaimed.iter().enumerate();
-            let (at, _) = meant.find(|(_, u)| u.only == Some(number))?;
-            let is_alone = !meant.any(|(_, u)| u.only == Some(number));
-            is_alone.then_some(at)
-        })?;
-        Some(self.unclaimed.remove(place).process)
+        // Of those that run something else only one alone can be meant.
+        let mut meant = self.unclaimed.iter().enumerate();
+        let (at, _) = meant.find(|(_, u)| u.only == Some(number))?;
+        let is_alone = !meant.any(|(_, u)| u.only == Some(number));
+        is_alone.then(|| self.unclaimed.remove(at).process)
     }
 
     /// A command is over.
@@ -167,7 +189,13 @@ impl ExpectedCommand {
             // What had no time to begin may still do so.
             let _ = tokio::time::timeout(LATE, begun.notified()).await;
         }
-        let Some(process) = self.commands.take(self.number) else {
+        let (commands, number) = (self.commands.clone(), self.number);
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a process can make who looks at it wait"
+        )]
+        let taken = tokio::task::spawn_blocking(move || commands.take(number)).await;
+        let Some(process) = taken.ok().flatten() else {
             tracing::debug!("a client went before it was known which process its command is");
             return;
         };
@@ -214,6 +242,7 @@ mod tests {
         let (mut child, command) = sleeper();
         let other = commands.expect(&container, &texts(&["cat"]));
         let expected = commands.expect(&container, &command);
+        assert!(commands.are_expected(&container) && !commands.are_expected("another"));
         commands.started(&container, child.id());
         expected.hang_up().await;
         let status = child.wait().unwrap();
