@@ -1,8 +1,10 @@
 //! Figures of what Services are given: cluster IPs and node ports, in upstream's names. What is given
 //! counts when it is committed with its Service; a dry run gives nothing.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -69,6 +71,8 @@ fn seconds() -> Histogram {
 pub struct AllocatorMetrics {
     addresses_taken: Family<OfRange, Gauge>,
     addresses_free: Family<OfRange, Gauge>,
+    /// The ranges that these two show.
+    ranges: Mutex<BTreeSet<String>>,
     addresses: Family<OfRangeBy, Counter>,
     address_errors: Family<OfRangeBy, Counter>,
     address_seconds: Family<OfRange, Histogram>,
@@ -83,6 +87,7 @@ impl Default for AllocatorMetrics {
         Self {
             addresses_taken: Family::default(),
             addresses_free: Family::default(),
+            ranges: Mutex::default(),
             addresses: Family::default(),
             address_errors: Family::default(),
             address_seconds: Family::new_with_constructor(seconds as fn() -> Histogram),
@@ -189,10 +194,9 @@ impl AllocatorMetrics {
 
     /// Notes of all ranges that there are how many of their addresses are had, and how many there are.
     pub fn ranges(&self, all: impl Iterator<Item = (String, usize, u128)>) {
-        // One that is gone is not shown any more.
-        self.addresses_taken.clear();
-        self.addresses_free.clear();
+        let (mut shown, mut now) = (self.ranges.lock(), BTreeSet::new());
         for (cidr, taken, size) in all {
+            now.insert(cidr.clone());
             let labels = OfRange { cidr };
             self.addresses_taken
                 .get_or_create(&labels)
@@ -201,5 +205,45 @@ impl AllocatorMetrics {
             let free = i64::try_from(free).unwrap_or(i64::MAX);
             self.addresses_free.get_or_create(&labels).set(free);
         }
+        // One that is gone is not shown any more; the others are all the time, whoever else looks.
+        for gone in shown.difference(&now) {
+            let labels = OfRange { cidr: gone.clone() };
+            self.addresses_taken.remove(&labels);
+            self.addresses_free.remove(&labels);
+        }
+        *shown = now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_that_are_gone_are_not_shown() {
+        let metrics = AllocatorMetrics::default();
+        let mut registry = Registry::default();
+        metrics.register(&mut registry);
+        let page = || {
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, &registry).expect("text");
+            text
+        };
+        let range = |cidr: &str, taken| (cidr.to_owned(), taken, 14);
+        metrics.ranges([range("10.0.0.0/28", 3), range("10.1.0.0/28", 1)].into_iter());
+        metrics.ranges([range("10.0.0.0/28", 4)].into_iter());
+        let text = page();
+        let of = |what: &str| {
+            format!("kube_apiserver_clusterip_allocator_{what}{{cidr=\"10.0.0.0/28\"}}")
+        };
+        assert!(
+            text.contains(&format!("{} 4", of("allocated_ips"))),
+            "{text}"
+        );
+        assert!(
+            text.contains(&format!("{} 10", of("available_ips"))),
+            "{text}"
+        );
+        assert!(!text.contains("10.1.0.0"), "{text}");
     }
 }
