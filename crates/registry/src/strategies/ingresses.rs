@@ -44,7 +44,8 @@ impl Strategy for Ingress {
     }
     fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
         let notes = at(at(obj, "metadata"), "annotations");
-        if old.is_none() && has(notes, CLASS) {
+        let named = has(at(obj, "spec"), "ingressClassName");
+        if old.is_none() && has(notes, CLASS) && !named {
             return vec![format!(
                 "annotation {CLASS:?} is deprecated, please use 'spec.ingressClassName' instead"
             )];

@@ -5,8 +5,9 @@ use std::collections::HashSet;
 use api::{FieldError, FieldPath};
 use serde_json::{Value, json};
 
+use super::warnings;
 use super::workload::{
-    collisions, counts, selector_and_template, template_defaults, template_warnings,
+    collisions, counts, selector_and_template, template_defaults, warnings_of_change,
 };
 use crate::check::{
     Errors, at, at_most_100_percent, dns_label, fill, fill_zero, has, immutable, int,
@@ -166,9 +167,15 @@ impl Strategy for StatefulSet {
         let why = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden";
         vec![FieldError::forbidden(&FieldPath::new("spec"), why)]
     }
-    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
         let spec = at(obj, "spec");
-        let mut out = template_warnings("spec.template", at(spec, "template"));
+        let mut out = warnings_of_change(obj, old, "/spec");
+        let path = FieldPath::new("spec").child("volumeClaimTemplates");
+        for (i, claim) in items(spec, "volumeClaimTemplates").iter().enumerate() {
+            // Upstream's path has this letter.
+            let path = path.index(i).child("Spec");
+            warnings::claim_spec(&mut out, &path, at(claim, "spec"));
+        }
         if int(spec, "revisionHistoryLimit").is_some_and(|n| n < 0) {
             out.push("spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended".into());
         }

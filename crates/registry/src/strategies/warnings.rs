@@ -180,13 +180,17 @@ pub fn claim(obj: &Value) -> Vec<String> {
     if has(at(at(obj, "metadata"), "annotations"), BETA_CLASS) {
         out.push(format!("{ANNOTATIONS}[{BETA_CLASS}]: {CLASS_INSTEAD}"));
     }
-    let resources = at(at(obj, "spec"), "resources");
-    for side in ["requests", "limits"] {
-        let path = FieldPath::new("spec").child("resources").child(side);
-        let amount = at(at(resources, side), "storage");
-        fraction(&mut out, &path.key("storage"), amount);
-    }
+    claim_spec(&mut out, &FieldPath::new("spec"), at(obj, "spec"));
     out
+}
+
+/// Of the specification of one: bytes come whole.
+pub fn claim_spec(out: &mut Vec<String>, path: &FieldPath, spec: &Value) {
+    for side in ["requests", "limits"] {
+        let path = path.child("resources").child(side);
+        let amount = at(at(at(spec, "resources"), side), "storage");
+        fraction(out, &path.key("storage"), amount);
+    }
 }
 
 /// Labels in the topologies of a class of storage.

@@ -48,6 +48,14 @@ pub fn template_warnings(path: &str, t: &Value) -> Vec<String> {
     spec_warnings(&FieldPath::new(path), at(t, "spec"), at(t, "metadata"))
 }
 
+/// Warnings of the template of a kind's pods, where what lies at a pointer has changed.
+pub fn warnings_of_change(obj: &Value, old: Option<&Value>, part: &str) -> Vec<String> {
+    if old.is_some_and(|old| old.pointer(part) == obj.pointer(part)) {
+        return Vec::new();
+    }
+    template_warnings("spec.template", at(at(obj, "spec"), "template"))
+}
+
 /// Pods of these kinds always restart and have no deadline.
 fn always_running(errs: &mut Errors, path: &FieldPath, t: &Value, kind: &str) {
     let (spec, path) = (at(t, "spec"), path.child("spec"));
@@ -197,8 +205,8 @@ impl Strategy for ReplicationController {
         always_running(&mut errs, &path, t, "ReplicationController");
         errs
     }
-    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
-        template_warnings("spec.template", at(at(obj, "spec"), "template"))
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
+        warnings_of_change(obj, old, "/spec")
     }
     fn dependents(&self) -> Dependents {
         Dependents::Orphan
@@ -237,8 +245,8 @@ impl Strategy for ReplicaSet {
     fn validate_update(&self, obj: &Value, old: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
         fixed_selector(obj, old)
     }
-    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
-        template_warnings("spec.template", at(at(obj, "spec"), "template"))
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
+        warnings_of_change(obj, old, "/spec")
     }
     fn has_generation(&self) -> bool {
         true
@@ -335,8 +343,8 @@ impl Strategy for Deployment {
         collisions(&mut errs, obj, old);
         errs
     }
-    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
-        template_warnings("spec.template", at(at(obj, "spec"), "template"))
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
+        warnings_of_change(obj, old, "/spec")
     }
     fn has_generation(&self) -> bool {
         true
@@ -447,8 +455,8 @@ impl Strategy for DaemonSet {
         collisions(&mut errs, obj, old);
         errs
     }
-    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
-        template_warnings("spec.template", at(at(obj, "spec"), "template"))
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
+        warnings_of_change(obj, old, "/spec/template")
     }
     fn has_generation(&self) -> bool {
         true
@@ -506,6 +514,24 @@ fn daemon_strategy(errs: &mut Errors, path: &FieldPath, strategy: &Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_template_is_warned_of_when_it_is_written() {
+        let pods = |label: &str, replicas: i64| {
+            json!({ "spec": { "replicas": replicas, "template": { "spec": {
+                "nodeSelector": { label: "x" } } } } })
+        };
+        let old = pods("beta.kubernetes.io/os", 1);
+        let scaled = pods("beta.kubernetes.io/os", 2);
+        let kinds: [(&dyn Strategy, usize); 2] = [(&Deployment, 1), (&DaemonSet, 0)];
+        for (strategy, of_scaled) in kinds {
+            assert_eq!(strategy.warnings(&old, None).len(), 1);
+            assert!(strategy.warnings(&old, Some(&old)).is_empty());
+            assert_eq!(strategy.warnings(&scaled, Some(&old)).len(), of_scaled);
+            let other = pods("kubernetes.io/os", 1);
+            assert_eq!(strategy.warnings(&old, Some(&other)).len(), 1);
+        }
+    }
 
     #[test]
     fn collisions_are_never_fewer() {

@@ -137,8 +137,12 @@ impl Strategy for PodTemplate {
         workload::template(&mut errs, &FieldPath::new("template"), at(obj, "template"));
         errs
     }
-    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
-        workload::template_warnings("template", at(obj, "template"))
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
+        let template = at(obj, "template");
+        if old.is_some_and(|old| at(old, "template") == template) {
+            return Vec::new();
+        }
+        workload::template_warnings("template", template)
     }
     fn has_generation(&self) -> bool {
         true
