@@ -137,15 +137,31 @@ pub async fn make(
     Ok(())
 }
 
+/// The claim without what protects it; none where nothing does.
+fn without_finalizer(claim: &ResourceClaim) -> Option<ResourceClaim> {
+    let mut open = claim.clone();
+    let finalizers = open.metadata.finalizers.as_mut()?;
+    let before = finalizers.len();
+    finalizers.retain(|f| f != FINALIZER);
+    (finalizers.len() < before).then_some(open)
+}
+
 /// Removes a claim that was made for a pod which was not bound, with what protects it.
 pub async fn remove(client: &Client, claim: &ResourceClaim) -> Result<(), ClaimError> {
     let (api, name) = api(client, claim);
-    let mut open = claim.clone();
-    if let Some(finalizers) = &mut open.metadata.finalizers {
-        finalizers.retain(|f| f != FINALIZER);
-    }
-    if open.metadata.finalizers != claim.metadata.finalizers {
-        api.replace(&name, &PostParams::default(), &open).await?;
+    let (mut open, mut tries) = (claim.clone(), 0);
+    // Others may have changed it meanwhile.
+    while let Some(free) = without_finalizer(&open) {
+        match api.replace(&name, &PostParams::default(), &free).await {
+            Ok(_) => break,
+            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
+            Err(e) if is_conflict(&e) && tries < TRIES => tries += 1,
+            Err(e) => return Err(e.into()),
+        }
+        match api.get_opt(&name).await? {
+            Some(now) if now.metadata.uid == claim.metadata.uid => open = now,
+            _ => return Ok(()),
+        }
     }
     let params = DeleteParams::default().preconditions(Preconditions {
         uid: claim.metadata.uid.clone(),
@@ -165,4 +181,24 @@ pub async fn free(client: &Client, claim: &ResourceClaim) -> Result<(), ClaimErr
     api.replace_status(&name, &PostParams::default(), &claim)
         .await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_claim_is_freed_of_its_own_protection_alone() {
+        let claim = |finalizers: serde_json::Value| -> ResourceClaim {
+            serde_json::from_value(json!({ "metadata": { "finalizers": finalizers }, "spec": {} }))
+                .expect("a claim")
+        };
+        let free = without_finalizer(&claim(json!(["x.io/other", FINALIZER])));
+        let left = free.and_then(|c| c.metadata.finalizers);
+        assert_eq!(left, Some(vec!["x.io/other".to_owned()]));
+        assert_eq!(without_finalizer(&claim(json!(["x.io/other"]))), None);
+        assert_eq!(without_finalizer(&claim(json!(null))), None);
+    }
 }
