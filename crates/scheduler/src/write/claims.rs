@@ -185,8 +185,6 @@ pub async fn free(client: &Client, claim: &ResourceClaim) -> Result<(), ClaimErr
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
