@@ -186,6 +186,10 @@ fn key_of(group: &PodGroup) -> String {
     format!("{namespace}/{}", group.name_any())
 }
 
+pub fn pod_group_added(core: &mut Core, group: &PodGroup) {
+    core.pod_group_changed(&key_of(group), Some(least(group)));
+}
+
 /// How many of a group's pods must have nodes at once; 0 where each goes by itself.
 fn least(group: &PodGroup) -> i64 {
     let gang = group.spec.scheduling_policy.gang.as_ref();

@@ -495,6 +495,32 @@ fn a_drain_and_a_scale_say_what_would_happen() {
 }
 
 #[test]
+fn a_pod_of_a_gang_waits_for_the_others() {
+    let group = json!({"kind": "PodGroup", "metadata": {"name": "g", "namespace": "d"},
+        "spec": {"schedulingPolicy": {"gang": {"minCount": 3}}}});
+    let member = |name: &str| pod(name, json!({"schedulingGroup": {"podGroupName": "g"}}));
+    let mut objects = vec![node("a"), group, member("p"), on(member("q"), "a")];
+    puzzle(
+        objects.clone(),
+        "pod/p",
+        "GangScheduling: waiting for minCount pods from a gang",
+        "",
+    );
+    objects.push(member("r"));
+    puzzle(
+        objects.clone(),
+        "pod/p",
+        "it waits until 1 more pods of its group have nodes",
+        "",
+    );
+    objects.push(on(member("s"), "a"));
+    puzzle(objects.clone(), "pod/p", "it waits for its turn", "");
+    // Where the kind is not served, each goes by itself.
+    objects.retain(|o| o["kind"] != "PodGroup");
+    puzzle(objects, "pod/p", "it waits for its turn", "");
+}
+
+#[test]
 fn what_is_not_there_is_not_explained() {
     for (question, error) in [
         ("pod/x", "pod d/x not found"),

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::scheduling::v1alpha2::PodGroup;
 use kube::api::{ApiResource, DynamicObject, ListParams};
 use kube::core::GroupVersionKind;
 use kube::{Api, Client, Resource};
@@ -13,6 +14,7 @@ use serde::de::DeserializeOwned;
 
 use super::state::{State, TerminatingObject};
 use super::{Change, Question, QuestionKind};
+use crate::pod::group_of;
 
 /// Objects of one list request: large clusters are read in parts.
 const PAGE: u32 = 500;
@@ -53,6 +55,17 @@ where
     pages(Api::namespaced(client.clone(), namespace), usize::MAX).await
 }
 
+/// The groups of these pods, where any of them names one and the kind is served.
+async fn groups(client: &Client, pods: &[Pod]) -> Result<Option<Vec<PodGroup>>, kube::Error> {
+    if pods.iter().all(|pod| group_of(pod).is_none()) {
+        return Ok(None);
+    }
+    match all(client).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+        found => found.map(Some),
+    }
+}
+
 impl State {
     /// What an answer depends on. The client's user must be allowed to read all of it: an answer
     /// from a part would be wrong.
@@ -89,8 +102,10 @@ impl State {
     }
 
     async fn whole(client: &Client) -> Result<Self, kube::Error> {
+        let pods: Vec<Pod> = all(client).await?;
         Ok(Self {
-            pods: all(client).await?,
+            pod_groups: groups(client, &pods).await?,
+            pods,
             nodes: all(client).await?,
             namespaces: all(client).await?,
             services: all(client).await?,

@@ -15,6 +15,7 @@ use crate::node::Node;
 use crate::plugins::Verdict;
 use crate::pod::{Pod, is_terminal};
 use crate::preempt::{Preemption, preempt};
+use crate::snapshot::Snapshot;
 
 pub fn explain(state: &State, pod: &k8s::Pod, profiles: Profiles<'_>) -> Result<Answer, WhyError> {
     let about = format!(
@@ -263,8 +264,12 @@ fn without_node(
         .map(|n| n.node.as_str())
         .collect();
     if let Some(best) = fit.first() {
+        let waits = match lacking(&seen.pod, snapshot) {
+            None => "it waits for its turn".to_owned(),
+            Some(more) => format!("it waits until {more} more pods of its group have nodes"),
+        };
         let cause = format!(
-            "it fits on {} of {all} nodes, best on {best}; it waits for its turn",
+            "it fits on {} of {all} nodes, best on {best}; {waits}",
             fit.len()
         );
         return Ok(Answer {
@@ -276,6 +281,17 @@ fn without_node(
     answer.change = nodes.first().map(change_of);
     answer.nodes = nodes;
     Ok(about_preemption(&core, &seen, answer))
+}
+
+/// How many pods of its gang must have nodes besides this one and those that have; none where enough
+/// have.
+fn lacking(pod: &Pod, snapshot: &Snapshot) -> Option<i64> {
+    let (group, gangs) = (pod.wants.group.as_deref()?, snapshot.gangs());
+    let least = gangs.least(group).filter(|_| gangs.are_served())?;
+    let members = gangs.members(group);
+    let placed = members.filter(|uid| snapshot.place(uid).is_some()).count();
+    let more = least - 1 - i64::try_from(placed).ok()?;
+    (more > 0).then_some(more)
 }
 
 /// Which plugins object, those with the most nodes first.

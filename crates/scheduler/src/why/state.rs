@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::resource::v1 as devices;
+use k8s_openapi::api::scheduling::v1alpha2::PodGroup;
 use k8s_openapi::api::storage::v1 as storage;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::ResourceExt;
@@ -41,6 +42,8 @@ pub struct State {
     pub device_claims: Vec<devices::ResourceClaim>,
     pub device_classes: Vec<devices::DeviceClass>,
     pub device_slices: Vec<devices::ResourceSlice>,
+    /// None where they are not served, or no pod names one.
+    pub pod_groups: Option<Vec<PodGroup>>,
     /// Objects of any kind that are being deleted and that finalizers hold.
     pub held: Vec<TerminatingObject>,
 }
@@ -134,6 +137,10 @@ impl State {
                 "ResourceClaim" => out.device_claims.push(serde_json::from_value(object)?),
                 "DeviceClass" => out.device_classes.push(serde_json::from_value(object)?),
                 "ResourceSlice" => out.device_slices.push(serde_json::from_value(object)?),
+                "PodGroup" => {
+                    let groups = out.pod_groups.get_or_insert_default();
+                    groups.push(serde_json::from_value(object)?);
+                }
                 "VolumeAttachment" => out.attachments.push(serde_json::from_value(object)?),
                 _ => {}
             }
@@ -187,6 +194,12 @@ impl State {
         }
         for o in &self.device_slices {
             feeds::slice_changed(&mut core, None, Some(o));
+        }
+        if let Some(groups) = &self.pod_groups {
+            core.pod_groups_served();
+            for o in groups {
+                feeds::pod_group_added(&mut core, o);
+            }
         }
         for o in &self.services {
             feeds::service_changed(&mut core, None, Some(o));
