@@ -133,15 +133,15 @@ pub fn text(name: &str, amount: i64) -> String {
     }
 }
 
-/// An amount that would be enough, as people ask for it: bytes are rounded up to four or five digits
-/// (`100Ti` rather than `107349780932Ki`), so that what is said stays true.
+/// An amount that would be enough, as people ask for it: bytes are rounded up to six digits at
+/// most (`102378Gi` rather than `107349780932Ki`), so that what is said stays true.
 pub fn enough(name: &str, amount: i64) -> String {
     let is_bytes = matches!(name, "memory" | "ephemeral-storage") || name.starts_with("hugepages-");
     if !is_bytes || amount <= 0 {
         return text(name, amount);
     }
     let mut unit = 1_i64;
-    while amount / unit >= 10_240 && unit < 1 << 50 {
+    while amount / unit >= 102_400 && unit < 1 << 50 {
         unit <<= 10;
     }
     let whole = amount.saturating_add(unit - 1) / unit;
@@ -357,7 +357,7 @@ mod tests {
     #[test]
     fn what_would_be_enough_is_said_in_few_digits() {
         let of = |name, amount| enough(name, amount);
-        assert_eq!(of("memory", 107_349_780_932 << 10), "100Ti");
+        assert_eq!(of("memory", 107_349_780_932 << 10), "102378Gi");
         assert_eq!(of("memory", 1_536 << 20), "1536Mi");
         assert_eq!(of("memory", (20 << 30) + 1), "20481Mi");
         assert_eq!(of("memory", 1), "1");
