@@ -134,7 +134,7 @@ pub fn text(name: &str, amount: i64) -> String {
 }
 
 /// An amount that would be enough, as people ask for it: bytes are rounded up to six digits at
-/// most (`102378Gi` rather than `107349780932Ki`), so that what is said stays true.
+/// most (`102377Gi` rather than `107349780932Ki`), so that what is said stays true.
 pub fn enough(name: &str, amount: i64) -> String {
     let is_bytes = matches!(name, "memory" | "ephemeral-storage") || name.starts_with("hugepages-");
     if !is_bytes || amount <= 0 {
@@ -357,7 +357,7 @@ mod tests {
     #[test]
     fn what_would_be_enough_is_said_in_few_digits() {
         let of = |name, amount| enough(name, amount);
-        assert_eq!(of("memory", 107_349_780_932 << 10), "102378Gi");
+        assert_eq!(of("memory", 107_349_780_932 << 10), "102377Gi");
         assert_eq!(of("memory", 1_536 << 20), "1536Mi");
         assert_eq!(of("memory", (20 << 30) + 1), "20481Mi");
         assert_eq!(of("memory", 1), "1");
