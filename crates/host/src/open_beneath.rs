@@ -240,7 +240,10 @@ pub fn remove_tree(root: &Path) -> io::Result<()> {
     Ok(rustix::fs::unlinkat(CWD, root, AtFlags::REMOVEDIR)?)
 }
 
-pub(crate) fn open_to_list(base: impl AsFd, name: impl rustix::path::Arg) -> Result<OwnedFd, Errno> {
+pub(crate) fn open_to_list(
+    base: impl AsFd,
+    name: impl rustix::path::Arg,
+) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(base, name, flags, Mode::empty())
 }
