@@ -22,8 +22,9 @@ fn said(cx: &Context, severity: &str, pod: &str, reason: &str, words: &str) -> R
     })
 }
 
-/// Answers each request with a redirection to another host.
-const REDIRECTS: &str = "while true; do nc -l -p 8080 -e sh -c 'sed -n \"/^.$/q\"; \
+/// Answers each request with a redirection to another host, once it has read the empty line at its end.
+const REDIRECTS: &str = "while true; do nc -l -p 8080 -e sh -c \
+    'while read -r line && [ ${#line} -gt 1 ]; do :; done; \
      printf \"HTTP/1.1 302 Found\\r\\nLocation: http://elsewhere.invalid/\\r\\nContent-Length: 0\\r\\n\\r\\n\"'; done";
 
 pub fn probes_and_hooks_say_what_they_met(cx: &Context) -> Result<()> {

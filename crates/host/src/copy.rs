@@ -63,7 +63,7 @@ pub fn tree(source: &Path, target: &Path) -> io::Result<Copied> {
             Err(e) if is_another(e) => continue,
             other => other?,
         };
-        alike(&dir, open_to_list(CWD, &target.join(&sub))?)?;
+        alike(&dir, open_to_list(CWD, target.join(&sub))?)?;
         for entry in Dir::read_from(&dir)? {
             let entry = entry?;
             let name = entry.file_name().to_bytes();

@@ -8,8 +8,8 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+
+use crate::arp::waited_for;
 
 /// How long a process may take to end after it has heard that its client is gone: enough for a shell
 /// to write its history.
@@ -70,7 +70,7 @@ impl Process {
         if !self.signal(Signal::HUP) {
             return Ok(());
         }
-        let end = AsyncFd::with_interest(self.fd.try_clone()?, Interest::READABLE)?;
+        let end = waited_for(self.fd.try_clone()?)?;
         match tokio::time::timeout(HANGING_UP, end.readable()).await {
             Ok(ended) => ended.map(drop),
             Err(_) => {
