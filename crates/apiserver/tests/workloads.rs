@@ -330,7 +330,8 @@ async fn events_have_a_life_in_both_groups() {
             "regarding": { "namespace": "default" } })
     };
     let series = |count: u32| json!({ "count": count, "lastObservedTime": at });
-    let groups: [(&str, &str, &dyn Fn(&str) -> Value, Value); 2] = [
+    type Make<'a> = &'a dyn Fn(&str) -> Value;
+    let groups: [(&str, &str, Make, Value); 2] = [
         ("/api/v1", "core", &core, json!({ "message": "second" })),
         (
             "/apis/events.k8s.io/v1",

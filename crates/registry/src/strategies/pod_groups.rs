@@ -279,7 +279,8 @@ mod tests {
         };
         let at_template = |rest: &str| format!("spec.podGroupTemplates[0].{rest}");
         assert_eq!(with(&|_| {}), Vec::<String>::new());
-        let cases: [(&dyn Fn(&mut Value), String); 6] = [
+        type Change<'a> = &'a dyn Fn(&mut Value);
+        let cases: [(Change, String); 6] = [
             (&|t| t["name"] = "".into(), "name: Required value".into()),
             (
                 &|t| t["name"] = "A".into(),
