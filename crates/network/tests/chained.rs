@@ -42,6 +42,10 @@ fn known(folder: &Path) -> Vec<(IpAddr, String)> {
 }
 
 #[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the plugin blocks its process, which is a thread here; it is waited for"
+)]
 fn a_pod_of_others_starts_when_its_rules_stand() {
     let folder = tempfile::tempdir().expect("a folder");
     let socket = folder.path().join("door");

@@ -68,7 +68,7 @@ pub(super) fn read(fields: &Map<String, Value>) -> Result<Enforced, String> {
                 let amount = |kind: &str| amount(fields.get(*reserved), kind);
                 let firm = |kind| amount(kind).map(|a| a.filter(|_| !compressible));
                 out.groups.push(LimitedGroup {
-                    what: *title,
+                    what: title,
                     group: path.to_owned(),
                     cpu_millis: amount("cpu")?.map(|q| q.milli_value()),
                     memory_bytes: firm("memory")?.map(|q| q.value()),
