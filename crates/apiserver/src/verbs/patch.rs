@@ -21,6 +21,8 @@ use crate::render;
 /// The media type of a configuration that is applied.
 pub const APPLY: &str = "application/apply-patch+yaml";
 
+const STRATEGIC: &str = "application/strategic-merge-patch+json";
+
 /// A patch, read from a body.
 pub enum Patch {
     Json(Value),
@@ -31,14 +33,20 @@ pub enum Patch {
 impl Patch {
     /// Reads a patch; its kind is the content type's.
     pub fn read(call: &Call, body: &[u8]) -> Result<Self, Status> {
+        // Schemas of custom kinds have no keys for strategic merges.
+        let is_custom = call.row.strategy.is_custom();
         let make: fn(Value) -> Self = match call.content_type() {
             "application/json-patch+json" => Self::Json,
             "application/merge-patch+json" => Self::Merge,
-            "application/strategic-merge-patch+json" => Self::Strategic,
+            STRATEGIC if !is_custom => Self::Strategic,
             _ => {
-                return Err(Status::unsupported_media_type(
-                    "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml, application/apply-patch+cbor",
-                ));
+                let strategic = match is_custom {
+                    true => String::new(),
+                    false => format!(", {STRATEGIC}"),
+                };
+                return Err(Status::unsupported_media_type(format!(
+                    "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json{strategic}, application/apply-patch+yaml, application/apply-patch+cbor",
+                )));
             }
         };
         let decoded = schema::decode::untyped(body)
