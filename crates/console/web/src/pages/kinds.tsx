@@ -117,9 +117,19 @@ function usePrinted(path: string, watchable: boolean): Printed & { again: () => 
   return { ...state, again: () => setRound((n) => n + 1) };
 }
 
+/** A kind that is not there, or not known yet. */
+function NoKind({ group, plural }: { group: string; plural: string }) {
+  return (
+    <>
+      <Heading title={plural} />
+      {kinds.value.length ? <Empty title={`The server has no ${plural}${group && ` of ${group}`}`}><a href={href('kinds')}>All kinds</a></Empty> : <Loading what="the kinds" />}
+    </>
+  );
+}
+
 export function KindList({ group, plural }: { group: string; plural: string }) {
   const kind = kindOf(group, plural);
-  if (!kind) return kinds.value.length ? <Empty title={`The server has no ${plural}${group && ` of ${group}`}`}><a href={href('kinds')}>All kinds</a></Empty> : <Loading what="the kinds" />;
+  if (!kind) return <NoKind group={group} plural={plural} />;
   return <Objects key={`${group}/${plural}`} kind={kind} />;
 }
 

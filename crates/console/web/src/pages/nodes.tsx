@@ -117,7 +117,7 @@ export function NodePage({ name }: { name: string }) {
   const pods = useLive<Pod>(scoped('', 'v1', 'pods'), { fieldSelector: `spec.nodeName=${name}` });
   const events = useLive<Event>('/api/v1/events', { fieldSelector: `involvedObject.kind=Node,involvedObject.name=${name}` });
   return (
-    <Shown live={nodes} what={`node ${name}`} empty={<Empty title={`There is no node ${name}`}><a href={href('nodes')}>All nodes</a></Empty>}>
+    <Shown live={nodes} what={`node ${name}`} page={name} empty={<Empty title={`There is no node ${name}`}><a href={href('nodes')}>All nodes</a></Empty>}>
       {() => {
         const node = [...nodes.items.value.values()][0];
         if (!node) return null;

@@ -28,7 +28,7 @@ export function PodPage({ namespace, name }: { namespace: string; name: string }
   });
   const gone = <Empty title={`There is no pod ${name} in ${namespace}`}>It may have been replaced: <a href={href('pods')}>all pods</a>.</Empty>;
   return (
-    <Shown live={live} what={`pod ${name}`} empty={gone}>
+    <Shown live={live} what={`pod ${name}`} page={name} empty={gone}>
       {() => {
         const pod = [...live.items.value.values()][0];
         return pod ? <Whole pod={pod} events={events} /> : null;

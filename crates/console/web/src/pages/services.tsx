@@ -98,7 +98,7 @@ export function ServicePage({ namespace, name }: { namespace: string; name: stri
   const tab = route.value.query.get('tab') ?? 'about';
   const place = href('services', namespace, name);
   return (
-    <Shown live={live} what={`Service ${name}`} empty={<Empty title={`There is no Service ${name} in ${namespace}`}><a href={href('services')}>All Services</a></Empty>}>
+    <Shown live={live} what={`Service ${name}`} page={name} empty={<Empty title={`There is no Service ${name} in ${namespace}`}><a href={href('services')}>All Services</a></Empty>}>
       {() => {
         const s = [...live.items.value.values()][0];
         if (!s) return null;

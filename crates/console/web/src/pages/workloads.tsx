@@ -72,14 +72,14 @@ export function Workloads() {
 
 export function WorkloadPage({ plural, namespace, name }: { plural: string; namespace: string; name: string }) {
   const sort = sortOf(plural);
-  if (!sort) return <Empty title={`There is no kind of workload ${plural}`} />;
+  if (!sort) return <><Heading title="Workloads" /><Empty title={`There is no kind of workload ${plural}`} /></>;
   return <Known key={plural} sort={sort} namespace={namespace} name={name} />;
 }
 
 function Known({ sort, namespace, name }: { sort: Sort; namespace: string; name: string }) {
   const live = useLive<Workload>(pathOf(sort.group, sort.version, sort.plural, namespace), { fieldSelector: `metadata.name=${name}` });
   return (
-    <Shown live={live} what={`${sort.kind} ${name}`} empty={<Empty title={`There is no ${sort.kind} ${name} in ${namespace}`}><a href={href('workloads')}>All workloads</a></Empty>}>
+    <Shown live={live} what={`${sort.kind} ${name}`} page={name} empty={<Empty title={`There is no ${sort.kind} ${name} in ${namespace}`}><a href={href('workloads')}>All workloads</a></Empty>}>
       {() => {
         const w = [...live.items.value.values()][0];
         return w ? <Whole sort={sort} w={w} /> : null;

@@ -76,16 +76,17 @@ export function Failure({ what, error, again }: { what: string; error: ApiError;
 
 export const capital = (text: string) => text.charAt(0).toUpperCase() + text.slice(1);
 
-/** The content of a live list, or what is to be said instead of it. */
-export function Shown<T extends Obj>({ live, what, empty, children }: { live: Live<T>; what: string; empty?: ComponentChildren; children: () => ComponentChildren }) {
+/** The content of a live list, or what is to be said instead of it: under a heading, where the content is a page with its own. */
+export function Shown<T extends Obj>({ live, what, empty, page, children }: { live: Live<T>; what: string; empty?: ComponentChildren; page?: string; children: () => ComponentChildren }) {
   const phase = live.phase.value;
   const error = live.error.value;
-  if (phase === 'failed' && error) return <Failure what={what} error={error} again={live.again} />;
-  if (phase === 'loading' && !live.items.value.size) return <Loading what={what} />;
+  const heading = page && <Heading title={page} />;
+  if (phase === 'failed' && error) return <>{heading}<Failure what={what} error={error} again={live.again} /></>;
+  if (phase === 'loading' && !live.items.value.size) return <>{heading}<Loading what={what} /></>;
   return (
     <>
       {phase === 'retrying' && <p class="stale" role="status">The connection is lost; this is what was last known. Trying again.</p>}
-      {!live.items.value.size && empty ? empty : children()}
+      {!live.items.value.size && empty ? <>{heading}{empty}</> : children()}
     </>
   );
 }
