@@ -18,7 +18,7 @@ import { Storage } from './pages/storage';
 import { WorkloadPage, Workloads } from './pages/workloads';
 import { route, scope, start, token } from './state';
 import { Frame } from './ui/frame';
-import { Empty, Failure, Loading } from './ui/parts';
+import { Empty, Failure, Heading, Loading } from './ui/parts';
 import { SignIn } from './ui/signin';
 import { followUsage } from './usage';
 
@@ -44,7 +44,7 @@ function page([first = '', ...rest]: string[]): ComponentChildren {
     case 'o':
       return objectPage(rest);
     default:
-      return <Empty title="There is no such page"><a href="#/">To the overview</a></Empty>;
+      return <><Heading title="Not found" /><Empty title="There is no such page"><a href="#/">To the overview</a></Empty></>;
   }
 }
 
@@ -69,7 +69,7 @@ function App() {
     if (document.activeElement && document.activeElement !== document.body) document.querySelector<HTMLElement>('h1')?.focus({ preventScroll: true });
   }, [place]);
   if (!token.value) return <SignIn />;
-  if (error) return <main class="signin"><Failure what="the cluster" error={error} again={() => setRound((n) => n + 1)} /></main>;
+  if (error) return <main class="signin"><h1 class="hidden">Tiphys</h1><Failure what="the cluster" error={error} again={() => setRound((n) => n + 1)} /></main>;
   if (seesAll.value === null) return <main class="signin"><h1 class="hidden">Tiphys</h1><Loading what="the cluster" /></main>;
   return <Frame><div key={`${scope.value} ${place}`} class="page">{page(route.value.parts)}</div></Frame>;
 }
