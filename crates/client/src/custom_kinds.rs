@@ -184,3 +184,10 @@ impl<K: CustomKind> Watched<K> {
         self.next.push_back(CustomKindEvent::Kinds(now));
     }
 }
+
+/// A text of an object, by its JSON pointer; empty: none.
+#[must_use]
+pub fn text<'a>(object: &'a DynamicObject, pointer: &str) -> &'a str {
+    let found = object.data.pointer(pointer);
+    found.and_then(|v| v.as_str()).unwrap_or_default()
+}

@@ -5,11 +5,9 @@ use futures::future::BoxFuture;
 use registry::Row;
 use serde_json::Value;
 
+use super::pod_resize::{NODE, is_resize, its_node};
 use super::{AdmissionAttributes, Admit, Need, Operation, Review, text};
 use crate::state::State;
-
-/// The label of the pod's node.
-const NODE: &str = "node of the changed pod";
 
 pub struct NodeDeclaredFeatureValidator;
 
@@ -19,16 +17,10 @@ impl Admit for NodeDeclaredFeatureValidator {
     }
     /// Other changes of pods on nodes need nothing that is declared.
     fn handles(&self, operation: Operation, row: &Row, subresource: &str) -> bool {
-        operation == Operation::Update
-            && subresource == "resize"
-            && row.group.is_empty()
-            && &*row.resource == "pods"
+        is_resize(operation, row, subresource)
     }
     fn needs(&self, asked: &AdmissionAttributes<'_>) -> Vec<Need> {
-        match asked.text("/spec/nodeName") {
-            "" => Vec::new(),
-            name => vec![Need::seen(NODE, ("", "nodes"), "", name)],
-        }
+        its_node(asked)
     }
     fn validate<'a>(
         &'a self,

@@ -10,7 +10,7 @@ use super::{AdmissionAttributes, Admit, Need, Operation, Review, text};
 use crate::state::State;
 
 /// The label of the pod's node.
-const NODE: &str = "node of the resized pod";
+pub(super) const NODE: &str = "node of the resized pod";
 const PLAIN: pod::Rules = pod::Rules {
     status: false,
     overhead: true,
@@ -24,16 +24,10 @@ impl Admit for PodResizeValidator {
         "PodResizeValidator"
     }
     fn handles(&self, operation: Operation, row: &Row, subresource: &str) -> bool {
-        operation == Operation::Update
-            && subresource == "resize"
-            && row.group.is_empty()
-            && &*row.resource == "pods"
+        is_resize(operation, row, subresource)
     }
     fn needs(&self, asked: &AdmissionAttributes<'_>) -> Vec<Need> {
-        match asked.text("/spec/nodeName") {
-            "" => Vec::new(),
-            name => vec![Need::seen(NODE, ("", "nodes"), "", name)],
-        }
+        its_node(asked)
     }
     fn validate<'a>(
         &'a self,
@@ -41,6 +35,21 @@ impl Admit for PodResizeValidator {
         review: &'a mut Review<'_>,
     ) -> BoxFuture<'a, Result<(), Status>> {
         Box::pin(std::future::ready(check(review)))
+    }
+}
+
+pub(super) fn is_resize(operation: Operation, row: &Row, subresource: &str) -> bool {
+    operation == Operation::Update
+        && subresource == "resize"
+        && row.group.is_empty()
+        && &*row.resource == "pods"
+}
+
+/// The node that a pod is on, as [`NODE`].
+pub(super) fn its_node(asked: &AdmissionAttributes<'_>) -> Vec<Need> {
+    match asked.text("/spec/nodeName") {
+        "" => Vec::new(),
+        name => vec![Need::seen(NODE, ("", "nodes"), "", name)],
     }
 }
 

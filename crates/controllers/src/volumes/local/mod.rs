@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use api::local_volumes::{self, PROVISIONER};
+use client::custom_kinds::text;
 use client::{Informer, Informers};
 use clock::Random;
 use control::{Controller, Plan, Watches};
@@ -35,7 +36,7 @@ pub mod source;
 mod tests;
 
 use key::Key;
-use snapshot_objects::{SnapshotKind, SnapshotObjects, text};
+use snapshot_objects::{SnapshotKind, SnapshotObjects};
 use source::{Caches, DataSource};
 
 /// The index of our volumes by their node.

@@ -9,6 +9,7 @@ use api::Quantity;
 use api::local_volumes::{
     CONTENT_BOUND, FINALIZER, NODE_LABEL, PROVISIONER, SNAPSHOT_GROUP, SNAPSHOTS, snapshot_place,
 };
+use client::custom_kinds::text;
 use control::Plan;
 use control::action::{Action, Target};
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
@@ -19,7 +20,7 @@ use serde_json::{Value, json};
 use super::super::{
     BIND_COMPLETED, annotation, capacity, has_finalizer, is_local, local_node, volume_name,
 };
-use super::snapshot_objects::{SnapshotKind, is_held, is_ours, node_of, text};
+use super::snapshot_objects::{SnapshotKind, is_held, is_ours, node_of};
 use crate::common::{is_deleting, key_of, uid_of};
 
 /// Holds a snapshot of ours until its content has gone.

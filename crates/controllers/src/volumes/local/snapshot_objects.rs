@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use api::local_volumes::{CONTENT_BOUND, NODE_LABEL, PROVISIONER, SNAPSHOT_GROUP};
-use client::custom_kinds::{self, CustomKind, CustomKindEvent};
+use client::custom_kinds::{self, CustomKind, CustomKindEvent, text};
 use client::reflector::Objects;
 use client::{Change, Informer};
 use clock::Random;
@@ -53,12 +53,6 @@ impl SnapshotKind {
     pub fn reference(self, object: &DynamicObject) -> ObjectReference {
         object.object_ref(&self.resource())
     }
-}
-
-/// A text of an object; empty: none.
-pub fn text<'a>(object: &'a DynamicObject, pointer: &str) -> &'a str {
-    let found = object.data.pointer(pointer);
-    found.and_then(|v| v.as_str()).unwrap_or_default()
 }
 
 /// Whether a content is of the provisioner of the nodes' disks.

@@ -3,12 +3,13 @@
 
 use api::local_volumes::{PROVISIONER, SNAPSHOT_GROUP, snapshot_place};
 use client::Informer;
+use client::custom_kinds::text;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::ResourceExt;
 
 use super::super::{BIND_COMPLETED, annotation, capacity, is_local, local_node, volume_name};
 use super::snapshot::content_name;
-use super::snapshot_objects::{SnapshotKind, SnapshotObjects, text};
+use super::snapshot_objects::{SnapshotKind, SnapshotObjects};
 use crate::common::{is_deleting, key_of};
 
 /// What a volume begins with.

@@ -6,6 +6,7 @@ use api::local_volumes::{
     CONTENT_BOUND, EVICT, FINALIZER, OVERUSE, PROVISIONED_BY, PROVISIONER, SNAPSHOT_GROUP, SOURCE,
     snapshot_place,
 };
+use client::custom_kinds::text;
 use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume};
 use kube::api::{ApiResource, DynamicObject};
 use kube::core::GroupVersionKind;
@@ -91,11 +92,6 @@ fn is_kept(disk: &Disk, volume: &PersistentVolume) -> bool {
     let folder = disk.folder(&volume.name_any());
     maker.is_some_and(|m| m == PROVISIONER)
         && folder.is_some_and(|f| local.is_some_and(|l| Path::new(&l.path) == f))
-}
-
-fn text<'a>(content: &'a DynamicObject, pointer: &str) -> &'a str {
-    let found = content.data.pointer(pointer);
-    found.and_then(|v| v.as_str()).unwrap_or_default()
 }
 
 /// The folder of a snapshot, by its content: one that is made here is named by the snapshot's UID, one
