@@ -13,6 +13,8 @@ use rustix::net::{
 };
 use tokio::io::unix::AsyncFd;
 
+use crate::kernel_call::{outcome, waited_for};
+
 const ETHERTYPE: [u8; 2] = [0x08, 0x06];
 const ETHERTYPE_IP: [u8; 2] = [0x08, 0x00];
 const ETHERNET: [u8; 2] = [0, 1];
@@ -121,22 +123,7 @@ fn bind(socket: &OwnedFd, link: u32) -> io::Result<()> {
     // SAFETY: the pointer is to a whole structure of the length that is given with it, which lives
     // longer than the call; the kernel only reads it.
     let failed = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) };
-    if failed == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
-}
-
-#[expect(
-    unsafe_code,
-    reason = "tokio relies on the descriptor staying the same"
-)]
-pub(crate) fn waited_for(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an owned descriptor is the same and open until it is dropped, which is after its
-    // registration.
-    let registered = unsafe { AsyncFd::register(socket) };
-    registered.map_err(|error| error.into_parts().1)
+    outcome(failed)
 }
 
 /// An Ethernet frame with an ARP packet.

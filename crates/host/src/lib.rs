@@ -6,6 +6,7 @@ pub mod cgroup;
 pub mod conntrack;
 pub mod copy;
 pub mod cri;
+mod kernel_call;
 pub mod mounts;
 pub mod namespaces;
 pub mod ndp;

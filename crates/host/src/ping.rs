@@ -10,7 +10,7 @@ use rustix::net::{
 };
 use tokio::io::unix::AsyncFd;
 
-use crate::arp::waited_for;
+use crate::kernel_call::{outcome, waited_for};
 use crate::nft::Family;
 
 /// Types of requests and replies, of ICMP and of ICMPv6.
@@ -143,11 +143,7 @@ pub(crate) fn hear(socket: &OwnedFd, family: Family, only: Option<u8>) -> io::Re
             size,
         )
     };
-    if failed == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    outcome(failed)
 }
 
 #[cfg(test)]

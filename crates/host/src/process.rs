@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
 
-use crate::arp::waited_for;
+use crate::kernel_call::waited_for;
 
 /// How long a process may take to end after it has heard that its client is gone: enough for a shell
 /// to write its history.

@@ -12,6 +12,8 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
+use crate::kernel_call::outcome;
+
 /// `struct fsxattr` of the kernel.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -200,11 +202,7 @@ fn call(folder: &File, command: u32, project: u32, place: *mut libc::c_void) -> 
             place,
         )
     };
-    if failed == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    outcome(failed)
 }
 
 #[cfg(test)]
