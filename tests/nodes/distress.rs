@@ -95,7 +95,7 @@ fn jumps(cx: &Context) -> Result<()> {
 /// Where the node's containerd listens.
 const SOCKET: &str = "/run/tiphys/containerd/containerd.sock";
 
-/// What is done to the runtime's answers: milliseconds, and which of them are lost.
+/// What is done to the runtime's answers: milliseconds, and after how many of them one is lost.
 const TROUBLES: [(&str, &str); 3] = [
     ("slow", "500 0"),
     ("late", "4000 0"),

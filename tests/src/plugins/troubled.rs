@@ -3,8 +3,7 @@
 //! is a call whose outcome nobody knows.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -16,13 +15,13 @@ use tokio_stream::StreamExt as _;
 
 use super::listen;
 
-/// What is done to answers: a file says `MILLISECONDS EVERY`.
+/// What is done to answers: a file says `MILLISECONDS ANSWERS`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Trouble {
     /// By how much each comes late.
     delay: Duration,
-    /// Each of this number is lost, and its connection with it; 0: none.
-    loses_every: u64,
+    /// After so many answers the next is lost, and its connection with it; 0: none.
+    loses_after: u64,
 }
 
 impl Trouble {
@@ -32,12 +31,36 @@ impl Trouble {
         let mut next = || words.next().unwrap_or(0);
         Self {
             delay: Duration::from_millis(next()),
-            loses_every: next(),
+            loses_after: next(),
         }
     }
+}
 
-    fn loses(self, number: u64) -> bool {
-        self.loses_every > 0 && number.is_multiple_of(self.loses_every)
+/// Which answers are lost. A connection that breaks ends every call on it, and the runtime gives up what
+/// these calls began. Losses in equal distances could therefore meet a long call at the same place again
+/// each time it is tried, for ever; each distance is one answer longer than the one before, so that
+/// whatever takes long is done at last, however slow the machine.
+#[derive(Debug, Default)]
+struct Losses {
+    /// Answers since the last loss.
+    passed: u64,
+    lost: u64,
+}
+
+impl Losses {
+    /// Counts an answer; whether it is lost.
+    fn take(&mut self, trouble: Trouble) -> bool {
+        if trouble.loses_after == 0 {
+            *self = Self::default();
+            return false;
+        }
+        if self.passed < trouble.loses_after + self.lost {
+            self.passed += 1;
+            return false;
+        }
+        self.passed = 0;
+        self.lost += 1;
+        true
     }
 }
 
@@ -45,13 +68,13 @@ impl Trouble {
 pub async fn run(front: &Path, back: &Path, file: &Path) -> Result<()> {
     let mut incoming = listen(front)?;
     println!("listening");
-    let answers = Arc::new(AtomicU64::new(0));
+    let losses = Arc::new(Mutex::new(Losses::default()));
     while let Some(client) = incoming.next().await {
         let (client, back, file) = (client?, back.to_owned(), file.to_owned());
-        let answers = answers.clone();
+        let losses = losses.clone();
         tokio::spawn(async move {
             // Its two ends see it break.
-            let _ = pass(client, back, file, answers).await;
+            let _ = pass(client, back, file, losses).await;
         });
     }
     Ok(())
@@ -61,7 +84,7 @@ async fn pass(
     client: UnixStream,
     back: PathBuf,
     file: PathBuf,
-    answers: Arc<AtomicU64>,
+    losses: Arc<Mutex<Losses>>,
 ) -> Result<()> {
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_runtime, mut to_runtime) = UnixStream::connect(back).await?.into_split();
@@ -76,9 +99,14 @@ async fn pass(
             let mut part = vec![0; 64 << 10];
             let n = from_runtime.read(&mut part).await?;
             let trouble = Trouble::of(&std::fs::read_to_string(&file).unwrap_or_default());
-            if n == 0 || trouble.loses(answers.fetch_add(1, Ordering::Relaxed) + 1) {
+            if n == 0 {
                 return Ok(());
             }
+            let mut losses = losses.lock().unwrap_or_else(PoisonError::into_inner);
+            if losses.take(trouble) {
+                return Ok(());
+            }
+            drop(losses);
             part.truncate(n);
             sender.send((Instant::now() + trouble.delay, part))?;
         }
@@ -104,12 +132,22 @@ mod tests {
 
     #[test]
     fn a_file_says_what_is_done_to_answers() {
-        let well = Trouble::default();
-        assert_eq!(Trouble::of(""), well);
-        assert!(!well.loses(1));
+        assert_eq!(Trouble::of(""), Trouble::default());
         let all = Trouble::of("250 3\n");
         assert_eq!(all.delay, Duration::from_millis(250));
-        let lost: Vec<u64> = (1..=7).filter(|n| all.loses(*n)).collect();
-        assert_eq!(lost, [3, 6]);
+        assert_eq!(all.loses_after, 3);
+    }
+
+    #[test]
+    fn losses_come_ever_more_rarely_and_begin_afresh() {
+        let trouble = Trouble::of("0 2");
+        let mut losses = Losses::default();
+        let lost = |losses: &mut Losses| -> Vec<u64> {
+            (1..=17).filter(|_| losses.take(trouble)).collect()
+        };
+        let first = lost(&mut losses);
+        assert_eq!(first, [3, 7, 12]);
+        assert!(!losses.take(Trouble::default()));
+        assert_eq!(lost(&mut losses), first);
     }
 }
