@@ -2,21 +2,14 @@
 //! supervisor.
 
 mod progress;
+mod ready;
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Subcommand};
-use futures::{StreamExt, TryStreamExt};
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Node, NodeCondition, Service};
-use kube::api::{Patch, PatchParams};
-use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client};
 use serde_json::json;
 use supervisor::config::{
     Cidrs, ClusterConfig, IpFamily, MOST_SERVERS, NodeConfig, ServerConfig, share,
@@ -431,13 +424,16 @@ async fn bring_up(cluster: &Cluster, progress: &Progress, with_demo: bool) -> Re
     progress.waits("waiting for the control plane");
     servers_ready(cluster).await?;
     keep_kubeconfig(cluster)?;
-    cluster.start_others();
     let kubeconfig = cluster.layout().admin_kubeconfig();
     let client = client::from_kubeconfig(&kubeconfig, "tiphys-up").await?;
+    // What the nodes said before they ended is kept, and says nothing of now.
+    let before = ready::heartbeats(&client).await?;
+    cluster.start_others();
     progress.done(&format!("control plane ready; {}", kubeconfig.display()));
     for node in cluster.config().nodes.iter().filter(|n| !n.stopped) {
         progress.waits(&format!("waiting for node {}", node.name));
-        let pressures = node_ready(&client, &node.name).await?;
+        let last = before.get(&node.name);
+        let pressures = ready::node(&client, &node.name, last).await?;
         progress.done(&format!("node {} ready at {}", node.name, node.ip));
         if !pressures.is_empty() {
             progress.failed(&format!(
@@ -448,101 +444,12 @@ async fn bring_up(cluster: &Cluster, progress: &Progress, with_demo: bool) -> Re
         }
     }
     if with_demo {
-        let port = deploy_demo(&client, progress).await?;
-        let ip = cluster
-            .config()
-            .nodes
-            .first()
-            .context("the demo needs a node")?
-            .ip
-            .primary();
-        let at = api::host_port(&ip.to_string(), port);
+        let first = cluster.config().nodes.first();
+        let ip = first.context("the demo needs a node")?.ip.primary();
+        let at = ready::demo(&client, progress, ip).await?;
         progress.done(&format!("demo ready: http://{at}"));
     }
     Ok(())
-}
-
-/// Waits until a node is ready; gives what it is short of, in the kubelet's words.
-async fn node_ready(client: &Client, name: &str) -> Result<Vec<String>> {
-    let nodes: Api<Node> = Api::all(client.clone());
-    let only = watcher::Config::default().fields(&format!("metadata.name={name}"));
-    let mut changes = watcher(nodes, only)
-        .default_backoff()
-        .applied_objects()
-        .boxed();
-    while let Some(node) = changes.next().await {
-        let Ok(node) = node else { continue };
-        let conditions = node.status.and_then(|s| s.conditions).unwrap_or_default();
-        if conditions
-            .iter()
-            .any(|c| c.type_ == "Ready" && c.status == "True")
-        {
-            return Ok(pressures(&conditions));
-        }
-    }
-    bail!("watching node {name} ended")
-}
-
-fn pressures(conditions: &[NodeCondition]) -> Vec<String> {
-    let short = conditions
-        .iter()
-        .filter(|c| c.type_.ends_with("Pressure") && c.status == "True");
-    short
-        .map(|c| format!("{} ({})", c.type_, c.message.as_deref().unwrap_or_default()))
-        .collect()
-}
-
-/// Deploys the demo and waits until its three pods answer. Returns the node port.
-async fn deploy_demo(client: &Client, progress: &Progress) -> Result<i32> {
-    let pods = Arc::new((AtomicU64::new(0), AtomicU64::new(0)));
-    let counted = pods.clone();
-    progress.waits_for("waiting for the demo's pods", move || {
-        let (ready, wanted) = &*counted;
-        (
-            ready.load(Ordering::Relaxed),
-            wanted.load(Ordering::Relaxed),
-        )
-    });
-    let manager = PatchParams::apply("tiphys-demo").force();
-    for object in demo::manifest(image::DEMO) {
-        let patch = Patch::Apply(&object);
-        if object["kind"] == "Deployment" {
-            Api::<Deployment>::namespaced(client.clone(), "default")
-                .patch("demo", &manager, &patch)
-                .await?;
-        } else {
-            Api::<Service>::namespaced(client.clone(), "default")
-                .patch("demo", &manager, &patch)
-                .await?;
-        }
-    }
-    let deployments: Api<Deployment> = Api::namespaced(client.clone(), "default");
-    let only = watcher::Config::default().fields("metadata.name=demo");
-    let mut changes = watcher(deployments, only)
-        .default_backoff()
-        .applied_objects()
-        .boxed();
-    while let Some(deployment) = changes.try_next().await.ok().flatten() {
-        let ready = deployment
-            .status
-            .and_then(|s| s.ready_replicas)
-            .unwrap_or(0);
-        let wanted = deployment.spec.and_then(|s| s.replicas).unwrap_or(1);
-        let count = |n: i32| u64::try_from(n).unwrap_or(0);
-        pods.0.store(count(ready), Ordering::Relaxed);
-        pods.1.store(count(wanted), Ordering::Relaxed);
-        if ready >= wanted {
-            break;
-        }
-    }
-    let service = Api::<Service>::namespaced(client.clone(), "default")
-        .get("demo")
-        .await?;
-    let ports = service.spec.and_then(|s| s.ports).unwrap_or_default();
-    ports
-        .first()
-        .and_then(|p| p.node_port)
-        .context("the demo's Service has no node port")
 }
 
 fn next_steps(cluster: &Cluster) {
