@@ -587,25 +587,6 @@ mod tests {
     }
 
     #[test]
-    fn what_a_node_is_short_of_is_printed() {
-        let condition = |name: &str, status: &str| NodeCondition {
-            type_: name.into(),
-            status: status.into(),
-            message: Some("kubelet has disk pressure".into()),
-            ..NodeCondition::default()
-        };
-        let all = [
-            condition("Ready", "True"),
-            condition("MemoryPressure", "False"),
-            condition("DiskPressure", "True"),
-        ];
-        assert_eq!(
-            pressures(&all),
-            ["DiskPressure (kubelet has disk pressure)"]
-        );
-    }
-
-    #[test]
     fn several_servers_are_an_odd_number_that_stays() {
         let range: &Cidrs = &NODE_CIDR[0].parse().expect("range");
         let three = make_servers(Some(3), None, range).expect("three");

@@ -199,4 +199,23 @@ mod tests {
         assert_eq!(named("HTTP/1.1 200 OK\r\n\r\n"), None);
         assert_eq!(named("demo-1"), None);
     }
+
+    #[test]
+    fn what_a_node_is_short_of_is_printed() {
+        let condition = |name: &str, status: &str| NodeCondition {
+            type_: name.into(),
+            status: status.into(),
+            message: Some("kubelet has disk pressure".into()),
+            ..NodeCondition::default()
+        };
+        let all = [
+            condition("Ready", "True"),
+            condition("MemoryPressure", "False"),
+            condition("DiskPressure", "True"),
+        ];
+        assert_eq!(
+            pressures(&all),
+            ["DiskPressure (kubelet has disk pressure)"]
+        );
+    }
 }
