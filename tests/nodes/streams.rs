@@ -42,13 +42,17 @@ pub fn a_followed_log_is_rotated_without_a_gap(cx: &Context) -> Result<()> {
     follow.line(|l| l.starts_with("line 1 "))?;
     let uid = cx.field("pod p", ".metadata.uid")?;
     let data = cx.cluster.data();
-    let files = format!(
-        "ls {}/nodes/{node}/pod-logs/*_p_{uid}/main | wc -l",
-        data.display()
-    );
+    let folder = format!("{}/nodes/{node}/pod-logs/*_p_{uid}/main", data.display());
     eventually("the log was rotated, more than once", || {
+        let files = format!("ls {folder} | wc -l");
         let count = cx.cluster.in_node(node, &files)?.ok()?;
         ensure!(count.trim().parse::<u32>()? > 2, "{count}");
+        Ok(())
+    })?;
+    eventually("an older file is compressed, and whole", || {
+        let lines = format!("zcat {folder}/0.log.*.gz | grep -c ' stdout F line '");
+        let count = cx.cluster.in_node(node, &lines)?.ok()?;
+        ensure!(count.trim().parse::<u32>()? > 100, "{count}");
         Ok(())
     })?;
     cx.sh("p", "touch /tmp/stop")?;

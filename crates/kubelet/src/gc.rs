@@ -2,14 +2,15 @@
 
 use crate::events::Severity;
 use crate::images::gc;
-use crate::logs;
+use crate::log_rotation::{self, Error, Need};
 use crate::metrics::METRICS;
 use crate::pod::deps::Deps;
 use crate::pod::manager::Pods;
-use crate::pod::runtime_state::Run;
+use crate::pod::runtime_state::{Run, SeenContainer};
 use clock::Instant;
 use std::collections::HashSet;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,33 +27,41 @@ async fn rotate_logs(deps: &Deps, pods: &Pods) {
     loop {
         ticks.tick().await;
         for snapshot in pods.snapshots() {
-            for c in snapshot
-                .seen
-                .containers
-                .iter()
-                .filter(|c| c.run == Run::Running)
-            {
-                let path = Path::new(&c.log_path);
-                let moved = logs::rotate(
-                    path,
-                    deps.config.log_max_bytes,
-                    deps.config.log_max_files,
-                    deps.clock.now(),
-                );
-                match moved {
-                    Ok(true) => {
-                        if let Err(e) = deps.runtime.reopen_log(&c.id).await {
-                            tracing::warn!(log = c.log_path, error = %e, "the runtime did not open a log again");
-                        }
-                    }
-                    Ok(false) => {}
-                    Err(e) => {
-                        tracing::debug!(log = c.log_path, error = %e, "a log was not rotated")
-                    }
+            let all = snapshot.seen.containers.iter();
+            for container in all.filter(|c| c.run == Run::Running) {
+                if let Err(error) = rotate_log(deps, container).await {
+                    let log = &container.log_path;
+                    tracing::warn!(log, %error, "a log was not rotated");
                 }
             }
         }
     }
+}
+
+async fn rotate_log(deps: &Deps, container: &SeenContainer) -> Result<(), Error> {
+    let log = PathBuf::from(&container.log_path);
+    match log_rotation::need(&log, deps.config.log_max_bytes)? {
+        Need::Nothing => return Ok(()),
+        Need::Reopening => {
+            let reopened = deps.runtime.reopen_log(&container.id).await;
+            return reopened.map_err(Error::Reopen);
+        }
+        Need::Rotation => {}
+    }
+    let (max_files, now) = (deps.config.log_max_files, deps.clock.now());
+    let path = log.clone();
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "compressing takes a while; other tasks go on meanwhile"
+    )]
+    let rotating = tokio::task::spawn_blocking(move || log_rotation::rotate(&path, max_files, now));
+    let rotated = rotating.await;
+    let moved = rotated.map_err(|e| Error::Look(io::Error::other(e)))??;
+    if let Err(error) = deps.runtime.reopen_log(&container.id).await {
+        log_rotation::move_back(moved, &log)?;
+        return Err(Error::Reopen(error));
+    }
+    Ok(())
 }
 
 async fn collect_images(deps: &Deps) {

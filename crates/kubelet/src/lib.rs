@@ -16,6 +16,7 @@ pub mod eviction;
 pub mod gc;
 pub mod images;
 pub mod kubelet_configuration;
+pub mod log_rotation;
 pub mod logs;
 mod metrics;
 pub mod node;

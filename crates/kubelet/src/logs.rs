@@ -1,10 +1,10 @@
 //! Logs of containers in the form that CRI prescribes: `<time> <stream> <P|F> <text>`.
-//! Reading with all of kubectl's options, and rotation.
+//! Reading with all of kubectl's options; rotation is [`crate::log_rotation`].
 
 use jiff::Timestamp;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// What of a log is wanted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -189,40 +189,6 @@ pub fn last_lines(path: &Path, lines: usize) -> String {
         .unwrap_or_default()
 }
 
-/// Moves a log away if it is too large: `<path>.<time>`. True if it was moved; then the
-/// runtime must open it again. Old files beyond the limit go.
-pub fn rotate(path: &Path, max_bytes: u64, max_files: usize, now: Timestamp) -> io::Result<bool> {
-    let found = std::fs::symlink_metadata(path)?;
-    if !found.is_file() || found.len() < max_bytes {
-        return Ok(false);
-    }
-    let mut old = rotated(path)?;
-    // The current file and the one that is made now count too.
-    while old.len() + 2 > max_files.max(2) {
-        std::fs::remove_file(old.remove(0))?;
-    }
-    let stamp = now.strftime("%Y%m%d-%H%M%S").to_string();
-    let mut target = path.as_os_str().to_owned();
-    target.push(format!(".{stamp}"));
-    std::fs::rename(path, PathBuf::from(target))?;
-    Ok(true)
-}
-
-/// Files that a log was moved to, oldest first.
-pub fn rotated(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
-        return Ok(Vec::new());
-    };
-    let prefix = format!("{}.", name.to_string_lossy());
-    let mut found: Vec<PathBuf> = std::fs::read_dir(dir)?
-        .flatten()
-        .filter(|e| e.file_name().to_string_lossy().starts_with(&prefix))
-        .map(|e| e.path())
-        .collect();
-    found.sort();
-    Ok(found)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -315,19 +281,5 @@ mod tests {
             .flat_map(|c| decoder.feed(c))
             .collect();
         assert_eq!(out, b"one\ntwo\nthree\n");
-    }
-
-    #[test]
-    fn rotation_keeps_the_newest() {
-        let dir = tempfile::tempdir().unwrap();
-        let log = dir.path().join("0.log");
-        for second in 0..6 {
-            std::fs::write(&log, "x".repeat(10)).unwrap();
-            let now = Timestamp::from_second(second).unwrap();
-            assert!(rotate(&log, 5, 3, now).unwrap());
-        }
-        assert_eq!(rotated(&log).unwrap().len(), 2);
-        std::fs::write(&log, "").unwrap();
-        assert!(!rotate(&log, 5, 3, Timestamp::UNIX_EPOCH).unwrap());
     }
 }

@@ -3,7 +3,8 @@
 use super::deps::Deps;
 use super::spec;
 use k8s_openapi::api::core::v1::Pod;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 
 /// Removes folders and logs of a pod whose containers are gone.
 pub(super) async fn remove_files(deps: &Deps, pod: &Pod) {
@@ -20,10 +21,19 @@ pub(super) async fn remove_files(deps: &Deps, pod: &Pod) {
     }
 }
 
-/// Removes a log and the files that it was rotated to.
+/// Removes a log and the files that it was rotated to. What cannot be removed goes with the pod.
 pub(super) fn remove_log(path: &Path) {
-    for old in crate::logs::rotated(path).unwrap_or_default() {
-        let _ = std::fs::remove_file(old);
+    let old = crate::log_rotation::rotated(path).unwrap_or_else(|error| {
+        tracing::warn!(log = %path.display(), %error, "the files of a log cannot be listed");
+        Vec::new()
+    });
+    for file in old.iter().map(PathBuf::as_path).chain([path]) {
+        match std::fs::remove_file(file) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                tracing::warn!(file = %file.display(), %error, "a log cannot be removed");
+            }
+        }
     }
-    let _ = std::fs::remove_file(path);
 }

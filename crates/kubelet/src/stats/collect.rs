@@ -417,7 +417,7 @@ fn of_pod(deps: &Deps, s: &Snapshot, found: &mut ReportedStats, detail: Detail) 
             layer: found.layers.as_ref().and_then(|l| l.get(&c.id).copied()),
             log_bytes: match detail {
                 Detail::Groups | Detail::Whole => 0,
-                _ => std::fs::metadata(&c.log_path).map_or(0, |m| m.len()),
+                _ => crate::log_rotation::bytes(Path::new(&c.log_path)),
             },
             memory_limit: deps.cgroups.memory_limit(&own),
             swap_limit: deps.cgroups.swap_limit(&own),
