@@ -9,9 +9,9 @@ use super::service::endpoint_ip;
 use super::warnings;
 use crate::check::{
     Errors, at, dns_label, dns_subdomain, fill, has, immutable, invalid_each, ip, items, items_mut,
-    labels, port, qualified_name, required_word, text,
+    labels, optional_word, qualified_name, required_word, set, text, unset,
 };
-use crate::strategy::{Context, Dependents, Strategy};
+use crate::strategy::{Context, Dependents, Strategy, keep_other_half};
 
 const ENDPOINTS: usize = 1000;
 const PORTS: usize = 20_000;
@@ -19,6 +19,9 @@ const ADDRESSES: usize = 100;
 const TOPOLOGY_LABELS: usize = 16;
 /// Of zones, and of nodes.
 const HINTS: usize = 8;
+/// What an older version kept there, which nobody writes any more; in it, the node's name.
+const TOPOLOGY: &str = "deprecatedTopology";
+const HOSTNAME: &str = "kubernetes.io/hostname";
 
 /// The strategy of the kind.
 pub struct EndpointSlice;
@@ -31,6 +34,15 @@ impl Strategy for EndpointSlice {
         for p in items_mut(obj, "ports") {
             fill(p, "name", "");
             fill(p, "protocol", "TCP");
+        }
+    }
+    fn prepare_create(&self, obj: &mut Value, _cx: &Context<'_>) {
+        without_topology(obj, &Value::Null);
+    }
+    fn prepare_update(&self, obj: &mut Value, old: &Value, cx: &Context<'_>) {
+        keep_other_half(obj, old, cx.subresource);
+        if at(obj, "endpoints") != at(old, "endpoints") {
+            without_topology(obj, old);
         }
     }
     fn validate(&self, obj: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
@@ -59,6 +71,21 @@ impl Strategy for EndpointSlice {
     }
 }
 
+/// Takes away what only the version before v1 may write. A node that an endpoint had by it alone
+/// keeps its name.
+fn without_topology(obj: &mut Value, old: &Value) {
+    let was = items(old, "endpoints").iter();
+    let known: BTreeSet<&str> = was.map(|e| text(at(e, TOPOLOGY), HOSTNAME)).collect();
+    for endpoint in items_mut(obj, "endpoints") {
+        let node = text(at(endpoint, TOPOLOGY), HOSTNAME).to_owned();
+        let is_name = !node.is_empty() && names::is_dns1123_subdomain(&node).is_empty();
+        if is_name && !has(endpoint, "nodeName") && known.contains(node.as_str()) {
+            set(endpoint, "nodeName", node);
+        }
+        unset(endpoint, TOPOLOGY);
+    }
+}
+
 /// The type of the addresses, and the ports.
 fn head(obj: &Value) -> Errors {
     let (mut errs, root) = (Errors::new(), FieldPath::root());
@@ -78,11 +105,8 @@ fn head(obj: &Value) -> Errors {
         if !seen.insert(name) {
             errs.push(FieldError::duplicate(&path.child("name"), &name.into()));
         }
-        required_word(&mut errs, &path, p, "protocol", &["SCTP", "TCP", "UDP"]);
-        // Upstream takes any number; one that is not a port could not be reached.
-        if has(p, "port") {
-            port(&mut errs, &path.child("port"), at(p, "port"));
-        }
+        optional_word(&mut errs, &path, p, "protocol", &["SCTP", "TCP", "UDP"]);
+        // Any number may be a port, as upstream has it: of what is none, nothing is led anywhere.
         if has(p, "appProtocol") {
             let path = path.child("appProtocol");
             qualified_name(&mut errs, &path, text(p, "appProtocol"));
@@ -119,10 +143,7 @@ fn endpoint(errs: &mut Errors, path: &FieldPath, e: &Value, ty: &str) {
     if has(e, "nodeName") {
         dns_subdomain(errs, &path.child("nodeName"), text(e, "nodeName"));
     }
-    let (topology, at_topology) = (
-        at(e, "deprecatedTopology"),
-        path.child("deprecatedTopology"),
-    );
+    let (topology, at_topology) = (at(e, TOPOLOGY), path.child(TOPOLOGY));
     let count = topology.as_object().map_or(0, serde_json::Map::len);
     if count > TOPOLOGY_LABELS {
         errs.push(FieldError::too_many(&at_topology, count, TOPOLOGY_LABELS));
@@ -235,6 +256,61 @@ mod tests {
             wrong(&slice("IPv4", json!({}))),
             ["endpoints[0].addresses: Required value: must contain at least 1 address"]
         );
+    }
+
+    #[test]
+    fn ports_have_names_and_protocols_and_any_number() {
+        let of = |ports: Value| {
+            let mut slice = slice("IPv4", json!({ "addresses": ["10.0.0.1"] }));
+            slice["ports"] = ports;
+            EndpointSlice.default(&mut slice);
+            wrong(&slice)
+        };
+        for good in [
+            json!([{}]),
+            json!([{ "port": 0 }, { "name": "a", "port": 70_000, "protocol": "SCTP" }]),
+            json!([{ "port": -1, "appProtocol": "x.io/p" }]),
+        ] {
+            assert_eq!(of(good), Vec::<String>::new());
+        }
+        assert_eq!(
+            of(json!([{ "protocol": "" }, { "name": "A_b" }, { "port": 1 }])).len(),
+            3
+        );
+        assert_eq!(
+            of(json!([{ "protocol": "" }])),
+            [
+                "ports[0].protocol: Unsupported value: \"\": supported values: \"SCTP\", \"TCP\", \"UDP\""
+            ]
+        );
+    }
+
+    #[test]
+    fn topology_of_the_older_version_is_not_written() {
+        let cx = Context::of_nobody();
+        let topology = |node: &str| json!({ "kubernetes.io/hostname": node });
+        let with = |node: &str| {
+            slice(
+                "IPv4",
+                json!({ "addresses": ["10.0.0.1"], "deprecatedTopology": topology(node) }),
+            )
+        };
+        let mut new = with("n");
+        EndpointSlice.prepare_create(&mut new, &cx);
+        assert_eq!(new["endpoints"], json!([{ "addresses": ["10.0.0.1"] }]));
+        // Endpoints that nobody changes keep it; others keep the name of the node that they had.
+        let old = with("n");
+        let mut same = old.clone();
+        same["metadata"] = json!({ "labels": { "a": "b" } });
+        EndpointSlice.prepare_update(&mut same, &old, &cx);
+        assert_eq!(same["endpoints"], old["endpoints"]);
+        for (node, named) in [("n", json!("n")), ("other", Value::Null)] {
+            let mut new = with(node);
+            new["endpoints"][0]["zone"] = "z".into();
+            EndpointSlice.prepare_update(&mut new, &old, &cx);
+            assert_eq!(new["endpoints"][0]["nodeName"], named);
+            assert!(new["endpoints"][0].get("deprecatedTopology").is_none());
+        }
     }
 
     #[test]
