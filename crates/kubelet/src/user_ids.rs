@@ -154,54 +154,113 @@ fn subordinate(text: &str) -> Result<Option<(u32, u64)>, String> {
 pub struct UserIds {
     pool: IdPool,
     pods_dir: PathBuf,
-    given: Mutex<BTreeMap<String, IdRange>>,
+    ranges: Mutex<Ranges>,
+}
+
+#[derive(Debug, Default)]
+struct Ranges {
+    given: BTreeMap<String, IdRange>,
+    /// Pods with a file that cannot be read: their numbers may be any.
+    unknown: BTreeSet<String>,
+    /// The folders of all pods were looked through.
+    is_listed: bool,
+}
+
+impl Ranges {
+    /// Finds out what pods were given before.
+    fn learn(&mut self, pods_dir: &Path) -> Result<(), String> {
+        if !self.is_listed {
+            let folders = folders(pods_dir);
+            let folders = folders.map_err(|e| format!("{}: {e}", pods_dir.display()))?;
+            self.unknown.extend(folders);
+            self.is_listed = true;
+        }
+        let mut fault = Ok(());
+        let Self { given, unknown, .. } = self;
+        unknown.retain(|uid| match kept(&pods_dir.join(uid)) {
+            Ok(range) => {
+                given.extend(range.map(|range| (uid.clone(), range)));
+                false
+            }
+            Err(error) => {
+                fault = Err(format!("which users pod {uid} has is not known: {error}"));
+                true
+            }
+        });
+        fault
+    }
+}
+
+/// Names of the folders in a folder; none where that is not there.
+fn folders(dir: &Path) -> io::Result<Vec<String>> {
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(e),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            found.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    Ok(found)
+}
+
+/// What a pod's folder says of its range.
+fn kept(folder: &Path) -> Result<Option<IdRange>, String> {
+    match checkpoint::load::<Kept>(folder, FILE) {
+        Ok(None) => Ok(None),
+        Ok(Some(kept)) => kept.range().map(Some).ok_or_else(|| {
+            let file = folder.join(FILE);
+            format!("{}: it is not what a kubelet writes", file.display())
+        }),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 impl UserIds {
-    /// What pods were given before is read from their folders.
+    /// What pods were given before is read from their folders. What cannot be read is read again when a
+    /// pod asks for a range.
     #[must_use]
     pub fn new(pool: IdPool, pods_dir: PathBuf) -> Self {
-        let folders = std::fs::read_dir(&pods_dir).into_iter().flatten().flatten();
-        let mut given = BTreeMap::new();
-        for folder in folders {
-            let uid = folder.file_name().to_string_lossy().into_owned();
-            match checkpoint::load::<Kept>(&folder.path(), FILE) {
-                Ok(None) => {}
-                Ok(Some(kept)) => match kept.range() {
-                    Some(range) => drop(given.insert(uid, range)),
-                    None => tracing::warn!(uid, "a pod's numbers of users are not those of a pod"),
-                },
-                Err(error) => {
-                    tracing::warn!(uid, %error, "a pod's numbers of users cannot be read");
-                }
-            }
+        let mut ranges = Ranges::default();
+        if let Err(error) = ranges.learn(&pods_dir) {
+            tracing::warn!(error, "no further pod gets users of its own");
         }
         Self {
             pool,
             pods_dir,
-            given: Mutex::new(given),
+            ranges: Mutex::new(ranges),
         }
     }
 
     /// The range of a pod, which it has from now on.
     ///
     /// # Errors
-    /// None is free, or it cannot be kept.
+    /// None is free, or it cannot be kept, or what another pod has is not known: nobody gets numbers
+    /// that may be somebody else's.
     pub fn give(&self, uid: &str) -> Result<IdRange, String> {
-        let mut given = self.given.lock();
+        let mut ranges = self.ranges.lock();
+        if let Some(range) = ranges.given.get(uid) {
+            return Ok(*range);
+        }
+        ranges.learn(&self.pods_dir)?;
+        let given = &mut ranges.given;
         if let Some(range) = given.get(uid) {
             return Ok(*range);
         }
         let IdPool {
             first,
-            ranges,
+            ranges: count,
             length,
         } = self.pool;
         // Those of an earlier pool may lie anywhere.
         let (whole, other): (Vec<IdRange>, Vec<IdRange>) =
             given.values().copied().partition(|r| r.length == length);
         let taken: BTreeSet<u32> = whole.iter().map(|r| r.host).collect();
-        let mut all = (0..ranges).map(|n| IdRange {
+        let mut all = (0..count).map(|n| IdRange {
             host: first + n * length,
             length,
         });
@@ -214,15 +273,17 @@ impl UserIds {
         Ok(range)
     }
 
-    /// The range that a pod was given.
-    #[must_use]
-    pub fn given(&self, uid: &str) -> Option<IdRange> {
-        self.given.lock().get(uid).copied()
-    }
-
     /// Nothing of a pod is left, its folder neither: others may have its range.
     pub fn forget(&self, uid: &str) {
-        self.given.lock().remove(uid);
+        let mut ranges = self.ranges.lock();
+        ranges.given.remove(uid);
+        ranges.unknown.remove(uid);
+    }
+
+    /// The range that a pod was given.
+    #[cfg(test)]
+    fn given(&self, uid: &str) -> Option<IdRange> {
+        self.ranges.lock().given.get(uid).copied()
     }
 }
 
@@ -333,11 +394,46 @@ mod tests {
         let pool = pool(["", "", ""]).unwrap();
         let ids = UserIds::new(pool, dir.path().to_owned());
         assert!(bad.iter().all(|(uid, _)| ids.given(uid).is_none()));
-        let text = serde_json::to_string(&Kept::of(ids.give("a").unwrap())).unwrap();
+        std::fs::create_dir(dir.path().join("new")).unwrap();
+        let file = |uid: &str| dir.path().join(uid).join(FILE);
+        // Neither the pod itself nor another one gets numbers that may be somebody's.
+        for uid in ["a", "new"] {
+            assert!(ids.give(uid).unwrap_err().contains("is not known"));
+        }
+        std::fs::write(file("a"), "{").unwrap();
+        ids.forget("b");
+        ids.forget("c");
+        let fault = ids.give("new").unwrap_err();
+        assert!(fault.contains(&file("a").display().to_string()), "{fault}");
+        // Somebody mends it: what it says holds again.
+        checkpoint::save(&dir.path().join("a"), FILE, &mended()).unwrap();
+        assert_eq!(ids.give("new").unwrap().host, 2 * UNIT);
+        assert_eq!(ids.give("a").unwrap().host, UNIT);
+        let text = std::fs::read_to_string(file("a")).unwrap();
         assert_eq!(
             text,
             "{\"uidMappings\":[{\"hostId\":65536,\"containerId\":0,\"length\":65536}],\
              \"gidMappings\":[{\"hostId\":65536,\"containerId\":0,\"length\":65536}]}"
         );
+    }
+
+    fn mended() -> Kept {
+        Kept::of(IdRange {
+            host: UNIT,
+            length: UNIT,
+        })
+    }
+
+    #[test]
+    fn folders_that_cannot_be_listed_give_nobody_numbers() {
+        let dir = tempfile::tempdir().unwrap();
+        let pods = dir.path().join("pods");
+        std::fs::write(&pods, "not a folder").unwrap();
+        let ids = UserIds::new(pool(["", "", ""]).unwrap(), pods.clone());
+        assert!(ids.give("a").is_err());
+        std::fs::remove_file(&pods).unwrap();
+        std::fs::create_dir_all(pods.join("a")).unwrap();
+        std::fs::write(pods.join("a file"), "").unwrap();
+        assert_eq!(ids.give("a").unwrap().host, UNIT);
     }
 }

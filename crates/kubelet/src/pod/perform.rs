@@ -22,7 +22,7 @@ use crate::probes::hook;
 use crate::volumes::{Mounted, subpath};
 use clock::Instant;
 use host::cgroup::Limits;
-use host::runtime::{ContainerSpec, Image, Namespace, SandboxSpec};
+use host::runtime::{ContainerSpec, IdRange, Image, Namespace, SandboxSpec};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use kube::api::{DeleteParams, Preconditions};
 use std::path::{Path, PathBuf};
@@ -154,8 +154,19 @@ impl Hands {
             &self.grants.group(pod),
             &resolver,
         );
-        made.security.namespaces.users = self.deps.user_ids.given(spec::uid(pod));
+        made.security.namespaces.users = self.users(pod)?;
         Ok((made, said))
+    }
+
+    /// The users of a pod that has some of its own. Where they are not known it gets none at all: the
+    /// machine's are not for it.
+    fn users(&self, pod: &Pod) -> Result<Option<IdRange>, String> {
+        if spec::of(pod).host_users != Some(false) {
+            return Ok(None);
+        }
+        let given = self.deps.user_ids.give(spec::uid(pod));
+        let given = given.map_err(|e| format!("create user namespace: {e}"))?;
+        Ok(Some(given))
     }
 
     async fn create_sandbox(&mut self, pod: &Arc<Pod>, attempt: u32) -> bool {
@@ -214,8 +225,6 @@ impl Hands {
         if spec::of(pod).host_users == Some(false) {
             let health = runtime.health().await.map_err(|e| e.to_string())?;
             sandbox::user_namespace(&handler, health.has_user_namespaces(&handler))?;
-            let given = self.deps.user_ids.give(spec::uid(pod));
-            given.map_err(|e| format!("create user namespace: {e}"))?;
         }
         let (config, said) = self.sandbox_config(pod, attempt)?;
         for text in said {
@@ -448,7 +457,7 @@ impl Hands {
             recursive_read_only: self.has_recursive_read_only(pod, c).await?,
         });
         let mut made = made.map_err(|e| e.to_string())?;
-        made.security.common.namespaces.users = self.deps.user_ids.given(uid);
+        made.security.common.namespaces.users = self.users(pod)?;
         devices.of(uid, &c.name).add_to(&mut made);
         self.deps.dra.add_to(pod, c, &mut made)?;
         if !made.cdi_devices.is_empty() {
