@@ -50,7 +50,10 @@ fn count(cx: &Context, pod: &str) -> Result<u32> {
 
 pub fn clocks_that_jump_restart_nothing(cx: &Context) -> Result<()> {
     let before = Before::of(cx, NODE)?;
-    cx.apply_json(&tenant("still"))?;
+    let mut still = tenant("still");
+    // Long after this test, but before a clock that is set ahead.
+    still["spec"]["activeDeadlineSeconds"] = (HOURS - 3_600).into();
+    cx.apply_json(&still)?;
     let mut crash = pod("crash", "exit 1");
     crash["spec"]["nodeName"] = NODE.into();
     crash["metadata"]["labels"] = serde_json::json!({ "tenant": "yes" });

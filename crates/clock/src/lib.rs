@@ -19,7 +19,7 @@ pub mod watch;
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 pub use random::Random;
 /// Monotonic time: only differences mean something. Virtual where the runtime's clock is paused.
@@ -92,7 +92,7 @@ impl Clock {
     pub fn now(&self) -> Timestamp {
         let seconds = self.shift.map_or(0, |s| s.0.load(Ordering::Relaxed));
         let right = self.right();
-        let shifted = right.checked_add(jiff::SignedDuration::from_secs(seconds));
+        let shifted = right.checked_add(SignedDuration::from_secs(seconds));
         shifted.unwrap_or(right)
     }
 
@@ -128,6 +128,34 @@ impl Clock {
     }
 }
 
+/// Finds out by how much a clock was set: beside monotonic time, which goes on evenly. A machine that
+/// slept looks like one whose clock was set ahead.
+#[derive(Clone, Copy, Debug)]
+pub struct Jumps {
+    wall: Timestamp,
+    at: Instant,
+}
+
+impl Jumps {
+    /// From now on; `now` is what the clock shows.
+    #[must_use]
+    pub fn from(now: Timestamp) -> Self {
+        let at = Instant::now();
+        Self { wall: now, at }
+    }
+
+    /// By how much the clock was set since it was asked last, if it shows `now`: below zero if back.
+    /// What it is wrong by for having been asked a moment late does not add up.
+    pub fn until(&mut self, now: Timestamp) -> SignedDuration {
+        let at = Instant::now();
+        let passed = at.duration_since(self.at);
+        let passed = SignedDuration::try_from(passed).unwrap_or(SignedDuration::MAX);
+        let jump = now.duration_since(self.wall).saturating_sub(passed);
+        *self = Self { wall: now, at };
+        jump
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -156,6 +184,19 @@ mod tests {
         }
         shift.set(i64::MAX);
         assert_eq!(clock.seconds(), 0, "there is no such time");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_clock_was_set_by_is_what_it_did_not_wait() {
+        let shift = Shift::forever();
+        let start = Timestamp::from_second(1_000_000_000).unwrap();
+        let clock = Clock::virtual_from(start).shifted(shift);
+        let mut jumps = Jumps::from(clock.now());
+        for (set, jump) in [(0, 0), (3600, 3600), (3600, 0), (-60, -3660), (0, 60)] {
+            tokio::time::sleep(Duration::from_secs(7)).await;
+            shift.set(set);
+            assert_eq!(jumps.until(clock.now()), SignedDuration::from_secs(jump));
+        }
     }
 
     #[expect(clippy::disallowed_methods, reason = "it is what is tested")]

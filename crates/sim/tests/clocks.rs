@@ -33,6 +33,15 @@ fn small(name: &str, replicas: u64, image: &str) -> Value {
     object
 }
 
+/// A pod whose own deadline comes long after the story, but before a clock that is set ahead.
+fn timed(node: &str) -> Value {
+    let mut pod = json!({ "metadata": { "name": "still-timed" } });
+    pod["spec"] = small("still", 1, "web:1")["spec"]["template"]["spec"].clone();
+    pod["spec"]["nodeName"] = json!(node);
+    pod["spec"]["activeDeadlineSeconds"] = json!(HOURS - 3_600);
+    pod
+}
+
 /// Which of a Deployment's pods are not ready.
 async fn unready(admin: &Admin, name: &str, wanted: u64) -> Vec<String> {
     let found = admin.get("Deployment", name).await;
@@ -108,6 +117,15 @@ async fn story(cluster: &Cluster) -> Result<(), Failed> {
     admin.create("Deployment", small("crash", 1, "bad:1")).await;
     settle("before", MOST, || unready(&admin, "still", 6)).await?;
     let nodes = cluster.nodes();
+    // Not the one whose kubelet is started again: from one to the next the clock counts.
+    let last = nodes.last().expect("a node").name();
+    admin.create("Pod", timed(last)).await;
+    settle("before", MOST, || async {
+        let count = running(cluster, "still").len();
+        let lacks = (count != 7).then(|| format!("{count} run"));
+        lacks.into_iter().collect()
+    })
+    .await?;
     let sets: [(&str, i64); 6] = [
         ("nodes ahead", HOURS),
         ("nodes behind", -HOURS),

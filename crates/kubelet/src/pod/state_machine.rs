@@ -146,6 +146,8 @@ pub struct Machine {
     had_sandbox: bool,
     /// Looks in a row that did not show an end that was reported.
     looks: u32,
+    /// By how much the clock was set since the pod was seen first.
+    set_by: SignedDuration,
 }
 
 impl Machine {
@@ -166,6 +168,7 @@ impl Machine {
             is_stale: false,
             had_sandbox: false,
             looks: 0,
+            set_by: SignedDuration::ZERO,
         }
     }
 
@@ -191,6 +194,16 @@ impl Machine {
     #[must_use]
     pub fn after_silence(now: Timestamp) -> Timestamp {
         later(now, SILENCE)
+    }
+
+    /// Notes by how much the clock was set; below zero: back. A pod has as long as it had before, until
+    /// its own deadline and until what still runs of it is killed: those are counted by the clock only
+    /// from one kubelet to the next. (Of back-offs see [`backoff`]: they are shorter.)
+    pub fn clock_was_set(&mut self, by: SignedDuration) {
+        self.set_by = self.set_by.saturating_add(by);
+        if let Stage::Ending { until, .. } = &mut self.stage {
+            *until = later(*until, by);
+        }
     }
 
     /// The next step.
@@ -340,7 +353,7 @@ impl Machine {
     /// times at which to look again.
     fn upkeep(&mut self, world: &World, out: &mut Decision, now: Timestamp) {
         let runs = self.stage == Stage::Running;
-        if runs && let Some(at) = deadline(world.pod) {
+        if runs && let Some(at) = self.deadline(world.pod) {
             out.wake(at);
         }
         if runs && world.resize_waits {
@@ -507,7 +520,7 @@ impl Machine {
             // Somebody else ended it, such as the pod garbage collector.
             return end(Why::Completed(outcome), grace_seconds);
         }
-        if deadline(pod).is_some_and(|at| at <= now) {
+        if self.deadline(pod).is_some_and(|at| at <= now) {
             let message = "Pod was active on the node longer than the specified deadline";
             return end(failed("DeadlineExceeded", message.into()), grace_seconds);
         }
@@ -516,6 +529,14 @@ impl Machine {
             return end(failed(&refusal.reason, message), 0);
         }
         Input::Sync
+    }
+
+    /// When the pod's own deadline is over.
+    fn deadline(&self, pod: &Pod) -> Option<Timestamp> {
+        let seconds = spec::of(pod).active_deadline_seconds?;
+        let start = pod.status.as_ref()?.start_time.as_ref()?.0;
+        let at = start.checked_add(SignedDuration::from_secs(seconds)).ok()?;
+        Some(later(at, self.set_by))
     }
 }
 
@@ -547,13 +568,6 @@ pub fn ended(phase: Option<&str>) -> Option<Outcome> {
         Some("Failed") => Some(Outcome::Failed),
         _ => None,
     }
-}
-
-/// When the pod's own deadline is over.
-fn deadline(pod: &Pod) -> Option<Timestamp> {
-    let seconds = spec::of(pod).active_deadline_seconds?;
-    let start = pod.status.as_ref()?.start_time.as_ref()?.0;
-    start.checked_add(SignedDuration::from_secs(seconds)).ok()
 }
 
 /// What need not be kept: all but the newest attempts of each container, and sandboxes in which

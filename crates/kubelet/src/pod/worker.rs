@@ -21,7 +21,7 @@ use crate::metrics::{METRICS, STARTS, Start};
 use crate::objects::{self, WatchedObject};
 use crate::probes::Board;
 use arc_swap::ArcSwap;
-use clock::{Instant, watch};
+use clock::{Instant, Jumps, watch};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod, PodCondition, PodStatus};
 use parking_lot::Mutex;
@@ -60,6 +60,7 @@ pub fn start(deps: Arc<Deps>, pod: Arc<Pod>, origin: Origin) -> Handle {
         machine: Machine::new(phase(&pod), backoff),
         hands: Hands::new(deps.clone(), Start::of(&pod)),
         start_time: deps.clock.now(),
+        jumps: Jumps::from(deps.clock.now()),
         ended: Ended::new(),
         admitted: false,
         held: Vec::new(),
@@ -108,6 +109,7 @@ struct Worker {
     machine: Machine,
     hands: Hands,
     start_time: Timestamp,
+    jumps: Jumps,
     exits: Arc<Mutex<HashSet<String>>>,
     ended: Ended,
     /// The node took the pod.
@@ -203,6 +205,7 @@ impl Worker {
             resize_waits: self.hands.grants.waits_for_room(),
         };
         let now = self.deps.clock.now();
+        self.machine.clock_was_set(self.jumps.until(now));
         let before = self.machine.stage().clone();
         let decision = self.machine.step(&world, now);
         let stage = self.machine.stage();

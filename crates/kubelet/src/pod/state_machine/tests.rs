@@ -227,6 +227,34 @@ fn deadlines_wake_and_end() {
     assert!(matches!(why, Some(Why::Failed { reason, .. }) if reason == "DeadlineExceeded"));
 }
 
+/// A pod has the time that it had, whatever the clock is set to, both ways.
+#[test]
+fn a_clock_that_is_set_moves_deadlines_with_it() {
+    let hours = 5 * 3_600;
+    for set in [hours, -hours] {
+        let by = SignedDuration::from_secs(set);
+        let mut spec = one();
+        spec["activeDeadlineSeconds"] = json!(10);
+        spec["terminationGracePeriodSeconds"] = json!(30);
+        let running = seen(vec![container("a", Run::Running, 0, 0)]);
+        let mut bench = Bench::new(spec, running);
+        let start = 1_000_000_000;
+        let status = json!({ "startTime": at(start).to_string() });
+        bench.pod.status = serde_json::from_value(status).expect("a status");
+        assert_eq!(bench.step(start + 1).wake_at, Some(at(start + 10)));
+        bench.machine.clock_was_set(by);
+        let waits = bench.step(start + set + 2);
+        assert!(waits.kills.is_empty());
+        assert_eq!(waits.wake_at, Some(at(start + set + 10)));
+        let ends = bench.step(start + set + 10);
+        assert_eq!(ends.kills[0].grace_seconds, 30);
+        // Neither killed at once nor for hours.
+        bench.machine.clock_was_set(-by);
+        let goes_on = bench.step(start + 15);
+        assert_eq!(goes_on.kills[0].grace_seconds, 25);
+    }
+}
+
 #[test]
 fn a_refused_pod_ends_before_anything_is_made() {
     let mut bench = Bench::new(one(), SeenPod::default());
