@@ -62,6 +62,12 @@ pub struct Features {
     set: BTreeMap<&'static str, bool>,
 }
 
+/// Whether somebody can turn a gate on or off here, and something acts on that.
+#[cfg(test)]
+pub(crate) fn decides(name: &str) -> bool {
+    gates().get(name).is_some_and(|g| g.acts && !g.locked)
+}
+
 /// Go's words for booleans.
 pub(crate) fn go_bool(text: &str) -> Option<bool> {
     match text {

@@ -10,6 +10,7 @@ pub mod client_config;
 pub mod custom;
 pub mod deprecation;
 pub mod features;
+pub mod gated;
 pub mod jsonpath;
 pub mod kinds;
 pub mod manifest;

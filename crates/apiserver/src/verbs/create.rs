@@ -161,6 +161,11 @@ async fn attempt(
     let chosen = meta_text(&object, "name").to_owned();
     let name = chosen.as_str();
     admission.named(name);
+    // First: what a kind's own rules set follows from what is left.
+    let features = &call.state.settings().features;
+    registry::gated::drop_disabled(row, &mut object, None, features)
+        .into_iter()
+        .for_each(|w| call.warn(w));
     let (cx, reads) = admission.context(&object, None, "");
     row.strategy.prepare_create(&mut object, &cx);
     codec::settle(row, &mut object);

@@ -199,6 +199,10 @@ impl Write<'_> {
             if self.subresource == "status" {
                 keep_metadata(&mut new, old, row.strategy.status_leaves());
             }
+            let features = &call.state.settings().features;
+            registry::gated::drop_disabled(row, &mut new, Some(old), features)
+                .into_iter()
+                .for_each(|w| call.warn(w));
             self.keep_server_fields(&mut new);
             // What storage does not distinguish is not a change.
             codec::settle_changed(row, &mut new, old);

@@ -133,8 +133,8 @@ fn is_signal(name: &str) -> bool {
 }
 
 /// The signal that a container is stopped with, of a pod for an operating system. Upstream wants that
-/// to be named where its gate ContainerStopSignals is on, and drops the field where it is off; here it
-/// counts, and nodes run Linux.
+/// to be named; nodes here run Linux. Where the gate ContainerStopSignals is off, the field has been
+/// dropped before.
 pub fn stop_signal(errs: &mut Errors, path: &FieldPath, l: &Value, os: &str) {
     if !has(l, "stopSignal") {
         return;
