@@ -2,6 +2,7 @@
 //! again after a short wait.
 
 use std::fmt::{Debug, Display};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clock::Random;
@@ -12,6 +13,7 @@ use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Config, Event, watcher};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
 
 use crate::raw::{Path, Raw};
 
@@ -54,12 +56,27 @@ pub fn events<K>(random: Random, api: Api<K>, config: Config) -> impl Stream<Ite
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
+    noted(random, api, config, None)
+}
+
+/// The same; `lost` is told of each failure.
+pub(crate) fn noted<K>(
+    random: Random,
+    api: Api<K>,
+    config: Config,
+    lost: Option<Arc<Notify>>,
+) -> impl Stream<Item = Event<K>> + Send
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
     let path = Path(api.resource_url().to_owned());
     let client = api.into_client();
     if K::metadata_api() {
-        typed(Source::<true>::new(random, client, path, config)).left_stream()
+        let source = Source::<true>::new(random, client, path, config);
+        typed(source.telling(lost)).left_stream()
     } else {
-        typed(Source::<false>::new(random, client, path, config)).right_stream()
+        let source = Source::<false>::new(random, client, path, config);
+        typed(source.telling(lost)).right_stream()
     }
 }
 
@@ -97,6 +114,8 @@ struct Source<const METADATA: bool> {
     failures: u32,
     /// Between objects that are none of the type that is asked for.
     waits: Waits,
+    /// Told of each failure.
+    lost: Option<Arc<Notify>>,
 }
 
 impl<const METADATA: bool> Source<METADATA> {
@@ -111,7 +130,12 @@ impl<const METADATA: bool> Source<METADATA> {
             events,
             failures: 0,
             waits,
+            lost: None,
         }
+    }
+
+    fn telling(self, lost: Option<Arc<Notify>>) -> Self {
+        Self { lost, ..self }
     }
 
     fn watch(random: &Random, client: &Client, path: &Path, config: &Config) -> Events<METADATA> {
@@ -159,6 +183,9 @@ impl<const METADATA: bool> Source<METADATA> {
     fn failed(&mut self, error: &dyn Display) {
         let what = &self.path.0;
         self.failures = self.failures.saturating_add(1);
+        if let Some(lost) = &self.lost {
+            lost.notify_one();
+        }
         if self.failures % WARN_EVERY == WARN_AFTER {
             tracing::warn!("watching {what} goes on failing: {error}");
         } else {
@@ -170,7 +197,6 @@ impl<const METADATA: bool> Source<METADATA> {
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use http::{Request, Response};

@@ -13,10 +13,11 @@ use kube::runtime::watcher::{Config, Event};
 use kube::{Api, Client, Resource};
 use parking_lot::{Mutex, RwLock};
 use serde::de::DeserializeOwned;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
-use crate::events::events;
+use crate::events::noted;
 use crate::reflector::{Change, IndexFn, Objects};
+use crate::served_kinds::{OfProcess, ServedKinds};
 
 /// The cache of one kind. Clones share it.
 pub struct Informer<K> {
@@ -83,10 +84,21 @@ where
 
     /// As [`Informer::start`], keeping of each object what `trim` leaves.
     pub fn trimmed(random: Random, api: Api<K>, config: Config, trim: Trim<K>) -> Self {
+        Self::follow(random, api, config, trim, None)
+    }
+
+    /// `lost` is told when the watch has failed.
+    fn follow(
+        random: Random,
+        api: Api<K>,
+        config: Config,
+        trim: Trim<K>,
+        lost: Option<Arc<Notify>>,
+    ) -> Self {
         let inner = Arc::new(Inner::new(false, trim));
         let weak = Arc::downgrade(&inner);
         tokio::spawn(async move {
-            let mut events = events(random, api, config).boxed();
+            let mut events = noted(random, api, config, lost).boxed();
             while let Some(event) = events.next().await {
                 let Some(inner) = weak.upgrade() else { return };
                 inner.take(event);
@@ -187,6 +199,7 @@ pub struct Informers {
     made: Arc<Mutex<InformerTable>>,
     /// By type: `Trim<K>`.
     trims: Arc<HashMap<TypeId, Box<dyn Any + Send + Sync>>>,
+    kinds: OfProcess,
 }
 
 impl Informers {
@@ -198,6 +211,7 @@ impl Informers {
             random,
             made: Arc::default(),
             trims: Arc::default(),
+            kinds: OfProcess::default(),
         }
     }
 
@@ -219,6 +233,11 @@ impl Informers {
     }
     pub fn random(&self) -> &Random {
         &self.random
+    }
+
+    /// Which kinds the server serves: one look for all parts of the process.
+    pub fn served(&self) -> ServedKinds {
+        self.kinds.served(&self.client)
     }
 
     /// The informer of all objects of a kind.
@@ -263,11 +282,12 @@ impl Informers {
         }
         let trim = self.trims.get(&key.0).and_then(|any| any.downcast_ref());
         let trim: Trim<K> = trim.copied().unwrap_or(|_| {});
-        let informer = Informer::trimmed(
+        let informer = Informer::follow(
             self.random.clone(),
             Api::all(self.client.clone()),
             config,
             trim,
+            Some(self.kinds.look().clone()),
         );
         made.insert(key, Box::new(Arc::downgrade(&informer.inner)));
         informer

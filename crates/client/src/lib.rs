@@ -6,6 +6,7 @@ pub mod accounts;
 pub mod component_auth;
 mod connect;
 pub mod custom_kinds;
+pub mod discovery;
 mod events;
 mod exchange;
 mod fenced;
@@ -14,6 +15,7 @@ mod raw;
 pub mod reflector;
 pub mod refusals;
 mod requests;
+pub mod served_kinds;
 
 pub use accounts::Accounts;
 pub use connect::{
@@ -24,3 +26,4 @@ pub use exchange::Swap;
 pub use fenced::fenced;
 pub use informer::{Informer, Informers};
 pub use reflector::Change;
+pub use served_kinds::ServedKinds;

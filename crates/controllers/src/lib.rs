@@ -12,7 +12,6 @@ pub mod cron;
 pub mod daemon;
 pub mod deployment;
 pub mod device_taints;
-pub mod discovery;
 pub mod disruption;
 pub mod endpoint_slice_mirroring;
 pub mod endpoints;

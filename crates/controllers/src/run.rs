@@ -173,12 +173,9 @@ pub async fn run(
     let client = accounts.of(resource_quota::ResourceQuotas::ACCOUNT);
     all.start(resource_quota::ResourceQuotas::new(informers, client));
     let client = accounts.of(storage_migration::Migrations::ACCOUNT);
-    let random = informers.random().clone();
-    all.start(storage_migration::Migrations::new(client, random));
-    all.start(garbage::Garbage::new(
-        accounts.of(garbage::Garbage::ACCOUNT),
-        informers.random().clone(),
-    ));
+    all.start(storage_migration::Migrations::new(informers, client));
+    let client = accounts.of(garbage::Garbage::ACCOUNT);
+    all.start(garbage::Garbage::new(informers, client));
     let mut running = all.running;
     while let Some(ended) = running.join_next().await {
         ended?;

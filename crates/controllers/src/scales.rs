@@ -1,13 +1,12 @@
 //! Scales of whatever kind the server serves them for, as autoscalers and disruption budgets read
 //! them, and the few words of HTTP that asking takes.
 
+use client::discovery::{Discovery, Served};
 use http::Request;
 use kube::Client;
 use kube::core::ApiResource;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-
-use crate::discovery::{Discovery, Served};
 
 /// What the server said, without our own words around it.
 pub fn text_of(e: &kube::Error) -> String {

@@ -51,7 +51,7 @@ async fn cluster() -> Cluster {
     );
     let namespaces = controllers::namespace::Namespaces::new(&informers, client.clone());
     start(namespaces, &client, &stop);
-    let garbage = controllers::garbage::Garbage::new(client.clone(), clock::Random::system());
+    let garbage = controllers::garbage::Garbage::new(&informers, client.clone());
     start(garbage, &client, &stop);
     Cluster {
         client,

@@ -41,7 +41,8 @@ impl Cluster {
         let client = client::in_process(server.local_service(user));
         let name = <controllers::garbage::Garbage as control::Controller>::NAME;
         let recorder = control::Recorder::new(client.clone(), name, "", clock);
-        let garbage = controllers::garbage::Garbage::new(client.clone(), random);
+        let informers = client::Informers::new(client.clone(), clock, random);
+        let garbage = controllers::garbage::Garbage::new(&informers, client.clone());
         let running = control::run(garbage, client.clone(), recorder, stop.clone());
         tokio::spawn(running);
         let cluster = Self {

@@ -2,10 +2,11 @@
 //! line in [`follow_all`].
 
 use std::fmt::Debug;
-use std::time::Duration;
 
 use client::reflector::Table;
+use client::served_kinds::Looked;
 use client::{Informer, Informers};
+use clock::Random;
 use futures::StreamExt;
 use k8s_openapi::api::apps::v1 as apps;
 use k8s_openapi::api::core::v1 as k8s;
@@ -14,7 +15,6 @@ use k8s_openapi::api::resource::v1::{DeviceClass, ResourceSlice};
 use k8s_openapi::api::scheduling::v1alpha2::PodGroup;
 use k8s_openapi::api::storage::v1 as api_storage;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use kube::api::ListParams;
 use kube::runtime::watcher::Config;
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -114,60 +114,49 @@ impl Feeds<'_> {
     }
 }
 
-/// Between looks whether groups of pods are served, which changes with the flags of the servers alone.
-const SERVED_EVERY: Duration = Duration::from_secs(300);
-
-/// After a server that gave no answer.
-const ASK_AGAIN: Duration = Duration::from_secs(3);
-
-/// Whether groups are served; it is asked until a server says so or not: pods of a gang must not go by
-/// themselves because one did not answer. What may not be read is as good as not there.
-async fn is_served(api: &Api<PodGroup>) -> bool {
-    let one = ListParams::default().limit(1);
-    loop {
-        match api.list_metadata(&one).await {
-            Ok(_) => return true,
-            Err(kube::Error::Api(status)) if matches!(status.code, 403 | 404) => return false,
-            Err(e) => tracing::warn!("whether groups of pods are served: {e}"),
-        }
-        tokio::time::sleep(ASK_AGAIN).await;
-    }
+/// Whether groups of pods are served, as far as that is known.
+fn has_groups(looked: &Looked) -> bool {
+    looked.can_watch(&PodGroup::group(&()), &PodGroup::plural(&()))
 }
 
 impl Feeds<'_> {
-    /// Groups of pods are a kind that is there only where somebody asks for it.
+    /// Groups of pods are a kind that is there only where somebody asks for it. It is waited until a
+    /// server has said so or not: pods of a gang must not go by themselves because one did not answer.
     async fn follow_groups(&mut self) {
-        let api: Api<PodGroup> = Api::all(self.informers.client().clone());
-        let mut served = tokio::select! {
+        let served = self.informers.served();
+        let mut looks = served.subscribe();
+        tokio::select! {
             biased;
             () = self.end.cancelled() => return,
-            served = is_served(&api) => served,
-        };
-        if served {
+            _ = looks.wait_for(|looked| !matches!(looked, Looked::NotYet)) => {}
+        }
+        let mut is_served = has_groups(&looks.borrow());
+        if is_served {
             self.core.pod_groups_served();
         }
+        let api: Api<PodGroup> = Api::all(self.informers.client().clone());
         let (news, end) = (self.news.clone(), self.end.clone());
         let random = self.informers.random().clone();
         let pass = async move {
-            while !served {
-                tokio::time::sleep(SERVED_EVERY).await;
-                served = is_served(&api).await;
-                let item: News = Box::new(Core::pod_groups_served);
-                if served && news.send(item).await.is_err() {
+            // It is looked as long as somebody holds it.
+            let _served = served;
+            loop {
+                if is_served {
+                    tokio::select! {
+                        biased;
+                        _ = looks.wait_for(|looked| !has_groups(looked)) => {}
+                        () = pass_groups(random.clone(), api.clone(), &news) => return,
+                    }
+                } else if looks.wait_for(has_groups).await.is_err() {
                     return;
                 }
-            }
-            let mut groups: Table<String, i64> = Table::default();
-            let mut events = client::events(random, api, Config::default()).boxed();
-            while let Some(event) = events.next().await {
-                for changed in groups.take(event, key_of, |group| Some(least(&group))) {
-                    let now = groups.get(&changed.key).copied();
-                    let item: News = Box::new(move |core| {
-                        core.pod_group_changed(&changed.key, now);
-                    });
-                    if news.send(item).await.is_err() {
-                        return;
-                    }
+                is_served = !is_served;
+                let item: News = match is_served {
+                    true => Box::new(Core::pod_groups_served),
+                    false => Box::new(Core::pod_groups_gone),
+                };
+                if news.send(item).await.is_err() {
+                    return;
                 }
             }
         };
@@ -178,6 +167,23 @@ impl Feeds<'_> {
                 () = pass => {}
             }
         });
+    }
+}
+
+/// Says what comes of groups, as long as somebody hears it.
+async fn pass_groups(random: Random, api: Api<PodGroup>, news: &mpsc::Sender<News>) {
+    let mut groups: Table<String, i64> = Table::default();
+    let mut events = client::events(random, api, Config::default()).boxed();
+    while let Some(event) = events.next().await {
+        for changed in groups.take(event, key_of, |group| Some(least(&group))) {
+            let now = groups.get(&changed.key).copied();
+            let item: News = Box::new(move |core| {
+                core.pod_group_changed(&changed.key, now);
+            });
+            if news.send(item).await.is_err() {
+                return;
+            }
+        }
     }
 }
 

@@ -21,6 +21,11 @@ impl Gangs {
     pub fn serve(&mut self) {
         self.served = true;
     }
+    /// There are no groups any more.
+    pub fn end(&mut self) {
+        self.served = false;
+        self.least.clear();
+    }
     pub fn are_served(&self) -> bool {
         self.served
     }

@@ -33,8 +33,10 @@ struct State {
     watchers: Vec<(String, mpsc::UnboundedSender<Bytes>)>,
     /// Answers to the next bindings: code, and whether the pod is bound nevertheless.
     trouble: Vec<(u16, bool)>,
-    /// How often groups of pods are asked for in vain.
+    /// How often it is asked in vain what is served.
     unanswered: usize,
+    /// Whether groups of pods are not served.
+    lacks_groups: bool,
     binds: usize,
 }
 
@@ -68,6 +70,26 @@ impl State {
         self.watchers
             .retain(|(r, w)| *r != resource || w.send(line(&event)).is_ok());
         self.news.push((self.version, resource, event));
+    }
+
+    /// The groups of the API, as far as a scheduler asks for them.
+    fn discovery(&mut self) -> (u16, Value) {
+        if self.unanswered > 0 {
+            self.unanswered -= 1;
+            let status = json!({"kind": "Status", "status": "Failure", "code": 503,
+                                "message": "not now", "reason": "ServiceUnavailable"});
+            return (503, status);
+        }
+        let groups = json!({"resource": "podgroups", "scope": "Namespaced",
+            "responseKind": {"kind": "PodGroup"}, "verbs": ["list", "watch"]});
+        let resources = if self.lacks_groups {
+            json!([])
+        } else {
+            json!([groups])
+        };
+        let group = json!({"metadata": {"name": "scheduling.k8s.io"},
+            "versions": [{"version": "v1alpha2", "resources": resources}]});
+        (200, json!({"items": [group]}))
     }
 
     fn bind(&mut self, path: &str, binding: &Value) -> (u16, Value) {
@@ -115,7 +137,11 @@ impl Api {
         if head.method == Method::GET && query.contains("watch=true") {
             return self.watch(&path, query);
         }
-        let (code, out) = self.answer(&head.method, &path, &body);
+        let (code, out) = match path.as_str() {
+            "/api" => (200, json!({"items": []})),
+            "/apis" => self.state.lock().discovery(),
+            path => self.answer(&head.method, path, &body),
+        };
         self.changed.send_replace(());
         let out = Full::new(Bytes::from(out.to_string()));
         let mut response = Response::new(out.boxed_unsync());
@@ -138,6 +164,8 @@ impl Api {
             sender.send(line(event)).expect("the receiver is here");
         }
         state.watchers.push((resource.to_owned(), sender));
+        drop(state);
+        self.changed.send_replace(());
         let stream =
             futures::stream::unfold(receiver, |mut r| async move { Some((r.recv().await?, r)) });
         let frames = stream.map(|bytes| Ok(http_body_frame(bytes)));
@@ -153,14 +181,6 @@ impl Api {
             let name = body["metadata"]["name"].as_str().unwrap_or_default();
             state.write(&format!("{path}/{name}"), Some(body.clone()));
             return (201, body.clone());
-        }
-        if path == "podgroups" && state.unanswered > 0 {
-            state.unanswered -= 1;
-            return (
-                503,
-                json!({"kind": "Status", "status": "Failure", "code": 503,
-                       "message": "not now", "reason": "ServiceUnavailable"}),
-            );
         }
         if method == Method::GET && !path.contains('/') {
             let ending = format!("{path}/");
@@ -357,42 +377,70 @@ async fn a_more_important_pod_gets_its_room() {
     running.end().await;
 }
 
+impl Api {
+    fn group(&self, name: &str, least: u32) {
+        let group = json!({
+            "apiVersion": "scheduling.k8s.io/v1alpha2", "kind": "PodGroup",
+            "metadata": {"name": name, "namespace": "d", "uid": format!("uid-{name}")},
+            "spec": {"schedulingPolicy": {"gang": {"minCount": least}}}});
+        self.put(&format!("namespaces/d/podgroups/{name}"), group);
+    }
+
+    fn member(&self, name: &str, group: &str) {
+        let pod = json!({
+            "metadata": {"name": name, "namespace": "d", "uid": format!("uid-{name}")},
+            "spec": {"schedulerName": "default-scheduler",
+                "schedulingGroup": {"podGroupName": group},
+                "containers": [{"name": "c", "resources": {"requests": {"cpu": "1"}}}]},
+            "status": {}});
+        self.put(&format!("namespaces/d/pods/{name}"), pod);
+    }
+}
+
+/// Whether the condition of some pod says this.
+fn waits(state: &State, why: &str) -> bool {
+    pods(state).any(|p| {
+        let message = p["status"]["conditions"][0]["message"].as_str();
+        message.is_some_and(|m| m.contains(why))
+    })
+}
+
 /// A server that gives no answer has not said that there are no groups.
 #[tokio::test(start_paused = true)]
 async fn a_gang_stays_together_though_a_server_did_not_answer() {
     let api = Api::new();
     api.node("a", "4");
-    api.put(
-        "namespaces/d/podgroups/g",
-        json!({
-        "apiVersion": "scheduling.k8s.io/v1alpha2", "kind": "PodGroup",
-        "metadata": {"name": "g", "namespace": "d", "uid": "uid-g"},
-        "spec": {"schedulingPolicy": {"gang": {"minCount": 2}}}}),
-    );
-    let member = |name: &str| {
-        api.put(
-            &format!("namespaces/d/pods/{name}"),
-            json!({
-            "metadata": {"name": name, "namespace": "d", "uid": format!("uid-{name}")},
-            "spec": {"schedulerName": "default-scheduler",
-                "schedulingGroup": {"podGroupName": "g"},
-                "containers": [{"name": "c", "resources": {"requests": {"cpu": "1"}}}]},
-            "status": {}}),
-        );
-    };
-    member("one");
+    api.group("g", 2);
+    api.member("one", "g");
     api.state.lock().unanswered = 2;
     let running = api.start();
-    let waits = |s: &State| {
-        pods(s).any(|p| {
-            let message = p["status"]["conditions"][0]["message"].as_str();
-            message.is_some_and(|m| m.contains("minCount pods from a gang"))
-        })
-    };
-    api.until(waits).await;
+    api.until(|s| waits(s, "minCount pods from a gang")).await;
     assert_eq!(api.state.lock().unanswered, 0);
-    member("two");
+    api.member("two", "g");
     api.until(|s| on(s, "a") == 2).await;
+    running.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn groups_that_are_served_later_or_no_longer_are_noticed() {
+    let api = Api::new();
+    api.node("a", "8");
+    api.state.lock().lacks_groups = true;
+    api.member("one", "g");
+    let running = api.start();
+    api.until(|s| on(s, "a") == 1).await;
+    api.group("g", 3);
+    api.state.lock().lacks_groups = false;
+    let is_watched = |s: &State| s.watchers.iter().any(|(what, _)| what == "podgroups");
+    api.until(is_watched).await;
+    api.member("two", "g");
+    api.until(|s| waits(s, "minCount pods from a gang")).await;
+    api.member("three", "g");
+    api.until(|s| on(s, "a") == 3).await;
+    api.member("four", "h");
+    api.until(|s| waits(s, "\"h\" to appear")).await;
+    api.state.lock().lacks_groups = true;
+    api.until(|s| on(s, "a") == 4).await;
     running.end().await;
 }
 

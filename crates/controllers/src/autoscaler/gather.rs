@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use client::discovery::Discovery;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::autoscaling::v2::{
     CrossVersionObjectReference, HorizontalPodAutoscaler, MetricIdentifier, MetricSpec,
@@ -13,7 +14,6 @@ use serde::Deserialize;
 use super::plan::{Sample, Scale};
 use super::replicas::{Measured, Measures};
 use crate::common::{key_of, value_of};
-use crate::discovery::Discovery;
 use crate::scales::{self, escaped, get, root, text_of};
 
 /// A metric of somebody else's that does not say how long it was measured. Upstream's value.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use client::discovery::Discovery;
 use client::{Informer, Informers};
 use control::action::Target;
 use control::{Controller, Count, Plan, Watches};
@@ -12,7 +13,6 @@ use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
 use crate::common::{Key, key_of};
-use crate::discovery::Discovery;
 use crate::metrics::{self, Alive};
 use crate::scales::text_of;
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use client::discovery::Discovery;
 use client::{Informer, Informers};
 use control::{Controller, Plan, Watches};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
@@ -14,7 +15,6 @@ use serde_json::Value;
 use tokio::sync::OnceCell;
 
 use crate::common::{Key, controller_of, key_of, selector_of, uid_of};
-use crate::discovery::Discovery;
 use crate::scales;
 
 pub mod plan;

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use client::discovery::Served;
 use futures::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, DynamicObject};
@@ -13,7 +14,6 @@ use super::graph::{FOREGROUND, Node, OwnerLocation, Uid};
 use super::plan::{
     AGAIN_MILLIS, Live, Observed, Reads, Step, decide, has_owner, misplaced, misplaced_message,
 };
-use crate::discovery::Served;
 
 /// Owners that are remembered as gone, and objects that were reported in events.
 const REMEMBERED: usize = 2_000;

@@ -12,7 +12,9 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use client::discovery::{DiscoveredResources, Served};
 use client::reflector::Listing;
+use client::{Informers, ServedKinds};
 use clock::{Random, watch};
 use control::action::Target;
 use control::{Controller, Keys, Plan, Watches};
@@ -22,19 +24,12 @@ use kube::api::{Api, DynamicObject};
 use kube::core::PartialObjectMeta;
 use kube::runtime::watcher::{Config, Event};
 use parking_lot::Mutex;
-use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
-use crate::discovery::{DiscoveredResources, Discovery, Served};
 use graph::{Graph, OwnerLocation, Uid};
 use plan::Observed;
 
-/// Between two looks at what is served, when no resource definition has changed.
-const DISCOVER_EVERY: Duration = Duration::from_secs(30);
-/// From a change of a resource definition to the look: the server has to take it up first.
-const DISCOVER_SOON: Duration = Duration::from_millis(500);
-const DISCOVER_AGAIN: Duration = Duration::from_secs(1);
 /// Decisions wait so long for the first lists of all kinds; a kind that cannot be listed must
 /// not stop the others for ever.
 const SYNC_AT_MOST: Duration = Duration::from_secs(10);
@@ -43,11 +38,12 @@ const SYNC_AT_MOST: Duration = Duration::from_secs(10);
 pub struct Garbage(Arc<Collector>);
 
 impl Garbage {
-    /// `client` acts as [`Controller::ACCOUNT`]; waits are drawn from `random`.
-    pub fn new(client: Client, random: Random) -> Self {
+    /// `client` acts as [`Controller::ACCOUNT`].
+    pub fn new(informers: &Informers, client: Client) -> Self {
         Self(Arc::new(Collector {
-            random,
+            random: informers.random().clone(),
             client,
+            served: informers.served(),
             graph: Mutex::default(),
             keys: OnceLock::new(),
             awaiting_kinds: Mutex::default(),
@@ -56,7 +52,6 @@ impl Garbage {
             reported: Mutex::default(),
             contended: Mutex::default(),
             unsynced: watch::Sender::new(None),
-            definitions: Notify::new(),
         }))
     }
 }
@@ -117,6 +112,7 @@ struct Unsynced {
 struct Collector {
     random: Random,
     client: Client,
+    served: ServedKinds,
     graph: Mutex<Graph>,
     keys: OnceLock<Keys<Uid>>,
     /// Objects with an owner of a kind that is not served.
@@ -131,8 +127,6 @@ struct Collector {
     contended: Mutex<HashSet<Uid>>,
     /// `None` until the first discovery.
     unsynced: watch::Sender<Option<Unsynced>>,
-    /// A definition of resources has changed.
-    definitions: Notify,
 }
 
 /// Events come and go in masses, and own nothing.
@@ -156,30 +150,19 @@ impl Collector {
 
     /// Starts and ends watches as kinds come and go.
     async fn follow_kinds(self: Arc<Self>) {
-        let discovery = Discovery::new(self.client.clone());
+        let mut looks = self.served.subscribe();
         let mut monitors: HashMap<Arc<Served>, AbortHandle> = HashMap::new();
         // Dropped with this function: ends all watches.
         let mut tasks = JoinSet::new();
-        let mut last: Option<Arc<DiscoveredResources>> = None;
         loop {
-            let wait = match discovery.ask().await {
-                Ok(found) => {
-                    if last.as_ref().is_none_or(|l| !Arc::ptr_eq(l, &found)) {
-                        self.take_kinds(&found, &mut monitors, &mut tasks);
-                        last = Some(found);
-                    }
-                    DISCOVER_EVERY
-                }
-                Err(e) => {
-                    tracing::debug!(controller = "garbage", "{e}; tried again later");
-                    DISCOVER_AGAIN
-                }
-            };
+            let found = looks.borrow_and_update().found();
+            if let Some(found) = found {
+                self.take_kinds(&found, &mut monitors, &mut tasks);
+            }
             while tasks.try_join_next().is_some() {}
-            tokio::select! {
-                biased;
-                () = tokio::time::sleep(wait) => {}
-                () = self.definitions.notified() => tokio::time::sleep(DISCOVER_SOON).await,
+            // The sender lives as long as we do.
+            if looks.changed().await.is_err() {
+                return;
             }
         }
     }
@@ -276,7 +259,7 @@ impl Collector {
             });
         }
         if changes && defines_resources(served) {
-            self.definitions.notify_one();
+            self.served.look_again();
         }
     }
 

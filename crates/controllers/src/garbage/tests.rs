@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use client::discovery::Served;
 use control::action::Propagation;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use kube::core::ApiResource;
@@ -11,7 +12,6 @@ use proptest::prelude::*;
 
 use super::graph::{FOREGROUND, Graph, ORPHAN, Owner, OwnerLocation, Uid};
 use super::plan::{Live, Reads, Step, decide, misplaced, misplaced_message};
-use crate::discovery::Served;
 
 fn served(kind: &str, namespaced: bool) -> Arc<Served> {
     Arc::new(Served {

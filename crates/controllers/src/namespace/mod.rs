@@ -6,6 +6,7 @@ pub mod plan;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use client::discovery::{Discovery, Served};
 use client::{Change, Informer, Informers};
 use control::action::Target;
 use control::{Controller, Plan, Watches};
@@ -17,7 +18,6 @@ use kube::{Client, ResourceExt};
 use parking_lot::Mutex;
 
 use crate::common::is_deleting;
-use crate::discovery::{Discovery, Served};
 use plan::{Content, Failures, Observed, has_finalizer, longest_grace};
 
 /// Resources of one namespace that are listed at once: enough to hide a network's round trips.

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
+use client::discovery::{DiscoveredResources, Served};
 use control::action::{Propagation, Target};
 use control::{Action, Plan};
 use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition, Pod};
@@ -14,7 +15,6 @@ use kube::ResourceExt;
 use kube::core::ApiResource;
 
 use crate::common::{millis_of, time_at, value_of};
-use crate::discovery::{DiscoveredResources, Served};
 
 /// The finalizer of a namespace's spec that this controller takes away.
 pub const FINALIZER: &str = "kubernetes";

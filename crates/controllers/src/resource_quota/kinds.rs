@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
+use client::discovery::Served;
 use control::Keys;
 use futures::StreamExt;
 use kube::api::{Api, DynamicObject};
@@ -15,11 +15,6 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::{Inner, counted};
 use crate::common::Key;
-use crate::discovery::Served;
-
-/// Between two looks at what is served: a kind that a quota counts may come later.
-const DISCOVER_EVERY: Duration = Duration::from_secs(30);
-const DISCOVER_AGAIN: Duration = Duration::from_secs(1);
 
 /// Kinds whose informers are followed.
 fn has_informer(group: &str, plural: &str) -> bool {
@@ -40,49 +35,47 @@ impl Inner {
     /// Starts and ends watches, as quotas and kinds come and go.
     pub(super) async fn follow_kinds(self: Arc<Self>, keys: Keys<Key>) {
         self.quotas.synced().await;
+        let mut looks = self.served.subscribe();
         let mut running: HashMap<Served, AbortHandle> = HashMap::new();
         // Dropped with this function: ends all watches.
         let mut tasks = JoinSet::new();
         loop {
             let wanted = self.wanted();
-            let mut wait = DISCOVER_EVERY;
-            if wanted.is_empty() {
-                running.drain().for_each(|(_, task)| task.abort());
-            } else {
-                match self.discovery.ask().await {
-                    Ok(found) => {
-                        let is_wanted = |s: &&Served| {
-                            let r = &s.resource;
-                            let watched = ["list", "watch", "delete"].iter().all(|v| s.can(v));
-                            let named = (r.group.clone(), r.plural.clone());
-                            s.namespaced && watched && wanted.contains(&named)
-                        };
-                        let kinds: Vec<&Served> = found.served.iter().filter(is_wanted).collect();
-                        running.retain(|served, task| {
-                            let stays = kinds.contains(&served);
-                            if !stays {
-                                task.abort();
-                            }
-                            stays
-                        });
-                        for served in kinds {
-                            if !running.contains_key(served) {
-                                let watch = self.clone().watch(served.clone(), keys.clone());
-                                running.insert(served.clone(), tasks.spawn(watch));
-                            }
-                        }
+            let found = looks.borrow_and_update().found();
+            if let Some(found) = &found {
+                let is_wanted = |s: &&Served| {
+                    let r = &s.resource;
+                    let watched = ["list", "watch", "delete"].iter().all(|v| s.can(v));
+                    let named = (r.group.clone(), r.plural.clone());
+                    s.namespaced && watched && wanted.contains(&named)
+                };
+                let kinds: Vec<&Served> = found.served.iter().filter(is_wanted).collect();
+                running.retain(|served, task| {
+                    let stays = kinds.contains(&served);
+                    if !stays {
+                        task.abort();
                     }
-                    Err(e) => {
-                        tracing::debug!(controller = "resourcequota", "{e}; tried again later");
-                        wait = DISCOVER_AGAIN;
+                    stays
+                });
+                for served in kinds {
+                    if !running.contains_key(served) {
+                        let watch = self.clone().watch(served.clone(), keys.clone());
+                        running.insert(served.clone(), tasks.spawn(watch));
                     }
                 }
+            }
+            // What is counted and not known may just have come.
+            if running.len() < wanted.len() {
+                self.served.look_again();
             }
             while tasks.try_join_next().is_some() {}
             tokio::select! {
                 biased;
                 () = self.changed.notified() => {}
-                () = tokio::time::sleep(wait), if !wanted.is_empty() => {}
+                // The sender lives as long as we do.
+                news = looks.changed() => if news.is_err() {
+                    return;
+                },
             }
         }
     }

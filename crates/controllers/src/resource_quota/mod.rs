@@ -9,7 +9,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Change, Informer, Informers};
+use client::discovery::{Discovery, Served};
+use client::{Change, Informer, Informers, ServedKinds};
 use clock::{Clock, Random};
 use control::{Controller, Keys, Plan, Watches};
 use futures::StreamExt;
@@ -24,7 +25,6 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::common::{Key, key_of, value_of};
-use crate::discovery::{Discovery, Served};
 use plan::{Content, Counted, Observed};
 
 /// From the end of an object to the count: many end together, and are counted once.
@@ -48,6 +48,7 @@ struct Inner {
     clock: Clock,
     random: Random,
     discovery: Discovery,
+    served: ServedKinds,
     /// How long the last count of each quota took.
     costs: Mutex<HashMap<Key, Duration>>,
     /// Quotas may count other kinds now.
@@ -65,6 +66,7 @@ impl ResourceQuotas {
             clock: informers.clock(),
             random: informers.random().clone(),
             discovery: Discovery::new(client.clone()),
+            served: informers.served(),
             client,
             costs: Mutex::default(),
             changed: Notify::new(),

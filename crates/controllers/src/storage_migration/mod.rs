@@ -1,13 +1,14 @@
 //! StorageVersionMigration: everything of a resource is stored again, in the version and by the key in
-//! which it is stored now, so that older ones can go. The kind is served where somebody asks for it: it
-//! is watched there, and elsewhere it is looked now and then whether it is served.
+//! which it is stored now, so that older ones can go. The kind is served where somebody asks for it, and
+//! watched there.
 
 pub mod plan;
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::time::Duration;
 
+use client::discovery::Discovery;
+use client::served_kinds::Looked;
+use client::{Informers, ServedKinds};
 use clock::Random;
 use control::action::Target;
 use control::{Controller, Keys, Plan, Watches};
@@ -20,14 +21,9 @@ use parking_lot::Mutex;
 use serde_json::Value;
 
 use crate::common::value_of;
-use crate::discovery::Discovery;
 use crate::scales::{name_of, text_of};
 use plan::{Item, Observed, Of, bound, has_ended};
 
-/// Between looks whether the kind is served, which changes with the flags of the servers alone.
-const SERVED_EVERY: Duration = Duration::from_secs(300);
-/// After one that failed.
-const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// Objects of one answer.
 const PAGE: u32 = 500;
 
@@ -35,17 +31,19 @@ const PAGE: u32 = 500;
 pub struct Migrations {
     client: Client,
     random: Random,
-    discovery: Arc<Discovery>,
+    served: ServedKinds,
+    discovery: Discovery,
     failures: Mutex<HashMap<String, String>>,
 }
 
 impl Migrations {
-    /// `client` acts as [`Controller::ACCOUNT`]; waits are drawn from `random`.
-    pub fn new(client: Client, random: Random) -> Self {
+    /// `client` acts as [`Controller::ACCOUNT`].
+    pub fn new(informers: &Informers, client: Client) -> Self {
         Self {
-            discovery: Arc::new(Discovery::new(client.clone())),
+            served: informers.served(),
+            discovery: Discovery::new(client.clone()),
             client,
-            random,
+            random: informers.random().clone(),
             failures: Mutex::default(),
         }
     }
@@ -104,24 +102,15 @@ fn number(version: Option<&str>) -> u64 {
 }
 
 /// Puts the names of migrations there that have not ended, as they come and change.
-async fn follow(client: Client, random: Random, discovery: Arc<Discovery>, keys: Keys<String>) {
+async fn follow(client: Client, random: Random, served: ServedKinds, keys: Keys<String>) {
     let resource = plan::resource();
-    loop {
-        let found = discovery.ask().await;
-        let wait = match &found {
-            Ok(_) => SERVED_EVERY,
-            Err(e) => {
-                tracing::debug!("storage version migrations: {e}");
-                ASK_AGAIN
-            }
-        };
-        let is_served = found.is_ok_and(|found| {
-            let mut served = found.served.iter();
-            served.any(|s| s.is(&resource.group, &resource.plural) && s.can("watch"))
-        });
-        if is_served {
-            let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
-            let mut events = client::events(random.clone(), api, Config::default()).boxed();
+    let mut looks = served.subscribe();
+    let is_served = |looked: &Looked| looked.can_watch(&resource.group, &resource.plural);
+    // The sender lives as long as we hold it.
+    while looks.wait_for(is_served).await.is_ok() {
+        let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
+        let mut events = client::events(random.clone(), api, Config::default()).boxed();
+        let all = async {
             while let Some(event) = events.next().await {
                 if let Event::Apply(one) | Event::InitApply(one) = event
                     && !has_ended(&value_of(&one))
@@ -129,8 +118,12 @@ async fn follow(client: Client, random: Random, discovery: Arc<Discovery>, keys:
                     keys.add(one.metadata.name);
                 }
             }
+        };
+        tokio::select! {
+            biased;
+            _ = looks.wait_for(|looked| !is_served(looked)) => {}
+            () = all => {}
         }
-        tokio::time::sleep(wait).await;
     }
 }
 
@@ -152,8 +145,8 @@ impl Controller for Migrations {
 
     fn watches(&self, watches: &mut Watches<String>) {
         let (client, random) = (self.client.clone(), self.random.clone());
-        let discovery = self.discovery.clone();
-        watches.feed(|keys| follow(client, random, discovery, keys));
+        let served = self.served.clone();
+        watches.feed(|keys| follow(client, random, served, keys));
     }
 
     fn observe(&self, name: &String) -> Option<Self::Observed> {

@@ -194,6 +194,12 @@ impl Core {
         self.happened.anything(Events::POD_GROUPS);
     }
 
+    /// Groups of pods are not served any more: each pod goes by itself.
+    pub fn pod_groups_gone(&mut self) {
+        self.snapshot.gangs_mut().end();
+        self.happened.anything(Events::POD_GROUPS);
+    }
+
     /// A group came or changed: so many of its pods must have nodes at once; none: it has gone.
     pub fn pod_group_changed(&mut self, group: &str, least: Option<i64>) {
         let group = self.strings.get(group);

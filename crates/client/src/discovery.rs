@@ -1,4 +1,5 @@
-//! What the server serves: for controllers that work on every kind there is (namespace, garbage).
+//! What the server serves: for parts that work on every kind there is, as the controllers of namespaces
+//! and of garbage do, and for those whose kind may come and go ([`crate::served_kinds`]).
 //! Asked in the aggregated form, two requests with ETags, so that asking again costs next to
 //! nothing. A group that cannot be reached at the moment is reported, not forgotten.
 
