@@ -49,13 +49,16 @@ pub fn from_the_first_packet_on(
         json!({ "egress": [], "policyTypes": ["Egress"] }),
     ))?;
     let ip = cx.pod_ip("server")?;
-    let line = format!(
-        "timeout 3 wget -q -O - http://{ip}:8080/hostname && echo out || echo kept; {STAY}"
-    );
+    let line = |seconds: u32| {
+        format!(
+            "timeout {seconds} wget -q -O - http://{ip}:8080/hostname && echo out || echo kept; {STAY}"
+        )
+    };
     let pods: Vec<String> = (0..=hasty).map(|i| format!("hasty-{i}")).collect();
     for (i, name) in pods.iter().enumerate() {
-        let mut object = pod(name, &line);
-        let app = if i < hasty { "hasty" } else { "free" };
+        // What is kept is not waited for; what comes out has the time that it needs.
+        let (app, seconds) = if i < hasty { ("hasty", 3) } else { ("free", 120) };
+        let mut object = pod(name, &line(seconds));
         object["metadata"]["labels"] = json!({ "app": app });
         object["spec"]["nodeName"] = nodes[i % nodes.len()].clone().into();
         cx.apply_json(&object)?;

@@ -32,6 +32,8 @@ pub fn probes_and_hooks_say_what_they_met(cx: &Context) -> Result<()> {
         let mut pod = pod(name, line);
         let mut probe = probe;
         probe["periodSeconds"] = json!(1);
+        // What a probe met is of interest, not how long a loaded machine takes for it.
+        probe["timeoutSeconds"] = json!(10);
         pod["spec"]["containers"][0][kind] = probe;
         pod
     };
@@ -40,8 +42,9 @@ pub fn probes_and_hooks_say_what_they_met(cx: &Context) -> Result<()> {
     cx.apply_json(&probed("nobody", STAY, "readinessProbe", get("/")))?;
     let fails = json!({ "exec": { "command": ["sh", "-c", "echo no good; exit 1"] } });
     cx.apply_json(&probed("sick", STAY, "livenessProbe", fails))?;
-    let mut hooked = pod("hooked", STAY);
-    hooked["spec"]["terminationGracePeriodSeconds"] = json!(1);
+    // Its hook has all the time that it needs; when it has failed, the container ends at once.
+    let mut hooked = pod("hooked", "trap 'exit 0' TERM; sleep 1000000 & wait");
+    hooked["spec"]["terminationGracePeriodSeconds"] = json!(120);
     hooked["spec"]["containers"][0]["lifecycle"] =
         json!({ "preStop": { "exec": { "command": ["sh", "-c", "exit 3"] } } });
     cx.apply_json(&hooked)?;
