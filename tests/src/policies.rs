@@ -57,7 +57,11 @@ pub fn from_the_first_packet_on(
     let pods: Vec<String> = (0..=hasty).map(|i| format!("hasty-{i}")).collect();
     for (i, name) in pods.iter().enumerate() {
         // What is kept is not waited for; what comes out has the time that it needs.
-        let (app, seconds) = if i < hasty { ("hasty", 3) } else { ("free", 120) };
+        let (app, seconds) = if i < hasty {
+            ("hasty", 3)
+        } else {
+            ("free", 120)
+        };
         let mut object = pod(name, &line(seconds));
         object["metadata"]["labels"] = json!({ "app": app });
         object["spec"]["nodeName"] = nodes[i % nodes.len()].clone().into();
