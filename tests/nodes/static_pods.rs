@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tests::Context;
@@ -75,7 +75,7 @@ fn from_file_to_end(cx: &Context) -> Result<()> {
         cx.field(&format!("pod {web}"), ".metadata.uid")
     })?;
     cx.wait_ready(&web)?;
-    ensure!(cx.logs(&web)? == "first\n");
+    cx.wait_logs(&web, "first\n")?;
     ensure!(cx.sh(&web, "hostname")?.trim() == web);
     ensure!(cx.field(&format!("pod {web}"), ".metadata.ownerReferences[0].kind")? == "Node");
     all.insert(own_uid(cx, &web)?);
@@ -99,8 +99,10 @@ fn from_file_to_end(cx: &Context) -> Result<()> {
     put(cx, "bad", &bad)?;
 
     without_a_server(cx)?;
-    cx.wait_ready(&format!("alone-{NODE}"))?;
-    all.insert(own_uid(cx, &format!("alone-{NODE}"))?);
+    let alone = format!("alone-{NODE}");
+    eventually("its mirror is there, too", || own_uid(cx, &alone))?;
+    cx.wait_ready(&alone)?;
+    all.insert(own_uid(cx, &alone)?);
     ensure!(container(cx, &web)? == was);
     ensure!(cx.run(&format!("get pod bad-{NODE}"))?.code != 0);
 
@@ -110,11 +112,8 @@ fn from_file_to_end(cx: &Context) -> Result<()> {
         "web",
         &manifest(cx, "web", &format!("echo second; {STAY}")),
     )?;
-    eventually("the new content runs", || {
-        let said = cx.logs(&web)?;
-        ensure!(said == "second\n", "{said}");
-        Ok(())
-    })?;
+    cx.wait_logs(&web, "second\n")
+        .context("the new content runs")?;
     cx.wait_ready(&web)?;
     all.insert(own_uid(cx, &web)?);
     ensure!(all.len() == 3, "{all:?}");

@@ -91,6 +91,14 @@ impl Context<'_> {
     pub fn logs(&self, line: &str) -> Result<String> {
         self.kubectl(&format!("logs {line}"))
     }
+    /// Waits until a log has this text and no other: a container that is ready need not have said it yet.
+    pub fn wait_logs(&self, line: &str, text: &str) -> Result<()> {
+        eventually(&format!("the log of {line} is {text:?}"), || {
+            let said = self.logs(line)?;
+            ensure!(said == text, "{said:?}");
+            Ok(())
+        })
+    }
 
     /// Makes a pod that runs a shell line, and waits until it is ready.
     pub fn shell_pod(&self, name: &str, line: &str) -> Result<()> {

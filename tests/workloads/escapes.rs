@@ -212,7 +212,7 @@ pub fn logs_and_last_words_are_not_read_through_links(cx: &Context) -> Result<()
     out["spec"]["restartPolicy"] = "Never".into();
     cx.apply_json(&out)?;
     cx.wait_ready("p")?;
-    ensure!(cx.logs("p")? == "said\n");
+    cx.wait_logs("p", "said\n")?;
     let uid = cx.field("pod p", ".metadata.uid")?;
     let mut evil = pod("evil", STAY);
     evil["spec"]["nodeName"] = node.into();

@@ -43,11 +43,7 @@ pub fn init_containers_run_first_and_in_order(cx: &Context) -> Result<()> {
     pod["spec"]["volumes"] = json!([{ "name": "shared", "emptyDir": {} }]);
     cx.apply_json(&pod)?;
     cx.wait_ready("p")?;
-    ensure!(
-        cx.logs("p -c main")? == "one\ntwo\n",
-        "{}",
-        cx.logs("p -c main")?
-    );
+    cx.wait_logs("p -c main", "one\ntwo\n")?;
     let status = cx.json("get pod p")?;
     let inits = status["status"]["initContainerStatuses"]
         .as_array()
