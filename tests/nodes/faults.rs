@@ -49,7 +49,17 @@ pub struct Before {
 }
 
 impl Before {
+    /// How it is now, when those have left whom earlier checks deleted.
     pub fn of(cx: &Context, node: &str) -> Result<Self> {
+        eventually("nobody leaves the node any more", || {
+            let leaving = leaving(cx, node)?;
+            ensure!(leaving.is_empty(), "{}", leaving.join("\n"));
+            Ok(())
+        })?;
+        Self::now(cx, node)
+    }
+
+    fn now(cx: &Context, node: &str) -> Result<Self> {
         let count = |line: &str| -> Result<usize> {
             let text = cx.cluster.in_node(node, line)?.ok()?;
             Ok(text.trim().parse()?)
@@ -64,6 +74,39 @@ impl Before {
             addresses: count(&leases)?,
         })
     }
+}
+
+/// What is on a node of pods that are being deleted, or whose objects are gone, one line each.
+fn leaving(cx: &Context, node: &str) -> Result<Vec<String>> {
+    let ended = cx.kubectl("get namespaces --field-selector status.phase=Terminating -o name")?;
+    let ended: BTreeSet<&str> = ended
+        .lines()
+        .filter_map(|l| l.strip_prefix("namespace/"))
+        .collect();
+    let pods = cx.json(&format!(
+        "get pods --all-namespaces --field-selector spec.nodeName={node}"
+    ))?;
+    let pods = pods["items"].as_array().context("no items")?;
+    let (mut stay, mut leaving) = (Vec::new(), Vec::new());
+    for pod in pods {
+        let of = &pod["metadata"];
+        let name = |field: &str| of[field].as_str().unwrap_or_default();
+        if of["deletionTimestamp"].is_null() && !ended.contains(name("namespace")) {
+            stay.push(name("uid").to_owned());
+            // A static pod is known to its node by another one.
+            let own = of["annotations"]["kubernetes.io/config.hash"].as_str();
+            stay.extend(own.map(str::to_owned));
+        } else {
+            leaving.push(format!("{}/{}", name("namespace"), name("name")));
+        }
+    }
+    let folders = cx
+        .cluster
+        .in_node(node, &format!("ls {ROOT}/pods 2>/dev/null; true"))?;
+    let folders = folders.ok()?;
+    let left = folders.lines().filter(|f| !stay.iter().any(|s| s == f));
+    leaving.extend(left.map(str::to_owned));
+    Ok(leaving)
 }
 
 /// What is left on a node of pods with these UIDs, one line each.
@@ -89,7 +132,7 @@ pub fn wait_nothing_left(
     eventually("nothing is left of the pods", || {
         let left = left(cx, node, uids)?;
         ensure!(left.is_empty(), "{}", left.join("\n"));
-        let now = Before::of(cx, node)?;
+        let now = Before::now(cx, node)?;
         ensure!(now == *before, "{now:?}, not {before:?}");
         Ok(())
     })
@@ -192,11 +235,13 @@ pub fn a_kubelet_killed_at_any_time_leaves_nothing_behind(cx: &Context) -> Resul
         .with_context(|| format!("what is left of seed {seed}"))
 }
 
-/// The machine loses its power and has it again before anybody misses it: its pods are the same, begin
-/// again, and have what they wrote to the disk.
+/// The machine loses its power and has it again: its pods are the same, begin again, and have what they
+/// wrote to the disk.
 pub fn a_rebooted_node_goes_on_with_its_pods(cx: &Context) -> Result<()> {
     let before = Before::of(cx, NODE)?;
     let mut still = tenant("still");
+    // A slow machine may be missed meanwhile.
+    still["spec"]["tolerations"] = json!([{ "operator": "Exists" }]);
     if let Some(all) = still["spec"]["volumes"].as_array_mut() {
         all.push(json!({ "name": "disk", "emptyDir": {} }));
     }
@@ -207,7 +252,7 @@ pub fn a_rebooted_node_goes_on_with_its_pods(cx: &Context) -> Result<()> {
     cx.wait_ready("still")?;
     cx.sh(
         "still",
-        "echo kept > /disk/mark; echo lost > /scratch/mark; sync",
+        "echo kept > /disk/mark; echo lost > /scratch/mark; sync /disk/mark",
     )?;
     let (uid, container) = (
         cx.field("pod still", ".metadata.uid")?,
@@ -240,10 +285,13 @@ pub fn a_rebooted_node_goes_on_with_its_pods(cx: &Context) -> Result<()> {
         )
     })?;
     ensure!(has == "kept\n", "{has}");
-    let events = cx.cluster.kubectl(&format!(
-        "get events -n default --field-selector involvedObject.name={NODE},reason=Rebooted -o json"
-    ))?;
-    ensure!(events.ok()?.contains("has been rebooted, boot id: "));
+    eventually("an event says so", || {
+        let events = cx.cluster.kubectl(&format!(
+            "get events -n default --field-selector involvedObject.name={NODE},reason=Rebooted -o json"
+        ))?;
+        ensure!(events.ok()?.contains("has been rebooted, boot id: "));
+        Ok(())
+    })?;
     let uids = uids(cx, "tenant=yes")?;
     cx.kubectl("delete pod still")?;
     wait_nothing_left(cx, NODE, &uids, &before)
