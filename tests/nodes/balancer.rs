@@ -103,7 +103,9 @@ pub fn an_address_of_the_pool_keeps_sources_and_outlives_its_node(cx: &Context) 
         })?;
     }
     let own = cx.cluster.slot.spare_node_ip().to_string();
-    let seen = client.get(&format!("{local}:80"), "/clientip")?;
+    let seen = eventually("it says whom it sees", || {
+        client.get(&format!("{local}:80"), "/clientip")
+    })?;
     ensure!(seen == own, "{own} was seen as {seen}");
 
     let netns = NetNs::of_process(client.init.child_pid()?)?;
@@ -111,7 +113,10 @@ pub fn an_address_of_the_pool_keeps_sources_and_outlives_its_node(cx: &Context) 
     let mut took = Vec::new();
     for _ in 0..deaths {
         took.push(takeover(cx, &netns, "spread", at)?);
-        ensure!(announcer(cx, "twin")? == announcer(cx, "spread")?);
+        eventually("both are announced by one node", || {
+            ensure!(announcer(cx, "twin")? == announcer(cx, "spread")?);
+            Ok(())
+        })?;
     }
     took.sort();
     let half = took.get(took.len() / 2).context("none died")?;
@@ -122,5 +127,8 @@ pub fn an_address_of_the_pool_keeps_sources_and_outlives_its_node(cx: &Context) 
     );
     // How long it takes depends on what else runs here; the long form is for a machine of its own.
     ensure!(deaths == 1 || *half <= TAKEOVER, "{took:.1?}");
-    client.get(&format!("{spread}:80"), "/hostname").map(drop)
+    eventually("it answers at its other port, too", || {
+        client.get(&format!("{spread}:80"), "/hostname")
+    })
+    .map(drop)
 }

@@ -79,7 +79,7 @@ pub fn a_pod_is_reached_by_whom_its_policies_allow(cx: &Context) -> Result<()> {
     };
     rules(json!([]))?;
     all("nothing is allowed", [false, false, false])?;
-    cx.kubectl("wait pod/server --for=condition=Ready --timeout=5s")
+    cx.wait_ready("server")
         .context("its own node probes it all the same")?;
     let far_one = json!({ "podSelector": { "matchLabels": { "app": "far" } } });
     rules(json!([{ "from": [far_one], "ports": [{ "port": "http" }] }]))?;

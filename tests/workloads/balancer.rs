@@ -91,7 +91,7 @@ fn restricted_and_local(cx: &Context, ips: &[String], client: &Machine) -> Resul
     restrict(&format!("{own}/32"))?;
     eventually("the client is let in", || client.get(&at, "/hostname"))?;
 
-    let seen = client.get(&at, "/clientip")?;
+    let seen = eventually("it says whom it sees", || client.get(&at, "/clientip"))?;
     ensure!(seen != own, "translated, so that any node may serve it");
     cx.kubectl(r#"patch service twin -p '{"spec":{"externalTrafficPolicy":"Local"}}'"#)?;
     let health = cx.field("service twin", ".spec.healthCheckNodePort")?;
@@ -108,7 +108,7 @@ fn restricted_and_local(cx: &Context, ips: &[String], client: &Machine) -> Resul
 
 /// Deleted, it is let go, and who waited has its port.
 fn given_back(cx: &Context, ips: &[String], client: &Machine) -> Result<()> {
-    cx.kubectl("delete service web --timeout=100s")?;
+    cx.kubectl("delete service web --timeout=280s")?;
     for ip in ips {
         eventually("the one that waited has the port", || {
             ensure!(addresses(cx, "late")? == ips);
@@ -117,8 +117,10 @@ fn given_back(cx: &Context, ips: &[String], client: &Machine) -> Result<()> {
     }
     cx.kubectl(r#"patch service late -p '{"spec":{"type":"ClusterIP"}}'"#)?;
     cx.wait_event("DeletedLoadBalancer", "Deleted load balancer")?;
-    let late = cx.json("get service late")?;
-    ensure!(late["status"]["loadBalancer"] == json!({}), "{late}");
-    ensure!(late["metadata"]["finalizers"].is_null(), "{late}");
-    Ok(())
+    eventually("it has nothing of a load balancer any more", || {
+        let late = cx.json("get service late")?;
+        ensure!(late["status"]["loadBalancer"] == json!({}), "{late}");
+        ensure!(late["metadata"]["finalizers"].is_null(), "{late}");
+        Ok(())
+    })
 }

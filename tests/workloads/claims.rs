@@ -182,7 +182,11 @@ pub fn a_stateful_set_keeps_its_data(cx: &Context) -> Result<()> {
     cx.kubectl("delete pod db-0 db-1 --now")?;
     cx.wait_rollout("sts/db")?;
     for name in ["db-0", "db-1"] {
-        ensure!(cx.sh(name, "cat /data/who")?.trim() == name);
+        // The set may not have heard yet that its pods went when it is asked for its rollout.
+        eventually(&format!("{name} finds its data"), || {
+            ensure!(cx.sh(name, "cat /data/who")?.trim() == name);
+            Ok(())
+        })?;
     }
     cx.kubectl("scale sts db --replicas=0")?;
     eventually("all pods are gone", || {

@@ -74,7 +74,10 @@ pub fn snapshots_and_copies_hold_what_was_there(cx: &Context) -> Result<()> {
     cx.apply_json(&claim("c", "64Mi", None))?;
     cx.apply_json(&with_claims("writer", STAY, &["c"]))?;
     cx.wait_ready("writer")?;
-    cx.sh("writer", "mkdir /c/dir; echo before > /c/dir/file; sync")?;
+    cx.sh(
+        "writer",
+        "mkdir /c/dir; echo before > /c/dir/file; sync /c/dir/file",
+    )?;
     // The scheduler hears how much room is left for such volumes.
     eventually("nodes say how much room they have", || {
         let all = cx.json("get csistoragecapacities --all-namespaces")?;
@@ -89,7 +92,7 @@ pub fn snapshots_and_copies_hold_what_was_there(cx: &Context) -> Result<()> {
     ensure!(cx.field("volumesnapshot s", ".status.restoreSize")? == "64Mi");
     cx.wait_event("CopyingInUse", "while a pod has it")
         .map(drop)?;
-    cx.sh("writer", "echo after > /c/dir/file; sync")?;
+    cx.sh("writer", "echo after > /c/dir/file; sync /c/dir/file")?;
 
     let from = json!({ "apiGroup": GROUP, "kind": "VolumeSnapshot", "name": "s" });
     cx.apply_json(&claim("restored", "64Mi", Some(from.clone())))?;
