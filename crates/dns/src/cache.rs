@@ -13,8 +13,10 @@ use crate::packet::{AnswerKind, Layout};
 
 /// All kept answers together have so many bytes at most.
 const MOST_BYTES: usize = 16 << 20;
-/// What an answer takes beside its bytes: keys, places of records, and links.
-const ENTRY_BYTES: usize = 400;
+/// What an answer takes beside its bytes: the places of its records.
+const ANSWER_BYTES: usize = 200;
+/// What keeping it takes: its keys, and links.
+const ENTRY_BYTES: usize = 200;
 
 /// What is asked, as far as answers differ by it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,11 +40,35 @@ pub struct Answer {
     pub layout: Layout,
 }
 
+impl Answer {
+    /// About the bytes that it takes.
+    pub fn cost(&self) -> usize {
+        ANSWER_BYTES + self.bytes.len()
+    }
+}
+
+/// An answer and how long it is good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// The answer.
+    pub answer: Arc<Answer>,
+    /// When it came.
+    pub came: Instant,
+    /// When its time ends.
+    pub ends: Instant,
+}
+
+impl Kept {
+    /// How old it is; `None` when its time has ended.
+    pub fn age_seconds(&self, now: Instant) -> Option<u32> {
+        let age = now.saturating_duration_since(self.came).as_secs();
+        (now < self.ends).then(|| u32::try_from(age).unwrap_or(u32::MAX))
+    }
+}
+
 #[derive(Debug)]
 struct Entry {
-    answer: Arc<Answer>,
-    came: Instant,
-    ends: Instant,
+    kept: Kept,
     /// Its place among those that are to go: when it is of no use any more, and a number.
     order: (Instant, u64),
 }
@@ -65,8 +91,8 @@ pub struct Terms {
 /// What is kept of a question.
 #[derive(Debug, PartialEq, Eq)]
 pub enum CachedAnswer {
-    /// An answer, which is so many seconds old.
-    Fresh(Arc<Answer>, u32),
+    /// An answer that is good.
+    Fresh(Kept),
     /// One whose time has ended.
     Stale(Arc<Answer>),
     /// Nothing.
@@ -96,14 +122,10 @@ impl Cache {
     /// Looks for an answer.
     pub fn get(&self, key: &Key, now: Instant) -> CachedAnswer {
         match self.entries.get(key) {
-            Some(entry) if now < entry.ends => {
-                let age = now.saturating_duration_since(entry.came).as_secs();
-                CachedAnswer::Fresh(
-                    Arc::clone(&entry.answer),
-                    u32::try_from(age).unwrap_or(u32::MAX),
-                )
+            Some(entry) if now < entry.kept.ends => CachedAnswer::Fresh(entry.kept.clone()),
+            Some(entry) if now < entry.order.0 => {
+                CachedAnswer::Stale(Arc::clone(&entry.kept.answer))
             }
-            Some(entry) if now < entry.order.0 => CachedAnswer::Stale(Arc::clone(&entry.answer)),
             _ => CachedAnswer::Nothing,
         }
     }
@@ -131,7 +153,7 @@ impl Cache {
             return;
         }
         self.remove(&key);
-        let cost = ENTRY_BYTES + answer.bytes.len() + key.question.len();
+        let cost = ENTRY_BYTES + answer.cost() + key.question.len();
         let ends = now + Duration::from_secs(seconds.into());
         self.count += 1;
         let order = (ends + Duration::from_secs(stale.into()), self.count);
@@ -144,19 +166,18 @@ impl Cache {
         }
         self.bytes += cost;
         self.order.insert(order, key.clone());
-        let entry = Entry {
+        let kept = Kept {
             answer: Arc::clone(answer),
             came: now,
             ends,
-            order,
         };
-        self.entries.insert(key, entry);
+        self.entries.insert(key, Entry { kept, order });
     }
 
     fn remove(&mut self, key: &Key) {
         if let Some(entry) = self.entries.remove(key) {
             self.order.remove(&entry.order);
-            let cost = ENTRY_BYTES + entry.answer.bytes.len() + key.question.len();
+            let cost = ENTRY_BYTES + entry.kept.answer.cost() + key.question.len();
             self.bytes = self.bytes.saturating_sub(cost);
         }
     }
@@ -258,7 +279,7 @@ mod tests {
         let bytes: usize = cache
             .entries
             .iter()
-            .map(|(k, e)| ENTRY_BYTES + e.answer.bytes.len() + k.question.len())
+            .map(|(k, e)| ENTRY_BYTES + e.kept.answer.cost() + k.question.len())
             .sum();
         assert_eq!(cache.bytes, bytes);
         assert_eq!(cache.order.len(), 4);

@@ -4,9 +4,10 @@
 use hickory_proto::op::{Message, Query, ResponseCode};
 use hickory_proto::rr::Name;
 
-use crate::cache::{self, Key};
+use crate::cache::{self, Kept, Key};
 use crate::message::{Question, encode, error, limit};
 use crate::packet::{Client, question_of};
+use crate::recent::Said;
 use crate::rewrite::RewrittenName;
 
 /// A question with where it came from.
@@ -108,6 +109,21 @@ impl ClientQuery {
         let request = &self.question.request;
         let edns = request.edns.as_ref().map(|edns| edns.flags().dnssec_ok);
         (edns, request.metadata.checking_disabled)
+    }
+
+    /// Whether it may come again in the same bytes: what options of EDNS say, such as cookies, is
+    /// something else each time.
+    pub fn may_come_again(&self) -> bool {
+        let edns = self.question.request.edns.as_ref();
+        edns.is_none_or(|edns| edns.options().options.is_empty())
+    }
+
+    /// What is said to it the next time, where an answer of others is passed on as it is; the one of
+    /// now began with the address of this number.
+    pub fn said_by_others(&self, kept: Kept, turn: usize) -> Option<Said> {
+        let limit = self.limit;
+        let as_it_is = self.rewritten.is_none();
+        as_it_is.then_some(Said::Others { kept, limit, turn })
     }
 
     /// The bytes of an answer of this server's.

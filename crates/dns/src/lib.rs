@@ -4,8 +4,9 @@
 //! `index` is what names stand for, `answer` the specification as a pure function of it, `message`
 //! the form on the wire. `client_query` is a question on its way, under the name that `rewrite` gave it.
 //! `template` makes answers of names. `settings` is what a Corefile says about whose question is whose, `cache`
-//! keeps what others answered, as bytes that `packet` knows; `resolv_conf` follows the node's own
-//! resolvers; `forward` with `tls` and `server` are the sockets.
+//! keeps what others answered, as bytes that `packet` knows; `recent` keeps whole answers by the bytes
+//! of their questions, patched by `prepared`. `resolv_conf` follows the node's own resolvers; `forward`
+//! with `tls` and `sockets` are the sockets, `server` goes from a question's bytes to an answer's.
 //! It runs on every node, so that a question never leaves the node for a name of the cluster.
 #![forbid(unsafe_code)]
 
@@ -17,11 +18,13 @@ pub mod index;
 pub mod message;
 mod metrics;
 pub mod packet;
+mod prepared;
 mod recent;
 mod resolv_conf;
 mod rewrite;
 mod server;
 mod settings;
+mod sockets;
 mod template;
 mod tls;
 
@@ -44,8 +47,9 @@ use tokio::task::JoinSet;
 
 use crate::answer::Zone;
 use crate::metrics::METRICS;
-use crate::server::{Answerer, serve_tcp, serve_udp};
+use crate::server::Answerer;
 use crate::settings::Settings;
+use crate::sockets::{serve_tcp, serve_udp};
 use crate::tls::Dialer;
 
 /// How the server runs.
@@ -301,6 +305,7 @@ pub async fn run_on(
                     _ => None,
                 };
                 let mut index = answerer.index.write().unwrap_or_else(PoisonError::into_inner);
+                let before = (index.version(), index.is_complete());
                 match event {
                     DnsEvent::Service(event) => index.service_event(event),
                     DnsEvent::Slice(event) => index.slice_event(event),
@@ -310,13 +315,17 @@ pub async fn run_on(
                 answerer.complete.store(index.is_complete(), Ordering::Release);
                 let change = change
                     .filter(|(key, _)| index.service(key) == Some(&index::Service::Headless));
+                let is_other = before != (index.version(), index.is_complete());
                 drop(index);
+                // Most of what is written of objects says nothing of their names.
+                if is_other {
+                    answerer.changed();
+                }
                 if let Some(((_, at), clock)) = change.zip(config.clock)
                     && let Ok(at) = at.parse()
                 {
                     METRICS.programmed(clock.now().duration_since(at).as_secs_f64());
                 }
-                answerer.changed();
             }
             else => {
                 shutdown.await;

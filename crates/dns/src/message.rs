@@ -1,5 +1,7 @@
 //! Messages: questions taken apart, answers put together and fitted to their size.
 
+use std::net::IpAddr;
+
 use hickory_proto::op::{Edns, Message, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, CNAME, NS, PTR, SOA, SRV, TXT};
 use hickory_proto::rr::{DNSClass, Name, RData, Record as Wire, RecordType};
@@ -115,11 +117,7 @@ pub fn response(question: &Question, answer: &Answer, turn: usize) -> Message {
             record.name = question.query.name.clone();
         }
     }
-    let only_addresses = answer
-        .answers
-        .iter()
-        .all(|record| matches!(record.data, Data::Address(_)));
-    if only_addresses && !response.answers.is_empty() {
+    if !round(answer).is_empty() && !response.answers.is_empty() {
         let by = turn % response.answers.len();
         response.answers.rotate_left(by);
     }
@@ -128,11 +126,21 @@ pub fn response(question: &Question, answer: &Answer, turn: usize) -> Message {
     response
 }
 
+/// The addresses of an answer that go round: all that it says, when there are several.
+pub fn round(answer: &Answer) -> Vec<IpAddr> {
+    let address = |record: &Record| match record.data {
+        Data::Address(ip) => Some(ip),
+        _ => None,
+    };
+    let all: Option<Vec<IpAddr>> = answer.answers.iter().map(address).collect();
+    all.filter(|all| all.len() > 1).unwrap_or_default()
+}
+
 fn wire(record: &Record) -> Option<Wire> {
     let name = |text: &str| Name::from_ascii(text).ok();
     let data = match &record.data {
-        Data::Address(std::net::IpAddr::V4(ip)) => RData::A(A(*ip)),
-        Data::Address(std::net::IpAddr::V6(ip)) => RData::AAAA(AAAA(*ip)),
+        Data::Address(IpAddr::V4(ip)) => RData::A(A(*ip)),
+        Data::Address(IpAddr::V6(ip)) => RData::AAAA(AAAA(*ip)),
         Data::Cname(target) => RData::CNAME(CNAME(name(target)?)),
         Data::Srv {
             weight,

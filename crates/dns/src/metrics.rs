@@ -197,6 +197,7 @@ struct Handles {
     seconds: OnceLock<Histogram>,
     response_bytes: [OnceLock<Histogram>; 2],
     responses: [OnceLock<Counter>; CODES.len() + 1],
+    looked: [OnceLock<Counter>; 2],
 }
 
 static HANDLES: LazyLock<Handles> = LazyLock::new(Handles::default);
@@ -269,7 +270,9 @@ impl DnsMetrics {
     /// What was kept answered, or did not.
     pub fn looked(&self, hit: bool) {
         let counter = if hit { &self.hits } else { &self.misses };
-        counter.add([SERVER]);
+        if let Some(handle) = HANDLES.looked.get(usize::from(hit)) {
+            handle.get_or_init(|| counter.of([SERVER])).inc();
+        }
     }
 
     /// An answer was given behind its time.

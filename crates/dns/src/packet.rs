@@ -153,6 +153,12 @@ impl Layout {
         })
     }
 
+    /// Where that lies what the answers say.
+    pub fn answers(&self) -> impl Iterator<Item = (usize, usize)> {
+        // Behind the time to live and the length.
+        self.sections[0].iter().map(|r| (r.ttl_at + 6, r.end))
+    }
+
     fn records(&self) -> impl Iterator<Item = &RecordLocation> {
         self.sections.iter().flatten().filter(|p| p.kind != OPT)
     }

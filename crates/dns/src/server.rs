@@ -1,5 +1,6 @@
-//! The sockets: questions in, answers out. What is known here is answered at once; other questions
-//! wait for those who know, a bounded number at a time, and the same question once.
+//! From a question's bytes to an answer's. What is known here is answered at once; other questions
+//! wait for those who know, a bounded number at a time, and the same question once. It knows no
+//! sockets of clients.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -11,19 +12,18 @@ use api::corefile::is_within;
 use clock::{Instant, Random};
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{Name, RData, Record};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{OnceCell, Semaphore};
-use wire::serve::{Connections, Limits, serve_streams};
 
-use crate::answer::{QueryType, Zone, answer, reverse_address};
+use crate::answer::{Answer, QueryType, Zone, answer, reverse_address};
 use crate::cache::{self, Cache, CachedAnswer, Key};
 use crate::client_query::{ClientQuery, key_of};
-use crate::forward::{Failing, ForwardContext, ForwardError, forward, read_framed, write_framed};
+use crate::forward::{Failing, ForwardContext, ForwardError, forward};
 use crate::index::Index;
-use crate::message::{Refusal, error, open_alias, question, response};
+use crate::message::{Refusal, error, open_alias, question, response, round};
 use crate::metrics::{CountedQuestion, METRICS};
 use crate::packet::{Client, Layout};
-use crate::recent::Recent;
+use crate::prepared::{Prepared, Round};
+use crate::recent::{Manner, Recent, Said};
 use crate::settings::{Led, Settings, Ways};
 use crate::template::{TemplateAnswer, TemplateOutcome};
 use crate::tls::Dialer;
@@ -31,14 +31,6 @@ use crate::tls::Dialer;
 /// So many questions at most wait for others; more are refused at once. At two kilobytes and a socket
 /// each this stays far below the usual limit of descriptors.
 const FORWARDED_AT_ONCE: usize = 512;
-/// So many TCP connections at most are open; one more ends one of the address that has most, so that
-/// a pod that holds many takes none of the others'. Each has at most a question and an answer of
-/// 64 KiB in memory.
-const CONNECTIONS: usize = 256;
-/// A connection that has not brought a whole question, or taken its answer, for this long is closed.
-const IDLE_SECONDS: u64 = 10;
-/// No question is longer than this, by UDP or TCP: a name has 255 bytes.
-const QUESTION_BYTES: usize = 4096;
 /// An alias leads to another one so many times at most.
 const ALIASES: usize = 8;
 /// With an answer at hand whose time has ended others are waited for so long (RFC 8767).
@@ -72,12 +64,16 @@ pub struct Answerer {
     dialer: Dialer,
 }
 
+/// Where an answer is kept for the next time: the state of names, the manner, and the question.
+type Place<'a> = (u64, Manner, &'a [u8]);
+
 /// What can be said at once.
-enum ImmediateReply {
+pub enum ImmediateReply {
     /// The answer.
     Answer(Box<Message>),
-    /// The answer until something changes of what names stand for.
-    Always(Box<Message>),
+    /// The answer until something changes of what names stand for, and the addresses that go round
+    /// in it.
+    Always(Box<Message>, Option<Round>),
     /// The beginning of an answer, to which the addresses of this name belong.
     Alias(Box<Message>, Name),
     /// Others are to be asked.
@@ -85,7 +81,7 @@ enum ImmediateReply {
 }
 
 /// What becomes of a request.
-enum Handled {
+pub enum Handled {
     /// It is answered, or not at all.
     Done(Option<Vec<u8>>),
     /// It waits for others.
@@ -167,10 +163,7 @@ impl Answerer {
         match ways.lead(&asked.name, kind) {
             Led::On => {}
             Led::Unlisted => return refuse(ResponseCode::ServFail),
-            Led::Listed(answer) => {
-                let turn = self.next_turn();
-                return ImmediateReply::Answer(Box::new(response(&asked.question, &answer, turn)));
-            }
+            Led::Listed(answer) => return self.own(asked, &answer),
         }
         let inside = is_within(&asked.name, &self.domain);
         let others = inside && zone.len() > self.domain.len() && is_within(zone, &self.domain);
@@ -195,30 +188,40 @@ impl Answerer {
         if found.nonexistent && names.falls.has(&asked.name) && ways.route(&asked.name).is_some() {
             return ImmediateReply::Ask;
         }
-        let turn = self.next_turn();
-        let message = Box::new(response(&asked.question, &found, turn));
-        // Several records go round.
-        let always = found.answers.len() <= 1 && found.additional.len() <= 1;
-        match open_alias(&found, kind) {
+        self.own(asked, &found)
+    }
+
+    /// An answer of this server's.
+    fn own(&self, asked: &ClientQuery, found: &Answer) -> ImmediateReply {
+        let addresses = round(found);
+        let round = (!addresses.is_empty()).then(|| Round {
+            addresses,
+            turn: self.next_turn(),
+        });
+        let turn = round.as_ref().map_or(0, |round| round.turn);
+        let message = Box::new(response(&asked.question, found, turn));
+        match open_alias(found, asked.question.kind) {
             Some(name) => ImmediateReply::Alias(message, name),
-            None if always => ImmediateReply::Always(message),
-            None => ImmediateReply::Answer(message),
+            None => ImmediateReply::Always(message, round),
         }
     }
 
     /// Answers a request, as far as that needs nobody else.
-    fn handle(
+    pub fn handle(
         &self,
         bytes: &[u8],
-        from: SocketAddr,
-        by_udp: bool,
+        (from, by_udp): (SocketAddr, bool),
+        now: Instant,
     ) -> (Option<CountedQuestion>, Handled) {
         let stranger = !self.trusts(from.ip());
         let (state, manner) = (self.state.load(Ordering::Acquire), (by_udp, stranger));
-        let known = self.recent().get(state, manner, bytes);
-        if let Some((kind, answer)) = known {
-            let taken = METRICS.asked(kind, by_udp, from.is_ipv4(), bytes.len());
-            return (Some(taken), Handled::Done(Some(answer)));
+        let known = self.recent().get(state, manner, bytes, now);
+        if let Some(known) = known {
+            let taken = METRICS.asked(known.kind, by_udp, from.is_ipv4(), bytes.len());
+            if known.of_others {
+                METRICS.looked(true);
+            }
+            return (Some(taken), Handled::Done(Some(known.answer)));
         }
         let question = match question(bytes) {
             Ok(question) => question,
@@ -243,15 +246,16 @@ impl Answerer {
         };
         let handled = match said {
             ImmediateReply::Answer(message) => Handled::Done(asked.encoded(*message)),
-            ImmediateReply::Always(message) => {
+            ImmediateReply::Always(message, round) => {
                 let answer = asked.encoded(*message);
-                if let Some(answer) = &answer {
-                    let said = (asked.question.kind, answer.as_slice());
-                    self.recent().keep(state, manner, bytes, said);
+                let prepared = answer.as_deref();
+                let prepared = prepared.and_then(|a| Prepared::of(a, round.as_ref()));
+                if let Some(prepared) = prepared {
+                    self.keep((state, manner, bytes), &asked, Said::Own(prepared));
                 }
                 Handled::Done(answer)
             }
-            said => match self.fresh(&settings, &asked, &said) {
+            said => match self.fresh(&settings, &asked, &said, (state, manner, bytes), now) {
                 Some(answer) => Handled::Done(Some(answer)),
                 None => Handled::Waits(Box::new(asked), said),
             },
@@ -264,12 +268,22 @@ impl Answerer {
         from.is_loopback() || self.trusted.iter().any(|net| network_has(*net, from))
     }
 
+    /// Keeps what was said to a question, for the next time that it comes.
+    fn keep(&self, (state, manner, bytes): Place<'_>, asked: &ClientQuery, said: Said) {
+        if asked.may_come_again() {
+            let said = (asked.question.kind, said);
+            self.recent().keep(state, manner, bytes, said);
+        }
+    }
+
     /// What others said, if it is kept and still good: nobody has to wait for that.
     fn fresh(
         &self,
         settings: &Settings,
         asked: &ClientQuery,
         said: &ImmediateReply,
+        place: Place<'_>,
+        now: Instant,
     ) -> Option<Vec<u8>> {
         if !matches!(said, ImmediateReply::Ask) {
             return None;
@@ -277,21 +291,26 @@ impl Answerer {
         let (block, ways, _) = settings.ways(&asked.came_by)?;
         ways.terms.as_ref()?;
         let key = key_of(block, &asked.written, asked.wants());
-        match self.kept().get(&key, Instant::now()) {
-            CachedAnswer::Fresh(answer, age_seconds) => {
-                METRICS.looked(true);
-                asked.served(&answer, (age_seconds, 0), self.next_turn())
-            }
-            _ => None,
+        let found = self.kept().get(&key, now);
+        let CachedAnswer::Fresh(kept) = found else {
+            return None;
+        };
+        let age_seconds = kept.age_seconds(now)?;
+        METRICS.looked(true);
+        let turn = self.next_turn();
+        let answer = asked.served(&kept.answer, (age_seconds, 0), turn);
+        if let Some(said) = asked.said_by_others(kept, turn) {
+            self.keep(place, asked, said);
         }
+        answer
     }
 
     /// Goes on where others are needed.
-    async fn go_on(&self, asked: ClientQuery, said: ImmediateReply) -> Option<Vec<u8>> {
+    pub async fn go_on(&self, asked: ClientQuery, said: ImmediateReply) -> Option<Vec<u8>> {
         let request = &asked.question.request;
         let settings = self.settings();
         match said {
-            ImmediateReply::Answer(message) | ImmediateReply::Always(message) => {
+            ImmediateReply::Answer(message) | ImmediateReply::Always(message, _) => {
                 asked.encoded(*message)
             }
             ImmediateReply::Alias(message, name) => {
@@ -326,7 +345,7 @@ impl Answerer {
                 return message;
             }
             match self.say(settings, &next) {
-                ImmediateReply::Answer(more) | ImmediateReply::Always(more) => {
+                ImmediateReply::Answer(more) | ImmediateReply::Always(more, _) => {
                     message.answers.extend(more.answers);
                     return message;
                 }
@@ -379,14 +398,15 @@ impl Answerer {
     ) -> Result<Got, ResponseCode> {
         let (block, ways, _) = settings.ways(came_by).ok_or(ResponseCode::Refused)?;
         let key = key_of(block, written, wants);
+        let now = Instant::now();
         let kept = match ways.terms {
-            Some(_) => self.kept().get(&key, Instant::now()),
+            Some(_) => self.kept().get(&key, now),
             None => CachedAnswer::Nothing,
         };
         match kept {
-            CachedAnswer::Fresh(answer, age_seconds) => {
+            CachedAnswer::Fresh(kept) => {
                 METRICS.looked(true);
-                Ok((answer, (age_seconds, 0)))
+                Ok((kept.answer.clone(), (kept.age_seconds(now).unwrap_or(0), 0)))
             }
             CachedAnswer::Stale(answer) => {
                 METRICS.looked(false);
@@ -515,13 +535,6 @@ impl Drop for Landing<'_> {
     }
 }
 
-/// Counts an answer, if there was a question.
-fn note(taken: Option<CountedQuestion>, answer: Option<&[u8]>, start: Instant) {
-    if let Some(taken) = taken {
-        taken.answered(answer, start.elapsed());
-    }
-}
-
 /// Whether an address lies in a network.
 fn network_has((network, length): (IpAddr, u8), address: IpAddr) -> bool {
     let differs = |bits: u32, differ: u128| {
@@ -535,73 +548,85 @@ fn network_has((network, length): (IpAddr, u8), address: IpAddr) -> bool {
     }
 }
 
-/// Serves questions by UDP until dropped.
-pub async fn serve_udp(socket: UdpSocket, answerer: Arc<Answerer>) {
-    let socket = Arc::new(socket);
-    let mut buffer = vec![0; QUESTION_BYTES];
-    loop {
-        let (length, from) = match socket.recv_from(&mut buffer).await {
-            Ok(received) => received,
-            // An answer to somebody could not be delivered.
-            Err(_) => continue,
-        };
-        let start = Instant::now();
-        let bytes = buffer.get(..length).unwrap_or_default();
-        let (taken, handled) = answerer.handle(bytes, from, true);
-        match handled {
-            Handled::Done(answer) => {
-                note(taken, answer.as_deref(), start);
-                if let Some(answer) = answer {
-                    let _ = socket.send_to(&answer, from).await;
-                }
-            }
-            // Each waits for others by itself; `Answerer` bounds how many do.
-            Handled::Waits(asked, said) => {
-                let (socket, answerer) = (Arc::clone(&socket), Arc::clone(&answerer));
-                tokio::spawn(async move {
-                    let answer = answerer.go_on(*asked, said).await;
-                    note(taken, answer.as_deref(), start);
-                    if let Some(answer) = answer {
-                        let _ = socket.send_to(&answer, from).await;
-                    }
-                });
-            }
-        }
-    }
-}
-
-/// Serves questions by TCP until dropped; the connections end with it.
-pub async fn serve_tcp(listener: TcpListener, answerer: Arc<Answerer>) {
-    let room = Connections::new(Limits::of_strangers(CONNECTIONS));
-    let handle = move |stream| connection(stream, Arc::clone(&answerer));
-    serve_streams(room, listener, handle).await;
-}
-
-async fn connection(mut stream: TcpStream, answerer: Arc<Answerer>) {
-    let idle = Duration::from_secs(IDLE_SECONDS);
-    let Ok(from) = stream.peer_addr() else { return };
-    while let Ok(Ok(bytes)) = tokio::time::timeout(idle, read_framed(&mut stream)).await {
-        if bytes.len() > QUESTION_BYTES {
-            return;
-        }
-        let start = Instant::now();
-        let (taken, handled) = answerer.handle(&bytes, from, false);
-        let answer = match handled {
-            Handled::Done(answer) => answer,
-            Handled::Waits(asked, said) => answerer.go_on(*asked, said).await,
-        };
-        note(taken, answer.as_deref(), start);
-        let Some(answer) = answer else { return };
-        match tokio::time::timeout(idle, write_framed(&mut stream, &answer)).await {
-            Ok(Ok(())) => {}
-            _ => return,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use api::corefile::Corefile;
+    use hickory_proto::op::{MessageType, OpCode, Query};
+    use hickory_proto::rr::RecordType;
+    use kube::runtime::watcher::Event;
+    use serde_json::json;
+
     use super::*;
+
+    /// A headless Service gets these addresses.
+    fn set_endpoints(answerer: &Answerer, family: &str, addresses: &[&str]) {
+        let endpoints: Vec<_> = addresses
+            .iter()
+            .map(|a| json!({"addresses": [a]}))
+            .collect();
+        let slice = json!({
+            "metadata": {"name": family, "namespace": "default",
+                         "labels": {"kubernetes.io/service-name": "many"}},
+            "addressType": family, "endpoints": endpoints,
+        });
+        let slice = serde_json::from_value(slice).expect("an EndpointSlice");
+        let mut index = answerer.index.write().expect("the index");
+        index.slice_event(Event::Apply(slice));
+        drop(index);
+        answerer.changed();
+    }
+
+    /// The first address of the answer, and how many there are.
+    fn asked(answerer: &Answerer, id: u16, kind: RecordType) -> (String, usize) {
+        let mut message = Message::new(id, MessageType::Query, OpCode::Query);
+        let name = Name::from_ascii("Many.default.svc.cluster.local.").expect("a name");
+        message.queries.push(Query::query(name.clone(), kind));
+        let bytes = message.to_vec().expect("encode");
+        let from = (SocketAddr::from(([127, 0, 0, 1], 9)), true);
+        let (_, handled) = answerer.handle(&bytes, from, Instant::now());
+        let Handled::Done(Some(answer)) = handled else {
+            panic!("it waits for others, or nobody gets an answer");
+        };
+        let answer = Message::from_vec(&answer).expect("decode");
+        assert_eq!(answer.metadata.id, id);
+        let first = answer.answers.first().expect("an address");
+        assert_eq!(first.name.to_ascii(), name.to_ascii());
+        (first.data.to_string(), answer.answers.len())
+    }
+
+    #[test]
+    fn addresses_of_each_family_go_round_by_themselves_until_they_change() {
+        let zone = Zone::new("cluster.local", 30, 5);
+        let (settings, _) = Settings::of(&Corefile::default(), false, &zone, &[]);
+        let means = (Random::seeded(1), Dialer::new(None));
+        let answerer = Answerer::new(&zone, settings, Vec::new(), means);
+        answerer.complete.store(true, Ordering::Release);
+        let metadata = json!({"name": "many", "namespace": "default"});
+        let service = json!({"metadata": metadata, "spec": {"clusterIP": "None"}});
+        let service = serde_json::from_value(service).expect("a Service");
+        let mut index = answerer.index.write().expect("the index");
+        index.service_event(Event::Apply(service));
+        drop(index);
+        set_endpoints(&answerer, "IPv4", &["10.244.0.1", "10.244.0.2"]);
+        set_endpoints(&answerer, "IPv6", &["fd00::1", "fd00::2", "fd00::3"]);
+        // As resolvers do: both families, again and again.
+        let (mut four, mut six) = (Vec::new(), Vec::new());
+        for id in 0..60 {
+            four.push(asked(&answerer, id, RecordType::A).0);
+            six.push(asked(&answerer, id + 100, RecordType::AAAA).0);
+        }
+        for (firsts, count) in [(four, 2), (six, 3)] {
+            for (now, then) in firsts.iter().zip(firsts.iter().skip(count)) {
+                assert_eq!(now, then);
+            }
+            let different: std::collections::BTreeSet<_> = firsts.iter().collect();
+            assert_eq!(different.len(), count);
+        }
+        set_endpoints(&answerer, "IPv4", &["10.244.0.9"]);
+        let only = ("10.244.0.9".to_owned(), 1);
+        assert_eq!(asked(&answerer, 7, RecordType::A), only);
+        assert_eq!(asked(&answerer, 8, RecordType::AAAA).1, 3);
+    }
 
     #[test]
     fn an_address_lies_in_a_network() {
