@@ -13,6 +13,7 @@ pub mod devices;
 pub mod dra;
 pub mod events;
 pub mod eviction;
+mod folder;
 pub mod gc;
 pub mod images;
 pub mod kubelet_configuration;

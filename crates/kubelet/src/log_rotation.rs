@@ -4,6 +4,7 @@
 //! collectors of logs know them: `<log>.<time>` and `<log>.<time>.gz`. Here are files alone; when it is
 //! looked at them, and who is told, is [`crate::gc`].
 
+use crate::folder;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use jiff::civil::DateTime;
@@ -125,20 +126,9 @@ pub fn rotated(log: &Path) -> io::Result<Vec<PathBuf>> {
     let (Some(folder), Some(name)) = (log.parent(), log.file_name()) else {
         return Ok(Vec::new());
     };
-    let entries = match std::fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(e),
-    };
     let prefix = format!("{}.", name.to_string_lossy());
-    let mut found = Vec::new();
-    for entry in entries {
-        let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with(&prefix) {
-            found.push(entry.path());
-        }
-    }
-    found.sort();
+    let mut found = folder::entries(folder)?;
+    found.retain(|file| folder::name(file).starts_with(&prefix));
     Ok(found)
 }
 
@@ -189,9 +179,8 @@ fn target(log: &Path, old: &[PathBuf], now: Timestamp) -> PathBuf {
 
 /// When a file was moved away, by its name.
 fn stamp(log: &Path, old: &Path) -> Option<DateTime> {
-    let name = |path: &Path| Some(path.file_name()?.to_string_lossy().into_owned());
-    let old = name(old)?;
-    let rest = old.strip_prefix(&name(log)?)?.strip_prefix('.')?;
+    let old = folder::name(old);
+    let rest = old.strip_prefix(&folder::name(log))?.strip_prefix('.')?;
     let time = rest.split('.').next()?;
     DateTime::strptime(STAMP, time).ok()
 }
@@ -241,11 +230,8 @@ mod tests {
     /// Names of what a log was moved to, after its own.
     fn names(log: &Path) -> Vec<String> {
         let all = rotated(log).unwrap().into_iter();
-        all.map(|f| {
-            let name = f.file_name().unwrap().to_string_lossy().into_owned();
-            name.trim_start_matches("0.log.").to_owned()
-        })
-        .collect()
+        all.map(|f| folder::name(&f).trim_start_matches("0.log.").to_owned())
+            .collect()
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! the pod is nobody outside of it. A pod's range is kept in its folder, under upstream's name and in
 //! its form, and so outlives the kubelet. Which runtime can make such namespaces is decided elsewhere.
 
-use crate::checkpoint;
+use crate::{checkpoint, folder};
 use host::runtime::IdRange;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -170,9 +170,9 @@ impl Ranges {
     /// Finds out what pods were given before.
     fn learn(&mut self, pods_dir: &Path) -> Result<(), String> {
         if !self.is_listed {
-            let folders = folders(pods_dir);
+            let folders = folder::entries(pods_dir);
             let folders = folders.map_err(|e| format!("{}: {e}", pods_dir.display()))?;
-            self.unknown.extend(folders);
+            self.unknown.extend(folders.iter().map(|f| folder::name(f)));
             self.is_listed = true;
         }
         let mut fault = Ok(());
@@ -191,27 +191,11 @@ impl Ranges {
     }
 }
 
-/// Names of the folders in a folder; none where that is not there.
-fn folders(dir: &Path) -> io::Result<Vec<String>> {
-    let entries = match std::fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(e),
-    };
-    let mut found = Vec::new();
-    for entry in entries {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            found.push(entry.file_name().to_string_lossy().into_owned());
-        }
-    }
-    Ok(found)
-}
-
 /// What a pod's folder says of its range.
 fn kept(folder: &Path) -> Result<Option<IdRange>, String> {
     match checkpoint::load::<Kept>(folder, FILE) {
         Ok(None) => Ok(None),
+        Err(error) if folder::is_absent(&error.source) => Ok(None),
         Ok(Some(kept)) => kept.range().map(Some).ok_or_else(|| {
             let file = folder.join(FILE);
             format!("{}: it is not what a kubelet writes", file.display())
@@ -428,7 +412,7 @@ mod tests {
     fn folders_that_cannot_be_listed_give_nobody_numbers() {
         let dir = tempfile::tempdir().unwrap();
         let pods = dir.path().join("pods");
-        std::fs::write(&pods, "not a folder").unwrap();
+        std::os::unix::fs::symlink(&pods, &pods).unwrap();
         let ids = UserIds::new(pool(["", "", ""]).unwrap(), pods.clone());
         assert!(ids.give("a").is_err());
         std::fs::remove_file(&pods).unwrap();

@@ -4,25 +4,23 @@ use super::Csi;
 use super::error::{Error, at};
 use super::paths::text;
 use super::record::{Record, gone};
-use super::unpublish::{entries, remove_empty};
+use super::unpublish::remove_empty;
+use crate::folder;
 use host::plugins::csi::NodeUnpublishVolumeRequest;
 use std::path::Path;
 
 impl Csi {
     /// Takes back all block devices of a pod.
     pub async fn unpublish_devices(&self, uid: &str) -> Result<(), Error> {
-        for link in entries(&self.paths.devices_of_pod(uid)) {
+        let dir = self.paths.devices_of_pod(uid);
+        for link in folder::entries(&dir).map_err(at(&dir))? {
             self.unpublish_device(uid, &link).await?;
         }
         Ok(())
     }
 
     async fn unpublish_device(&self, uid: &str, link: &Path) -> Result<(), Error> {
-        let name = link
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+        let name = folder::name(link);
         let dir = self.paths.device_record(&name);
         let Some(record) = Record::load(&dir).map_err(at(&dir))? else {
             return gone(std::fs::remove_file(link)).map_err(at(link));
@@ -40,7 +38,7 @@ impl Csi {
         gone(std::fs::remove_file(link)).map_err(at(link))?;
         let staging = self.paths.device_staging(&name);
         self.unstage_if_unused(&record, Some(&staging)).await?;
-        if !self.has_device(&record.name) {
+        if !self.has_device(&record.name)? {
             Record::remove(&dir).map_err(at(&dir))?;
             let publish = target.parent();
             for empty in [Some(dir.as_path()), dir.parent(), publish]
@@ -55,10 +53,17 @@ impl Csi {
     }
 
     /// Whether some pod has the block device of this persistent volume.
-    pub(super) fn has_device(&self, volume: &str) -> bool {
-        let pods = entries(&self.paths.pods()).into_iter();
-        let uids = pods.filter_map(|p| Some(p.file_name()?.to_string_lossy().into_owned()));
-        let link = |uid: String| self.paths.devices_of_pod(&uid).join(volume);
-        uids.map(link).any(|l| l.symlink_metadata().is_ok())
+    pub(super) fn has_device(&self, volume: &str) -> Result<bool, Error> {
+        let pods = self.paths.pods();
+        for pod in folder::entries(&pods).map_err(at(&pods))? {
+            let links = self.paths.devices_of_pod(&folder::name(&pod));
+            let link = links.join(volume);
+            match link.symlink_metadata() {
+                Ok(_) => return Ok(true),
+                Err(e) if folder::is_absent(&e) => {}
+                Err(e) => return Err(at(&link)(e)),
+            }
+        }
+        Ok(false)
     }
 }

@@ -6,6 +6,7 @@ use super::Csi;
 use super::error::{Error, at};
 use super::paths::{MOUNT, PLUGIN, Paths, text};
 use super::record::{Record, gone};
+use crate::folder;
 use host::plugins::csi::{NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest};
 use std::collections::BTreeSet;
 use std::io;
@@ -47,8 +48,8 @@ impl Csi {
         device: Option<&Path>,
     ) -> Result<(), Error> {
         let used = match device {
-            Some(_) => self.has_device(&record.name),
-            None => published(&self.paths)
+            Some(_) => self.has_device(&record.name)?,
+            None => published(&self.paths)?
                 .iter()
                 .any(|other| other.is_same(record)),
         };
@@ -82,7 +83,11 @@ impl Csi {
 
     /// Unstages what an earlier kubelet left staged for pods that are gone.
     pub async fn unstage_left(&self) {
-        for record in staged(&self.paths) {
+        let left = staged(&self.paths).unwrap_or_else(|error| {
+            tracing::warn!(%error, "what is still staged cannot be read");
+            Vec::new()
+        });
+        for record in left {
             let alone = self.alone(&record.driver_name, &record.volume_handle).await;
             if let Err(e) = self.unstage_if_unused(&record, None).await {
                 let (driver, volume) = (&record.driver_name, &record.volume_handle);
@@ -132,50 +137,64 @@ fn mounts_below(dir: &Path) -> io::Result<Vec<PathBuf>> {
     }
 }
 
-pub(super) fn entries(dir: &Path) -> Vec<PathBuf> {
-    let all = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut all: Vec<PathBuf> = all.map(|e| e.path()).collect();
-    all.sort();
-    all
+fn entries(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    folder::entries(dir).map_err(at(dir))
 }
 
-/// Records of the file systems that pods have.
-fn published(paths: &Paths) -> Vec<Record> {
-    let pods = entries(&paths.pods()).into_iter();
-    let volumes = pods.flat_map(|pod| entries(&pod.join("volumes").join(PLUGIN)));
-    volumes.filter_map(|dir| read(&dir)).collect()
+/// Records of the file systems that pods have. An error: what they have is not known.
+fn published(paths: &Paths) -> Result<Vec<Record>, Error> {
+    let mut out = Vec::new();
+    for pod in entries(&paths.pods())? {
+        for dir in entries(&pod.join("volumes").join(PLUGIN))? {
+            out.extend(read(&dir)?);
+        }
+    }
+    Ok(out)
 }
 
 /// Records of the file systems that are staged.
-fn staged(paths: &Paths) -> Vec<Record> {
-    let drivers = entries(&paths.staged()).into_iter();
-    let drivers = drivers.filter(|d| *d != paths.devices());
-    drivers
-        .flat_map(|d| entries(&d))
-        .filter_map(|dir| read(&dir))
-        .collect()
+fn staged(paths: &Paths) -> Result<Vec<Record>, Error> {
+    let mut out = Vec::new();
+    for driver in entries(&paths.staged())? {
+        if driver == paths.devices() {
+            continue;
+        }
+        for dir in entries(&driver)? {
+            out.extend(read(&dir)?);
+        }
+    }
+    Ok(out)
 }
 
 /// Records of block devices.
-fn devices(paths: &Paths) -> Vec<Record> {
-    let all = entries(&paths.devices()).into_iter();
-    all.filter_map(|dir| read(&dir.join("data"))).collect()
+fn devices(paths: &Paths) -> Result<Vec<Record>, Error> {
+    let mut out = Vec::new();
+    for dir in entries(&paths.devices())? {
+        out.extend(read(&dir.join("data"))?);
+    }
+    Ok(out)
 }
 
-fn read(dir: &Path) -> Option<Record> {
-    let read = Record::load(dir);
-    let read = read.inspect_err(|e| {
-        tracing::warn!(dir = %dir.display(), error = %e, "the record of a volume cannot be read");
-    });
-    read.ok().flatten()
+/// What is damaged says nothing, now or later; what only cannot be read now may be somebody's.
+fn read(dir: &Path) -> Result<Option<Record>, Error> {
+    use io::ErrorKind::{InvalidData, UnexpectedEof};
+    match Record::load(dir) {
+        Err(e) if matches!(e.kind(), InvalidData | UnexpectedEof) => {
+            tracing::warn!(dir = %dir.display(), error = %e, "the record of a volume is damaged");
+            Ok(None)
+        }
+        Err(e) if folder::is_absent(&e) => Ok(None),
+        other => other.map_err(at(dir)),
+    }
 }
 
 /// Names, as in the node's status, of what earlier kubelets left staged or published.
-pub(super) fn left_on_disk(paths: &Paths) -> BTreeSet<String> {
-    let all = published(paths).into_iter();
-    let all = all.chain(staged(paths)).chain(devices(paths));
-    let lasting = all.filter(Record::is_persistent);
-    lasting
+pub(super) fn left_on_disk(paths: &Paths) -> Result<BTreeSet<String>, Error> {
+    let mut all = published(paths)?;
+    all.extend(staged(paths)?);
+    all.extend(devices(paths)?);
+    let lasting = all.iter().filter(|r| r.is_persistent());
+    Ok(lasting
         .map(|r| api::csi::unique_name(&r.driver_name, &r.volume_handle))
-        .collect()
+        .collect())
 }

@@ -68,8 +68,9 @@ pub(super) async fn run(devices: Arc<Devices>) {
 fn listen(folder: &Path) -> io::Result<UnixListenerStream> {
     crate::volumes::error::private_folder(folder)?;
     // Upstream's kubelets remove all sockets here: plugins take it as the sign to begin again.
-    for entry in std::fs::read_dir(folder)?.flatten() {
-        if entry.file_type().is_ok_and(|t| t.is_socket()) {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_socket() {
             std::fs::remove_file(entry.path())?;
         }
     }

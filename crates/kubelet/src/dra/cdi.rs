@@ -145,13 +145,12 @@ fn apply(edits: &Edits, spec: &mut ContainerSpec) -> Result<(), String> {
 fn read(folders: &[PathBuf]) -> Vec<Description> {
     let mut out = Vec::new();
     for folder in folders {
-        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-        let mut files: Vec<PathBuf> = entries.take(MOST_FILES).map(|e| e.path()).collect();
+        let mut files = crate::folder::entries_or_none(folder);
+        files.truncate(MOST_FILES);
         files.retain(|f| {
             let end = f.extension().and_then(|e| e.to_str());
             matches!(end, Some("json" | "yaml"))
         });
-        files.sort();
         for file in files {
             match one(&file) {
                 Ok(description) => out.push(description),

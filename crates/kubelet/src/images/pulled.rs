@@ -3,8 +3,8 @@
 //! for all. Noted on the disk in upstream's form and folders, so that it holds for the next kubelet.
 
 use super::verification::{Verification, bare};
-use crate::checkpoint;
 use crate::objects::Key;
+use crate::{checkpoint, folder};
 use host::runtime::Credential;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -196,7 +196,7 @@ impl Pulled {
 
     /// A pull failed.
     pub fn failed(&self, image: &str) {
-        let _ = std::fs::remove_file(self.intents().join(file_of(image)));
+        folder::remove_file(&self.intents().join(file_of(image)));
     }
 
     /// An image was pulled; `by` nobody's secret, or this one.
@@ -214,9 +214,7 @@ impl Pulled {
     /// What is noted now; to be asked for before it is looked which images there are.
     #[must_use]
     pub fn noted(&self) -> Vec<PathBuf> {
-        let entries = std::fs::read_dir(self.records());
-        let entries = entries.into_iter().flatten().flatten();
-        entries.map(|e| e.path()).collect()
+        folder::entries_or_none(&self.records())
     }
 
     /// Forgets what was noted of images that are not among these.
@@ -224,7 +222,7 @@ impl Pulled {
         let folder = self.records();
         let names: HashSet<PathBuf> = image_refs.iter().map(|r| folder.join(file_of(r))).collect();
         for path in noted.iter().filter(|path| !names.contains(*path)) {
-            let _ = std::fs::remove_file(path);
+            folder::remove_file(path);
         }
     }
 }

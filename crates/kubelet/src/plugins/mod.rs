@@ -96,7 +96,11 @@ fn follow(watches: &mut Watches, folder: &Path) {
         | WatchMask::MOVED_TO
         | WatchMask::MOVED_FROM
         | WatchMask::ONLYDIR;
-    for dir in sockets::folders(folder) {
+    let all = sockets::folders(folder).unwrap_or_else(|error| {
+        tracing::warn!(folder = %folder.display(), %error, "folders of plugins cannot be read");
+        vec![folder.to_owned()]
+    });
+    for dir in all {
         if let Err(e) = watches.add(&dir, mask) {
             tracing::debug!(folder = %dir.display(), error = %e, "a folder of plugins cannot be watched");
         }
@@ -115,7 +119,14 @@ fn next(known: &PluginSockets) -> Duration {
 
 /// Brings what is registered in line with the folder.
 async fn look(deps: &Deps, folder: &Path, known: &mut PluginSockets) {
-    let found = sockets::list(folder);
+    let found = match sockets::list(folder) {
+        Ok(found) => found,
+        Err(error) => {
+            let folder = folder.display();
+            tracing::warn!(%folder, %error, "which plugins there are cannot be read");
+            return;
+        }
+    };
     let left = known
         .iter()
         .filter(|(path, (socket, _))| found.get(*path) != Some(socket));

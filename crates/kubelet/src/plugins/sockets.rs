@@ -1,6 +1,8 @@
 //! Which sockets there are in the folder of plugins.
 
+use crate::folder;
 use std::collections::BTreeMap;
+use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -17,18 +19,19 @@ pub(super) struct Socket {
 }
 
 /// The folder and those in it.
-pub(super) fn folders(root: &Path) -> Vec<PathBuf> {
+pub(super) fn folders(root: &Path) -> io::Result<Vec<PathBuf>> {
     let mut out = vec![root.to_owned()];
     walk(root, DEPTH, &mut |path, meta| {
         if meta.is_dir() && out.len() < MOST {
             out.push(path.to_owned());
         }
-    });
-    out
+    })?;
+    Ok(out)
 }
 
-/// All sockets, by path. Names that begin with a dot are not meant, as upstream.
-pub(super) fn list(root: &Path) -> BTreeMap<PathBuf, Socket> {
+/// All sockets, by path. Names that begin with a dot are not meant, as upstream. An error: it is not
+/// known which plugins there are, so none has gone.
+pub(super) fn list(root: &Path) -> io::Result<BTreeMap<PathBuf, Socket>> {
     let mut out = BTreeMap::new();
     walk(root, DEPTH, &mut |path, meta| {
         if meta.file_type().is_socket() && out.len() < MOST {
@@ -38,26 +41,35 @@ pub(super) fn list(root: &Path) -> BTreeMap<PathBuf, Socket> {
             };
             out.insert(path.to_owned(), socket);
         }
-    });
-    out
+    })?;
+    Ok(out)
 }
 
-fn walk(dir: &Path, depth: usize, each: &mut impl FnMut(&Path, &std::fs::Metadata)) {
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+fn walk(
+    dir: &Path,
+    depth: usize,
+    each: &mut impl FnMut(&Path, &std::fs::Metadata),
+) -> io::Result<()> {
+    let entries = match std::fs::read_dir(dir) {
+        Err(e) if folder::is_absent(&e) => return Ok(()),
+        entries => entries?,
+    };
     for entry in entries.take(MOST) {
+        let entry = entry?;
         let path = entry.path();
-        let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
-        let Ok(meta) = std::fs::symlink_metadata(&path) else {
-            continue;
-        };
-        if hidden {
+        if entry.file_name().as_encoded_bytes().starts_with(b".") {
             continue;
         }
+        let meta = match std::fs::symlink_metadata(&path) {
+            Err(e) if folder::is_absent(&e) => continue,
+            meta => meta?,
+        };
         each(&path, &meta);
         if meta.is_dir() && depth > 1 {
-            walk(&path, depth - 1, each);
+            walk(&path, depth - 1, each)?;
         }
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -75,17 +87,20 @@ mod tests {
         let _second = UnixListener::bind(at("own/b.sock")).unwrap();
         let _hidden = UnixListener::bind(at(".c.sock")).unwrap();
         let _deep = UnixListener::bind(at("own/deep/d.sock")).unwrap();
-        let found = list(dir.path());
+        let found = list(dir.path()).unwrap();
         let paths: Vec<&PathBuf> = found.keys().collect();
         assert_eq!(paths, [&at("a.sock"), &at("own/b.sock")]);
         assert_eq!(
-            folders(dir.path()),
+            folders(dir.path()).unwrap(),
             [dir.path().to_owned(), at("own"), at("own/deep")]
         );
         std::fs::remove_file(at("a.sock")).unwrap();
         let _again = UnixListener::bind(at("a.sock")).unwrap();
-        let again = list(dir.path());
+        let again = list(dir.path()).unwrap();
         assert_ne!(again[&at("a.sock")], found[&at("a.sock")]);
         assert_eq!(again[&at("own/b.sock")], found[&at("own/b.sock")]);
+        assert!(list(&at("none")).unwrap().is_empty());
+        std::os::unix::fs::symlink(at("loop"), at("loop")).unwrap();
+        assert!(list(&at("loop")).is_err());
     }
 }

@@ -534,7 +534,8 @@ impl Hands {
         if let Err(e) = runtime.start_container(&id).await {
             if self.sub_path_has_gone(pod, &c.name) {
                 // The next try has its name.
-                let _ = runtime.remove_container(&id).await;
+                let removed = runtime.remove_container(&id).await;
+                logged(pod, "removing a container that did not start", removed);
             }
             return Err(("RunContainerError", e.message()));
         }
@@ -567,7 +568,9 @@ impl Hands {
             );
             let message = "FailedPostStartHook";
             recorder.pod(pod, Some(&c.name), Severity::Normal, "Killing", message);
-            let _ = runtime.stop_container(&id, spec::grace_seconds(pod)).await;
+            let stopped = runtime.stop_container(&id, spec::grace_seconds(pod));
+            let what = "stopping a container whose hook failed";
+            logged(pod, what, stopped.await);
             return Err(("PostStartHookError", e));
         }
         Ok(())

@@ -2,9 +2,9 @@
 
 use super::deps::Deps;
 use super::spec;
+use crate::folder;
 use k8s_openapi::api::core::v1::Pod;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Removes folders and logs of a pod whose containers are gone.
 pub(super) async fn remove_files(deps: &Deps, pod: &Pod) {
@@ -27,13 +27,6 @@ pub(super) fn remove_log(path: &Path) {
         tracing::warn!(log = %path.display(), %error, "the files of a log cannot be listed");
         Vec::new()
     });
-    for file in old.iter().map(PathBuf::as_path).chain([path]) {
-        match std::fs::remove_file(file) {
-            Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => {
-                tracing::warn!(file = %file.display(), %error, "a log cannot be removed");
-            }
-        }
-    }
+    old.iter().for_each(|file| folder::remove_file(file));
+    folder::remove_file(path);
 }

@@ -197,10 +197,12 @@ struct Reader {
 impl Reader {
     async fn run(mut self, tail: Option<u64>, follow: bool, is_alive: impl Fn() -> bool) {
         let offset = match tail {
-            Some(lines) => tail_offset(&mut self.file, lines).unwrap_or(0),
-            None => 0,
+            Some(lines) => tail_offset(&mut self.file, lines),
+            None => Ok(0),
         };
-        if self.file.seek(SeekFrom::Start(offset)).is_err() {
+        let begins = offset.and_then(|at| self.file.seek(SeekFrom::Start(at)));
+        if let Err(error) = begins {
+            tracing::warn!(log = %self.path.display(), %error, "a log cannot be read");
             return;
         }
         // The watch begins before the first reading, so that no change falls between.
@@ -228,8 +230,13 @@ impl Reader {
                 if !self.drain().await {
                     return;
                 }
-                if let Ok(file) = host::open_beneath::open_file(&self.path) {
-                    self.file = file;
+                match host::open_beneath::open_file(&self.path) {
+                    Ok(file) => self.file = file,
+                    // It is tried again at the next look.
+                    Err(error) => {
+                        let log = self.path.display();
+                        tracing::warn!(%log, %error, "the next file of a log cannot be read");
+                    }
                 }
             }
         }
@@ -242,7 +249,11 @@ impl Reader {
             let count = match self.file.read(&mut block) {
                 Ok(0) => return true,
                 Ok(count) => count,
-                Err(_) => return false,
+                Err(error) => {
+                    let log = self.path.display();
+                    tracing::warn!(%log, %error, "a log cannot be read on");
+                    return false;
+                }
             };
             let out = self.decoder.feed(block.get(..count).unwrap_or_default());
             if !out.is_empty() && self.sender.send(Bytes::from(out)).await.is_err() {

@@ -60,7 +60,9 @@ pub fn write(dir: &Path, files: &Files, group: Option<i64>, now: Timestamp) -> i
     fs::rename(dir.join(NEW), dir.join(DATA))?;
     set_names(dir, files)?;
     if let Some(old) = old.filter(|old| old != &fresh) {
-        let _ = host::open_beneath::remove_tree(&old);
+        if let Err(error) = host::open_beneath::remove_tree(&old) {
+            tracing::warn!(folder = %old.display(), %error, "what a volume showed before stays");
+        }
     }
     Ok(true)
 }
@@ -110,7 +112,8 @@ fn set_names(dir: &Path, files: &Files) -> io::Result<()> {
             symlink(PathBuf::from(DATA).join(name), link)?;
         }
     }
-    for entry in fs::read_dir(dir)?.flatten() {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
         if !name.starts_with("..") && !wanted.contains(name.as_str()) {
             fs::remove_file(entry.path())?;

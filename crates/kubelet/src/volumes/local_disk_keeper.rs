@@ -487,17 +487,13 @@ fn gone_is_fine<K>(outcome: kube::Result<K>) -> kube::Result<()> {
 
 /// Folders that belong to nothing that is shown are logged, and stay.
 fn log_strays(disk: &Disk, snapshots: bool, known: &BTreeSet<String>) {
-    let entries = std::fs::read_dir(disk.dir())
-        .into_iter()
-        .flatten()
-        .flatten();
-    for entry in entries {
-        let folder = entry.file_name().to_string_lossy().into_owned();
+    for entry in crate::folder::entries_or_none(disk.dir()) {
+        let folder = crate::folder::name(&entry);
         let name = Disk::name_of(&folder);
         let concerns = !name.starts_with('.') && name.starts_with(SNAPSHOT) == snapshots;
         if concerns && !known.contains(name) {
             tracing::warn!(
-                folder = %entry.path().display(),
+                folder = %entry.display(),
                 "nothing of this cluster has this folder; if nobody needs it, remove it by hand"
             );
         }

@@ -29,6 +29,7 @@ mod tools;
 pub mod trust_bundles;
 pub mod wakes;
 
+use crate::folder;
 use crate::metrics::STARTS;
 use crate::pod::env::Around;
 use crate::pod::spec;
@@ -38,6 +39,7 @@ use k8s_openapi::api::core::v1::{Pod, Volume};
 pub use source::Means;
 use source::{Order, Source, unmount_below};
 use std::collections::HashMap;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// A volume of a pod on the host.
@@ -110,13 +112,15 @@ impl Volumes {
     /// with does not keep the others; the first failure is reported.
     pub async fn unmount(&self, uid: &str) -> Result<(), Error> {
         let dir = self.0.pods_dir.join(uid);
-        if uid.is_empty() || !dir.exists() {
+        if uid.is_empty() || !dir.try_exists().map_err(error::io_at(&dir))? {
             return Ok(());
         }
+        let folder = dir.join("volumes");
+        let volumes = below(&folder).map_err(error::io_at(&folder))?;
         let all = host::mounts::below(&dir).map_err(error::io_at(&dir))?;
         // Parts of volumes first: they keep the volumes busy.
         let mut first = unmount_below(&dir.join(subpath::FOLDER));
-        for (plugin, volume) in below(&dir.join("volumes")) {
+        for (plugin, volume) in volumes {
             // Most have only mounts.
             let concerned = |s: &&dyn Source| !all.is_empty() || s.holds_more_than_mounts();
             if let Some(source) = by_plugin(&plugin).filter(concerned) {
@@ -141,7 +145,7 @@ impl Volumes {
     /// Gives back and removes everything of a pod on the host.
     pub async fn release(&self, uid: &str) -> Result<(), Error> {
         let dir = self.0.pods_dir.join(uid);
-        if uid.is_empty() || !dir.exists() {
+        if uid.is_empty() || !dir.try_exists().map_err(error::io_at(&dir))? {
             return Ok(());
         }
         self.unmount(uid).await?;
@@ -155,12 +159,8 @@ impl Volumes {
     /// UIDs of pods that have a folder here.
     #[must_use]
     pub fn known(&self) -> Vec<String> {
-        std::fs::read_dir(&self.0.pods_dir)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|e| e.file_name().to_string_lossy().into_owned())
-            .collect()
+        let all = folder::entries_or_none(&self.0.pods_dir);
+        all.iter().map(|f| folder::name(f)).collect()
     }
 }
 
@@ -183,7 +183,9 @@ pub fn counts<'a>(
                 all.entry(name("")).or_default().1 += 1;
             }
         }
-        for (plugin, _) in below(&pods_dir.join(spec::uid(pod)).join("volumes")) {
+        // A figure, for which what cannot be read is not there.
+        let volumes = below(&pods_dir.join(spec::uid(pod)).join("volumes"));
+        for (plugin, _) in volumes.unwrap_or_default() {
             all.entry(name(&plugin)).or_default().1 += 1;
         }
     }
@@ -191,16 +193,14 @@ pub fn counts<'a>(
 }
 
 /// The volumes that have a folder: the kind's name for it, and where it is.
-fn below(volumes: &Path) -> Vec<(String, PathBuf)> {
-    let list = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let of_plugin = |plugin: std::fs::DirEntry| {
-        let name = plugin.file_name().to_string_lossy().into_owned();
-        let all: Vec<_> = list(&plugin.path())
-            .map(|v| (name.clone(), v.path()))
-            .collect();
-        all
-    };
-    list(volumes).flat_map(of_plugin).collect()
+fn below(volumes: &Path) -> io::Result<Vec<(String, PathBuf)>> {
+    let mut all = Vec::new();
+    for plugin in folder::entries(volumes)? {
+        let name = folder::name(&plugin);
+        let own = folder::entries(&plugin)?.into_iter();
+        all.extend(own.map(|volume| (name.clone(), volume)));
+    }
+    Ok(all)
 }
 
 /// All kinds that this node has.

@@ -167,7 +167,7 @@ pub trait Source: Sync {
 
 /// Takes away all mounts at and below a folder.
 pub(super) fn unmount_below(dir: &Path) -> Result<(), Error> {
-    if !dir.exists() {
+    if !dir.try_exists().map_err(io_at(dir))? {
         return Ok(());
     }
     for mount in host::mounts::below(dir).map_err(io_at(dir))? {

@@ -8,9 +8,9 @@ use super::error::{Error, open_folder, private_folder};
 use super::file_system;
 use super::source::{Means, Order, Preparing, Source, unmount_below};
 use super::tools::{Tool, ToolOutput};
-use crate::checkpoint;
 use crate::objects::{Key, ObjectKind};
 use crate::pod::spec;
+use crate::{checkpoint, folder};
 use disk::{DISCOVERY_AUTH, SESSION_AUTH, interface_values, of_volume, with_secret};
 pub use disk::{Disk, IscsiOptions, of_persistent};
 use futures::future::BoxFuture;
@@ -258,16 +258,16 @@ fn place(portal: &str) -> String {
 /// The records of a target at a portal: a file, or a folder with one for each interface.
 fn node_records(root: &Path, disk: &Disk, portal: &str) -> Vec<PathBuf> {
     let (target, portal) = (root.join("nodes").join(&disk.iqn), place(portal));
-    let entries = std::fs::read_dir(target).into_iter().flatten().flatten();
+    let entries = folder::entries_or_none(&target).into_iter();
     entries
         .filter(|entry| {
-            let name = entry.file_name().to_string_lossy().into_owned();
+            let name = folder::name(entry);
             let after = name.strip_prefix(&portal);
             after.is_some_and(|after| after.is_empty() || after.starts_with(','))
         })
-        .map(|entry| match entry.path() {
-            path if path.is_dir() => path.join(&disk.interface),
-            path => path,
+        .map(|path| match path.is_dir() {
+            true => path.join(&disk.interface),
+            false => path,
         })
         .collect()
 }
@@ -292,10 +292,10 @@ fn write_secret(
 
 /// The devices of a disk, one for each path to it.
 fn devices(disk: &Disk) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(BY_PATH).into_iter().flatten().flatten();
+    let mut found = folder::entries_or_none(Path::new(BY_PATH));
     let is_its = |name: &str| disk.portals.iter().any(|portal| disk.is_at(portal, name));
-    let found = entries.filter(|e| is_its(&e.file_name().to_string_lossy()));
-    found.map(|e| e.path()).collect()
+    found.retain(|device| is_its(&folder::name(device)));
+    found
 }
 
 /// The device that several paths have in common (multipath), if there is one; else the first path's.
