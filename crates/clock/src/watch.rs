@@ -3,10 +3,12 @@
 //! tokio's channel of this name, whose interface this has, draws by chance whom it wakes first,
 //! from a generator that no seed reaches.
 
+use std::future::poll_fn;
 use std::ops::Deref;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::Poll;
 
 use parking_lot::{RwLock, RwLockReadGuard};
 use tokio::sync::Notify;
@@ -18,6 +20,13 @@ struct Shared<T> {
     version: AtomicU64,
     closed: AtomicBool,
     changed: Notify,
+}
+
+impl<T> Shared<T> {
+    /// Whether there is something that a receiver which saw this version has not.
+    fn has_news(&self, seen: u64) -> bool {
+        self.version.load(Ordering::Acquire) != seen || self.closed.load(Ordering::Acquire)
+    }
 }
 
 /// The one that changes the value.
@@ -127,21 +136,39 @@ impl<T> Receiver<T> {
         Ok(self.shared.version.load(Ordering::Acquire) != self.seen)
     }
 
+    /// The value is seen from now on, whatever it is.
+    pub fn mark_seen(&mut self) {
+        self.seen = self.shared.version.load(Ordering::Acquire);
+    }
+
+    /// Takes notice of a change, or of the end if there was none before it.
+    fn notice(&mut self) -> Option<Result<(), Closed>> {
+        let closed = self.shared.closed.load(Ordering::Acquire);
+        let version = self.shared.version.load(Ordering::Acquire);
+        if version != self.seen {
+            self.seen = version;
+            return Some(Ok(()));
+        }
+        closed.then_some(Err(Closed))
+    }
+
     /// Waits until the value is another than the one that was seen, which it then is.
     pub async fn changed(&mut self) -> Result<(), Closed> {
         loop {
+            // The line is behind a lock that all share: nobody enters it without need.
+            if let Some(news) = self.notice() {
+                return news;
+            }
             let mut notified = pin!(self.shared.changed.notified());
-            // In line before the look, so that no change falls between the two.
-            notified.as_mut().enable();
-            let version = self.shared.version.load(Ordering::Acquire);
-            if version != self.seen {
-                self.seen = version;
-                return Ok(());
-            }
-            if self.shared.closed.load(Ordering::Acquire) {
-                return Err(Closed);
-            }
-            notified.await;
+            let (shared, seen) = (&*self.shared, self.seen);
+            poll_fn(|cx| {
+                // In line before the look, so that no change falls between the two.
+                if notified.as_mut().poll(cx).is_ready() || shared.has_news(seen) {
+                    return Poll::Ready(());
+                }
+                Poll::Pending
+            })
+            .await;
         }
     }
 
@@ -171,6 +198,9 @@ mod tests {
         assert!(!sender.send_if_modified(|_| false));
         sender.send_modify(|v| *v += 1);
         late.wait_for(|v| *v == 3).await.expect("the value");
+        sender.send_modify(|_| {});
+        late.mark_seen();
+        assert_eq!(late.has_changed(), Ok(false));
         drop(sender);
         one.changed().await.expect("the change before the end");
         assert_eq!(one.changed().await, Err(Closed));
