@@ -35,7 +35,7 @@ const MARK: &[u8] = b"\"sent\":\"";
 pub const EACH: &str = "watch one pod each";
 const EACH_WATCHERS: [usize; 2] = [1_000, 5_000];
 /// How the watchers name their pod: by a field that the server's cache has an index of, as nodes
-/// do, and by a label, of which it has none: only the latter look at the changes of all pods.
+/// do, and by a label.
 const SELECTORS: [(&str, &str); 2] = [
     ("by node", "fieldSelector=spec.nodeName%3D"),
     ("by label", "labelSelector=node%3D"),

@@ -138,6 +138,16 @@ impl LabelSelector {
     pub fn matches(&self, labels: &(impl Labels + ?Sized)) -> bool {
         !self.nothing && self.requirements.iter().all(|r| r.matches(labels))
     }
+    /// A label that every match has, and the values of which it has one: of the requirements that
+    /// name `most` values at most, the one that names fewest.
+    pub fn demanded(&self, most: usize) -> Option<(&str, &[String])> {
+        let of_values = |r: &&Requirement| {
+            matches!(r.operator, Operator::Equals | Operator::In) && r.values.len() <= most
+        };
+        let all = self.requirements.iter().filter(of_values);
+        all.min_by_key(|r| r.values.len())
+            .map(|r| (r.key.as_str(), r.values.as_slice()))
+    }
     /// A plain map, as a Service's or ReplicationController's selector.
     pub fn from_map<'a>(map: impl IntoIterator<Item = (&'a String, &'a String)>) -> Self {
         let requirements = map.into_iter().map(|(k, v)| equals(k, v)).collect();
@@ -667,6 +677,26 @@ mod tests {
             "a in ()x",
         ] {
             assert!(LabelSelector::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_every_match_has_is_found() {
+        let values = |all: &[&str]| all.iter().map(|v| (*v).to_owned()).collect::<Vec<_>>();
+        for (selector, expected) in [
+            ("", None),
+            ("a!=b,c notin (d),e,!f,n>1", None),
+            ("a,b=c", Some(("b", values(&["c"])))),
+            ("a=", Some(("a", values(&[""])))),
+            ("a in (x,y),b=c,d=e", Some(("b", values(&["c"])))),
+            ("a in (x,y),b in (z)", Some(("b", values(&["z"])))),
+            ("a in (x,y)", Some(("a", values(&["x", "y"])))),
+            ("a in (x,y,z)", None),
+        ] {
+            let parsed = LabelSelector::parse(selector).expect("selector");
+            let demanded = parsed.demanded(2);
+            let demanded = demanded.map(|(key, values)| (key, values.to_vec()));
+            assert_eq!(demanded, expected, "{selector}");
         }
     }
 

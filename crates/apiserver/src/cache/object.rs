@@ -283,15 +283,18 @@ impl Object {
     pub fn namespace(&self) -> &str {
         self.key.split_once('/').map_or("", |(ns, _)| ns)
     }
-    pub fn label(&self, key: &str) -> Option<&str> {
+    /// Keys and values of the labels, in order of the keys.
+    pub fn labels(&self) -> impl Iterator<Item = (&str, &str)> {
         let mut words = self.words.iter();
-        for _ in 0..self.label_count() {
-            let (name, value) = (words.next()?, words.next()?);
-            if name == key {
-                return Some(value);
-            }
-        }
-        None
+        (0..self.label_count()).map_while(move |_| Some((words.next()?, words.next()?)))
+    }
+    pub fn label(&self, key: &str) -> Option<&str> {
+        let mut labels = self.labels();
+        labels.find_map(|(name, value)| (name == key).then_some(value))
+    }
+    /// Whether it has the same labels and selectable fields as another state of the object.
+    pub(super) fn is_selected_like(&self, other: &Self) -> bool {
+        self.label_count() == other.label_count() && self.words.0 == other.words.0
     }
     /// The value of the row's nth selectable field.
     pub fn field(&self, nth: usize) -> &str {

@@ -9,13 +9,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use clock::watch;
+use futures::future::select_all;
 use imbl::OrdMap;
 use parking_lot::RwLock;
 use registry::Row;
 use store::Revision;
 
 use super::event::Event;
-use super::watch_lanes::{Key, Lane, Lanes};
+use super::watch_lanes::{Key, Lanes};
 use super::{Object, Selection};
 
 /// Objects by key below the prefix.
@@ -73,8 +74,8 @@ struct State {
 pub struct ResourceCache {
     pub row: Arc<Row>,
     state: RwLock<State>,
-    /// The number of events ever; wakes the watchers that have no lane.
-    changed: watch::Sender<u64>,
+    /// Wakes the watchers that have no lane.
+    changed: watch::Sender<()>,
     /// How many watchers have no lane.
     unlaned: AtomicUsize,
 }
@@ -109,7 +110,7 @@ impl ResourceCache {
                 lanes: Lanes::default(),
                 closed: false,
             }),
-            changed: watch::Sender::new(0),
+            changed: watch::Sender::new(()),
             unlaned: AtomicUsize::new(0),
             row,
         }
@@ -238,30 +239,33 @@ impl ResourceCache {
         selection: &Selection,
         next: Option<u64>,
     ) -> Cursor {
-        let key = selection.key(&self.row);
-        let end = state.end();
+        let keys = selection.keys(&self.row);
+        let (first, end) = (state.first, state.end());
         let next = next.unwrap_or(end);
-        let wake = match &key {
-            None => {
-                self.unlaned.fetch_add(1, Ordering::Relaxed);
-                self.changed.subscribe()
-            }
-            Some(key) => {
-                let lane = state.lanes.enter(key, end);
-                let (first, events) = (state.first, &state.events);
+        let State { lanes, events, .. } = state;
+        let events = &*events;
+        let mut wakes: Vec<_> = keys
+            .iter()
+            .map(|key| {
+                let lane = lanes.enter(key, end);
                 let concerns = |number: &u64| {
                     event_at(events, first, *number).is_some_and(|e| e.concerns(key))
                 };
                 let earlier = lane.missing_from(next).filter(concerns).collect();
                 lane.prepend(earlier, next);
                 lane.changed.subscribe()
-            }
-        };
+            })
+            .collect();
+        if keys.is_empty() {
+            self.unlaned.fetch_add(1, Ordering::Relaxed);
+            wakes.push(self.changed.subscribe());
+        }
         Cursor {
             cache: self.clone(),
             next,
-            key,
-            wake,
+            keys,
+            wakes,
+            closed: false,
         }
     }
 
@@ -293,9 +297,9 @@ impl ResourceCache {
             .lanes
             .push(&event.object, event.prev.as_deref(), number, first);
         drop(state);
-        self.changed.send_replace(number + 1);
+        self.changed.send_modify(|_| {});
         for lane in woken {
-            lane.send_replace(number + 1);
+            lane.send_modify(|_| {});
         }
     }
 
@@ -341,7 +345,7 @@ impl ResourceCache {
         state.lanes.clear();
         state.lanes.wake();
         drop(state);
-        self.changed.send_replace(jump);
+        self.changed.send_modify(|_| {});
     }
 }
 
@@ -435,24 +439,30 @@ pub struct Cursor {
     cache: Arc<ResourceCache>,
     /// No event of interest before this number is still to be taken.
     next: u64,
-    /// What it is for; without one, for all events.
-    key: Option<Key>,
-    wake: watch::Receiver<u64>,
+    /// The lanes that have what it is for; without any, all events are looked at.
+    keys: Vec<Key>,
+    /// One of each lane, or that of all events.
+    wakes: Vec<watch::Receiver<()>>,
+    /// See [`Cursor::is_closed`].
+    closed: bool,
 }
 
 impl Cursor {
-    /// The events since the last call, `max` at most; none when there are none yet. They are all
-    /// that the selection may see something of, and may be more.
+    /// The events since the last call, `max` at most; none when there are none yet, and fewer than
+    /// `max` when these are all. They are all that the selection may see something of, and may be
+    /// more.
     pub fn take(&mut self, max: usize) -> Result<Vec<Arc<Event>>, TooOld> {
-        drop(self.wake.borrow_and_update());
+        for wake in &mut self.wakes {
+            wake.mark_seen();
+        }
         let state = self.cache.state.read();
+        self.closed = state.closed;
         let taken = if self.next < state.replaced {
             None
+        } else if self.keys.is_empty() {
+            in_ring(&state, self.next, max)
         } else {
-            match self.key.as_ref().and_then(|key| state.lanes.get(key)) {
-                Some(lane) => in_lane(&state, lane, self.next, max),
-                None => in_ring(&state, self.next, max),
-            }
+            in_lanes(&state, &self.keys, self.next, max)
         };
         let Some((events, next)) = taken else {
             return Err(TooOld {
@@ -463,14 +473,21 @@ impl Cursor {
         Ok(events)
     }
 
-    /// Whether no event comes any more after those that [`Cursor::take`] gives.
+    /// Whether no event comes any more after those that were there at the last [`Cursor::take`].
     pub fn is_closed(&self) -> bool {
-        self.cache.state.read().closed
+        self.closed
     }
 
     /// Waits for an event after those taken.
     pub async fn changed(&mut self) {
-        if self.wake.changed().await.is_err() {
+        let ended = match &mut *self.wakes {
+            [wake] => wake.changed().await.is_err(),
+            wakes => {
+                let waits = wakes.iter_mut().map(|wake| Box::pin(wake.changed()));
+                select_all(waits).await.0.is_err()
+            }
+        };
+        if ended {
             std::future::pending::<()>().await;
         }
     }
@@ -478,11 +495,13 @@ impl Cursor {
 
 impl Drop for Cursor {
     fn drop(&mut self) {
-        match &self.key {
-            Some(key) => self.cache.state.write().lanes.leave(key),
-            None => {
-                self.cache.unlaned.fetch_sub(1, Ordering::Relaxed);
-            }
+        if self.keys.is_empty() {
+            self.cache.unlaned.fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
+        let mut state = self.cache.state.write();
+        for key in &self.keys {
+            state.lanes.leave(key);
         }
     }
 }
@@ -498,17 +517,26 @@ fn in_ring(state: &State, next: u64, max: usize) -> TakenEvents {
     Some((events, next))
 }
 
-fn in_lane(state: &State, lane: &Lane, next: u64, max: usize) -> TakenEvents {
-    if next < lane.lost {
-        return None;
+fn in_lanes(state: &State, keys: &[Key], next: u64, max: usize) -> TakenEvents {
+    let mut numbers: Vec<u64> = Vec::new();
+    for key in keys {
+        let lane = state.lanes.get(key)?;
+        if next < lane.lost {
+            return None;
+        }
+        let skip = lane.events.partition_point(|number| *number < next);
+        // One more than is taken: there the next call goes on.
+        numbers.extend(lane.events.range(skip..).take(max.saturating_add(1)));
     }
-    let skip = lane.events.partition_point(|number| *number < next);
-    let mut rest = lane.events.range(skip..);
-    let mut events = Vec::new();
-    for number in rest.by_ref().take(max) {
+    if keys.len() > 1 {
+        numbers.sort_unstable();
+        numbers.dedup();
+    }
+    let mut events = Vec::with_capacity(numbers.len().min(max));
+    for number in numbers.iter().take(max) {
         events.push(event_at(&state.events, state.first, *number)?.clone());
     }
-    let next = rest.next().copied().unwrap_or_else(|| state.end());
+    let next = numbers.get(max).copied().unwrap_or_else(|| state.end());
     Some((events, next))
 }
 

@@ -6,7 +6,10 @@ use api::{FieldSelector, LabelSelector, Status};
 use registry::Row;
 
 use super::object::Object;
-use super::watch_lanes::Key;
+use super::watch_lanes::{Key, Property};
+
+/// Most values of a label by which a watch has lanes; its cursor reads and waits in each of them.
+const MOST_VALUES: usize = 4;
 
 impl Labels for Object {
     fn label(&self, key: &str) -> Option<&str> {
@@ -113,25 +116,45 @@ impl Selection {
         })
     }
 
-    /// What all selected objects have in common, if a cache distinguishes objects by it.
-    pub fn key(&self, row: &Row) -> Option<Key> {
-        if let Some(name) = self.only_name()
-            && (!self.namespace.is_empty() || !row.namespaced)
-        {
-            return Some(Key::Object(row.key(&self.namespace, name).into()));
+    /// What selected objects have in common, as far as a cache distinguishes objects by it: each of
+    /// them has one of these. Without any, all objects must be looked at.
+    pub fn keys(&self, row: &Row) -> Vec<Key> {
+        let namespace = self.only_namespace();
+        let key = |property| Key {
+            namespace: namespace.into(),
+            property,
+        };
+        if let Some(name) = self.only_name() {
+            return vec![key(Property::Name(name.into()))];
         }
         if let Some((nth, value)) = self.indexed(row) {
-            return Some(Key::Field(nth, value.into()));
+            return vec![key(Property::Field(nth, value.into()))];
         }
-        let namespaces = self
+        if let Some((label, values)) = self.labels.demanded(MOST_VALUES) {
+            let keys = values.iter().map(|value| {
+                let (label, value) = (label.into(), value.as_str().into());
+                key(Property::Label(label, value))
+            });
+            return keys.collect();
+        }
+        if namespace.is_empty() {
+            return Vec::new();
+        }
+        vec![key(Property::Any)]
+    }
+
+    /// The namespace in which all selected objects lie; empty if they may lie anywhere.
+    fn only_namespace(&self) -> &str {
+        if !self.namespace.is_empty() {
+            return &self.namespace;
+        }
+        let mut demanded = self
             .fields
             .iter()
             .filter(|(place, equal, _)| *place == FieldSource::Namespace && *equal);
-        let mut demanded = namespaces.map(|(.., namespace)| namespace.as_str());
-        let namespace = Some(self.namespace.as_str()).filter(|n| !n.is_empty());
-        Some(Key::Namespace(
-            namespace.or_else(|| demanded.next())?.into(),
-        ))
+        demanded
+            .next()
+            .map_or("", |(.., namespace)| namespace.as_str())
     }
 
     /// A demanded value of an indexed field: its number in the row and the value.

@@ -1,57 +1,88 @@
 //! The cache of a resource: its lists, its watches, and what a slow one misses.
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
 use crate::cache::EventType;
 
-/// A write of one of a few pods: where it then is, with which label; or that it is deleted.
+/// A write of one of a few pods: where it then is, with which labels; or that it is deleted.
 #[derive(Clone, Debug)]
 enum Step {
     Put {
         key: &'static str,
         node: &'static str,
-        label: &'static str,
+        labels: Labels,
     },
     Delete(&'static str),
     /// The nth cursor takes this many events at most.
     Take(usize, usize),
-    /// A new cursor for this selection, at an earlier revision (counted back) or now.
-    Open(usize, u64),
+    /// A new cursor for a selection, at an earlier revision (counted back) or now.
+    Open(Asked, u64),
     /// The store's watch had a gap.
     Replace,
 }
 
-const SELECTIONS: [(&str, &str, &str); 7] = [
-    ("", "", "spec.nodeName=n1"),
-    ("", "app=a", "spec.nodeName=n2"),
-    ("x", "", "spec.nodeName="),
-    ("x", "", "metadata.name=p"),
-    ("x", "app=b", ""),
-    ("", "", "metadata.namespace=y"),
-    ("", "app=a", "spec.nodeName!=n1"),
-];
+type Labels = Vec<(&'static str, &'static str)>;
+
+/// Namespace, labels and fields that a watch asks for.
+type Asked = (&'static str, String, &'static str);
+
+static VALUES: [&str; 5] = ["a", "b", "c", "d", "e"];
+
+fn selectors() -> impl Strategy<Value = String> {
+    let key = || prop::sample::select(vec!["app", "tier"]);
+    let value = || prop::sample::select(&VALUES[..3]);
+    // More of them than there are lanes for, too.
+    let values = prop::sample::subsequence(&VALUES[..], 1..=VALUES.len());
+    let requirement = prop_oneof![
+        4 => (key(), value()).prop_map(|(k, v)| format!("{k}={v}")),
+        3 => (key(), values).prop_map(|(k, all)| format!("{k} in ({})", all.join(","))),
+        1 => (key(), value()).prop_map(|(k, v)| format!("{k}!={v}")),
+        1 => (key(), value()).prop_map(|(k, v)| format!("{k} notin ({v})")),
+        1 => key().prop_map(str::to_owned),
+        1 => key().prop_map(|k| format!("!{k}")),
+    ];
+    prop::collection::vec(requirement, 0..3).prop_map(|all| all.join(","))
+}
+
+fn asked() -> impl Strategy<Value = Asked> {
+    let fields = vec![
+        "",
+        "",
+        "",
+        "spec.nodeName=n1",
+        "spec.nodeName=",
+        "spec.nodeName!=n1",
+        "metadata.name=p",
+        "metadata.namespace=y",
+    ];
+    let namespace = prop::sample::select(vec!["", "", "x"]);
+    (namespace, selectors(), prop::sample::select(fields))
+}
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let key = || prop::sample::select(vec!["x/p", "x/q", "y/p"]);
-    let put = (
-        key(),
-        prop::sample::select(vec!["", "n1", "n2"]),
-        prop::sample::select(vec!["a", "b"]),
-    )
-        .prop_map(|(key, node, label)| Step::Put { key, node, label });
+    let value = || prop::option::of(prop::sample::select(&VALUES[..3]));
+    let labels = (value(), value()).prop_map(|(app, tier)| {
+        let both = [app.map(|v| ("app", v)), tier.map(|v| ("tier", v))];
+        both.into_iter().flatten().collect::<Labels>()
+    });
+    let put = (key(), prop::sample::select(vec!["", "n1", "n2"]), labels)
+        .prop_map(|(key, node, labels)| Step::Put { key, node, labels });
     let step = prop_oneof![
         12 => put,
         3 => key().prop_map(Step::Delete),
         4 => (0..20_usize, 1..4_usize).prop_map(|(nth, max)| Step::Take(nth, max)),
-        3 => (0..SELECTIONS.len(), 0..6_u64).prop_map(|(nth, back)| Step::Open(nth, back)),
+        3 => (asked(), 0..6_u64).prop_map(|(asked, back)| Step::Open(asked, back)),
         1 => Just(Step::Replace),
     ];
     prop::collection::vec(step, 0..80)
 }
 
-/// A watcher with a lane, and what it has been given.
+/// A watcher, and what it has been given.
 struct Watcher {
     selection: Selection,
     cursor: Cursor,
@@ -66,10 +97,17 @@ fn seen(event: &Event, selection: &Selection) -> Option<SeenEvent> {
     Some((event.revision, kind, object.key.to_string()))
 }
 
-fn pod(row: &Row, key: &str, node: &str, label: &str, revision: Revision) -> Arc<Object> {
+fn pod(
+    row: &Row,
+    key: &str,
+    node: &str,
+    labels: &[(&str, &str)],
+    revision: Revision,
+) -> Arc<Object> {
     let (namespace, name) = key.split_once('/').expect("a namespaced key");
+    let labels: BTreeMap<&str, &str> = labels.iter().copied().collect();
     let value: Value = json!({ "kind": "Pod", "apiVersion": "v1",
-        "metadata": { "name": name, "namespace": namespace, "labels": { "app": label } },
+        "metadata": { "name": name, "namespace": namespace, "labels": labels },
         "spec": { "nodeName": node } });
     let bytes = super::super::encode(&value);
     Arc::new(Object::written(row, key, &value, bytes, revision).expect("pod"))
@@ -100,11 +138,11 @@ fn run(steps: &[Step], window: Window) {
             Err(_) => {
                 let oldest = cache.state.read().oldest.max(replaced);
                 let last = w.seen.last().map_or(w.begun, |(r, ..)| *r);
-                let key = w.selection.key(&row);
+                let keys = w.selection.keys(&row);
                 let missed = all.iter().any(|e| {
                     e.revision > last
                         && e.revision <= oldest
-                        && key.as_ref().is_none_or(|k| e.concerns(k))
+                        && (keys.is_empty() || keys.iter().any(|k| e.concerns(k)))
                 });
                 assert!(missed || w.begun < replaced, "nothing was missed");
                 w.failed = true;
@@ -113,9 +151,9 @@ fn run(steps: &[Step], window: Window) {
     };
     for step in steps {
         match step {
-            Step::Put { key, node, label } => {
+            Step::Put { key, node, labels } => {
                 revision += 1;
-                cache.apply("", Some(pod(&row, key, node, label, revision)), revision);
+                cache.apply("", Some(pod(&row, key, node, labels, revision)), revision);
                 all.extend(cache.state.read().events.back().cloned());
             }
             Step::Delete(key) => {
@@ -131,8 +169,7 @@ fn run(steps: &[Step], window: Window) {
                     take(w, *max, &all, replaced);
                 }
             }
-            Step::Open(nth, back) => {
-                let (namespace, labels, fields) = SELECTIONS[*nth];
+            Step::Open((namespace, labels, fields), back) => {
                 let selection = Selection::new(&row, namespace, labels, fields).expect("selection");
                 let begun = revision.saturating_sub(*back);
                 let cursor = if *back == 0 {
@@ -183,14 +220,10 @@ fn run(steps: &[Step], window: Window) {
         }
     }
     drop(watchers);
-    let state = cache.state.read();
-    for (namespace, labels, fields) in SELECTIONS {
-        let selection = Selection::new(&row, namespace, labels, fields).expect("selection");
-        let lane = selection
-            .key(&row)
-            .map(|key| state.lanes.get(&key).is_some());
-        assert_ne!(lane, Some(true), "a lane without cursors");
-    }
+    assert!(
+        cache.state.read().lanes.is_empty(),
+        "a lane without cursors"
+    );
 }
 
 proptest! {
@@ -209,7 +242,7 @@ proptest! {
 fn changes_of_one_revision_are_not_torn_apart() {
     let (row, cache) = pods(WINDOW);
     for (key, revision) in [("x/p", 1), ("x/q", 2), ("y/p", 2)] {
-        cache.apply("", Some(pod(&row, key, "", "a", revision)), revision);
+        cache.apply("", Some(pod(&row, key, "", &[], revision)), revision);
     }
     let all = Selection::new(&row, "", "", "").expect("selection");
     let after = |revision| {
@@ -226,31 +259,105 @@ fn changes_of_one_revision_are_not_torn_apart() {
     assert_eq!(after(2), ["x/q", "y/p"]);
 }
 
+/// Cursors of which one asks, one after the other, which of them were woken.
+struct Woken(Vec<Cursor>);
+
+impl Woken {
+    fn open(row: &Row, cache: &Arc<ResourceCache>, asked: &[(&str, &str, &str)]) -> Self {
+        let open = |(namespace, labels, fields): &(&str, &str, &str)| {
+            let selection = Selection::new(row, namespace, labels, fields).expect("selection");
+            cache.shown(&selection).1
+        };
+        Self(asked.iter().map(open).collect())
+    }
+
+    fn now(&mut self) -> Vec<bool> {
+        let woken = |cursor: &mut Cursor| {
+            let woken = cursor.wakes.iter().any(|w| w.has_changed().expect("open"));
+            let _ = cursor.take(usize::MAX);
+            woken
+        };
+        self.0.iter_mut().map(woken).collect()
+    }
+}
+
 #[test]
 fn only_who_is_concerned_is_woken() {
     let (row, cache) = pods(WINDOW);
-    let open = |fields: &str| {
-        let selection = Selection::new(&row, "", "", fields).expect("selection");
-        cache.shown(&selection).1
-    };
-    let (mut n1, mut n2, mut all) = (open("spec.nodeName=n1"), open("spec.nodeName=n2"), open(""));
-    let mut woken = || {
-        [&mut n1, &mut n2, &mut all].map(|c| {
-            let woken = c.wake.has_changed().expect("open");
-            let _ = c.take(usize::MAX);
-            woken
-        })
-    };
-    cache.apply("", Some(pod(&row, "x/p", "", "a", 1)), 1);
-    assert_eq!(woken(), [false, false, true]);
-    cache.apply("", Some(pod(&row, "x/p", "n1", "a", 2)), 2);
-    assert_eq!(woken(), [true, false, true]);
-    cache.apply("", Some(pod(&row, "x/p", "n2", "a", 3)), 3);
-    assert_eq!(woken(), [true, true, true], "it left one for the other");
+    let asked = [
+        ("", "", "spec.nodeName=n1"),
+        ("", "", "spec.nodeName=n2"),
+        ("", "", ""),
+    ];
+    let mut woken = Woken::open(&row, &cache, &asked);
+    let put =
+        |node, revision| cache.apply("", Some(pod(&row, "x/p", node, &[], revision)), revision);
+    put("", 1);
+    assert_eq!(woken.now(), [false, false, true]);
+    put("n1", 2);
+    assert_eq!(woken.now(), [true, false, true]);
+    put("n2", 3);
+    assert_eq!(woken.now(), [true, true, true], "it left one for the other");
     cache.apply("x/p", None, 4);
-    assert_eq!(woken(), [false, true, true]);
+    assert_eq!(woken.now(), [false, true, true]);
     cache.replace(Vec::new(), 5);
-    assert_eq!(woken(), [true; 3]);
+    assert_eq!(woken.now(), [true; 3]);
     cache.close();
-    assert_eq!(woken(), [true; 3]);
+    assert_eq!(woken.now(), [true; 3]);
+    assert!(woken.0.iter().all(Cursor::is_closed));
+}
+
+#[test]
+fn a_label_wakes_those_who_ask_for_it() {
+    let (row, cache) = pods(WINDOW);
+    let asked = [
+        ("", "app=a", ""),
+        ("", "app=b,tier", ""),
+        ("", "app in (a,b)", ""),
+        ("y", "app=a", ""),
+        ("", "app!=a", ""),
+    ];
+    let mut woken = Woken::open(&row, &cache, &asked);
+    let put = |key, labels: &[(&str, &str)], revision| {
+        cache.apply("", Some(pod(&row, key, "", labels, revision)), revision);
+    };
+    put("x/p", &[], 1);
+    assert_eq!(woken.now(), [false, false, false, false, true]);
+    put("x/p", &[("app", "a")], 2);
+    assert_eq!(woken.now(), [true, false, true, false, true]);
+    put("x/p", &[("app", "a"), ("tier", "t")], 3);
+    assert_eq!(woken.now(), [true, false, true, false, true]);
+    put("x/p", &[("app", "b")], 4);
+    let why = "it left one for the other";
+    assert_eq!(woken.now(), [true, true, true, false, true], "{why}");
+    put("x/p", &[("app", "c")], 5);
+    assert_eq!(woken.now(), [false, true, true, false, true]);
+    put("y/p", &[("app", "a")], 6);
+    assert_eq!(woken.now(), [true, false, true, true, true]);
+    cache.apply("y/p", None, 7);
+    assert_eq!(woken.now(), [true, false, true, true, true]);
+}
+
+#[test]
+fn what_others_change_makes_no_watch_too_old() {
+    let (row, cache) = pods(Window {
+        min: 1,
+        max: 4,
+        ..WINDOW
+    });
+    let asked = [
+        ("", "app=a", ""),
+        ("", "app=b", ""),
+        ("", "app in (a,b)", ""),
+    ];
+    let mut cursors = Woken::open(&row, &cache, &asked).0;
+    for revision in 1..=10 {
+        let object = pod(&row, "x/p", "", &[("app", "b")], revision);
+        cache.apply("", Some(object), revision);
+    }
+    let taken: Vec<_> = cursors
+        .iter_mut()
+        .map(|c| c.take(usize::MAX).map(|events| events.len()).ok())
+        .collect();
+    assert_eq!(taken, [Some(0), None, None], "only who is slow is dropped");
 }
