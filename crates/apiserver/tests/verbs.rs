@@ -222,6 +222,34 @@ async fn a_watch_sees_changes_of_its_selection() {
 }
 
 #[tokio::test]
+async fn a_bookmark_shows_what_others_changed_meanwhile() {
+    let s = server().await;
+    // Nothing has this label: no event wakes the watch.
+    let uri = format!(
+        "{CMS}?watch=1&allowWatchBookmarks=true&sendInitialEvents=false&resourceVersionMatch=NotOlderThan&labelSelector=on%3Dnothing&timeoutSeconds=100"
+    );
+    let response = send(&s, request(Method::GET, &uri, common::JSON, "")).await;
+    let sent = tokio::spawn(response.into_body().collect());
+    // It waits before the other object is made.
+    tokio::task::yield_now().await;
+    let (_, made) = post(&s, CMS, cm("other")).await;
+    // From here to the bookmark and the end at once.
+    tokio::time::pause();
+    let text = sent.await.expect("no panic").expect("clean end").to_bytes();
+    let bookmark: Value = serde_json::from_slice(&text).expect("one event");
+    assert_eq!(bookmark["type"], "BOOKMARK");
+    let revision = |object: &Value| {
+        let text = object["metadata"]["resourceVersion"].as_str();
+        text.and_then(|t| t.parse::<u64>().ok())
+            .expect("a revision")
+    };
+    assert!(
+        revision(&bookmark["object"]) >= revision(&made),
+        "{bookmark}"
+    );
+}
+
+#[tokio::test]
 async fn a_streaming_list_ends_its_initial_events_with_a_bookmark() {
     let s = server().await;
     post(&s, CMS, cm("w")).await;

@@ -339,7 +339,8 @@ impl Cache {
     }
 
     /// Keeps up with the store until `stop`: a watch that ends is opened again where it was, and
-    /// when the versions in between are gone everything is read again.
+    /// when the versions in between are gone everything is read again. Then all watchers end: each
+    /// of them would otherwise look for itself, at every event, whether the server stops.
     async fn follow(
         self: Arc<Self>,
         mut from: Revision,
@@ -364,6 +365,9 @@ impl Cache {
             () = stop.cancelled() => {}
             () = work => {}
         }
+        let mut all = self.all();
+        all.sort_by(|a, b| a.row.storage_prefix.cmp(&b.row.storage_prefix));
+        all.iter().for_each(|cache| cache.close());
     }
 
     /// Follows one watch to its end. It covers all keys, not only objects: so every revision of

@@ -242,16 +242,16 @@ fn stream(
             yield Ok(frames.bookmark(revision, true));
         }
         let mut sent = revision;
-        // Made once: each would be entered into a list that all watchers share, and taken out
-        // again, for every event.
-        let ended = tokio::time::sleep_until(end);
-        let stopped = state.stop().cancelled();
-        let next_bookmark = tokio::time::sleep(BOOKMARK_EVERY);
-        tokio::pin!(ended, stopped, next_bookmark);
+        // One for the end and for bookmarks, made once: it would be entered into a list that all
+        // watchers share, and taken out again, for every event.
+        let soon = move |now: Instant| if bookmarks { end.min(now + BOOKMARK_EVERY) } else { end };
+        let timer = tokio::time::sleep_until(soon(Instant::now()));
+        tokio::pin!(timer);
+        let mut bookmark_is_due = false;
         loop {
-            // Read before the events: everything up to it is in the ring by then.
-            let progress = state.cache().revision();
-            let closed = cursor.is_closed();
+            // Read before the events: everything up to it is in the ring by then, also what has
+            // not woken this watcher. Only when it is wanted: all watchers share its lock.
+            let progress = bookmark_is_due.then(|| state.cache().revision());
             let events = match cursor.take(BATCH) {
                 Ok(e) => e,
                 Err(old) => {
@@ -268,7 +268,7 @@ fn stream(
                     return;
                 }
             }
-            let more = !events.is_empty();
+            let more = events.len() == BATCH;
             let mut chunk = Chunk::default();
             for e in events {
                 sent = e.revision.max(sent);
@@ -288,19 +288,24 @@ fn stream(
             if more {
                 continue;
             }
-            if closed {
+            if cursor.is_closed() {
                 return;
             }
-            sent = sent.max(progress);
+            if let Some(progress) = progress {
+                bookmark_is_due = false;
+                sent = sent.max(progress);
+                yield Ok(frames.bookmark(sent, false));
+            }
             tokio::select! {
                 biased;
-                () = &mut ended => return,
-                () = &mut next_bookmark, if bookmarks => {
-                    next_bookmark.as_mut().reset(Instant::now() + BOOKMARK_EVERY);
-                    yield Ok(frames.bookmark(sent, false));
+                () = &mut timer => {
+                    if timer.deadline() >= end {
+                        return;
+                    }
+                    timer.as_mut().reset(soon(Instant::now()));
+                    bookmark_is_due = true;
                 }
                 () = cursor.changed() => {}
-                () = &mut stopped => return,
             }
         }
     }
