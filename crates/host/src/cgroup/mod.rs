@@ -4,9 +4,12 @@
 //! Paths are as CRI's cgroupfs driver wants them: absolute below every controller's root,
 //! such as `/tiphys/node-1/kubepods/burstable/pod<uid>`.
 
+mod folder;
+mod group;
 mod oom;
 mod stats;
 
+pub use group::Group;
 pub use oom::OomScores;
 pub use stats::{
     Descriptors, DeviceUse, HugePages, IoCost, Lost, Pressure, Pressures, Stats, TaskStates,
@@ -224,83 +227,16 @@ impl Hierarchy {
             .collect()
     }
 
-    /// Ids of the processes in a group and below it.
+    /// A group, to read several things of it, or of those below it.
     #[must_use]
-    pub fn processes(&self, group: &str) -> Vec<u32> {
-        let mut out = Vec::new();
-        collect_processes(&self.folder("memory", group), &mut out);
-        out
+    pub fn group(&self, group: &str) -> Group<'_> {
+        Group::new(self, None, group)
     }
 
-    /// The kernel's limit of a group's memory in bytes; none if there is none.
-    #[must_use]
-    pub fn memory_limit(&self, group: &str) -> Option<u64> {
-        let file = match self {
-            Self::V1 { .. } => "memory.limit_in_bytes",
-            Self::V2 { .. } => "memory.max",
-        };
-        let text = fs::read_to_string(self.folder("memory", group).join(file)).ok()?;
-        text.trim().parse::<u64>().ok().filter(|v| *v < NO_LIMIT)
-    }
-
-    /// How much swap a group may use, if there is a limit of it that the kernel keeps.
-    #[must_use]
-    pub fn swap_limit(&self, group: &str) -> Option<u64> {
-        match self {
-            // Version 1 limits memory and swap together.
-            Self::V1 { .. } => {
-                let file = self
-                    .folder("memory", group)
-                    .join("memory.memsw.limit_in_bytes");
-                let both = number(&file).filter(|v| *v < NO_LIMIT)?;
-                Some(both.saturating_sub(self.memory_limit(group)?))
-            }
-            Self::V2 { .. } => number(&self.folder("memory", group).join("memory.swap.max")),
-        }
-    }
-
-    /// Memory above which a group is asked to give some back, if anybody said so.
-    #[must_use]
-    pub fn memory_reservation(&self, group: &str) -> Option<u64> {
-        let file = match self {
-            Self::V1 { .. } => "memory.soft_limit_in_bytes",
-            Self::V2 { .. } => "memory.high",
-        };
-        number(&self.folder("memory", group).join(file)).filter(|v| *v < NO_LIMIT)
-    }
-
-    /// The limits that the kernel has for a group; what it does not say, or says in other words
-    /// (weights of version 2), is left out. None if there is no such group.
+    /// The limits that the kernel has for a group, as [`Group::limits`].
     #[must_use]
     pub fn limits(&self, group: &str) -> Option<Limits> {
-        if !self.exists(group) {
-            return None;
-        }
-        let read = |controller: &str, file: &str| {
-            let text = fs::read_to_string(self.folder(controller, group).join(file)).ok()?;
-            Some(text.trim().to_owned())
-        };
-        let number = |controller: &str, file: &str| read(controller, file)?.parse::<i64>().ok();
-        let memory_bytes = self.memory_limit(group).and_then(|v| i64::try_from(v).ok());
-        let mut out = Limits {
-            memory_bytes,
-            ..Default::default()
-        };
-        match self {
-            Self::V1 { .. } => {
-                let whole = |file| number("cpu", file).and_then(|v| u64::try_from(v).ok());
-                out.cpu_shares = whole("cpu.shares");
-                out.cpu_period = whole("cpu.cfs_period_us");
-                out.cpu_quota = number("cpu", "cpu.cfs_quota_us");
-            }
-            Self::V2 { .. } => {
-                let text = read("", "cpu.max").unwrap_or_default();
-                let (quota, period) = text.split_once(' ').unwrap_or((&text, ""));
-                out.cpu_quota = quota.parse().ok();
-                out.cpu_period = period.parse().ok();
-            }
-        }
-        Some(out)
+        self.group(group).limits()
     }
 
     /// Has the kernel count reads and writes of the disk that a path lies on. Version 1 counts them for
@@ -322,19 +258,11 @@ impl Hierarchy {
         fs::write(file, format!("{} 0", whole.trim()))
     }
 
-    /// What the group and those below it have used.
+    /// What a group and those below it have used, as [`Group::stats`].
     #[must_use]
     pub fn stats(&self, group: &str) -> Option<Stats> {
-        match self {
-            Self::V1 { .. } => stats::v1::read(|controller| self.folder(controller, group)),
-            Self::V2 { .. } => stats::v2::read(&self.folder("", group)),
-        }
+        self.group(group).stats()
     }
-}
-
-/// The number in a file; none where there is no such file, or another word.
-fn number(file: &Path) -> Option<u64> {
-    fs::read_to_string(file).ok()?.trim().parse().ok()
 }
 
 fn or_max(value: i64) -> String {
@@ -405,16 +333,6 @@ fn remove_tree(folder: &Path) -> io::Result<()> {
     match fs::remove_dir(folder) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
         _ => Ok(()),
-    }
-}
-
-fn collect_processes(folder: &Path, out: &mut Vec<u32>) {
-    let own = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
-    out.extend(own.lines().filter_map(|l| l.trim().parse::<u32>().ok()));
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|t| t.is_dir()) {
-            collect_processes(&entry.path(), out);
-        }
     }
 }
 
@@ -513,21 +431,21 @@ mod tests {
             root: dir.path().into(),
         };
         put("memory/g/memory.limit_in_bytes", "100\n");
-        assert_eq!(v1.swap_limit("/g"), None);
+        assert_eq!(v1.group("/g").swap_limit(), None);
         put("memory/g/memory.memsw.limit_in_bytes", "130\n");
-        assert_eq!(v1.swap_limit("/g"), Some(30));
+        assert_eq!(v1.group("/g").swap_limit(), Some(30));
         put(
             "memory/g/memory.memsw.limit_in_bytes",
             "9223372036854771712\n",
         );
-        assert_eq!(v1.swap_limit("/g"), None);
+        assert_eq!(v1.group("/g").swap_limit(), None);
         let v2 = Hierarchy::V2 {
             root: dir.path().into(),
         };
         put("g/memory.swap.max", "0\n");
-        assert_eq!(v2.swap_limit("/g"), Some(0));
+        assert_eq!(v2.group("/g").swap_limit(), Some(0));
         put("g/memory.swap.max", "max\n");
-        assert_eq!(v2.swap_limit("/g"), None);
+        assert_eq!(v2.group("/g").swap_limit(), None);
     }
 
     #[test]

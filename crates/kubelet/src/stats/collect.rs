@@ -15,11 +15,11 @@ use crate::pod::handle::Snapshot;
 use crate::pod::manager::Pods;
 use crate::pod::runtime_state::Run;
 use crate::pod::{resources, spec};
-use host::cgroup::{Descriptors, Limits, Stats};
+use host::cgroup::{Descriptors, Group, Limits, Stats};
 use host::mounts::FsUsage;
 use host::runtime::{ImageFs, RuntimeFs};
 use parking_lot::Mutex;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -343,9 +343,10 @@ fn all(deps: &Deps, mut found: ReportedStats, detail: Detail) -> Result<All, Err
         false => String::new(),
     };
     let pods = std::mem::take(&mut found.snapshots);
+    let above = groups_of_pods(deps, &pods);
     let pods = pods
         .iter()
-        .filter_map(|s| of_pod(deps, s, &mut found, detail));
+        .filter_map(|s| of_pod(deps, &above, s, &mut found, detail));
     Ok(All {
         pods: pods.collect(),
         images: images(&found.images.images),
@@ -387,47 +388,76 @@ fn images(all: &[ImageFs]) -> OfImages {
     }
 }
 
-fn of_pod(deps: &Deps, s: &Snapshot, found: &mut ReportedStats, detail: Detail) -> Option<OfPod> {
+/// The group in which a pod has its own, and the name of that one.
+fn place_of_group(group: &str) -> (&str, &str) {
+    group.rsplit_once('/').unwrap_or(("", group))
+}
+
+/// The groups in which pods have theirs, one for each class of pods.
+fn groups_of_pods<'a>(deps: &'a Deps, pods: &[Arc<Snapshot>]) -> BTreeMap<String, Group<'a>> {
+    let kubepods = deps.config.kubepods();
+    let above = pods.iter().map(|s| {
+        let group = resources::pod_group(&kubepods, &s.pod);
+        place_of_group(&group).0.to_owned()
+    });
+    let above: BTreeSet<String> = above.collect();
+    let open = |path: String| {
+        let group = deps.cgroups.group(&path);
+        (path, group)
+    };
+    above.into_iter().map(open).collect()
+}
+
+fn of_pod(
+    deps: &Deps,
+    above: &BTreeMap<String, Group<'_>>,
+    s: &Snapshot,
+    found: &mut ReportedStats,
+    detail: Detail,
+) -> Option<OfPod> {
     let (pod, is_whole) = (&s.pod, detail == Detail::Whole);
     let sandbox = s.seen.ready_sandbox()?;
-    let group = resources::pod_group(&deps.config.kubepods(), pod);
-    let stats = deps.cgroups.stats(&group)?;
-    let limits = |group: &str| match is_whole {
-        true => deps.cgroups.limits(group).unwrap_or_default(),
+    let path = resources::pod_group(&deps.config.kubepods(), pod);
+    let (place, name) = place_of_group(&path);
+    let group = above.get(place)?.below(name);
+    let stats = group.stats()?;
+    let limits = |group: &Group<'_>| match is_whole {
+        true => group.limits().unwrap_or_default(),
         false => Limits::default(),
     };
-    let reservation = |group: &str| match is_whole {
-        true => deps.cgroups.memory_reservation(group),
+    let reservation = |group: &Group<'_>| match is_whole {
+        true => group.memory_reservation(),
         false => None,
     };
-    let own_group = format!("{group}/{}", sandbox.id);
+    let own = group.below(&sandbox.id);
     let network = match detail {
         Detail::Groups | Detail::Disks => Vec::new(),
-        _ => network(deps, s, &own_group),
+        _ => network(s, &own),
     };
+    let of_sandbox = is_whole.then(|| own.stats()).flatten();
     let running = s.seen.containers.iter().filter(|c| c.run == Run::Running);
     let containers = running.filter_map(|c| {
-        let own = format!("{group}/{}", c.id);
+        let own = group.below(&c.id);
         Some(OfContainer {
             name: c.name.clone(),
             id: c.id.clone(),
             image: c.image.clone(),
             started_at: c.started_at,
-            stats: deps.cgroups.stats(&own)?,
+            stats: own.stats()?,
             layer: found.layers.as_ref().and_then(|l| l.get(&c.id).copied()),
             log_bytes: match detail {
                 Detail::Groups | Detail::Whole => 0,
                 _ => crate::log_rotation::bytes(Path::new(&c.log_path)),
             },
-            memory_limit: deps.cgroups.memory_limit(&own),
-            swap_limit: deps.cgroups.swap_limit(&own),
+            memory_limit: own.memory_limit(),
+            swap_limit: own.swap_limit(),
             memory_reservation: reservation(&own),
             limits: limits(&own),
             held: match is_whole {
-                true => host::cgroup::descriptors(&deps.cgroups.processes(&own)),
+                true => host::cgroup::descriptors(&own.processes()),
                 false => Descriptors::default(),
             },
-            group: own,
+            group: format!("{path}/{}", c.id),
         })
     });
     let containers = containers.collect();
@@ -435,28 +465,28 @@ fn of_pod(deps: &Deps, s: &Snapshot, found: &mut ReportedStats, detail: Detail) 
     Some(OfPod {
         pod: pod.clone(),
         limits: limits(&group),
-        sandbox: is_whole
-            .then(|| Some((own_group.clone(), deps.cgroups.stats(&own_group)?)))
-            .flatten(),
-        swap_limit: deps.cgroups.swap_limit(&group),
+        sandbox: of_sandbox.map(|stats| (format!("{path}/{}", sandbox.id), stats)),
+        swap_limit: group.swap_limit(),
         memory_reservation: reservation(&group),
-        group,
         sandbox_id: sandbox.id.clone(),
         stats,
         network,
         containers,
         claims: of_volumes.claims,
         volumes: of_volumes.volumes,
+        group: path,
     })
 }
 
-fn network(deps: &Deps, s: &Snapshot, own_group: &str) -> Vec<super::Interface> {
-    let first = deps.cgroups.processes(own_group).first().copied();
+fn network(s: &Snapshot, own: &Group<'_>) -> Vec<super::Interface> {
+    // On the host's network it has none of its own.
+    let first = match spec::host_network(&s.pod) {
+        true => None,
+        false => own.processes().first().copied(),
+    };
     match first {
-        Some(pid) if !spec::host_network(&s.pod) => {
-            interfaces(&Path::new("/proc").join(pid.to_string()).join("net/dev"))
-        }
-        _ => Vec::new(),
+        Some(pid) => interfaces(&Path::new("/proc").join(pid.to_string()).join("net/dev")),
+        None => Vec::new(),
     }
 }
 
@@ -464,10 +494,11 @@ fn network(deps: &Deps, s: &Snapshot, own_group: &str) -> Vec<super::Interface> 
 /// that of its group. Else it is the machine's.
 fn of_node(deps: &Deps) -> Result<(Stats, Option<u64>), Error> {
     let parent = &deps.config.cgroup_parent;
+    let group = deps.cgroups.group(parent);
     if deps.config.capacity.memory_bytes.is_some()
-        && let Some(stats) = deps.cgroups.stats(parent)
+        && let Some(stats) = group.stats()
     {
-        return Ok((stats, deps.cgroups.swap_limit(parent)));
+        return Ok((stats, group.swap_limit()));
     }
     let memory = node_machine::memory();
     let (user, system) = cpu_times();

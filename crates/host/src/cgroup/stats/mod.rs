@@ -7,8 +7,7 @@ pub(super) mod v2;
 
 pub use processes::{Descriptors, TaskStates, descriptors};
 
-use std::collections::HashMap;
-use std::fs;
+use super::folder::Folder;
 use std::path::Path;
 
 /// Use of a group and of those below it.
@@ -163,22 +162,9 @@ impl Stats {
     }
 }
 
-fn number(file: &Path) -> Option<u64> {
-    fs::read_to_string(file).ok()?.trim().parse().ok()
-}
-
 /// A limit of which `max` is none.
-fn limit(file: &Path) -> u64 {
-    number(file).unwrap_or(0)
-}
-
-/// A file of `key value` lines.
-fn table(file: &Path) -> HashMap<String, u64> {
-    let text = fs::read_to_string(file).unwrap_or_default();
-    text.lines()
-        .filter_map(|line| line.split_once(' '))
-        .filter_map(|(k, v)| Some((k.to_owned(), v.trim().parse().ok()?)))
-        .collect()
+fn limit(folder: &Folder, file: &str) -> u64 {
+    folder.number(file).unwrap_or(0)
 }
 
 /// `8:0`.
@@ -206,5 +192,5 @@ fn device(all: &mut Vec<DeviceUse>, (major, minor): (u32, u32)) -> Option<&mut D
 /// What the machine's tasks waited for, as a whole.
 #[must_use]
 pub fn of_machine() -> Option<Pressures> {
-    v2::pressures(Path::new("/proc/pressure"), "")
+    v2::pressures(&Folder::at(Path::new("/proc/pressure")), "")
 }

@@ -1,9 +1,8 @@
 //! What processes hold: descriptors, sockets, limits. Read from `/proc`, process by process, so only
 //! for those who ask for it.
 
-use std::fs;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use crate::cgroup::folder::Folder;
+use std::path::Path;
 
 /// What processes hold together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,26 +57,23 @@ pub fn descriptors(pids: &[u32]) -> Descriptors {
 }
 
 fn descriptors_at(proc: &Path, pids: &[u32]) -> Descriptors {
-    let of = |pid: &u32| proc.join(pid.to_string());
     let mut out = Descriptors {
         processes: pids.len() as u64,
-        soft_limit: pids.first().map(of).and_then(|p| soft_limit(&p)),
         ..Descriptors::default()
     };
-    for process in pids.iter().map(of) {
-        for entry in fs::read_dir(process.join("fd"))
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            out.open += 1;
-            let leads_to = fs::read_link(entry.path());
-            let is_socket = |to: &PathBuf| to.as_os_str().as_bytes().starts_with(b"socket:");
-            out.sockets += u64::from(leads_to.as_ref().is_ok_and(is_socket));
+    for (nth, pid) in pids.iter().enumerate() {
+        let process = Folder::at(&proc.join(pid.to_string()));
+        if nth == 0 {
+            out.soft_limit = soft_limit(&process);
         }
-        let threads = fs::read_dir(process.join("task"));
-        for thread in threads.into_iter().flatten().flatten() {
-            if let Ok(stat) = fs::read_to_string(thread.path().join("stat")) {
+        let open = process.below("fd");
+        for name in open.names() {
+            out.open += 1;
+            out.sockets += u64::from(open.leads_to(&name, b"socket:"));
+        }
+        let threads = process.below("task");
+        for thread in threads.names() {
+            if let Some(stat) = threads.text(&format!("{thread}/stat")) {
                 out.tasks.count(&stat);
             }
         }
@@ -85,8 +81,8 @@ fn descriptors_at(proc: &Path, pids: &[u32]) -> Descriptors {
     out
 }
 
-fn soft_limit(process: &Path) -> Option<u64> {
-    let text = fs::read_to_string(process.join("limits")).ok()?;
+fn soft_limit(process: &Folder) -> Option<u64> {
+    let text = process.text("limits")?;
     let line = text.lines().find(|l| l.starts_with("Max open files"))?;
     line.split_whitespace().nth(3)?.parse().ok()
 }
@@ -94,6 +90,7 @@ fn soft_limit(process: &Path) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn descriptors_and_sockets_of_all_processes_are_counted() {

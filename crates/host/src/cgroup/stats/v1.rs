@@ -1,59 +1,69 @@
 //! Version 1: a tree for each controller.
 
-use super::{DeviceUse, HugePages, Stats, device, limit, number, numbers, table};
-use std::fs;
-use std::path::{Path, PathBuf};
+use super::{DeviceUse, HugePages, Stats, device, limit, numbers};
+use crate::cgroup::folder::{Controller, Folder};
 
-/// `folder`: of the group under a controller.
-pub fn read(folder: impl Fn(&str) -> PathBuf) -> Option<Stats> {
-    let memory = folder("memory");
-    let acct = folder("cpuacct");
-    let pids = folder("pids");
-    let table = table(&memory.join("memory.stat"));
-    let split = super::table(&acct.join("cpuacct.stat"));
-    let throttle = super::table(&folder("cpu").join("cpu.stat"));
-    let oom = super::table(&memory.join("memory.oom_control"));
-    let usage = number(&memory.join("memory.usage_in_bytes"))?;
-    // cpuacct.stat counts in hundredths of a second.
-    let ticks = |key: &str| split.get(key).copied().unwrap_or(0) * 10_000_000;
-    let at = |key: &str| table.get(key).copied().unwrap_or(0);
-    Some(Stats {
-        cpu_nanos: number(&acct.join("cpuacct.usage")).unwrap_or(0),
-        cpu_user_nanos: ticks("user"),
-        cpu_system_nanos: ticks("system"),
-        cpu_throttled_periods: throttle.get("nr_throttled").copied().unwrap_or(0),
-        cpu_periods: throttle.get("nr_periods").copied().unwrap_or(0),
-        cpu_throttled_nanos: throttle.get("throttled_time").copied().unwrap_or(0),
-        cpu_burst_periods: throttle.get("nr_bursts").copied().unwrap_or(0),
-        cpu_burst_nanos: throttle.get("burst_time").copied().unwrap_or(0),
-        memory_bytes: usage,
-        working_set_bytes: usage.saturating_sub(at("total_inactive_file")),
-        rss_bytes: at("total_rss"),
-        cache_bytes: at("total_cache"),
-        active_file_bytes: at("total_active_file"),
-        inactive_file_bytes: at("total_inactive_file"),
-        mapped_file_bytes: at("total_mapped_file"),
-        kernel_bytes: number(&memory.join("memory.kmem.usage_in_bytes")).unwrap_or(0),
-        swap_bytes: at("total_swap"),
-        max_memory_bytes: number(&memory.join("memory.max_usage_in_bytes")).unwrap_or(0),
-        memory_failures: number(&memory.join("memory.failcnt")).unwrap_or(0),
-        oom_kills: oom.get("oom_kill").copied().unwrap_or(0),
-        page_faults: at("total_pgfault"),
-        major_page_faults: at("total_pgmajfault"),
-        own_page_faults: at("pgfault"),
-        own_major_page_faults: at("pgmajfault"),
-        tasks: number(&pids.join("pids.current")).unwrap_or(0),
-        tasks_max: limit(&pids.join("pids.max")),
-        devices: devices(&folder("blkio")),
-        huge_pages: huge_pages(&folder("hugetlb")),
+/// `folder`: of the group under a controller. `sizes`: of huge pages that it may count.
+pub fn read<'a>(folder: impl Fn(Controller) -> &'a Folder, sizes: &[String]) -> Option<Stats> {
+    let memory = folder(Controller::Memory);
+    let mut s = Stats {
+        memory_bytes: memory.number("memory.usage_in_bytes")?,
+        kernel_bytes: memory.number("memory.kmem.usage_in_bytes").unwrap_or(0),
+        max_memory_bytes: memory.number("memory.max_usage_in_bytes").unwrap_or(0),
+        memory_failures: memory.number("memory.failcnt").unwrap_or(0),
+        devices: devices(folder(Controller::Blkio)),
+        huge_pages: huge_pages(folder(Controller::Hugetlb), sizes),
         pressure: None,
-    })
+        ..Stats::default()
+    };
+    memory.table("memory.stat", |key, value| match key {
+        "total_rss" => s.rss_bytes = value,
+        "total_cache" => s.cache_bytes = value,
+        "total_active_file" => s.active_file_bytes = value,
+        "total_inactive_file" => s.inactive_file_bytes = value,
+        "total_mapped_file" => s.mapped_file_bytes = value,
+        "total_swap" => s.swap_bytes = value,
+        "total_pgfault" => s.page_faults = value,
+        "total_pgmajfault" => s.major_page_faults = value,
+        "pgfault" => s.own_page_faults = value,
+        "pgmajfault" => s.own_major_page_faults = value,
+        _ => {}
+    });
+    s.working_set_bytes = s.memory_bytes.saturating_sub(s.inactive_file_bytes);
+    memory.table("memory.oom_control", |key, value| {
+        if key == "oom_kill" {
+            s.oom_kills = value;
+        }
+    });
+    let acct = folder(Controller::Cpuacct);
+    s.cpu_nanos = acct.number("cpuacct.usage").unwrap_or(0);
+    acct.table("cpuacct.stat", |key, value| {
+        // In hundredths of a second.
+        let nanos = value * 10_000_000;
+        match key {
+            "user" => s.cpu_user_nanos = nanos,
+            "system" => s.cpu_system_nanos = nanos,
+            _ => {}
+        }
+    });
+    folder(Controller::Cpu).table("cpu.stat", |key, value| match key {
+        "nr_periods" => s.cpu_periods = value,
+        "nr_throttled" => s.cpu_throttled_periods = value,
+        "throttled_time" => s.cpu_throttled_nanos = value,
+        "nr_bursts" => s.cpu_burst_periods = value,
+        "burst_time" => s.cpu_burst_nanos = value,
+        _ => {}
+    });
+    let pids = folder(Controller::Pids);
+    s.tasks = pids.number("pids.current").unwrap_or(0);
+    s.tasks_max = limit(pids, "pids.max");
+    Some(s)
 }
 
-fn devices(folder: &Path) -> Vec<DeviceUse> {
+fn devices(folder: &Folder) -> Vec<DeviceUse> {
     let mut all = Vec::new();
-    let bytes = folder.join("blkio.throttle.io_service_bytes_recursive");
-    each(&bytes, |numbers, what, value| {
+    let bytes = "blkio.throttle.io_service_bytes_recursive";
+    each(folder, bytes, |numbers, what, value| {
         let Some(device) = device(&mut all, numbers) else {
             return;
         };
@@ -63,25 +73,23 @@ fn devices(folder: &Path) -> Vec<DeviceUse> {
             _ => {}
         }
     });
-    each(
-        &folder.join("blkio.throttle.io_serviced_recursive"),
-        |numbers, what, value| {
-            let Some(device) = device(&mut all, numbers) else {
-                return;
-            };
-            match what {
-                "Read" => device.reads = value,
-                "Write" => device.writes = value,
-                _ => {}
-            }
-        },
-    );
+    let times = "blkio.throttle.io_serviced_recursive";
+    each(folder, times, |numbers, what, value| {
+        let Some(device) = device(&mut all, numbers) else {
+            return;
+        };
+        match what {
+            "Read" => device.reads = value,
+            "Write" => device.writes = value,
+            _ => {}
+        }
+    });
     all
 }
 
 /// Lines of `8:0 Read 123`.
-fn each(file: &Path, mut put: impl FnMut((u32, u32), &str, u64)) {
-    let text = fs::read_to_string(file).unwrap_or_default();
+fn each(folder: &Folder, file: &str, mut put: impl FnMut((u32, u32), &str, u64)) {
+    let text = folder.text(file).unwrap_or_default();
     for line in text.lines() {
         let mut words = line.split(' ');
         if let (Some(device), Some(what), Some(value)) = (words.next(), words.next(), words.next())
@@ -92,24 +100,23 @@ fn each(file: &Path, mut put: impl FnMut((u32, u32), &str, u64)) {
     }
 }
 
-fn huge_pages(folder: &Path) -> Vec<HugePages> {
-    super::v2::sizes(folder, ".usage_in_bytes")
-        .into_iter()
-        .map(|size| {
-            let file = |what: &str| number(&folder.join(format!("hugetlb.{size}.{what}")));
-            HugePages {
-                bytes: file("usage_in_bytes").unwrap_or(0),
-                max_bytes: file("max_usage_in_bytes").unwrap_or(0),
-                failures: file("failcnt").unwrap_or(0),
-                size,
-            }
+fn huge_pages(folder: &Folder, sizes: &[String]) -> Vec<HugePages> {
+    let of = |size: &String| {
+        let file = |what: &str| folder.number(&format!("hugetlb.{size}.{what}"));
+        Some(HugePages {
+            bytes: file("usage_in_bytes")?,
+            max_bytes: file("max_usage_in_bytes").unwrap_or(0),
+            failures: file("failcnt").unwrap_or(0),
+            size: size.clone(),
         })
-        .collect()
+    };
+    sizes.iter().filter_map(of).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::cgroup::Hierarchy;
+    use std::fs;
 
     #[test]
     fn files_of_all_controllers_are_read() {
@@ -148,7 +155,10 @@ mod tests {
         );
         put("hugetlb/g/hugetlb.2MB.usage_in_bytes", "2097152\n");
         put("hugetlb/g/hugetlb.2MB.failcnt", "1\n");
-        let s = read(|c| dir.path().join(c).join("g")).unwrap();
+        let tree = Hierarchy::V1 {
+            root: dir.path().into(),
+        };
+        let s = tree.stats("/g").unwrap();
         assert_eq!((s.cpu_nanos, s.cpu_user_nanos), (5000, 30_000_000));
         assert_eq!((s.cpu_burst_periods, s.cpu_burst_nanos), (2, 55));
         assert_eq!((s.working_set_bytes, s.kernel_bytes), (23, 12));
@@ -163,6 +173,15 @@ mod tests {
             (2_097_152, 1)
         );
         assert_eq!(s.pressure, None);
-        assert_eq!(read(|c| dir.path().join(c).join("absent")), None);
+        assert_eq!(tree.stats("/absent"), None);
+        // A group in another one is read in the same way, which knows the sizes of huge pages.
+        put("memory/g/in/memory.usage_in_bytes", "5\n");
+        put("hugetlb/g/in/hugetlb.2MB.usage_in_bytes", "4096\n");
+        put("hugetlb/g/in/hugetlb.1GB.usage_in_bytes", "4096\n");
+        let above = tree.group("/g");
+        let inner = above.below("in").stats().unwrap();
+        assert_eq!((inner.memory_bytes, inner.huge_pages.len()), (5, 1));
+        assert_eq!(inner.huge_pages[0].bytes, 4096);
+        assert_eq!(above.below("absent").stats(), None);
     }
 }

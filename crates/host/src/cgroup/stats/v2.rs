@@ -1,62 +1,62 @@
 //! Version 2: one tree for all controllers.
 
-use super::{
-    DeviceUse, HugePages, Lost, Pressure, Pressures, Stats, device, limit, number, numbers, table,
-};
-use std::fs;
-use std::path::Path;
+use super::{DeviceUse, HugePages, Lost, Pressure, Pressures, Stats, device, limit, numbers};
+use crate::cgroup::folder::Folder;
 
-pub fn read(folder: &Path) -> Option<Stats> {
-    let cpu = table(&folder.join("cpu.stat"));
-    let memory = table(&folder.join("memory.stat"));
-    let events = table(&folder.join("memory.events"));
-    let micros = |key: &str| cpu.get(key).copied().unwrap_or(0) * 1000;
-    let at = |key: &str| memory.get(key).copied().unwrap_or(0);
-    // The root group has no memory.current; its use is the machine's.
-    let usage = number(&folder.join("memory.current")).unwrap_or(at("anon") + at("file"));
-    if cpu.is_empty() && memory.is_empty() {
+/// `sizes`: of huge pages that the group may count.
+pub fn read(folder: &Folder, sizes: &[String]) -> Option<Stats> {
+    let mut s = Stats::default();
+    let has_cpu = folder.table("cpu.stat", |key, value| match key {
+        "usage_usec" => s.cpu_nanos = value * 1000,
+        "user_usec" => s.cpu_user_nanos = value * 1000,
+        "system_usec" => s.cpu_system_nanos = value * 1000,
+        "nr_periods" => s.cpu_periods = value,
+        "nr_throttled" => s.cpu_throttled_periods = value,
+        "throttled_usec" => s.cpu_throttled_nanos = value * 1000,
+        "nr_bursts" => s.cpu_burst_periods = value,
+        "burst_usec" => s.cpu_burst_nanos = value * 1000,
+        _ => {}
+    });
+    let (mut kernel, mut kernel_stack, mut slab) = (None, 0, 0);
+    let has_memory = folder.table("memory.stat", |key, value| match key {
+        "anon" => s.rss_bytes = value,
+        "file" => s.cache_bytes = value,
+        "active_file" => s.active_file_bytes = value,
+        "inactive_file" => s.inactive_file_bytes = value,
+        "file_mapped" => s.mapped_file_bytes = value,
+        "kernel" => kernel = Some(value),
+        "kernel_stack" => kernel_stack = value,
+        "slab" => slab = value,
+        "pgfault" => (s.page_faults, s.own_page_faults) = (value, value),
+        "pgmajfault" => (s.major_page_faults, s.own_major_page_faults) = (value, value),
+        _ => {}
+    });
+    if !has_cpu && !has_memory {
         return None;
     }
-    Some(Stats {
-        cpu_nanos: micros("usage_usec"),
-        cpu_user_nanos: micros("user_usec"),
-        cpu_system_nanos: micros("system_usec"),
-        cpu_throttled_periods: cpu.get("nr_throttled").copied().unwrap_or(0),
-        cpu_periods: cpu.get("nr_periods").copied().unwrap_or(0),
-        cpu_throttled_nanos: micros("throttled_usec"),
-        cpu_burst_periods: cpu.get("nr_bursts").copied().unwrap_or(0),
-        cpu_burst_nanos: micros("burst_usec"),
-        memory_bytes: usage,
-        working_set_bytes: usage.saturating_sub(at("inactive_file")),
-        rss_bytes: at("anon"),
-        cache_bytes: at("file"),
-        active_file_bytes: at("active_file"),
-        inactive_file_bytes: at("inactive_file"),
-        mapped_file_bytes: at("file_mapped"),
-        // Older kernels do not sum it up.
-        kernel_bytes: memory
-            .get("kernel")
-            .copied()
-            .unwrap_or_else(|| at("kernel_stack") + at("slab")),
-        swap_bytes: number(&folder.join("memory.swap.current")).unwrap_or(0),
-        max_memory_bytes: number(&folder.join("memory.peak")).unwrap_or(0),
-        memory_failures: events.get("max").copied().unwrap_or(0),
-        oom_kills: events.get("oom_kill").copied().unwrap_or(0),
-        page_faults: at("pgfault"),
-        major_page_faults: at("pgmajfault"),
-        own_page_faults: at("pgfault"),
-        own_major_page_faults: at("pgmajfault"),
-        tasks: number(&folder.join("pids.current")).unwrap_or(0),
-        tasks_max: limit(&folder.join("pids.max")),
-        devices: devices(&folder.join("io.stat")),
-        huge_pages: huge_pages(folder),
-        pressure: pressures(folder, ".pressure"),
-    })
+    // Older kernels do not sum it up.
+    s.kernel_bytes = kernel.unwrap_or(kernel_stack + slab);
+    // The root group has no memory.current; its use is the machine's.
+    let usage = folder.number("memory.current");
+    s.memory_bytes = usage.unwrap_or(s.rss_bytes + s.cache_bytes);
+    s.working_set_bytes = s.memory_bytes.saturating_sub(s.inactive_file_bytes);
+    s.swap_bytes = folder.number("memory.swap.current").unwrap_or(0);
+    s.max_memory_bytes = folder.number("memory.peak").unwrap_or(0);
+    folder.table("memory.events", |key, value| match key {
+        "max" => s.memory_failures = value,
+        "oom_kill" => s.oom_kills = value,
+        _ => {}
+    });
+    s.tasks = folder.number("pids.current").unwrap_or(0);
+    s.tasks_max = limit(folder, "pids.max");
+    s.devices = devices(&folder.text("io.stat").unwrap_or_default());
+    s.huge_pages = huge_pages(folder, sizes);
+    s.pressure = pressures(folder, ".pressure");
+    Some(s)
 }
 
 /// Lines of `8:0 rbytes=1 wbytes=2 rios=3 wios=4 …`.
-fn devices(file: &Path) -> Vec<DeviceUse> {
-    let text = fs::read_to_string(file).unwrap_or_default();
+fn devices(text: &str) -> Vec<DeviceUse> {
     let mut all = Vec::new();
     for line in text.lines() {
         let mut words = line.split_whitespace();
@@ -96,42 +96,28 @@ fn cost(device: &mut DeviceUse, key: &str, value: u64) {
     }
 }
 
-/// Sizes of huge pages for which a folder has a file `hugetlb.SIZE` with this ending.
-pub(super) fn sizes(folder: &Path, ending: &str) -> Vec<String> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut sizes: Vec<String> = entries
-        .filter_map(|e| {
-            let name = e.file_name().into_string().ok()?;
-            let size = name.strip_prefix("hugetlb.")?.strip_suffix(ending)?;
-            // Reservations are not use.
-            (!size.contains('.')).then(|| size.to_owned())
-        })
-        .collect();
-    sizes.sort();
-    sizes
-}
-
-fn huge_pages(folder: &Path) -> Vec<HugePages> {
-    sizes(folder, ".current")
-        .into_iter()
-        .map(|size| {
-            let events = table(&folder.join(format!("hugetlb.{size}.events")));
-            HugePages {
-                bytes: number(&folder.join(format!("hugetlb.{size}.current"))).unwrap_or(0),
-                max_bytes: 0,
-                failures: events.get("max").copied().unwrap_or(0),
-                size,
+fn huge_pages(folder: &Folder, sizes: &[String]) -> Vec<HugePages> {
+    let of = |size: &String| {
+        let bytes = folder.number(&format!("hugetlb.{size}.current"))?;
+        let mut failures = 0;
+        folder.table(&format!("hugetlb.{size}.events"), |key, value| {
+            if key == "max" {
+                failures = value;
             }
+        });
+        Some(HugePages {
+            size: size.clone(),
+            bytes,
+            max_bytes: 0,
+            failures,
         })
-        .collect()
+    };
+    sizes.iter().filter_map(of).collect()
 }
 
 /// Of files `cpu`, `memory` and `io` with an ending; none where the kernel keeps none.
-pub(super) fn pressures(folder: &Path, ending: &str) -> Option<Pressures> {
-    let of = |what: &str| {
-        let text = fs::read_to_string(folder.join(format!("{what}{ending}"))).ok()?;
-        Some(pressure(&text))
-    };
+pub(super) fn pressures(folder: &Folder, ending: &str) -> Option<Pressures> {
+    let of = |what: &str| Some(pressure(&folder.text(&format!("{what}{ending}"))?));
     Some(Pressures {
         cpu: of("cpu")?,
         memory: of("memory")?,
@@ -171,6 +157,8 @@ fn hundredths(text: &str) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cgroup::Hierarchy;
+    use std::fs;
 
     #[test]
     fn files_of_one_folder_are_read() {
@@ -202,7 +190,10 @@ mod tests {
                  full avg10=0.00 avg60=0.00 avg300=0.00 total=3\n",
             );
         }
-        let stats = read(dir.path()).unwrap();
+        let tree = Hierarchy::V2 {
+            root: dir.path().into(),
+        };
+        let stats = tree.stats("/").unwrap();
         assert_eq!(stats.cpu_nanos, 5000);
         assert_eq!((stats.working_set_bytes, stats.kernel_bytes), (23, 5));
         assert_eq!((stats.memory_failures, stats.oom_kills), (6, 1));
@@ -224,12 +215,12 @@ mod tests {
             (io.some.averages, io.full.averages),
             ([50, 1207, 10_000], [0; 3])
         );
-        assert_eq!(read(&dir.path().join("absent")), None);
+        assert_eq!(tree.stats("/absent"), None);
     }
 
     #[test]
     fn a_kernel_without_pressure_says_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(pressures(dir.path(), ".pressure"), None);
+        assert_eq!(pressures(&Folder::at(dir.path()), ".pressure"), None);
     }
 }
