@@ -11,6 +11,19 @@ use crate::{Kinds, Row, kinds};
 /// Keys that stand for versions of all groups, in the order in which they hold.
 const ALL: [&str; 4] = ["api/all", "api/ga", "api/beta", "api/alpha"];
 
+/// The core group's version as keys have it: its group has no name.
+const CORE: &str = "/v1";
+
+/// A key that once stood for versions of then; it is accepted and says nothing any more.
+const LEGACY: &str = "api/legacy";
+
+/// Whether a key is one of the shorter forms for the core group's version. As upstream's, they mean
+/// all of it, whatever resource follows.
+fn names_core(key: &str) -> bool {
+    let version = key.strip_prefix("api/").unwrap_or(key);
+    version == "v1" || version.starts_with("v1/")
+}
+
 /// Versions that upstream knows and that have no kinds in v1.36: they may be named.
 #[rustfmt::skip]
 const WITHOUT_KINDS: &[(&str, &[&str])] = &[
@@ -116,6 +129,7 @@ struct RequestedVersions {
     all: BTreeMap<&'static str, bool>,
     versions: BTreeMap<Version, bool>,
     resources: BTreeMap<(Version, String), bool>,
+    legacy: bool,
 }
 
 fn rank(version: &str) -> u8 {
@@ -160,6 +174,11 @@ impl RequestedVersions {
         let mut wish = Self::default();
         let mut unknown = Vec::new();
         for (key, value) in said {
+            if key == LEGACY {
+                wish.legacy = true;
+                continue;
+            }
+            let key = if names_core(key) { CORE } else { key };
             if let Some(all) = ALL.iter().find(|all| **all == key) {
                 let on = match value {
                     "true" => true,
@@ -257,6 +276,9 @@ impl RequestedVersions {
     /// What is asked for and not served.
     fn warnings(&self, rows: &[Arc<Row>], features: &Features) -> Vec<String> {
         let mut out = Vec::new();
+        if self.legacy {
+            out.push(format!("runtime-config: {LEGACY} says nothing any more"));
+        }
         let serves = |(group, version): &Version, resource: Option<&str>| {
             rows.iter().any(|r| {
                 *r.group == **group
@@ -365,6 +387,8 @@ mod tests {
             some.by_resource("resource.k8s.io", "v1alpha3", "devicetaintrules")
                 .is_none()
         );
+        let core = served(&["api/all=false", "api/ga=true", "api/v1", "v1=true"]);
+        assert!(core.by_resource("", "v1", "pods").is_some());
         let less = served(&["apps/v1/daemonsets=false,batch/v1=0"]);
         assert!(less.resource("apps", "daemonsets").is_none());
         assert!(less.resource("apps", "deployments").is_some());
@@ -386,7 +410,8 @@ mod tests {
             refused(&["no.such/v1=true", "a/v2"]),
             "unknown api groups a/v2,no.such/v1"
         );
-        assert_eq!(refused(&["v1=true"]), "runtime-config invalid key v1");
+        assert_eq!(refused(&["v2=true"]), "runtime-config invalid key v2");
+        assert_eq!(refused(&["api/v2"]), "unknown api groups api/v2");
         assert_eq!(refused(&["api/ga=yes"]), "invalid value api/ga=yes");
         assert_eq!(
             refused(&["apps/v7=true"]),
@@ -399,9 +424,19 @@ mod tests {
             refused(&["apps/v1/Deployments=false"])
                 .contains("always lowercase plural, not \"Deployments\"")
         );
-        assert!(refused(&["/v1=false"]).contains("configmaps, which the server needs itself"));
+        for core in ["/v1=false", "v1=false", "api/v1=false", "v1/pods=false"] {
+            assert!(
+                refused(&[core]).contains("configmaps, which the server needs itself"),
+                "{core}"
+            );
+        }
         let warned = configured(&["apps/v1beta1=true", "api/all=true"], &Features::default());
         let warned = warned.expect("known").warnings;
+        let legacy = configured(&["api/legacy=true"], &Features::default());
+        assert_eq!(
+            legacy.expect("accepted").warnings,
+            ["runtime-config: api/legacy says nothing any more"]
+        );
         assert!(warned.contains(&"runtime-config: apps/v1beta1 serves nothing here".to_owned()));
         assert!(
             warned

@@ -158,7 +158,11 @@ impl Remote {
         let cluster: Cluster = parsed(cluster)?;
         let user: User = match text(&context["user"]).as_str() {
             "" => User::default(),
-            name => parsed(named(config, "users", "user", name)?)?,
+            // A user of whom nothing is said is anonymous.
+            name => match &entry(config, "users", "user", name)?["user"] {
+                Value::Null => User::default(),
+                said => parsed(said)?,
+            },
         };
         if let Some(name) = user.other.keys().next() {
             return Err(RemoteError::Unknown(name.clone()));
@@ -228,8 +232,8 @@ fn parsed<T: for<'de> Deserialize<'de>>(value: &Value) -> Result<T, RemoteError>
     T::deserialize(value).map_err(|e| RemoteError::Form(e.to_string()))
 }
 
-/// What a list of a kubeconfig has under a name.
-fn named<'a>(
+/// The entry of a name in a list of a kubeconfig.
+fn entry<'a>(
     config: &'a Value,
     list: &str,
     what: &'static str,
@@ -237,8 +241,19 @@ fn named<'a>(
 ) -> Result<&'a Value, RemoteError> {
     let all = config[list].as_array().map(Vec::as_slice);
     let found = all.unwrap_or_default().iter().find(|v| v["name"] == name);
-    let found = found.map(|v| &v[what]).filter(|v| v.is_object());
     found.ok_or_else(|| RemoteError::Missing(what, name.to_owned()))
+}
+
+/// What that entry says.
+fn named<'a>(
+    config: &'a Value,
+    list: &str,
+    what: &'static str,
+    name: &str,
+) -> Result<&'a Value, RemoteError> {
+    let said = &entry(config, list, what, name)?[what];
+    let said = Some(said).filter(|v| v.is_object());
+    said.ok_or_else(|| RemoteError::Missing(what, name.to_owned()))
 }
 
 #[cfg(test)]
@@ -284,6 +299,8 @@ mod tests {
         assert_eq!(remote.token_file.as_deref(), Some(Path::new("t")));
         assert_eq!(remote.ca_pem.as_deref(), Some(&b"of ca.crt\n"[..]));
         assert_eq!(remote.server_name.as_deref(), Some("y"));
+        let anonymous = of(Value::Null).expect("nothing is said of the user");
+        assert!(anonymous.pair.is_none() && anonymous.token.is_none());
         let wrong = |user| of(user).expect_err("wrong").to_string();
         assert!(wrong(json!({"exec": {}})).starts_with("exec"));
         assert!(wrong(json!({"client-key": "k"})).contains("certificate"));
