@@ -193,7 +193,7 @@ fn controllers_config(
         ca_pem: ca_pem.to_owned(),
         ca: ca.map(Arc::new),
         token_signer,
-        pod_cidrs: Some(flags.node_ranges(&ranges.pod_cidr)?),
+        pod_cidrs: flags.node_ranges(&ranges.pod_cidr)?,
         node_grace: Duration::from_secs(flags.node_monitor_grace_period),
         eviction_rates: controllers::nodes::zones::Rates {
             usual: flags.node_eviction_rate,

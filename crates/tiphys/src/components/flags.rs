@@ -41,6 +41,17 @@ pub struct ControllerFlags {
     /// Pods that have ended beyond this number are removed, the oldest first; nought keeps all.
     #[arg(long, default_value_t = 12_500)]
     pub terminated_pod_gc_threshold: usize,
+    /// Give each node its ranges of pod IPs, as this program's nodes need them; false where every
+    /// node's network plugin has addresses of its own.
+    #[arg(
+        long,
+        default_value_t = true,
+        action = clap::ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub allocate_node_cidrs: bool,
     /// Length of the prefixes of nodes' ranges of pod IPs, in a cluster of one family [default: as
     /// of the family].
     #[arg(long)]
@@ -84,8 +95,14 @@ pub enum LoadBalancer {
 }
 
 impl ControllerFlags {
-    /// How the ranges of pods are cut for nodes.
-    pub(super) fn node_ranges(&self, pods: &Cidrs) -> Result<controllers::nodes::cidr::Ranges> {
+    /// How the ranges of pods are cut for nodes, if nodes get any.
+    pub(super) fn node_ranges(
+        &self,
+        pods: &Cidrs,
+    ) -> Result<Option<controllers::nodes::cidr::Ranges>> {
+        if !self.allocate_node_cidrs {
+            return Ok(None);
+        }
         let both = (self.node_cidr_mask_size_ipv4, self.node_cidr_mask_size_ipv6);
         let (four, six) = match self.node_cidr_mask_size {
             // As upstream.
@@ -95,7 +112,8 @@ impl ControllerFlags {
             Some(size) => (size, size),
             None => both,
         };
-        controllers::nodes::cidr::Ranges::new(pods, four, six).map_err(anyhow::Error::msg)
+        let ranges = controllers::nodes::cidr::Ranges::new(pods, four, six);
+        ranges.map(Some).map_err(anyhow::Error::msg)
     }
 
     pub(super) fn load_balancer(&self) -> Option<Source> {
@@ -332,25 +350,40 @@ impl ProxyFlags {
 mod tests {
     use super::*;
 
-    fn flags(words: &[&str]) -> ElectionFlags {
-        #[derive(clap::Parser)]
-        struct Line {
-            #[command(flatten)]
-            flags: ElectionFlags,
-        }
+    #[derive(clap::Parser)]
+    struct Line<F: Args> {
+        #[command(flatten)]
+        flags: F,
+    }
+
+    fn flags<F: Args>(words: &[&str]) -> F {
         let words = std::iter::once("x").chain(words.iter().copied());
-        <Line as clap::Parser>::parse_from(words).flags
+        <Line<F> as clap::Parser>::parse_from(words).flags
+    }
+
+    #[test]
+    fn nodes_get_ranges_of_pod_addresses_unless_it_is_said() {
+        let pods: Cidrs = "10.244.0.0/16".parse().expect("a range");
+        let ranges = |words: &[&str]| flags::<ControllerFlags>(words).node_ranges(&pods);
+        assert!(ranges(&[]).expect("flags").is_some());
+        assert!(ranges(&["--allocate-node-cidrs"]).expect("flags").is_some());
+        let none = ranges(&["--allocate-node-cidrs=false"]).expect("flags");
+        assert!(none.is_none());
+        assert!(ranges(&["--node-cidr-mask-size=8"]).is_err());
     }
 
     #[test]
     fn one_server_works_at_once_and_several_are_elected() {
-        assert_eq!(flags(&[]).election(false).expect("flags"), None);
-        let several = flags(&[]).election(true).expect("flags");
+        assert_eq!(
+            flags::<ElectionFlags>(&[]).election(false).expect("flags"),
+            None
+        );
+        let several = flags::<ElectionFlags>(&[]).election(true).expect("flags");
         assert_eq!(several, Some(Times::default()));
-        let asked = flags(&["--leader-elect", "--leader-elect-lease-duration=9s"]);
+        let asked: ElectionFlags = flags(&["--leader-elect", "--leader-elect-lease-duration=9s"]);
         let asked = asked.election(false).expect("flags").expect("times");
         assert_eq!(asked.duration(), Duration::from_secs(9));
-        let off = flags(&["--leader-elect=false"]).election(true);
+        let off = flags::<ElectionFlags>(&["--leader-elect=false"]).election(true);
         assert_eq!(off.expect("flags"), None);
     }
 
@@ -362,7 +395,10 @@ mod tests {
             "--leader-elect-retry-period=0s",
             "--leader-elect-retry-period=-1s",
         ] {
-            assert!(flags(&[wrong]).election(true).is_err(), "{wrong}");
+            assert!(
+                flags::<ElectionFlags>(&[wrong]).election(true).is_err(),
+                "{wrong}"
+            );
         }
     }
 }
