@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use api::Fence;
 use apiserver::{ApiServer, UserInfo};
 use clap::Args;
@@ -390,9 +390,11 @@ pub async fn controller_manager(args: ControllerManagerArgs) -> Result<()> {
                 cert_pem: read(cert)?,
                 key_pem: read(key)?,
             };
-            Some(wire::pki::Ca { pair })
+            let ca = wire::pki::Ca::of(pair);
+            Some(ca.with_context(|| format!("{} and {}", cert.display(), key.display()))?)
         }
-        _ => None,
+        (None, None) => None,
+        _ => bail!("--cluster-signing-cert-file and --cluster-signing-key-file go together"),
     };
     let ca_pem = match &args.root_ca_file {
         Some(path) => read(path)?,

@@ -10,6 +10,7 @@ pub mod jwt;
 pub mod kubeconfig;
 pub mod pki;
 pub mod pod_keys;
+mod private_key;
 pub mod seal;
 pub mod serve;
 pub mod stream;

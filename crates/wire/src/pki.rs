@@ -13,6 +13,8 @@ use rcgen::{
 };
 use x509_parser::prelude::FromDer;
 
+use crate::private_key::key_pair;
+
 /// Seconds of a day.
 const DAY: i64 = 86_400;
 /// A CA outlives every certificate below it.
@@ -28,6 +30,8 @@ pub enum PkiError {
     Make(#[from] rcgen::Error),
     #[error("certificate request is not usable: {0}")]
     Request(String),
+    #[error("private key is not usable: {0}")]
+    Key(String),
     #[error("{path}: {source}")]
     File {
         path: PathBuf,
@@ -55,10 +59,7 @@ impl Pair {
     /// Whether the certificate is that of the key.
     pub fn belongs_together(&self) -> bool {
         use rcgen::PublicKeyData;
-        let (Ok(key), Ok(block)) = (
-            KeyPair::from_pem(&self.key_pem),
-            ::pem::parse(&self.cert_pem),
-        ) else {
+        let (Ok(key), Ok(block)) = (key_pair(&self.key_pem), ::pem::parse(&self.cert_pem)) else {
             return false;
         };
         x509_parser::certificate::X509Certificate::from_der(block.contents())
@@ -169,8 +170,19 @@ impl Ca {
         })
     }
 
+    /// An authority that was brought along: certificate and key must fit.
+    pub fn of(pair: Pair) -> Result<Self, PkiError> {
+        let ca = Self { pair };
+        ca.issuer()?;
+        if ca.pair.belongs_together() {
+            Ok(ca)
+        } else {
+            Err(PkiError::Key("it is not that of the certificate".into()))
+        }
+    }
+
     fn issuer(&self) -> Result<Issuer<'static, KeyPair>, PkiError> {
-        let key = KeyPair::from_pem(&self.pair.key_pem)?;
+        let key = key_pair(&self.pair.key_pem).map_err(PkiError::Key)?;
         Ok(Issuer::from_ca_cert_pem(&self.pair.cert_pem, key)?)
     }
 
@@ -344,7 +356,7 @@ pub fn make_request(subject: &Subject) -> Result<(String, String), PkiError> {
 
 /// A PEM certificate request for `subject` by a key that is there already (PEM).
 pub fn request_with(subject: &Subject, key_pem: &str) -> Result<String, PkiError> {
-    let key = KeyPair::from_pem(key_pem)?;
+    let key = key_pair(key_pem).map_err(PkiError::Key)?;
     let mut params = leaf_params(subject, 0, 1)?;
     // A request carries the subject and its names; usages and validity are the signer's.
     params.is_ca = IsCa::NoCa;
