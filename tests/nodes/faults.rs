@@ -77,7 +77,7 @@ impl Before {
 }
 
 /// What is on a node of pods that are being deleted, or whose objects are gone, one line each.
-fn leaving(cx: &Context, node: &str) -> Result<Vec<String>> {
+pub fn leaving(cx: &Context, node: &str) -> Result<Vec<String>> {
     let ended = cx.kubectl("get namespaces --field-selector status.phase=Terminating -o name")?;
     let ended: BTreeSet<&str> = ended
         .lines()

@@ -93,9 +93,14 @@ fn ask(cx: &Context, name: &str) -> Result<String> {
 fn resolves(cx: &Context, name: &str, address: &str) -> Result<()> {
     eventually(&format!("{name} resolves to {address}"), || {
         let answer = ask(cx, name)?;
-        ensure!(answer.contains(address), "{answer}");
+        ensure!(has(&answer, address), "{answer}");
         Ok(())
     })
+}
+
+/// As a word: the address of the server that is asked, which is said as well, begins with another one.
+fn has(answer: &str, address: &str) -> bool {
+    answer.split_whitespace().any(|word| word == address)
 }
 
 fn names_are_led(cx: &Context) -> Result<()> {
@@ -150,8 +155,9 @@ fn names_are_led(cx: &Context) -> Result<()> {
          > /tmp/nowhere 2>&1 < /dev/null & sleep 0",
     )?;
     let answer = ask(cx, &own_name())?;
-    ensure!(answer.contains(&own_address(cx)?), "{answer}");
-    ensure!(ask(cx, "www.corp.test")?.contains(&said));
+    ensure!(has(&answer, &own_address(cx)?), "{answer}");
+    let answer = ask(cx, "www.corp.test")?;
+    ensure!(has(&answer, &said), "{answer}");
     eventually("the others have been told that nobody answers", || {
         cx.sh("p", "cat /tmp/asked")
     })?;

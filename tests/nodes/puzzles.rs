@@ -330,7 +330,8 @@ fn solved(cx: &Context) -> Result<()> {
 }
 
 fn cleared(cx: &Context) -> Result<()> {
-    cx.kubectl("delete pod --all --now --wait=false")?;
+    // Until they are gone: the same questions are asked again, about the same ports.
+    cx.kubectl("delete pod --all --now")?;
     let ns = &cx.ns;
     let of = |kind: &str, names: &[&str]| {
         let names: Vec<String> = names.iter().map(|n| format!("{ns}-{n}")).collect();
