@@ -231,9 +231,11 @@ fn encrypts(cx: &Context, machine: &Machine) -> Result<()> {
         ensure!(key.len() == 44, "{key:?}");
         Ok(())
     })?;
-    let link = machine.run("ip -o link show tiphys-wg")?.ok()?;
-    ensure!(link.contains("mtu 1440"), "{link}");
-    Ok(())
+    eventually("its link is there", || {
+        let link = machine.run("ip -o link show tiphys-wg")?.ok()?;
+        ensure!(link.contains("mtu 1440"), "{link}");
+        Ok(())
+    })
 }
 
 fn says_why_not(cx: &Context, machine: &mut Machine) -> Result<()> {

@@ -94,7 +94,7 @@ pub fn a_rolling_update_loses_no_request(cx: &Context) -> Result<()> {
     let template = &mut deployment["spec"]["template"]["spec"];
     template["terminationGracePeriodSeconds"] = json!(20);
     // As for every server: it goes on serving until all nodes have heard that it goes.
-    template["containers"][0]["lifecycle"] = json!({ "preStop": { "sleep": { "seconds": 3 } } });
+    template["containers"][0]["lifecycle"] = json!({ "preStop": { "sleep": { "seconds": 6 } } });
     deployment["spec"]["strategy"] =
         json!({ "rollingUpdate": { "maxSurge": 1, "maxUnavailable": 0 } });
     cx.apply_json(&deployment)?;
@@ -332,6 +332,8 @@ pub fn a_command_in_a_pod_stays_connected_while_proxies_restart(cx: &Context) ->
     told["spec"]["nodeName"] = there.clone().into();
     cx.apply_json(&told)?;
     cx.wait_ready("told")?;
+    // Another test may have killed it just before.
+    cx.cluster.wait_agent(here)?;
     let line = "--namespace default get service kubernetes -o jsonpath={.spec.clusterIP}";
     let api = cx.cluster.kubectl(line)?.ok()?;
     let mut command = cx.cluster.kubectl_command();
@@ -352,13 +354,13 @@ pub fn a_command_in_a_pod_stays_connected_while_proxies_restart(cx: &Context) ->
         Ok(())
     };
     echoes("connected")?;
-    // Another test may have killed it just before.
-    cx.cluster.wait_agent(here)?;
     for restart in 0..RESTARTS {
         let before = cx.cluster.agent(here)?;
         cx.cluster.kill_agent(here)?;
         echoes(&format!("without its proxy, {restart}"))?;
+        // Each start waits longer, and streams that are idle for a while end: it is kept busy.
         eventually("another agent runs", || {
+            echoes("still without its proxy")?;
             ensure!(cx.cluster.agent(here)? != before);
             Ok(())
         })?;
@@ -367,16 +369,16 @@ pub fn a_command_in_a_pod_stays_connected_while_proxies_restart(cx: &Context) ->
         cx.apply_json(&service(&name, "nobody", "ClusterIP"))?;
         let ip = cx.field(&format!("service {name}"), ".spec.clusterIP")?;
         eventually("the new proxy programs", || {
+            echoes("not programmed yet")?;
             let line = format!("nft list set ip tiphys-proxy cluster-ips | grep -w {ip}");
             cx.cluster.in_node(here, &line)?.ok()
         })?;
         echoes(&format!("with another one, {restart}"))?;
     }
     println!("    {RESTARTS} restarts");
-    cx.cluster.wait_agent(here)?;
     drop(says);
     ensure!(exec.wait()?.success(), "it ended with an error");
-    Ok(())
+    cx.cluster.wait_agent(here)
 }
 
 /// What a node's agent keeps in nftables.
@@ -433,7 +435,11 @@ pub fn tables_that_others_removed_come_back(cx: &Context) -> Result<()> {
     let server = cx.pods("app=back")?.pop().context("no pod")?;
     let ip = cx.pod_ip(&server)?;
     let line = format!("timeout 3 wget -q -O - http://{ip}:8080/hostname || echo kept");
-    ensure!(cx.sh("free", &line)?.trim() == server);
+    eventually("who is free gets an answer", || {
+        let said = cx.sh("free", &line)?;
+        ensure!(said.trim() == server, "{said}");
+        Ok(())
+    })?;
     ensure!(
         cx.sh("kept", &line)?.trim() == "kept",
         "it is not protected"

@@ -130,7 +130,10 @@ pub fn snapshots_and_copies_hold_what_was_there(cx: &Context) -> Result<()> {
     ensure!(cx.field("volumesnapshot s", ".status.readyToUse")? == "true");
     cx.kubectl("delete volumesnapshot s --wait=false")?;
     cx.wait("volumesnapshot/s", "delete")?;
-    ensure!(!is_there()?, "the folder is left");
+    eventually("the folder has gone, too", || {
+        ensure!(!is_there()?, "the folder is left");
+        Ok(())
+    })?;
     for (_, plural, _) in KINDS {
         cx.kubectl(&format!("delete customresourcedefinition {plural}.{GROUP}"))?;
     }
