@@ -4,6 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use http::Method;
 use serde_json::{Value, json};
 use tests::Context;
+use tests::command::eventually;
 
 /// A request that must fail.
 struct Bad {
@@ -113,7 +114,13 @@ fn all_refused(cx: &Context, watched: &[&str], bad: &[Bad]) -> Result<()> {
         });
         lists.collect()
     };
-    let before = state()?;
+    // What controllers make of a namespace that is new, and of what is in it, is there.
+    cx.wait("configmap/kube-root-ca.crt", "create")?;
+    let before = eventually("nothing changes by itself any more", || {
+        let (before, now) = (state()?, state()?);
+        ensure!(before == now, "{before:?} {now:?}");
+        Ok(now)
+    })?;
     // All failures of a table are worth seeing at once.
     let wrong: Vec<String> = bad
         .iter()
@@ -317,6 +324,7 @@ pub fn immutable_fields_stay(cx: &Context) -> Result<()> {
             deployment(),
         ],
     }).to_string())?;
+    cx.wait_rollout("deployment/d")?;
     let secret = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "s" }, "type": "Opaque" });
     cx.apply_json(&secret)?;
     let patch = |path: String, body: Value, fields| {

@@ -4,6 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use http::Method;
 use serde_json::{Value, json};
 use tests::Context;
+use tests::command::eventually;
 
 const SERVICE: &str = "
 apiVersion: v1
@@ -254,10 +255,13 @@ pub fn a_watch_goes_on_where_it_stopped(cx: &Context) -> Result<()> {
         cx.kubectl(&format!("label configmap a n={i} --overwrite"))?;
     }
     cx.kubectl("delete configmap a")?;
-    let seen = events(
-        cx,
-        &format!("resourceVersion={from}&fieldSelector=metadata.name%3Da"),
-    )?;
+    let query = format!("resourceVersion={from}&fieldSelector=metadata.name%3Da");
+    // A watch of a second may end before it has sent them all.
+    let seen = eventually("all is seen again", || {
+        let seen = events(cx, &query)?;
+        ensure!(seen.len() >= 6, "{seen:?}");
+        Ok(seen)
+    })?;
     let kinds: Vec<&str> = seen.iter().filter_map(|e| e["type"].as_str()).collect();
     ensure!(
         kinds

@@ -54,18 +54,25 @@ pub fn status_says_what_is_wrong_first(cx: &Context) -> Result<()> {
         found["level"] == "wrong" && found["name"] == "broken",
         "{found:#}"
     );
-    let text = printed(cx, &format!("{line} --all"))?;
-    let wrong = text.find("pod/broken").context("the pod is named")?;
-    let nodes = text
-        .find("nodes      1 of 1 ready")
-        .context("nodes are counted")?;
-    ensure!(wrong < nodes && !text.contains('\x1b'), "{text}");
-    ensure!(
-        text.contains("exit code 3") && text.contains("tiphys why pod/broken"),
-        "{text}"
-    );
-    let yaml = printed(cx, &format!("{line} -o yaml"))?;
-    ensure!(yaml.contains("reason: CrashLoopBackOff"), "{yaml}");
+    // It is tried again now and then, and is not wrong for that moment.
+    eventually("a person reads of it first", || {
+        let text = printed(cx, &format!("{line} --all"))?;
+        let wrong = text.find("pod/broken").context("the pod is named")?;
+        let nodes = text
+            .find("nodes      1 of 1 ready")
+            .context("nodes are counted")?;
+        ensure!(wrong < nodes && !text.contains('\x1b'), "{text}");
+        ensure!(
+            text.contains("exit code 3") && text.contains("tiphys why pod/broken"),
+            "{text}"
+        );
+        Ok(())
+    })?;
+    eventually("and in YAML", || {
+        let yaml = printed(cx, &format!("{line} -o yaml"))?;
+        ensure!(yaml.contains("reason: CrashLoopBackOff"), "{yaml}");
+        Ok(())
+    })?;
     // A cluster that is not there is a failure.
     let nowhere = cx.cluster.scratch()?;
     let mut command = tiphys(cx, &format!("status --data-dir '{}'", nowhere.display()));
