@@ -24,7 +24,35 @@ pub struct Toleration<'a> {
     pub effect: &'a str,
 }
 
-impl Toleration<'_> {
+impl<'a> Taint<'a> {
+    /// Of the fields of a taint as objects have them, of nodes and of devices.
+    #[must_use]
+    pub fn of(key: &'a str, value: &'a Option<String>, effect: &'a str) -> Self {
+        Self {
+            key,
+            value: text(value),
+            effect,
+        }
+    }
+}
+
+impl<'a> Toleration<'a> {
+    /// Of the fields of a toleration as objects have them, of pods and of requests for devices.
+    #[must_use]
+    pub fn of(
+        key: &'a Option<String>,
+        operator: &'a Option<String>,
+        value: &'a Option<String>,
+        effect: &'a Option<String>,
+    ) -> Self {
+        Self {
+            key: text(key),
+            operator: text(operator),
+            value: text(value),
+            effect: text(effect),
+        }
+    }
+
     /// Whether it means a taint.
     #[must_use]
     pub fn tolerates(&self, taint: &Taint) -> bool {
@@ -39,9 +67,24 @@ impl Toleration<'_> {
     }
 }
 
+fn text(field: &Option<String>) -> &str {
+    field.as_deref().unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fields_that_are_absent_are_empty() {
+        let some = |text: &str| Some(text.to_owned());
+        let (key, operator, value, none) = (some("k"), some("Equal"), some("v"), None);
+        let toleration = Toleration::of(&key, &operator, &value, &none);
+        assert_eq!((toleration.key, toleration.operator), ("k", "Equal"));
+        assert_eq!((toleration.value, toleration.effect), ("v", ""));
+        assert!(toleration.tolerates(&Taint::of("k", &value, "NoExecute")));
+        assert!(!toleration.tolerates(&Taint::of("k", &none, "NoExecute")));
+    }
 
     #[test]
     fn keys_effects_and_values_must_match_where_they_are_given() {

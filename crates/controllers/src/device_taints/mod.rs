@@ -98,17 +98,17 @@ pub struct Observed {
 
 fn tolerates(toleration: &DeviceToleration, taint: &DeviceTaint) -> bool {
     toleration.effect.as_deref() == Some(EXECUTES)
-        && api::taint::Toleration {
-            key: toleration.key.as_deref().unwrap_or_default(),
-            operator: toleration.operator.as_deref().unwrap_or_default(),
-            value: toleration.value.as_deref().unwrap_or_default(),
-            effect: EXECUTES,
-        }
-        .tolerates(&api::taint::Taint {
-            key: &taint.key,
-            value: taint.value.as_deref().unwrap_or_default(),
-            effect: &taint.effect,
-        })
+        && api::taint::Toleration::of(
+            &toleration.key,
+            &toleration.operator,
+            &toleration.value,
+            &toleration.effect,
+        )
+        .tolerates(&api::taint::Taint::of(
+            &taint.key,
+            &taint.value,
+            &taint.effect,
+        ))
 }
 
 /// When a taint makes the device's pod go, in milliseconds since the epoch; `None`: never. One

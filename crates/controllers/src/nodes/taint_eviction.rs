@@ -81,17 +81,17 @@ impl FirstSeen {
 
 /// Whether a toleration means a taint.
 pub(crate) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    api::taint::Toleration {
-        key: toleration.key.as_deref().unwrap_or_default(),
-        operator: toleration.operator.as_deref().unwrap_or_default(),
-        value: toleration.value.as_deref().unwrap_or_default(),
-        effect: toleration.effect.as_deref().unwrap_or_default(),
-    }
-    .tolerates(&api::taint::Taint {
-        key: &taint.key,
-        value: taint.value.as_deref().unwrap_or_default(),
-        effect: &taint.effect,
-    })
+    api::taint::Toleration::of(
+        &toleration.key,
+        &toleration.operator,
+        &toleration.value,
+        &toleration.effect,
+    )
+    .tolerates(&api::taint::Taint::of(
+        &taint.key,
+        &taint.value,
+        &taint.effect,
+    ))
 }
 
 /// When the pod came to its node, in milliseconds since the epoch.

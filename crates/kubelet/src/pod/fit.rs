@@ -166,22 +166,12 @@ fn tolerates(pod: &Pod, node: &Node) -> bool {
 }
 
 fn read_taint(taint: &Taint) -> taint::Taint<'_> {
-    taint::Taint {
-        key: &taint.key,
-        value: taint.value.as_deref().unwrap_or_default(),
-        effect: &taint.effect,
-    }
+    taint::Taint::of(&taint.key, &taint.value, &taint.effect)
 }
 
 fn is_tolerated(pod: &Pod, taint: &taint::Taint) -> bool {
     let read = |t: &Toleration| {
-        taint::Toleration {
-            key: t.key.as_deref().unwrap_or_default(),
-            operator: t.operator.as_deref().unwrap_or_default(),
-            value: t.value.as_deref().unwrap_or_default(),
-            effect: t.effect.as_deref().unwrap_or_default(),
-        }
-        .tolerates(taint)
+        taint::Toleration::of(&t.key, &t.operator, &t.value, &t.effect).tolerates(taint)
     };
     spec::of(pod).tolerations.iter().flatten().any(read)
 }

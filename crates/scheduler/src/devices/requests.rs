@@ -230,15 +230,15 @@ fn request<'a>(
 
 /// Whether a toleration is about a taint, whatever the taint's effect does.
 fn tolerates(toleration: &k8s::DeviceToleration, taint: &k8s::DeviceTaint) -> bool {
-    api::taint::Toleration {
-        key: toleration.key.as_deref().unwrap_or_default(),
-        operator: toleration.operator.as_deref().unwrap_or_default(),
-        value: toleration.value.as_deref().unwrap_or_default(),
-        effect: toleration.effect.as_deref().unwrap_or_default(),
-    }
-    .tolerates(&api::taint::Taint {
-        key: &taint.key,
-        value: taint.value.as_deref().unwrap_or_default(),
-        effect: &taint.effect,
-    })
+    api::taint::Toleration::of(
+        &toleration.key,
+        &toleration.operator,
+        &toleration.value,
+        &toleration.effect,
+    )
+    .tolerates(&api::taint::Taint::of(
+        &taint.key,
+        &taint.value,
+        &taint.effect,
+    ))
 }

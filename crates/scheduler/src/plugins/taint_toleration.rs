@@ -22,12 +22,12 @@ pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
         Effect::PreferNoSchedule => "PreferNoSchedule",
         Effect::NoExecute => "NoExecute",
     };
-    api::taint::Toleration {
-        key: toleration.key.as_deref().unwrap_or_default(),
-        operator: toleration.operator.as_deref().unwrap_or_default(),
-        value: toleration.value.as_deref().unwrap_or_default(),
-        effect: toleration.effect.as_deref().unwrap_or_default(),
-    }
+    api::taint::Toleration::of(
+        &toleration.key,
+        &toleration.operator,
+        &toleration.value,
+        &toleration.effect,
+    )
     .tolerates(&api::taint::Taint {
         key: &taint.key,
         value: &taint.value,
