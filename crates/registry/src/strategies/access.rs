@@ -13,7 +13,7 @@ use crate::check::{
 };
 use crate::meta::name_is_path_segment;
 use crate::strategy::{Context, Strategy, keep_other_half};
-use crate::{base64, pem};
+use crate::{base64, go_form, pem};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 
@@ -369,7 +369,13 @@ fn decided(errs: &mut Errors, obj: &Value, old: &Value, only_kept: bool) {
             Ordering::Equal if new != was => "modify",
             Ordering::Equal => continue,
         };
-        let why = format!("updates may not {what} a condition of type {ty:?}");
+        let mut why = format!("updates may not {what} a condition of type {ty:?}");
+        if what == "modify" {
+            let list = |all: &[&Value]| Value::Array(all.iter().copied().cloned().collect());
+            let (was, new) = (list(&was), list(&new));
+            why.push('\n');
+            why += &go_form::difference("CertificateSigningRequestCondition", &was, &new);
+        }
         errs.push(FieldError::forbidden(&path, &why));
     }
 }

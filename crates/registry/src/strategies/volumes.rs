@@ -11,6 +11,7 @@ use crate::check::{
     immutable, invalid, is_empty, items, items_mut, label_selector, make, one_of, optional_word,
     qualified_name, required_text, set, text, unset,
 };
+use crate::go_form;
 use crate::strategy::{Context, Strategy, keep_other_half};
 
 const ACCESS_MODES: &[&str] = &[
@@ -137,20 +138,18 @@ impl Strategy for PersistentVolume {
             return errs;
         }
         let (spec, was, path) = (at(obj, "spec"), at(old, "spec"), FieldPath::new("spec"));
-        for source in VOLUME_SOURCES {
-            let mut new = at(spec, source).clone();
-            // It may come later, and then stays.
-            if !has(at(was, "csi"), "controllerExpandSecretRef") {
-                unset(&mut new, "controllerExpandSecretRef");
-            }
-            if &new != at(was, source) {
-                let why = "spec.persistentvolumesource is immutable after creation";
-                errs.push(FieldError::forbidden(
-                    &path.child("persistentvolumesource"),
-                    why,
-                ));
-                break;
-            }
+        let mut source = spec.clone();
+        // It may come later, and then stays.
+        if !has(at(was, "csi"), "controllerExpandSecretRef")
+            && let Some(csi) = source.get_mut("csi")
+        {
+            unset(csi, "controllerExpandSecretRef");
+        }
+        if VOLUME_SOURCES.iter().any(|s| at(&source, s) != at(was, s)) {
+            let path = path.child("persistentvolumesource");
+            let differs = go_form::difference("PersistentVolumeSource", was, &source);
+            let why = "spec.persistentvolumesource is immutable after creation";
+            errs.push(FieldError::forbidden(&path, &format!("{why}\n{differs}")));
         }
         let root = FieldPath::root();
         immutable(&mut errs, &root, spec, was, "volumeMode");
@@ -406,28 +405,26 @@ impl Strategy for PersistentVolumeClaim {
             return errs;
         }
         let bound = text(at(old, "status"), "phase") == "Bound";
-        let mut free = Vec::new();
+        let (mut new, mut was) = (at(obj, "spec").clone(), at(old, "spec").clone());
+        // What may change is on both sides what it is on one.
+        if text(&was, "volumeName").is_empty() {
+            keep(&mut was, &new, "volumeName");
+        }
+        if !has(&was, "storageClassName") {
+            unset(&mut new, "storageClassName");
+        }
         if bound {
-            free.push("volumeAttributesClassName");
-        }
-        if text(at(old, "spec"), "volumeName").is_empty() {
-            free.push("volumeName");
-        }
-        if !has(at(old, "spec"), "storageClassName") {
-            free.push("storageClassName");
-        }
-        let rest = |v: &Value| {
-            let mut spec = at(v, "spec").clone();
-            free.iter().for_each(|f| crate::check::unset(&mut spec, f));
-            if bound && let Some(r) = spec.pointer_mut("/resources/requests") {
-                crate::check::unset(r, "storage");
+            keep(&mut new, &was, "volumeAttributesClassName");
+            if let Some(requests) = new.pointer_mut("/resources/requests") {
+                let of_before = at(at(&was, "resources"), "requests");
+                keep(requests, of_before, "storage");
             }
-            spec
-        };
+        }
         let path = FieldPath::new("spec");
-        if rest(obj) != rest(old) {
+        if new != was {
+            let differs = go_form::difference("PersistentVolumeClaimSpec", &was, &new);
             let why = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
-            errs.push(FieldError::forbidden(&path, why));
+            errs.push(FieldError::forbidden(&path, &format!("{why}\n{differs}")));
         }
         let storage = |v: &Value| {
             v.pointer("/spec/resources/requests/storage")
@@ -471,6 +468,14 @@ impl Strategy for PersistentVolumeClaim {
             errs.push(FieldError::forbidden(&path.child(class), &why));
         }
         errs
+    }
+}
+
+/// Makes a member what another object has of it.
+fn keep(v: &mut Value, of: &Value, field: &str) {
+    match at(of, field) {
+        Value::Null => unset(v, field),
+        value => set(v, field, value.clone()),
     }
 }
 
@@ -645,6 +650,29 @@ mod tests {
         let placed = volume(plain.clone(), json!({ "required": {} }));
         assert_eq!(errs(&placed, &without), 0);
         assert_eq!(errs(&without, &placed), 1);
+    }
+
+    #[test]
+    fn what_may_not_change_is_shown() {
+        let claim = |class: &str, size: &str| {
+            json!({ "spec": { "storageClassName": class, "accessModes": ["ReadWriteOnce"],
+                "volumeName": "v", "resources": { "requests": { "storage": size } } },
+                "status": { "phase": "Bound" } })
+        };
+        let update = |new: &Value, old: &Value| -> Vec<String> {
+            let found = PersistentVolumeClaim.validate_update(new, old, &cx("", 0));
+            found.iter().map(ToString::to_string).collect()
+        };
+        let old = claim("a", "1Gi");
+        assert_eq!(update(&claim("a", "2Gi"), &old), Vec::<String>::new());
+        assert_eq!(
+            update(&claim("b", "2Gi"), &old),
+            [
+                "spec: Forbidden: spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n\
+                 @@ -10,7 +10,7 @@\n   }\n  },\n  \"VolumeName\": \"v\",\n- \"StorageClassName\": \"a\",\n+ \"StorageClassName\": \"b\",\n  \
+                 \"VolumeMode\": null,\n  \"DataSource\": null,\n  \"DataSourceRef\": null,\n"
+            ]
+        );
     }
 
     #[test]
