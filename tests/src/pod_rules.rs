@@ -46,8 +46,8 @@ pub fn rules(program: &dyn Fn(Program) -> Value) -> Vec<Rule> {
         Rule { name, pod, holds }
     };
     let none = || json!({});
-    let again = json!([{ "action": "Restart",
-        "exitCodes": { "operator": "In", "values": [42] } }]);
+    let on_42 = |action: &str| json!([{ "action": action, "exitCodes": { "operator": "In", "values": [42] } }]);
+    let again = on_42("Restart");
     vec![
         rule("never-well", "Never", one(Ends(0)), none(), succeeded),
         rule("never-badly", "Never", one(Ends(1)), none(), failed_with_1),
@@ -144,6 +144,46 @@ pub fn rules(program: &dyn Fn(Program) -> Value) -> Vec<Rule> {
             )]),
             none(),
             failed_with_1,
+        ),
+        rule(
+            "a-code-for-all",
+            "Never",
+            json!([
+                c(
+                    "a",
+                    Ends(42),
+                    json!({ "restartPolicy": "Never",
+                        "restartPolicyRules": on_42("RestartAllContainers") })
+                ),
+                c("b", Stays, none())
+            ]),
+            json!({ "initContainers": [c("i", Ends(0), none())] }),
+            all_began_again,
+        ),
+        rule(
+            "a-container-with-its-own-policy",
+            "Never",
+            json!([
+                c("a", Ends(1), json!({ "restartPolicy": "OnFailure" })),
+                c("b", Stays, none())
+            ]),
+            none(),
+            restarts,
+        ),
+        rule(
+            "a-sidecar-saves-nothing",
+            "Never",
+            one(Ends(1)),
+            json!({ "initContainers": [c("i", Stays, json!({ "restartPolicy": "Always" }))] }),
+            failed_with_1,
+        ),
+        rule(
+            "a-sidecar-serves-the-first-ones",
+            "Always",
+            one(Stays),
+            json!({ "initContainers": [
+                c("i", Stays, json!({ "restartPolicy": "Always" })), c("j", Ends(0), none())] }),
+            sidecar_came_before_all,
         ),
     ]
 }
@@ -275,6 +315,28 @@ fn sidecar_came_first(pod: &Value) -> Result<(), String> {
     check(sidecar <= main, || {
         format!("it began at {sidecar}, after {main}")
     })
+}
+
+fn sidecar_came_before_all(pod: &Value) -> Result<(), String> {
+    sidecar_came_first(pod)?;
+    let (sidecar, first) = (time(pod, "i", "startedAt")?, time(pod, "j", "startedAt")?);
+    check(sidecar <= first, || {
+        format!("it began at {sidecar}, after {first}")
+    })?;
+    let (end, begin) = (time(pod, "j", "finishedAt")?, time(pod, "a", "startedAt")?);
+    check(end <= begin, || {
+        format!("a began at {begin}, before j ended at {end}")
+    })
+}
+
+fn all_began_again(pod: &Value) -> Result<(), String> {
+    for name in ["i", "a", "b"] {
+        let found = status(pod, name)?;
+        check(found["restartCount"].as_u64() >= Some(1), || {
+            format!("not yet: {found}")
+        })?;
+    }
+    Ok(())
 }
 
 fn sidecar_restarts(pod: &Value) -> Result<(), String> {
