@@ -5,6 +5,7 @@
 mod binding;
 mod extender_calls;
 mod gang;
+mod gang_trial;
 mod observed;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -17,6 +18,7 @@ use crate::batch::Batch;
 use crate::decide::{Decision, Outcome, Profile};
 use crate::extenders::{self, Extender, Question};
 use crate::interned::Strings;
+use crate::message;
 use crate::plugins::{Events, Write};
 use crate::pod::Pod;
 use crate::preempt::{self, Preemption};
@@ -190,6 +192,12 @@ impl Core {
                 Err(_) => Code::Unschedulable,
             };
             self.timings.part(began, Point::PostFilter, code, &pod);
+            let found = match found {
+                Ok(candidates) if !self.gang_gets_room(&pod, &candidates, seed) => {
+                    Err(Preemption::Hopeless(message::GANG.to_owned()))
+                }
+                other => other,
+            };
             outcome = match found {
                 Ok(candidates) if extenders::ask_about_victims(&self.extenders, &pod) => {
                     // Until then nothing wakes it.

@@ -16,6 +16,10 @@ pub const NOT_HELPFUL: &str = "Preemption is not helpful for scheduling";
 pub const NO_CANDIDATE: &str = "no candidate node for preemption";
 pub const NEVER_PREEMPTS: &str = "not eligible due to preemptionPolicy=Never.";
 pub const STILL_TERMINATING: &str = "not eligible due to a terminating pod on the nominated node.";
+/// Of a pod of a gang that would not be complete, whoever made room.
+pub const GANG: &str = "not eligible since its group would not get all of its nodes by it.";
+/// What a pod of a gang waits for; more may follow.
+pub const GANG_WAITS: &str = "waiting for minCount pods from a gang to be scheduled";
 /// Of a pod that waits for its gates.
 pub const GATED: &str = "Scheduling is blocked due to non-empty scheduling gates";
 
@@ -28,6 +32,24 @@ pub fn unavailable<'a>(nodes: usize, verdicts: impl Iterator<Item = &'a Verdict>
 pub fn refused<'a>(nodes: usize, reasons: impl Iterator<Item = &'a str>) -> String {
     let reasons: Vec<&str> = reasons.collect();
     format!("0/{nodes} nodes are available: {}.", reasons.join(", "))
+}
+
+/// Of a pod that had a node, and was not permitted to be bound to it in this time.
+pub fn not_permitted(plugin: &str, after_ms: u64) -> String {
+    let seconds = after_ms / 1_000;
+    // As upstream prints times.
+    let time = match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3_600 => format!("{}m{}s", seconds / 60, seconds % 60),
+        _ => format!(
+            "{}h{}m{}s",
+            seconds / 3_600,
+            seconds / 60 % 60,
+            seconds % 60
+        ),
+    };
+    let why = format!("rejected due to timeout after waiting {time} at plugin {plugin}");
+    histogram(1, std::iter::once(why.as_str()))
 }
 
 /// As [`unavailable`], from the reasons themselves.

@@ -377,6 +377,11 @@ impl Queue {
         self.entries.get(uid).is_some_and(tried)
     }
 
+    /// A pod that waits here, wherever.
+    pub fn pod(&self, uid: &str) -> Option<&Arc<Pod>> {
+        self.entries.get(uid).map(|e| &e.pod)
+    }
+
     /// Whether a pod is tried once [`Queue::call`] calls it.
     pub fn can_be_called(&self, uid: &str) -> bool {
         let waits = |e: &Entry| e.place == QueueState::Unschedulable && !e.held;

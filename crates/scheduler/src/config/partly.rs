@@ -120,6 +120,9 @@ impl Plugin for Partly {
     fn patience_ms(&self) -> u64 {
         self.whole.patience_ms()
     }
+    fn permit_patience_ms(&self) -> u64 {
+        self.whole.permit_patience_ms()
+    }
     fn give_up(&self, pod: &Pod, snapshot: &Snapshot) -> Vec<Write> {
         if !self.phases.meets(Phases::PREEMPT) {
             return Vec::new();

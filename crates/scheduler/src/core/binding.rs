@@ -6,6 +6,7 @@ use std::sync::Arc;
 use clock::Instant;
 
 use super::{Core, Nomination, Step};
+use crate::message;
 use crate::plugins::{Events, Ready, Refused, Write};
 use crate::pod::Pod;
 use crate::timings::{Code, Point};
@@ -15,7 +16,8 @@ pub(super) struct Waiting {
     pub pod: Arc<Pod>,
     pub node: Arc<str>,
     pub stage: Stage,
-    /// When it gives up.
+    /// Since when it is at this stage, and when it gives up.
+    pub since_ms: u64,
     pub until_ms: u64,
     /// When it was permitted, where that is measured.
     pub permitted: Option<Instant>,
@@ -76,7 +78,7 @@ impl Core {
                 writes: Vec::new(),
             });
         }
-        let patience = plugins.iter().map(|(p, _)| p.patience_ms()).max();
+        let patience = plugins.iter().map(|(p, _)| p.permit_patience_ms()).min();
         self.snapshot.end_nomination(&pod.uid);
         self.snapshot.assume(&node, pod.clone());
         self.happened.on_node(Events::POD_ADDED, &node);
@@ -85,7 +87,8 @@ impl Core {
             pod,
             node,
             stage: Stage::Permit,
-            until_ms: now_ms.saturating_add(patience.unwrap_or(0)),
+            since_ms: now_ms,
+            until_ms: now_ms.saturating_add(patience.unwrap_or(u64::MAX)),
             permitted: None,
         };
         self.waiting.insert(uid.clone(), waiting);
@@ -101,10 +104,11 @@ impl Core {
         let waiting = self.waiting.get(uid)?;
         let (pod, node) = (waiting.pod.clone(), waiting.node.clone());
         let (stage, late) = (waiting.stage, waiting.until_ms <= now_ms);
+        let waited_ms = waiting.until_ms.saturating_sub(waiting.since_ms);
         let (mut permitted, began) = (waiting.permitted, self.timings.now());
         let profile = self.profile(&pod.scheduler)?;
         let place = self.snapshot.node(&node)?;
-        let ask = |stage: Stage| {
+        let ask = |stage: Stage, late: bool| {
             let answers = profile.plugins.iter().map(|(p, _)| {
                 let answer = match stage {
                     Stage::Permit => p.permit(&pod, place, &self.snapshot),
@@ -112,17 +116,12 @@ impl Core {
                 };
                 (p.name(), answer)
             });
-            let phase = if stage == Stage::Permit {
-                "Permit"
-            } else {
-                "PreBind"
-            };
-            all_ready(answers, phase, late)
+            all_ready(answers, stage, late)
         };
         let mut answer = if place.exists {
-            ask(stage)
+            ask(stage, late)
         } else {
-            Err(format!("node {node:?} is gone"))
+            Err(NotReady::Never(format!("node {node:?} is gone")))
         };
         if stage == Stage::Permit {
             let code = code_of(&answer);
@@ -134,10 +133,10 @@ impl Core {
             let writes = plugins.flat_map(|(p, _)| p.pre_bind(&pod, place, &self.snapshot));
             let writes: Vec<Write> = writes.collect();
             if !writes.is_empty() {
-                self.set_stage(uid, Stage::Writing);
+                self.set_stage(uid, Stage::Writing, now_ms);
                 return Some(Step::Prepare { pod, node, writes });
             }
-            answer = ask(Stage::PreBind);
+            answer = ask(Stage::PreBind, false);
         }
         if answer != Ok(false) {
             let code = code_of(&answer);
@@ -161,12 +160,22 @@ impl Core {
                 } else {
                     stage
                 };
-                self.set_stage(uid, next);
+                self.set_stage(uid, next, now_ms);
                 None
             }
-            Err(message) => {
+            Err(NotReady::Never(message)) => {
                 self.not_bound(uid, now_ms);
                 Some(Step::Failed { pod, message })
+            }
+            // Nobody has failed: it is not to be bound, as if no node had been found.
+            Err(NotReady::NotPermitted(plugin)) => {
+                self.not_bound(uid, now_ms);
+                Some(Step::Unschedulable {
+                    message: message::not_permitted(plugin, waited_ms),
+                    pod,
+                    nomination: Nomination::Stays,
+                    writes: Vec::new(),
+                })
             }
         }
     }
@@ -183,12 +192,22 @@ impl Core {
         })
     }
 
-    fn set_stage(&mut self, uid: &str, stage: Stage) {
+    fn set_stage(&mut self, uid: &str, stage: Stage, now_ms: u64) {
         let now = self.timings.now().filter(|_| stage != Stage::Permit);
-        if let Some(waiting) = self.waiting.get_mut(uid) {
-            waiting.stage = stage;
-            waiting.permitted = waiting.permitted.or(now);
+        let Some(waiting) = self.waiting.get_mut(uid) else {
+            return;
+        };
+        // For its binding it waits once: writing counts, and how often it is asked does not.
+        if waiting.stage == Stage::Permit && stage != Stage::Permit {
+            let mut own = self.profiles.iter();
+            let own = own.find(|p| p.scheduler == *waiting.pod.scheduler);
+            let plugins = own.map_or(&[][..], |p| p.plugins.as_slice());
+            let patience = plugins.iter().map(|(p, _)| p.patience_ms()).max();
+            waiting.since_ms = now_ms;
+            waiting.until_ms = now_ms.saturating_add(patience.unwrap_or(0));
         }
+        waiting.stage = stage;
+        waiting.permitted = waiting.permitted.or(now);
     }
 
     /// What had to be written before a pod is bound was written, or could not be.
@@ -198,7 +217,7 @@ impl Core {
         }
         let step = match outcome {
             Ok(()) => {
-                self.set_stage(uid, Stage::PreBind);
+                self.set_stage(uid, Stage::PreBind, now_ms);
                 self.go_on(uid, now_ms)
             }
             Err(message) => {
@@ -234,30 +253,46 @@ impl Core {
     }
 }
 
+/// Why a pod is not bound to the node that it had.
+#[derive(Debug, PartialEq, Eq)]
+enum NotReady {
+    /// This plugin has not permitted it in time.
+    NotPermitted(&'static str),
+    Never(String),
+}
+
 /// An answer of [`all_ready`] in figures.
-fn code_of(answer: &Result<bool, String>) -> Code {
+fn code_of(answer: &Result<bool, NotReady>) -> Code {
     match answer {
         Ok(true) => Code::Success,
         Ok(false) => Code::Wait,
-        Err(_) => Code::Error,
+        Err(NotReady::NotPermitted(_)) => Code::Unschedulable,
+        Err(NotReady::Never(_)) => Code::Error,
     }
 }
 
 /// Whether all plugins say yes; `late`: one that does not, does not any more.
 fn all_ready(
     answers: impl Iterator<Item = (&'static str, Ready)>,
-    phase: &str,
+    stage: Stage,
     late: bool,
-) -> Result<bool, String> {
+) -> Result<bool, NotReady> {
+    let phase = match stage {
+        Stage::Permit => "Permit",
+        Stage::Writing | Stage::PreBind => "PreBind",
+    };
+    let never =
+        |name: &str, why: &str| NotReady::Never(format!("running {phase} plugin {name:?}: {why}"));
     let mut all = true;
     for (name, answer) in answers {
         match answer {
             Ready::Yes => {}
-            Ready::Not if late => {
-                return Err(format!("running {phase} plugin {name:?}: timed out"));
+            Ready::Not if late && stage == Stage::Permit => {
+                return Err(NotReady::NotPermitted(name));
             }
+            Ready::Not if late => return Err(never(name, "timed out")),
             Ready::Not => all = false,
-            Ready::Never(why) => return Err(format!("running {phase} plugin {name:?}: {why}")),
+            Ready::Never(why) => return Err(never(name, &why)),
         }
     }
     Ok(all)

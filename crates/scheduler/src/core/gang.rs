@@ -1,13 +1,17 @@
 //! Gangs that cannot be complete now. Their pods that wait with nodes give them back: else a gang would
 //! hold in vain what others could use, and two gangs what each of them lacks. They are tried again
-//! together, after the back-off of those that had nodes: the first that gets one calls the others.
+//! together, after the back-off of those that had nodes: the first that gets one calls the others. Nor
+//! do they take the room of less important pods unless all that are lacking would get nodes by it.
 
 use std::sync::Arc;
 
 use super::binding::Stage;
+use super::gang_trial::Trial;
 use super::{Core, Nomination, Step};
+use crate::message;
 use crate::plugins::Refused;
 use crate::pod::Pod;
+use crate::preempt::{self, Candidate, Preemption};
 
 /// The plugin that keeps the pods of a group together.
 const PLUGIN: &str = "GangScheduling";
@@ -26,6 +30,54 @@ impl Core {
         let mut plugins = plugins.unwrap_or_default().iter();
         let place = plugins.position(|(plugin, _)| plugin.name() == PLUGIN);
         place.map_or(Refused::EVERYBODY, |place| Refused::NOBODY.and(place))
+    }
+
+    /// Whether a pod has a node, or room is being made for it.
+    fn has_room(&self, uid: &str) -> bool {
+        self.snapshot.place(uid).is_some() || self.snapshot.nomination(uid).is_some()
+    }
+
+    /// Whether all pods that the gang of this one lacks could have nodes if it took the room of the best
+    /// of these candidates, and others that of pods elsewhere. A pod without a gang is alone.
+    pub(super) fn gang_gets_room(
+        &mut self,
+        pod: &Arc<Pod>,
+        candidates: &[Candidate],
+        seed: u64,
+    ) -> bool {
+        let Some(group) = pod.wants.group.clone() else {
+            return true;
+        };
+        let Some(least) = self.least_of(&group) else {
+            return true;
+        };
+        let (mut lacking, mut others) = (least - 1, Vec::new());
+        let members = self.snapshot.gangs().members(&group);
+        for uid in members.filter(|uid| **uid != pod.uid) {
+            if self.has_room(uid) {
+                lacking -= 1;
+            } else if self.queue.can_be_called(uid) {
+                others.extend(self.queue.pod(uid).cloned());
+            }
+        }
+        if lacking <= 0 {
+            return true;
+        }
+        let best = preempt::best(candidates.to_vec());
+        let Preemption::Possible { node, victims } = best else {
+            return false;
+        };
+        let mut trial = Trial::begin(&mut self.snapshot, &self.profiles, group, seed);
+        if !trial.take(pod, &node, &victims) {
+            return false;
+        }
+        for other in &others {
+            lacking -= i64::from(trial.place(other));
+            if lacking == 0 {
+                return true;
+            }
+        }
+        false
     }
 
     /// A pod has got no node, and nobody makes room for it.
@@ -54,8 +106,7 @@ impl Core {
             return;
         };
         let all: Vec<Arc<str>> = self.snapshot.gangs().members(&group).cloned().collect();
-        let possible =
-            |uid: &&Arc<str>| self.snapshot.place(uid).is_some() || self.queue.can_be_called(uid);
+        let possible = |uid: &&Arc<str>| self.has_room(uid) || self.queue.can_be_called(uid);
         let possible = all.iter().filter(possible).count();
         if i64::try_from(possible).is_ok_and(|possible| possible < least) {
             self.give_back(&group, "not all of them can be tried now", now_ms);
@@ -74,8 +125,7 @@ impl Core {
         };
         let (mut possible, mut waiting, mut next) = (0_i64, Vec::new(), Vec::new());
         for uid in self.snapshot.gangs().members(group) {
-            let is_placed = self.snapshot.place(uid).is_some();
-            possible += i64::from(is_placed || self.queue.will_be_tried(uid));
+            possible += i64::from(self.has_room(uid) || self.queue.will_be_tried(uid));
             let waits = self.waiting.get(uid).filter(|w| w.stage == Stage::Permit);
             waiting.extend(waits.map(|w| w.pod.clone()));
             next.extend(self.queue.next_try(uid).cloned());
@@ -87,7 +137,7 @@ impl Core {
             self.not_bound(&pod.uid, now_ms);
             self.ready.push_back(Step::Unschedulable {
                 pod,
-                message: format!("its group {group:?} cannot have {least} pods with nodes: {why}"),
+                message: format!("{}: {why}", message::GANG_WAITS),
                 nomination: Nomination::Stays,
                 writes: Vec::new(),
             });
@@ -193,6 +243,113 @@ mod tests {
         }
         assert_eq!(bound(&mut core, 0), ["p", "q", "r"]);
         assert_eq!(core.snapshot().placed().0, 3);
+    }
+
+    /// A pod of a priority: one of the gang, or one that runs.
+    fn of(name: &str, priority: i32, node: Option<&str>) -> k8s::Pod {
+        let group = node.is_none().then_some("g");
+        let mut pod = pod(name, group, "1");
+        let spec = pod.spec.as_mut().expect("a spec");
+        spec.priority = Some(priority);
+        spec.node_name = node.map(str::to_owned);
+        pod
+    }
+
+    /// Whose room is taken until nothing is left to do at this time, and the reports.
+    fn victims(core: &mut Core, now_ms: u64) -> (Vec<String>, Vec<String>) {
+        let (mut victims, mut reports) = (Vec::new(), Vec::new());
+        while let Some(step) = core.step(1, now_ms) {
+            let Step::Unschedulable {
+                pod,
+                message,
+                nomination,
+                ..
+            } = step
+            else {
+                panic!("{step:?}")
+            };
+            reports.push(message);
+            if let Nomination::Begins(room) = nomination {
+                victims.extend(room.victims.iter().map(|v| v.name.clone()));
+                core.made_room(&pod.uid, true, now_ms);
+            }
+        }
+        (victims, reports)
+    }
+
+    #[test]
+    fn no_pod_of_a_gang_takes_room_in_vain() {
+        let mut core = core("2", &[("g", 2)]);
+        let strong = of("strong", 20, Some("a"));
+        for pod in [&of("weak", 0, Some("a")), &strong] {
+            core.pod_changed(None, Some(pod), 0);
+        }
+        for name in ["p", "q"] {
+            core.pod_changed(None, Some(&of(name, 9, None)), 0);
+        }
+        for second in 0..60 {
+            let (gone, reports) = victims(&mut core, second * 1_000);
+            assert_eq!(gone, [""; 0], "{reports:?}");
+            if second == 0 {
+                assert!(
+                    reports.iter().any(|r| r.ends_with(message::GANG)),
+                    "{reports:?}"
+                );
+            }
+            assert_eq!(core.snapshot().placed(), (2, 0), "all is as before");
+        }
+        // Now one of them fits, and the other one needs what it may take.
+        core.pod_changed(Some(&strong), None, 60_000);
+        let mut gone = Vec::new();
+        for second in 60..80 {
+            gone.append(&mut victims(&mut core, second * 1_000).0);
+        }
+        assert_eq!(gone, ["weak"]);
+        core.pod_changed(Some(&of("weak", 0, Some("a"))), None, 80_000);
+        assert_eq!(bound_in(&mut core, 80..100), ["p", "q"]);
+    }
+
+    #[test]
+    fn a_gang_takes_the_room_that_all_of_it_needs() {
+        let mut core = core("2", &[("g", 2)]);
+        let weak = ["one", "two"].map(|name| of(name, 0, Some("a")));
+        for pod in &weak {
+            core.pod_changed(None, Some(pod), 0);
+        }
+        for name in ["p", "q"] {
+            core.pod_changed(None, Some(&of(name, 9, None)), 0);
+        }
+        let (mut gone, _) = victims(&mut core, 0);
+        gone.sort();
+        gone.dedup();
+        assert_eq!(gone, ["one", "two"]);
+        for pod in &weak {
+            core.pod_changed(Some(pod), None, 1_000);
+        }
+        assert_eq!(bound_in(&mut core, 1..30), ["p", "q"]);
+    }
+
+    #[test]
+    fn a_node_is_kept_for_the_others_five_minutes() {
+        let mut core = core("2", &[("g", 2)]);
+        core.pod_changed(None, Some(&of("weak", 0, Some("a"))), 0);
+        core.pod_changed(None, Some(&of("p", 9, None)), 0);
+        core.pod_changed(None, Some(&of("q", 9, None)), 0);
+        // The pod that is to make room never ends.
+        let Some(Step::Unschedulable { nomination, .. }) = core.step(1, 0) else {
+            panic!("one waits with its node, for the other one room is made")
+        };
+        assert!(matches!(nomination, Nomination::Begins(_)));
+        assert!(core.step(2, 299_999).is_none());
+        let Some(Step::Unschedulable { message, .. }) = core.step(3, 300_000) else {
+            panic!("it waited long enough")
+        };
+        assert_eq!(
+            message,
+            "0/1 nodes are available: 1 rejected due to timeout after waiting 5m0s at plugin \
+             GangScheduling."
+        );
+        assert!(core.snapshot().place("p").is_none());
     }
 
     #[test]

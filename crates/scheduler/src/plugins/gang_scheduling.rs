@@ -9,6 +9,9 @@ use crate::snapshot::Snapshot;
 
 pub struct GangScheduling;
 
+/// How long a pod keeps a node for the others of its gang, in milliseconds; upstream's.
+const PATIENCE: u64 = 300_000;
+
 /// How many pods of its group must have nodes at once; none where the pod goes by itself.
 fn least(pod: &Pod, snapshot: &Snapshot) -> Result<Option<i64>, String> {
     let gangs = snapshot.gangs();
@@ -58,6 +61,9 @@ impl Plugin for GangScheduling {
             Ok(_) => Ready::Yes,
             Err(why) => Ready::Never(why),
         }
+    }
+    fn permit_patience_ms(&self) -> u64 {
+        PATIENCE
     }
 }
 

@@ -183,7 +183,8 @@ impl About<'_> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ready {
     Yes,
-    /// It is asked again after each event, up to [`Plugin::patience_ms`].
+    /// It is asked again after each event, up to [`Plugin::permit_patience_ms`] or
+    /// [`Plugin::patience_ms`].
     Not,
     /// It will not be: the pod looks for another node.
     Never(String),
@@ -291,9 +292,13 @@ pub trait Plugin: Send + Sync {
     fn is_bindable(&self, _pod: &Pod, _node: &Node, _snapshot: &Snapshot) -> Ready {
         Ready::Yes
     }
-    /// How long a pod waits for this plugin's [`Ready::Yes`].
+    /// How long a pod waits, once it is permitted, for this plugin's [`Ready::Yes`] to its binding.
     fn patience_ms(&self) -> u64 {
         600_000
+    }
+    /// How long it waits for this plugin's permission.
+    fn permit_patience_ms(&self) -> u64 {
+        u64::MAX
     }
     /// No node fits: what is to be written so that the next try may find one.
     fn give_up(&self, _pod: &Pod, _snapshot: &Snapshot) -> Vec<Write> {
