@@ -3,67 +3,26 @@
 #![expect(clippy::disallowed_methods, reason = "a real server, in real time")]
 
 mod common;
+#[path = "common/server.rs"]
+mod server;
 
-use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
-
-use apiserver::filters::authz::AlwaysAllow;
-use apiserver::{ApiServer, UserInfo};
-use client::Informers;
 use common::{TestKind, create, until};
-use control::{Controller, Recorder};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Pod};
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
-use kube::{Client, Resource, ResourceExt};
+use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
-use tokio_util::sync::{CancellationToken, DropGuard};
-
-struct Cluster {
-    client: Client,
-    _stop: DropGuard,
-    _dir: tempfile::TempDir,
-}
+use server::Cluster;
 
 async fn cluster() -> Cluster {
-    let stop = CancellationToken::new();
-    let dir = tempfile::tempdir().expect("folder");
-    let store = store::Embedded::open(dir.path(), store::Options::default()).expect("store");
-    let address = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
-    let mut config = apiserver::Config::new(
-        address,
-        6443,
-        clock::Clock::system(),
-        clock::Random::system(),
-    );
-    config.authorizers = vec![Arc::new(AlwaysAllow)];
-    let server = ApiServer::new(config, Arc::new(store), stop.clone())
-        .await
-        .expect("server");
-    server.bootstrap().await.expect("first objects");
-    let user = UserInfo::new("tester", &["system:masters"]);
-    let client = client::in_process(server.local_service(user));
-    let informers = Informers::new(
-        client.clone(),
-        clock::Clock::system(),
-        clock::Random::system(),
-    );
-    let namespaces = controllers::namespace::Namespaces::new(&informers, client.clone());
-    start(namespaces, &client, &stop);
-    let garbage = controllers::garbage::Garbage::new(&informers, client.clone());
-    start(garbage, &client, &stop);
-    Cluster {
-        client,
-        _stop: stop.drop_guard(),
-        _dir: dir,
-    }
-}
-
-fn start<C: Controller>(controller: C, client: &Client, stop: &CancellationToken) {
-    let recorder = Recorder::new(client.clone(), C::NAME, "", clock::Clock::system());
-    let running = control::run(controller, client.clone(), recorder, stop.clone());
-    tokio::spawn(running);
+    let c = Cluster::start(|_| {}).await;
+    let informers = c.informers();
+    let namespaces = controllers::namespace::Namespaces::new(&informers, c.client.clone());
+    c.run(namespaces);
+    let garbage = controllers::garbage::Garbage::new(&informers, c.client.clone());
+    c.run(garbage);
+    c
 }
 
 fn names<K: TestKind>(objects: &[K]) -> Vec<String> {

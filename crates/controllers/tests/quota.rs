@@ -3,72 +3,28 @@
 #![expect(clippy::disallowed_methods, reason = "a real server, in real time")]
 
 mod common;
-
-use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
+#[path = "common/server.rs"]
+mod server;
 
 use apiserver::admission::{self, Options};
-use apiserver::filters::authz::AlwaysAllow;
-use apiserver::{ApiServer, UserInfo};
-use client::Informers;
 use common::{create, until};
-use control::{Controller, Recorder};
 use k8s_openapi::api::core::v1::{Namespace, Pod, ResourceQuota, Secret, Service, ServiceAccount};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::Client;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use serde_json::{Value, json};
-use tokio_util::sync::{CancellationToken, DropGuard};
-
-struct Cluster {
-    client: Client,
-    _stop: DropGuard,
-    _dir: tempfile::TempDir,
-}
+use server::Cluster;
 
 async fn cluster() -> Cluster {
-    let stop = CancellationToken::new();
-    let dir = tempfile::tempdir().expect("folder");
-    let store = store::Embedded::open(dir.path(), store::Options::default()).expect("store");
-    let address = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
-    let mut config = apiserver::Config::new(
-        address,
-        6443,
-        clock::Clock::system(),
-        clock::Random::system(),
-    );
-    config.authorizers = vec![Arc::new(AlwaysAllow)];
-    config.admission = admission::standard(&Options::default());
-    let server = ApiServer::new(config, Arc::new(store), stop.clone())
-        .await
-        .expect("server");
-    server.bootstrap().await.expect("first objects");
-    let user = UserInfo::new("tester", &["system:masters"]);
-    let client = client::in_process(server.local_service(user));
-    let informers = Informers::new(
-        client.clone(),
-        clock::Clock::system(),
-        clock::Random::system(),
-    );
-    let quotas = controllers::resource_quota::ResourceQuotas::new(&informers, client.clone());
-    start(quotas, &client, &stop);
-    let c = Cluster {
-        client,
-        _stop: stop.drop_guard(),
-        _dir: dir,
-    };
+    let c =
+        Cluster::start(|config| config.admission = admission::standard(&Options::default())).await;
+    let quotas = controllers::resource_quota::ResourceQuotas::new(&c.informers(), c.client.clone());
+    c.run(quotas);
     let namespaces: Api<Namespace> = Api::all(c.client.clone());
     create(&namespaces, json!({ "metadata": { "name": "n" } })).await;
     let account = json!({ "metadata": { "name": "default" } });
     create(&c.api::<ServiceAccount>(), account).await;
     c
-}
-
-fn start<C: Controller>(controller: C, client: &Client, stop: &CancellationToken) {
-    let recorder = Recorder::new(client.clone(), C::NAME, "", clock::Clock::system());
-    let running = control::run(controller, client.clone(), recorder, stop.clone());
-    tokio::spawn(running);
 }
 
 impl Cluster {
