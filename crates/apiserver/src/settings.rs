@@ -99,6 +99,14 @@ impl Settings {
     pub fn audiences(&self) -> &[String] {
         self.tokens.as_ref().map_or(&[], |t| &t.audiences)
     }
+
+    /// For which of the audiences that somebody asks about a token is that means this server alone;
+    /// `None`: for none of them.
+    pub fn audiences_among(&self, asked: &[String]) -> Option<Vec<String>> {
+        let own = self.audiences();
+        let meant: Vec<String> = asked.iter().filter(|a| own.contains(a)).cloned().collect();
+        (!meant.is_empty() || own.is_empty()).then_some(meant)
+    }
 }
 
 /// What becomes of a client that shows no credentials: it is `system:anonymous`, and the authorizers

@@ -28,15 +28,9 @@ impl Authenticator for BootstrapTokens {
                 return Ok(None);
             };
             // These tokens are for this server alone.
-            let own = state.settings().audiences();
-            let audiences: Vec<String> = audiences
-                .iter()
-                .filter(|a| own.contains(a))
-                .cloned()
-                .collect();
-            if audiences.is_empty() && !own.is_empty() {
+            let Some(audiences) = state.settings().audiences_among(audiences) else {
                 return Ok(None);
-            }
+            };
             let name = format!("bootstrap-token-{id}");
             let held = state.fresh("", "secrets", "kube-system", &name).await;
             let Some(held) = held.map_err(Rejected::undecided)? else {

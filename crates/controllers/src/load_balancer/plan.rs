@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use control::action::{Action, Patch, Plan, Target, reference};
-use k8s_openapi::api::core::v1::{Node, Service, ServiceSpec};
+use k8s_openapi::api::core::v1::{LoadBalancerIngress, Node, Service, ServiceSpec};
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
@@ -103,16 +103,18 @@ pub(super) fn machine(node: &Node) -> Option<Machine> {
     })
 }
 
+/// The addresses in a Service's status.
+fn ingress(service: &Service) -> impl Iterator<Item = &LoadBalancerIngress> {
+    let status = service.status.as_ref();
+    let balancer = status.and_then(|s| s.load_balancer.as_ref());
+    balancer
+        .into_iter()
+        .flat_map(|b| b.ingress.iter().flatten())
+}
+
 /// What a Service's status says of its addresses: only those that nodes answer at themselves.
 fn published(service: &Service) -> BTreeSet<IpAddr> {
-    let balancer = service
-        .status
-        .as_ref()
-        .and_then(|s| s.load_balancer.as_ref());
-    let ingress = balancer
-        .into_iter()
-        .flat_map(|b| b.ingress.iter().flatten());
-    ingress
+    ingress(service)
         .filter(|i| i.ip_mode.as_deref().is_none_or(|mode| mode == "VIP"))
         .filter_map(|i| i.ip.as_ref()?.parse().ok())
         .collect()
@@ -120,14 +122,7 @@ fn published(service: &Service) -> BTreeSet<IpAddr> {
 
 /// The ports at those addresses, as the status has them.
 fn held(service: &Service) -> BTreeSet<Port> {
-    let balancer = service
-        .status
-        .as_ref()
-        .and_then(|s| s.load_balancer.as_ref());
-    let ingress = balancer
-        .into_iter()
-        .flat_map(|b| b.ingress.iter().flatten());
-    let ports = ingress.flat_map(|i| i.ports.iter().flatten());
+    let ports = ingress(service).flat_map(|i| i.ports.iter().flatten());
     ports
         .filter_map(|p| Some((p.protocol.clone(), u16::try_from(p.port).ok()?)))
         .collect()

@@ -100,15 +100,9 @@ impl Jwt {
             return Ok(None);
         };
         // These tokens are for this server alone, whatever audience their issuer gives them.
-        let own = state.settings().audiences();
-        let meant: Vec<String> = audiences
-            .iter()
-            .filter(|a| own.contains(a))
-            .cloned()
-            .collect();
-        if meant.is_empty() && !own.is_empty() {
+        let Some(meant) = state.settings().audiences_among(audiences) else {
             return Ok(None);
-        }
+        };
         let known = |user| AuthenticatedUser {
             user,
             audiences: meant,
