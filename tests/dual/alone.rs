@@ -46,7 +46,13 @@ pub fn a_cluster_of_ipv6_alone_works(cx: &Context) -> Result<()> {
     let port = object["spec"]["ports"][0]["nodePort"].as_u64();
     let port = u16::try_from(port.context("no node port")?)?;
     let node: IpAddr = cx.field("pod shell", ".status.hostIP")?.parse()?;
-    let answers = spread(SocketAddr::new(node, port), 100)?;
+    let at = SocketAddr::new(node, port);
+    eventually("both pods are in the node's rules", || {
+        let answers = spread(at, 10)?;
+        ensure!(answers.values().all(|n| *n == 5), "{answers:?}");
+        Ok(())
+    })?;
+    let answers = spread(at, 100)?;
     ensure!(answers.values().all(|n| *n == 50), "{answers:?}");
     // Pods reach the API server at its Service.
     let api = cx

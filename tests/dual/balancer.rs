@@ -89,5 +89,8 @@ pub fn addresses_of_both_families_move_when_their_node_dies(cx: &Context) -> Res
     node("start")?;
     cx.wait(&format!("node/{dead}"), "condition=Ready")?;
     let at = SocketAddr::new(six, 80).to_string();
-    client.get(&at, "/hostname").map(drop)
+    eventually("it answers when the node is back", || {
+        client.get(&at, "/hostname")
+    })
+    .map(drop)
 }

@@ -75,8 +75,11 @@ pub fn names_stand_for_addresses_of_both_families(cx: &Context) -> Result<()> {
             }
         }
         for ip in cluster_ips(cx, "web")? {
-            let said = look_up(cx, "ptr", &reverse(ip), server)?;
-            ensure!(said.contains(&format!("web.{}.svc", cx.ns)), "{said}");
+            eventually(&format!("{server} answers whose {ip} is"), || {
+                let said = look_up(cx, "ptr", &reverse(ip), server)?;
+                ensure!(said.contains(&format!("web.{}.svc", cx.ns)), "{said}");
+                Ok(())
+            })?;
         }
     }
     Ok(())

@@ -102,7 +102,7 @@ pub fn a_server_is_killed(cx: &Context) -> Result<()> {
 
 pub fn an_etcd_member_is_killed(cx: &Context) -> Result<()> {
     let kill = |member: &str| there(cx.cluster, member, "pkill -KILL -x etcd").map(drop);
-    let leader = leading_member(cx)?;
+    let leader = eventually("an etcd member leads", || leading_member(cx))?;
     under_load(cx, "the leading etcd member", || kill(&leader))?;
     for server in others() {
         under_load(cx, &format!("the etcd member of {server}"), || kill(server))?;

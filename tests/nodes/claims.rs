@@ -31,7 +31,7 @@ fn writer() -> Value {
                         "name": "main", "image": tests::BUSYBOX,
                         "command": ["sh", "-c", WRITER],
                         "readinessProbe": { "exec": { "command": ["test", "-s", "/ack"] },
-                            "periodSeconds": 1 },
+                            "periodSeconds": 1, "timeoutSeconds": 60 },
                         "volumeMounts": [{ "name": "data", "mountPath": "/data" }],
                     }],
                 },

@@ -74,7 +74,7 @@ impl Database {
                     "containers": [{ "name": "main", "image": IMAGE, "imagePullPolicy": "Never",
                         "command": ["/bin/sh", "-c", self.script()],
                         "readinessProbe": { "exec": { "command": ["test", "-s", "/tmp/ack"] },
-                            "periodSeconds": 1 },
+                            "periodSeconds": 1, "timeoutSeconds": 60 },
                         "volumeMounts": [{ "name": "data", "mountPath": "/data" },
                             { "name": "tmp", "mountPath": "/tmp" }] }] } },
                 "volumeClaimTemplates": [{ "metadata": { "name": "data" },

@@ -89,8 +89,8 @@ pub fn sites_are_kept_in_order_whoever_leads(cx: &Context) -> Result<()> {
     cx.kubectl(&format!("delete crd sites.{GROUP}"))?;
     cx.kubectl("delete mutatingwebhookconfiguration,validatingwebhookconfiguration programs")?;
     // What kubectl remembers of discovery may still name it.
-    cx.refused(&format!("get --raw /apis/{GROUP}/v1/sites"))
-        .map(drop)
+    let line = format!("get --raw /apis/{GROUP}/v1/sites");
+    eventually("the kind is gone", || cx.refused(&line)).map(drop)
 }
 
 /// An object of the old version is stored as the new one, and read as both.

@@ -91,7 +91,15 @@ fn names_in(dir: &str) -> Vec<String> {
 pub type Settings = BTreeMap<String, String>;
 
 /// Sysctls that change by themselves.
-const RESTLESS: [&str; 3] = ["random/", "ns_last_pid", "nf_conntrack_count"];
+const RESTLESS: [&str; 5] = [
+    "random/",
+    "ns_last_pid",
+    "nf_conntrack_count",
+    // How many terminals there are just now, and how often the kernel may be looked into without
+    // slowing it down.
+    "pty/nr",
+    "perf_event_max_sample_rate",
+];
 
 /// Reads the settings of the network namespace that the test runs in. Those of single links are
 /// left out, as links come and go.
