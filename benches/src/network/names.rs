@@ -134,9 +134,14 @@ pub async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
         }
     }
     for server in [Some(&ours), theirs.as_ref()].into_iter().flatten() {
-        let mb = memory_of(server.child.id()).resident_mb;
-        let case = format!("{}: DNS, resident after all this", server.whose);
-        report.add(Row::value(&case, "MB", mb));
+        let memory = memory_of(server.child.id());
+        for (what, mb) in [
+            ("resident", memory.resident_mb),
+            ("not backed by files", memory.own_mb),
+        ] {
+            let case = format!("{}: DNS, {what} after all this", server.whose);
+            report.add(Row::value(&case, "MB", mb));
+        }
     }
     answering.abort();
     Ok(())
@@ -386,25 +391,31 @@ async fn answer_all(socket: UdpSocket) -> Result<()> {
 
 /// In the child: the server of a node.
 pub async fn serve(listen: SocketAddr, upstream: SocketAddr, services: u32) -> Result<()> {
-    let mut events = vec![DnsEvent::Service(Event::Init), DnsEvent::Slice(Event::Init)];
-    for index in 0..services {
-        let made = objects::service(&format!("s{index}"), service_ip(index), "TCP")?;
-        events.push(DnsEvent::Service(Event::InitApply(made)));
-    }
-    for index in 0..HEADLESS {
-        let name = format!("h{index}");
-        let made = objects::headless(&name)?;
-        events.push(DnsEvent::Service(Event::InitApply(made)));
-        let made = objects::slice(&name, &endpoints(index), "TCP")?;
-        events.push(DnsEvent::Slice(Event::InitApply(made)));
-    }
-    events.extend([
+    let begin = [DnsEvent::Service(Event::Init), DnsEvent::Slice(Event::Init)];
+    // Made one by one, as a watch brings them: a list of all would stay in memory beside the server.
+    let addressed = (0..services).map(|index| -> Result<DnsEvent> {
+        let made = objects::service(&format!("s{index}"), service_ip(index), "TCP");
+        Ok(DnsEvent::Service(Event::InitApply(made?)))
+    });
+    let headless = (0..HEADLESS).map(|index| -> Result<DnsEvent> {
+        let made = objects::headless(&format!("h{index}"));
+        Ok(DnsEvent::Service(Event::InitApply(made?)))
+    });
+    let slices = (0..HEADLESS).map(|index| -> Result<DnsEvent> {
+        let made = objects::slice(&format!("h{index}"), &endpoints(index), "TCP");
+        Ok(DnsEvent::Slice(Event::InitApply(made?)))
+    });
+    let end = [
         DnsEvent::Service(Event::InitDone),
         DnsEvent::Slice(Event::InitDone),
         DnsEvent::Namespace(Event::Init),
         DnsEvent::Namespace(Event::InitApply(objects::namespace("bench")?)),
         DnsEvent::Namespace(Event::InitDone),
-    ]);
+    ];
+    let made = addressed.chain(headless).chain(slices);
+    // Without its list the server answers nothing, and whoever waits for it shows what it said.
+    let said = |made: Result<DnsEvent>| made.inspect_err(|e| eprintln!("{e:#}")).ok();
+    let events = begin.into_iter().chain(made.map_while(said)).chain(end);
     let config = Config {
         upstreams: dns::Resolvers::These(vec![upstream]),
         ..Config::new(vec![listen])

@@ -218,11 +218,8 @@ impl Lookup<'_> {
                 Resolution::records(self.addresses(name, ips))
             }
             [namespace, "svc" | "pod"] => {
-                let namespace_lives = self.index.has_namespace(namespace)
-                    || self
-                        .index
-                        .service_keys()
-                        .any(|key| key.namespace == *namespace);
+                let namespace_lives =
+                    self.index.has_namespace(namespace) || self.index.has_service_in(namespace);
                 if namespace_lives {
                     Resolution::empty()
                 } else {

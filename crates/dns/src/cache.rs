@@ -14,7 +14,7 @@ use crate::packet::{AnswerKind, Layout};
 /// All kept answers together have so many bytes at most.
 const MOST_BYTES: usize = 16 << 20;
 /// What an answer takes beside its bytes: the places of its records.
-const ANSWER_BYTES: usize = 200;
+const ANSWER_BYTES: usize = 128;
 /// What keeping it takes: its keys, and links.
 const ENTRY_BYTES: usize = 200;
 

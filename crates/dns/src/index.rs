@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use client::reflector::{Changed, Table};
 use k8s_openapi::api::core::v1 as core;
@@ -10,21 +11,43 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::watcher::Event;
 
-/// Namespace and name.
+/// Namespace and name, which several tables share.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
     /// The namespace.
-    pub namespace: String,
+    pub namespace: Arc<str>,
     /// The name in it.
-    pub name: String,
+    pub name: Arc<str>,
 }
 
 impl Key {
     /// From its parts.
     pub fn new(namespace: &str, name: &str) -> Self {
         Self {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+}
+
+/// Keys in their order. Most often it is one: for that a tree would take half a kilobyte, of each
+/// address.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Keys(Vec<Key>);
+
+impl Keys {
+    fn insert(&mut self, key: &Key) {
+        if let Err(at) = self.0.binary_search(key) {
+            if self.0.is_empty() {
+                self.0.reserve_exact(1);
+            }
+            self.0.insert(at, key.clone());
+        }
+    }
+
+    fn remove(&mut self, key: &Key) {
+        if let Ok(at) = self.0.binary_search(key) {
+            self.0.remove(at);
         }
     }
 }
@@ -48,7 +71,7 @@ pub enum Service {
         /// The cluster addresses.
         ips: Vec<IpAddr>,
         /// The Service's ports.
-        ports: Vec<Port>,
+        ports: Box<[Port]>,
     },
     /// The addresses of its endpoints.
     Headless,
@@ -95,7 +118,7 @@ pub struct Endpoint {
     /// Its address.
     pub ip: IpAddr,
     /// The ports of its slice.
-    pub ports: Vec<Port>,
+    pub ports: Arc<[Port]>,
 }
 
 /// The label with the name of a slice's Service.
@@ -114,7 +137,7 @@ pub fn change_of(slice: &EndpointSlice) -> Option<(Key, String)> {
 }
 
 fn endpoints_of(slice: &EndpointSlice) -> Vec<Endpoint> {
-    let ports: Vec<Port> = slice
+    let ports: Arc<[Port]> = slice
         .ports
         .iter()
         .flatten()
@@ -150,10 +173,11 @@ fn endpoints_of(slice: &EndpointSlice) -> Vec<Endpoint> {
                 label,
                 pod,
                 ip,
-                ports: ports.clone(),
+                ports: Arc::clone(&ports),
             });
         }
     }
+    endpoints.shrink_to_fit();
     endpoints
 }
 
@@ -178,12 +202,12 @@ fn protocol(name: Option<&str>) -> &'static str {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Index {
     services: Table<Key, Service>,
-    namespaces: Table<String, ()>,
+    namespaces: Table<Arc<str>, ()>,
     /// Slices by their own names, with their Services' names.
     slices: Table<Key, (Key, Vec<Endpoint>)>,
-    by_service: BTreeMap<Key, BTreeSet<Key>>,
-    by_ip: BTreeMap<IpAddr, BTreeSet<Key>>,
-    endpoints_by_ip: BTreeMap<IpAddr, BTreeSet<Key>>,
+    by_service: BTreeMap<Key, Keys>,
+    by_ip: BTreeMap<IpAddr, Keys>,
+    endpoints_by_ip: BTreeMap<IpAddr, Keys>,
     version: u32,
 }
 
@@ -205,12 +229,20 @@ impl Index {
 
     /// Whether the namespace exists.
     pub fn has_namespace(&self, name: &str) -> bool {
-        self.namespaces.get(&name.to_owned()).is_some()
+        self.namespaces.get(&name.into()).is_some()
+    }
+
+    /// Whether the namespace has a Service.
+    pub fn has_service_in(&self, namespace: &str) -> bool {
+        // No name is before the empty one.
+        let mut from_there = self.services.starting(Key::new(namespace, ""));
+        let first = from_there.next();
+        first.is_some_and(|(key, _)| &*key.namespace == namespace)
     }
 
     /// The ready endpoints of a Service, without duplicates.
     pub fn endpoints(&self, key: &Key) -> Vec<&Endpoint> {
-        let slices = self.by_service.get(key).into_iter().flatten();
+        let slices = keys(self.by_service.get(key));
         let all = slices
             .filter_map(|slice| self.slices.get(slice))
             .flat_map(|(_, e)| e);
@@ -219,12 +251,12 @@ impl Index {
 
     /// The Services that have this cluster address.
     pub fn services_at(&self, ip: IpAddr) -> impl Iterator<Item = &Key> {
-        self.by_ip.get(&ip).into_iter().flatten()
+        keys(self.by_ip.get(&ip))
     }
 
     /// The Services that have an endpoint at this address, with it.
     pub fn endpoints_at(&self, ip: IpAddr) -> Vec<(&Key, &Endpoint)> {
-        let slices = self.endpoints_by_ip.get(&ip).into_iter().flatten();
+        let slices = keys(self.endpoints_by_ip.get(&ip));
         let found: BTreeSet<_> = slices
             .filter_map(|slice| self.slices.get(slice))
             .filter(|(service, _)| self.services.get(service).is_some())
@@ -237,11 +269,6 @@ impl Index {
         // Ports make no other name.
         found.dedup_by(|(a, e), (b, f)| a == b && e.label == f.label && e.pod == f.pod);
         found
-    }
-
-    /// The names of all Services.
-    pub fn service_keys(&self) -> impl Iterator<Item = &Key> {
-        self.services.iter().map(|(key, _)| key)
     }
 
     /// Takes an event of the Namespaces' watch.
@@ -281,7 +308,7 @@ impl Index {
         }
         if let Some(Service::Addressed { ips, .. }) = self.services.get(&key) {
             for ip in ips {
-                self.by_ip.entry(*ip).or_default().insert(key.clone());
+                self.by_ip.entry(*ip).or_default().insert(&key);
             }
         }
     }
@@ -297,17 +324,17 @@ impl Index {
         }
         if let Some((service, endpoints)) = self.slices.get(&key) {
             let slices = self.by_service.entry(service.clone()).or_default();
-            slices.insert(key.clone());
+            slices.insert(&key);
             for endpoint in endpoints {
                 let slices = self.endpoints_by_ip.entry(endpoint.ip).or_default();
-                slices.insert(key.clone());
+                slices.insert(&key);
             }
         }
     }
 }
 
 fn key_of(metadata: &ObjectMeta) -> Key {
-    let text = |part: &Option<String>| part.clone().unwrap_or_default();
+    let text = |part: &Option<String>| -> Arc<str> { part.as_deref().unwrap_or_default().into() };
     Key {
         namespace: text(&metadata.namespace),
         name: text(&metadata.name),
@@ -322,10 +349,14 @@ fn content_of(slice: &EndpointSlice) -> Option<(Key, Vec<Endpoint>)> {
     Some((Key::new(namespace, name), endpoints_of(slice)))
 }
 
-fn forget<K: Ord>(map: &mut BTreeMap<K, BTreeSet<Key>>, from: &K, key: &Key) {
+fn keys(keys: Option<&Keys>) -> impl Iterator<Item = &Key> {
+    keys.into_iter().flat_map(|keys| &keys.0)
+}
+
+fn forget<K: Ord>(map: &mut BTreeMap<K, Keys>, from: &K, key: &Key) {
     if let Some(keys) = map.get_mut(from) {
         keys.remove(key);
-        if keys.is_empty() {
+        if keys.0.is_empty() {
             map.remove(from);
         }
     }

@@ -18,13 +18,17 @@ const REFERENCES: usize = 64;
 /// So many records of one answer are looked at; one of 64 KiB has fewer.
 const RECORDS: usize = 6000;
 
+/// No message is longer: so much can be said before one by TCP. Places in it are kept in two bytes,
+/// since there are thousands of answers.
+const MESSAGE_BYTES: usize = 65_535;
+
 /// A record's place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct RecordLocation {
-    start: usize,
-    end: usize,
+    start: u16,
+    end: u16,
     /// Where its four bytes of time to live are.
-    ttl_at: usize,
+    ttl_at: u16,
     kind: u16,
 }
 
@@ -33,10 +37,31 @@ struct RecordLocation {
 pub struct Layout {
     /// The end of the question.
     question_end: usize,
-    /// Answers, authorities, additional records.
-    sections: [Vec<RecordLocation>; 3],
+    /// Answers, authorities, additional records, one behind the other.
+    records: Box<[RecordLocation]>,
+    /// How many of them are answers, and how many are answers or authorities.
+    ends: [usize; 2],
     /// Where the addresses lie that the answer gives one name: several, or none.
-    addresses: Vec<(usize, usize)>,
+    addresses: Box<[(u16, u16)]>,
+}
+
+impl RecordLocation {
+    fn start(&self) -> usize {
+        self.start.into()
+    }
+
+    fn end(&self) -> usize {
+        self.end.into()
+    }
+
+    fn ttl_at(&self) -> usize {
+        self.ttl_at.into()
+    }
+
+    /// Where that lies what it says: behind the time to live and the length.
+    fn data(&self) -> (u16, u16) {
+        (self.ttl_at.saturating_add(6), self.end)
+    }
 }
 
 /// What an answer is to whoever keeps it.
@@ -100,18 +125,17 @@ fn name_at(bytes: &[u8], mut at: usize) -> Option<Vec<u8>> {
 }
 
 /// Where the addresses lie that records give the name of the first such record, if there are several.
-fn addresses(bytes: &[u8], answers: &[RecordLocation]) -> Vec<(usize, usize)> {
+fn addresses(bytes: &[u8], answers: &[RecordLocation]) -> Vec<(u16, u16)> {
     let is_address = |r: &&RecordLocation| ADDRESSES.contains(&r.kind);
     let Some(first) = answers.iter().find(is_address) else {
         return Vec::new();
     };
-    let name = name_at(bytes, first.start);
+    let name = name_at(bytes, first.start());
     let same = |r: &&RecordLocation| {
-        r.kind == first.kind && name.is_some() && name_at(bytes, r.start) == name
+        r.kind == first.kind && name.is_some() && name_at(bytes, r.start()) == name
     };
     let same = answers.iter().filter(same);
-    // Behind the time to live and the length.
-    let found: Vec<_> = same.map(|r| (r.ttl_at + 6, r.end)).collect();
+    let found: Vec<_> = same.map(RecordLocation::data).collect();
     match found.len() {
         0 | 1 => Vec::new(),
         _ => found,
@@ -122,57 +146,76 @@ impl Layout {
     /// Of an answer to one question; `None` when it is none.
     pub fn of(bytes: &[u8]) -> Option<Self> {
         let is_answer = bytes.get(2)? & 0x80 != 0;
-        if !is_answer || number(bytes, 4)? != 1 {
+        if !is_answer || number(bytes, 4)? != 1 || bytes.len() > MESSAGE_BYTES {
             return None;
         }
         let question_end = behind_name(bytes, HEADER_BYTES)? + 4;
         let mut at = question_end;
-        let mut sections = [const { Vec::new() }; 3];
-        for (index, section) in sections.iter_mut().enumerate() {
-            for _ in 0..number(bytes, 6 + 2 * index)? {
+        let mut records = Vec::new();
+        let mut counts = [0; 3];
+        for (index, count) in counts.iter_mut().enumerate() {
+            *count = usize::from(number(bytes, 6 + 2 * index)?);
+            for _ in 0..*count {
                 let named = behind_name(bytes, at)?;
-                let length = usize::from(number(bytes, named + 8)?);
-                let place = RecordLocation {
-                    start: at,
-                    end: named + 10 + length,
-                    ttl_at: named + 4,
-                    kind: number(bytes, named)?,
-                };
-                at = place.end;
-                if at > bytes.len() || section.len() >= RECORDS {
+                let end = named + 10 + usize::from(number(bytes, named + 8)?);
+                if end > bytes.len() || records.len() >= RECORDS {
                     return None;
                 }
-                section.push(place);
+                records.push(RecordLocation {
+                    start: u16::try_from(at).ok()?,
+                    end: u16::try_from(end).ok()?,
+                    ttl_at: u16::try_from(named + 4).ok()?,
+                    kind: number(bytes, named)?,
+                });
+                at = end;
             }
         }
-        let addresses = addresses(bytes, &sections[0]);
+        let [answers, authorities, _] = counts;
+        let addresses = addresses(bytes, records.get(..answers)?);
         Some(Self {
             question_end,
-            sections,
-            addresses,
+            records: records.into(),
+            ends: [answers, answers + authorities],
+            addresses: addresses.into(),
         })
+    }
+
+    /// Answers, authorities, additional records.
+    fn sections(&self) -> [&[RecordLocation]; 3] {
+        let [answers, authorities] = self.ends;
+        let all = &self.records;
+        let part = |from: usize, to: usize| all.get(from..to).unwrap_or_default();
+        [
+            part(0, answers),
+            part(answers, authorities),
+            part(authorities, all.len()),
+        ]
     }
 
     /// Where that lies what the answers say.
     pub fn answers(&self) -> impl Iterator<Item = (usize, usize)> {
-        // Behind the time to live and the length.
-        self.sections[0].iter().map(|r| (r.ttl_at + 6, r.end))
+        let [answers, ..] = self.sections();
+        answers.iter().map(|record| {
+            let (start, end) = record.data();
+            (start.into(), end.into())
+        })
     }
 
     fn records(&self) -> impl Iterator<Item = &RecordLocation> {
-        self.sections.iter().flatten().filter(|p| p.kind != OPT)
+        self.records.iter().filter(|p| p.kind != OPT)
     }
 
     /// What the answer says, and for how long.
     pub fn kind(&self, bytes: &[u8]) -> AnswerKind {
-        let ttl = |place: &RecordLocation| long(bytes, place.ttl_at);
+        let [answers, authorities, _] = self.sections();
+        let ttl = |place: &RecordLocation| long(bytes, place.ttl_at());
         let least = self.records().filter_map(ttl).min();
         match bytes.get(3).map(|flags| flags & 0x0f) {
-            Some(0) if !self.sections[0].is_empty() => AnswerKind::Success(least.unwrap_or(0)),
+            Some(0) if !answers.is_empty() => AnswerKind::Success(least.unwrap_or(0)),
             Some(0 | 3) => {
-                let zone = self.sections[1].iter().find(|p| p.kind == SOA);
+                let zone = authorities.iter().find(|p| p.kind == SOA);
                 let believed = zone.and_then(|p| {
-                    let minimum = long(bytes, p.end.checked_sub(4)?)?;
+                    let minimum = long(bytes, p.end().checked_sub(4)?)?;
                     Some(minimum.min(ttl(p)?))
                 });
                 AnswerKind::Denial(believed)
@@ -203,10 +246,11 @@ impl Layout {
         };
         self.turn(bytes, (answer.as_mut_slice(), end), client.turn);
         for place in self.records() {
-            let old = long(bytes, place.ttl_at).unwrap_or(0);
+            let at = place.ttl_at();
+            let old = long(bytes, at).unwrap_or(0);
             let new = old.saturating_sub(age_seconds).max(old.min(least_seconds));
-            if place.end <= end
-                && let Some(ttl) = answer.get_mut(place.ttl_at..place.ttl_at + 4)
+            if place.end() <= end
+                && let Some(ttl) = answer.get_mut(at..at + 4)
             {
                 ttl.copy_from_slice(&new.to_be_bytes());
             }
@@ -231,13 +275,14 @@ impl Layout {
     /// Turns the addresses of an answer that ends there, so that clients that take the first one
     /// spread. The records stay where they are: names of others may refer to theirs.
     fn turn(&self, bytes: &[u8], (answer, end): (&mut [u8], usize), by: usize) {
-        let there = self.addresses.iter().filter(|(_, of)| *of <= end);
-        let there: Vec<&(usize, usize)> = there.collect();
-        for (index, (start, end)) in there.iter().enumerate() {
+        let there = self.addresses.iter();
+        let there = there.map(|(from, to)| usize::from(*from)..usize::from(*to));
+        let there: Vec<_> = there.filter(|place| place.end <= end).collect();
+        for (index, place) in there.iter().enumerate() {
             let other = (index + by % there.len()) % there.len();
-            if let Some((from, to)) = there.get(other)
-                && let Some(address) = bytes.get(*from..*to)
-                && let Some(place) = answer.get_mut(*start..*end)
+            if let Some(other) = there.get(other)
+                && let Some(address) = bytes.get(other.clone())
+                && let Some(place) = answer.get_mut(place.clone())
                 && place.len() == address.len()
             {
                 place.copy_from_slice(address);
@@ -247,15 +292,16 @@ impl Layout {
 
     /// The answers that fit, and the mark that there are more; and where they end.
     fn cut(&self, bytes: &[u8], limit: usize) -> (Vec<u8>, usize) {
-        let options = self.sections[2].iter().find(|p| p.kind == OPT);
-        let options = options.and_then(|p| bytes.get(p.start..p.end));
+        let [answers, _, additional] = self.sections();
+        let options = additional.iter().find(|p| p.kind == OPT);
+        let options = options.and_then(|p| bytes.get(p.start()..p.end()));
         let options = options.unwrap_or_default();
         let room = limit.saturating_sub(options.len());
-        let kept = self.sections[0].iter().take_while(|p| p.end <= room);
+        let kept = answers.iter().take_while(|p| p.end() <= room);
         let (mut count, mut end) = (0u16, self.question_end);
         for place in kept {
             count = count.saturating_add(1);
-            end = place.end;
+            end = place.end();
         }
         let mut answer = bytes.get(..end).unwrap_or_default().to_vec();
         answer.extend_from_slice(options);
@@ -419,9 +465,8 @@ mod tests {
             };
             let served = layout.serve(&bytes, &client, (0, 0));
             let places = Layout::of(&served).unwrap();
-            let last = |r: &RecordLocation| served[r.end - 1];
-            let answers = places.sections[0].iter().skip(1);
-            answers.map(last).collect::<Vec<_>>()
+            let last = |(_, end): (usize, usize)| served[end - 1];
+            places.answers().skip(1).map(last).collect::<Vec<_>>()
         };
         assert_eq!(served(0, 1232), [1, 2, 3]);
         assert_eq!(served(1, 1232), [2, 3, 1]);
@@ -430,7 +475,7 @@ mod tests {
         assert_eq!(served(1, bytes.len() - 1), [2, 1]);
         let other = message(0, [&[address(1), again(2)], &[], &[]]);
         let other = Layout::of(&other).map(|layout| layout.addresses);
-        assert_eq!(other, Some(Vec::new()), "of two names");
+        assert_eq!(other, Some(Box::default()), "of two names");
     }
 
     #[test]
@@ -447,7 +492,7 @@ mod tests {
             assert!(is_cut(&served) && !is_cut(&bytes));
             let again = Layout::of(&served).unwrap();
             let fit = limit.saturating_sub(12 + NAME.len() + 4 + 11) / 16;
-            assert_eq!(again.sections.map(|s| s.len()), [fit, 0, 1], "{limit}");
+            assert_eq!(again.sections().map(<[_]>::len), [fit, 0, 1], "{limit}");
         }
     }
 

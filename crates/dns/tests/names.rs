@@ -318,6 +318,63 @@ fn what_exists_without_records_and_what_does_not_exist() {
 }
 
 #[test]
+fn a_namespace_is_there_with_its_first_service() {
+    let mut index = index();
+    let exists = |index: &Index, namespace: &str| {
+        let name = format!("{namespace}.svc.cluster.local");
+        let answer = answer(index, &zone(), &name, QueryType::A).expect("ours");
+        !answer.nonexistent
+    };
+    let of = |namespace: &str| {
+        let metadata = json!({"namespace": namespace, "name": "web"});
+        let object = json!({"metadata": metadata, "spec": {"clusterIP": "None"}});
+        serde_json::from_value(object).expect("a Service")
+    };
+    // Its own object may come later.
+    index.service_event(Event::Apply(of("new")));
+    for (namespace, expected) in [("new", true), ("ne", false), ("new1", false), ("z", false)] {
+        assert_eq!(exists(&index, namespace), expected, "{namespace}");
+    }
+    index.service_event(Event::Delete(of("new")));
+    assert!(!exists(&index, "new") && exists(&index, "empty"));
+}
+
+#[test]
+fn addresses_of_several_objects_are_kept_apart() {
+    let mut index = index();
+    // The same pod behind two Services.
+    let endpoints = json!([{"addresses": ["10.244.0.5"], "hostname": "db-0"}]);
+    let spec = json!({"clusterIP": "None"});
+    service(&mut index, "other", spec);
+    slice(&mut index, "other-1", "other", json!([]), endpoints);
+    let name = "5.0.244.10.in-addr.arpa";
+    check_in(
+        &index,
+        name,
+        expect![[r#"
+        5.0.244.10.in-addr.arpa. 30 PTR db-0.db.default.svc.cluster.local.
+        5.0.244.10.in-addr.arpa. 30 PTR db-0.other.default.svc.cluster.local.
+    "#]],
+    );
+    slice(&mut index, "db-1", "db", json!([]), json!([]));
+    check_in(
+        &index,
+        name,
+        expect![[r#"
+        5.0.244.10.in-addr.arpa. 30 PTR db-0.other.default.svc.cluster.local.
+    "#]],
+    );
+    slice(&mut index, "other-1", "other", json!([]), json!([]));
+    assert_eq!(answer(&index, &zone(), name, QueryType::Ptr), None);
+}
+
+/// The names of an address.
+fn check_in(index: &Index, name: &str, expected: Expect) {
+    let answer = answer(index, &zone(), name, QueryType::Ptr).expect("ours");
+    expected.assert_eq(&answer.to_string());
+}
+
+#[test]
 fn the_zone_names_its_server() {
     check(
         "cluster.local",
