@@ -22,6 +22,7 @@ pub mod logs;
 mod metrics;
 pub mod node;
 pub mod objects;
+mod persisting;
 mod plugins;
 pub mod pod;
 pub mod probes;

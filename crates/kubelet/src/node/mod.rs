@@ -12,6 +12,7 @@ use crate::devices::Devices;
 use crate::events::{Recorder, Severity};
 use crate::node::machine::{Identity, Resources};
 use crate::node::own_object::OwnNode;
+use crate::persisting::Persisting;
 use crate::pod::deps::Deps;
 use crate::pod::fit::Pressure;
 use api::local_volumes::{CAPACITY, ENFORCED, MEASURED, PATH, QUOTA};
@@ -421,21 +422,27 @@ impl NodeKeeper {
         let api: kube::Api<Lease> = kube::Api::namespaced(self.client.clone(), LEASES);
         let mut ticks = tokio::time::interval(self.config.lease_period);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut known = false;
+        let (mut known, mut failure) = (false, Persisting::default());
         loop {
             ticks.tick().await;
             let renewal = self.renew(&api, known);
-            known = match tokio::time::timeout(LEASE_TRY, renewal).await {
-                Ok(Ok(())) => true,
-                Ok(Err(e)) => {
-                    tracing::debug!(error = %e, "renewing the lease failed; trying again");
-                    false
-                }
-                Err(_) => {
-                    tracing::debug!("renewing the lease took too long; trying again");
-                    false
-                }
+            let renewed = match tokio::time::timeout(LEASE_TRY, renewal).await {
+                Ok(renewed) => renewed.map_err(|e| e.to_string()),
+                Err(_) => Err("it took too long".to_owned()),
             };
+            known = renewed.is_ok();
+            match renewed {
+                Ok(()) => failure.is_over(),
+                Err(error) if failure.failed() => {
+                    tracing::warn!(
+                        error,
+                        "the node's lease cannot be renewed, without which it counts as dead"
+                    );
+                }
+                Err(error) => {
+                    tracing::debug!(error, "renewing the lease failed; trying again");
+                }
+            }
         }
     }
 

@@ -626,9 +626,16 @@ impl Hands {
     ) -> bool {
         if !desired.gone {
             publisher.flush().await;
-            if let Err(e) = self.delete_object(pod).await {
-                tracing::debug!(pod = spec::full_name(pod), error = %e, "deleting a pod's object failed; trying again");
-                return false;
+            match self.delete_object(pod).await {
+                Ok(()) => {}
+                Err(kube::Error::Api(e)) if e.code == 403 => {
+                    tracing::warn!(pod = spec::full_name(pod), error = %e, "a pod's object may not be deleted; trying again");
+                    return false;
+                }
+                Err(e) => {
+                    tracing::debug!(pod = spec::full_name(pod), error = %e, "deleting a pod's object failed; trying again");
+                    return false;
+                }
             }
         }
         for sandbox in &seen.sandboxes {

@@ -6,6 +6,7 @@ use super::deps::Deps;
 use super::handle::Desired;
 use super::spec;
 use super::status::{IN_PROGRESS, PENDING};
+use crate::persisting::Persisting;
 use clock::{Clock, Instant, watch};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::api::{Patch, PatchParams};
@@ -56,6 +57,7 @@ impl Publisher {
             shown,
             written_version: 0,
             repairs: Repairs::default(),
+            failure: Persisting::default(),
         };
         let task = tokio::spawn(writer.run());
         Self { wanted, done, task }
@@ -98,6 +100,7 @@ struct Writer {
     /// The version of the object that the last write led to. What is older does not show it yet.
     written_version: u64,
     repairs: Repairs,
+    failure: Persisting,
 }
 
 impl Writer {
@@ -162,7 +165,10 @@ impl Writer {
                 Some(span) => span.over(Box::pin(writing)).await,
             };
             match written {
-                Ok(pod) => self.written_version = version(&pod),
+                Ok(pod) => {
+                    self.failure.is_over();
+                    self.written_version = version(&pod);
+                }
                 // Gone: nobody wants this status any more.
                 Err(kube::Error::Api(e)) if e.code == 404 => self.give_up(),
                 // Another pod of that name, or others write at the same time.
@@ -177,7 +183,11 @@ impl Writer {
                     self.give_up();
                 }
                 Err(e) => {
-                    tracing::debug!(pod = self.name, error = %e, "publishing a status failed; trying again");
+                    if self.failure.failed() {
+                        tracing::warn!(pod = self.name, error = %e, "a pod's status cannot be published; it is tried again and again");
+                    } else {
+                        tracing::debug!(pod = self.name, error = %e, "publishing a status failed; trying again");
+                    }
                     tokio::time::sleep(RETRY).await;
                     continue;
                 }

@@ -19,6 +19,7 @@ use super::status::{View, is_own_condition, status_of};
 use crate::events::Severity;
 use crate::metrics::{METRICS, STARTS, Start};
 use crate::objects::{self, WatchedObject};
+use crate::persisting::Persisting;
 use crate::probes::Board;
 use arc_swap::ArcSwap;
 use clock::{Instant, Jumps, watch};
@@ -65,6 +66,7 @@ pub fn start(deps: Arc<Deps>, pod: Arc<Pod>, origin: Origin) -> Handle {
         admitted: false,
         held: Vec::new(),
         life: Life::default(),
+        failure: Persisting::default(),
         desired: receiver,
         poke: poke.clone(),
         snapshot: snapshot.clone(),
@@ -116,6 +118,8 @@ struct Worker {
     admitted: bool,
     held: Vec<Arc<WatchedObject>>,
     life: Life,
+    /// How the pod is cannot be seen.
+    failure: Persisting,
 }
 
 impl Worker {
@@ -128,13 +132,21 @@ impl Worker {
             let looked = self.look(&desired, &pod).await;
             METRICS.looked(began.elapsed());
             let (seen, refused) = match looked {
-                Ok(looked) => looked,
+                Ok(looked) => {
+                    self.failure.is_over();
+                    looked
+                }
                 Err(error) => {
-                    tracing::debug!(
-                        pod = spec::full_name(&pod),
-                        error,
-                        "how the pod is cannot be seen now"
-                    );
+                    let name = spec::full_name(&pod);
+                    if self.failure.failed() {
+                        tracing::warn!(
+                            pod = name,
+                            error,
+                            "nothing can be done for a pod; it is tried again and again"
+                        );
+                    } else {
+                        tracing::debug!(pod = name, error, "how the pod is cannot be seen now");
+                    }
                     let now = self.deps.clock.now();
                     pause(now, Machine::after_silence(now)).await;
                     continue;
