@@ -96,15 +96,21 @@ const NEED_CLUSTER: [&str; 2] = ["tests", "benches"];
 /// All tests; the long ones in their short form. The cluster tests run the quick binary, which
 /// is made of what the tests are made of anyhow, and checks its arithmetic.
 pub fn test() -> Result<()> {
-    run_tests(build::quick, &[])
+    // Properties are tried with the same values each time, as all that is drawn here.
+    run_tests(build::quick, true, &[("PROPTEST_RNG_SEED", "1")])
 }
 
 /// The long tests in full, with the binary that users get.
 pub fn soak() -> Result<()> {
-    run_tests(build::release, &[("TIPHYS_SOAK", "1")])
+    // The long tests also measure.
+    run_tests(build::release, false, &[("TIPHYS_SOAK", "1")])
 }
 
-fn run_tests(build: fn() -> Result<PathBuf>, env: &[(&str, &str)]) -> Result<()> {
+fn run_tests(
+    build: fn() -> Result<PathBuf>,
+    side_by_side: bool,
+    env: &[(&str, &str)],
+) -> Result<()> {
     let prepared = machine::prepare_tests()?;
     let others = machine::prepare_programs()?;
     console::packages()?;
@@ -112,8 +118,7 @@ fn run_tests(build: fn() -> Result<PathBuf>, env: &[(&str, &str)]) -> Result<()>
     let mut all = environment(prepared, build()?)?;
     all.push(("TIPHYS_PROGRAMS", others.into_os_string()));
     all.extend(env.iter().map(|(name, value)| (*name, value.into())));
-    // The long tests also measure.
-    programs::run(&all, env.is_empty())
+    programs::run(&all, side_by_side)
 }
 
 /// What cluster tests get in their environment, of what [`machine::prepare_tests`] gives and the very binary that they
