@@ -212,7 +212,7 @@ impl ServerCertVerifier for Believer {
     }
 }
 
-/// How long a chain of certificates that was found good counts as such, in seconds. Each request asks,
+/// How long a chain of certificates counts as what it was found to be, in seconds. Each request asks,
 /// and to find out takes a tenth of a millisecond.
 const VOUCHED_SECONDS: i64 = 60;
 /// Chains that are remembered; each has a few kilobytes.
@@ -222,8 +222,14 @@ const REMEMBERED: usize = 1024;
 #[derive(Clone, Debug)]
 pub struct Clients {
     verifier: Arc<dyn ClientCertVerifier>,
-    /// Chains that are good, with when that was found.
-    vouched: Arc<RwLock<HashMap<Vec<CertificateDer<'static>>, i64>>>,
+    vouched: Arc<RwLock<HashMap<Vec<CertificateDer<'static>>, Vouched>>>,
+}
+
+/// Whether a chain is good, and when that was found, in seconds since the epoch.
+#[derive(Clone, Copy, Debug)]
+struct Vouched {
+    at: i64,
+    is_good: bool,
 }
 
 impl Clients {
@@ -244,25 +250,25 @@ impl Clients {
     }
 
     /// Whether one of them has signed the first certificate of a chain, at a time in seconds since
-    /// the epoch; one that has ended since may count for a minute more.
+    /// the epoch; one that has ended, or begun, since may count as before for a minute more.
     pub fn vouch_for(&self, chain: &[CertificateDer<'static>], now: i64) -> bool {
         let Some((leaf, others)) = chain.split_first() else {
             return false;
         };
         let found = self.vouched.read().get(chain).copied();
-        if found.is_some_and(|at| (at..at.saturating_add(VOUCHED_SECONDS)).contains(&now)) {
-            return true;
+        if let Some(Vouched { at, is_good }) = found
+            && (at..at.saturating_add(VOUCHED_SECONDS)).contains(&now)
+        {
+            return is_good;
         }
         let time = std::time::Duration::from_secs(u64::try_from(now).unwrap_or(0));
         let time = UnixTime::since_unix_epoch(time);
         let is_good = self.verifier.verify_client_cert(leaf, others, time).is_ok();
-        if is_good {
-            let mut all = self.vouched.write();
-            if all.len() >= REMEMBERED {
-                all.clear();
-            }
-            all.insert(chain.to_vec(), now);
+        let mut all = self.vouched.write();
+        if all.len() >= REMEMBERED {
+            all.clear();
         }
+        all.insert(chain.to_vec(), Vouched { at: now, is_good });
         is_good
     }
 }
@@ -289,6 +295,10 @@ mod tests {
         }
         assert!(!clients.vouch_for(&[], now));
         // What was found once does not count for ever.
+        let early = now - 400_000;
+        assert!(!clients.vouch_for(&good, early));
+        assert!(!clients.vouch_for(&good, early + VOUCHED_SECONDS - 1));
+        assert!(clients.vouch_for(&good, now));
         assert!(!clients.vouch_for(&good, now + 400_000));
     }
 

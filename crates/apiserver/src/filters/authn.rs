@@ -191,16 +191,17 @@ impl Authenticator for ClientCertificates {
             let Some(leaf) = chain.and_then(|c| c.first()) else {
                 return Ok(None);
             };
+            let now = state.now();
             if let (Some(authority), Some(chain)) = (&self.authority, chain)
-                && !authority.vouch_for(chain, state.now())
+                && !authority.vouch_for(chain, now)
             {
                 return Ok(None);
             }
             let shown = self.shown(leaf)?;
-            if state.now() > shown.not_after {
+            if now > shown.not_after {
                 return Err(Rejected::new("the client certificate has expired"));
             }
-            EXPIRATION.observe((shown.not_after - state.now()) as f64);
+            EXPIRATION.observe((shown.not_after - now) as f64);
             Ok((!shown.user.name.is_empty()).then(|| shown.user.clone()))
         };
         Box::pin(std::future::ready(known()))
