@@ -13,6 +13,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use http::{Request, Response};
 use http_body::Body;
 use http_body_util::BodyExt;
@@ -242,12 +244,23 @@ where
     C::Error: Into<BoxError>,
 {
     let mut running = pin!(running);
+    let end = async {
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => None,
+            why = connection.unwanted() => Some(why),
+        }
+    };
+    // So it is looked at when it is woken, and not whenever the connection is: that would be a lock
+    // that all connections share, and a timer, for each frame.
+    let mut end: FuturesUnordered<_> = std::iter::once(end).collect();
     let silent = tokio::select! {
+        biased;
         ended = running.as_mut() => return ended.map_err(Into::into),
-        () = shutdown.cancelled() => false,
-        why = connection.unwanted() => match why {
-            Unwanted::Evicted => return Ok(()),
-            Unwanted::Idle => true,
+        Some(why) = end.next() => match why {
+            None => false,
+            Some(Unwanted::Evicted) => return Ok(()),
+            Some(Unwanted::Idle) => true,
         },
     };
     // HTTP/2 says so, and a request that is on its way is still answered.

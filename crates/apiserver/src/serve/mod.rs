@@ -8,6 +8,7 @@ mod traced;
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -72,7 +73,9 @@ impl ApiServer {
     }
 
     /// Answers one request. What only some requests need on the way has a box of its own, since the
-    /// state of a request is moved several times, and is as large as the largest that it may hold.
+    /// state of a request is as large as the largest that it may hold; and the parts that all go
+    /// through are pinned where they are made, since each await would move what it is given, which is
+    /// kilobytes.
     pub async fn handle<B>(&self, request: Request<B>) -> Response<Body>
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
@@ -95,8 +98,10 @@ impl ApiServer {
         let (dry_run, is_apply) = MeasuredRequest::kind(&head.method, &query, content_type);
         let trace = MeasuredRequest::trace_of(&head.headers);
         let trail = OnceLock::new();
-        let running = self.limited(limit, head, body, &info, query, &trail);
-        let done = AssertUnwindSafe(running).catch_unwind().await;
+        let done = {
+            let running = pin!(self.limited(limit, head, body, &info, query, &trail));
+            AssertUnwindSafe(running).catch_unwind().await
+        };
         let trail = trail.into_inner().unwrap_or_default();
         let answered = done.map_err(|panic| {
             let text = panic.downcast_ref::<String>().map(String::as_str);
@@ -156,7 +161,7 @@ impl ApiServer {
                 return respond::status(&refused);
             }
         };
-        let work = self.identified(head, body, info, query, trail);
+        let work = pin!(self.identified(head, body, info, query, trail));
         match limit {
             None => work.await,
             Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
@@ -212,7 +217,10 @@ impl ApiServer {
             .get::<audit::Numbered>()
             .map_or_else(Instant::now, |n| n.came);
         match traced::begin(self.state(), &head, info, &user, came) {
-            None => self.known(head, body, info, query, trail, user).await,
+            None => {
+                let work = pin!(self.known(head, body, info, query, trail, user));
+                work.await
+            }
             Some(span) => {
                 let work = Box::pin(self.known(head, body, info, query, trail, user));
                 let response = span.over(work).await;
