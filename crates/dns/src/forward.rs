@@ -32,6 +32,8 @@ const DATAGRAM_BYTES: usize = 65_535;
 const LAST_SECONDS: u64 = 10;
 /// Of so many servers it is remembered that they did not answer: more than any configuration has.
 const REMEMBERED: usize = 256;
+/// A server that does not answer is spoken of in the log so often: some datagrams are always lost.
+const WARNED_SECONDS: u64 = 60;
 
 /// Why a question could not be passed on.
 #[derive(Debug, Error)]
@@ -90,14 +92,22 @@ pub fn ordered<S: Clone>(
     all
 }
 
-/// Who did not answer, and until when that counts.
+/// Who did not answer.
 #[derive(Debug, Default)]
-pub struct Failing(Mutex<HashMap<SocketAddr, Instant>>);
+pub struct Failing(Mutex<HashMap<SocketAddr, Silence>>);
+
+#[derive(Debug)]
+struct Silence {
+    /// Until when it counts.
+    until: Instant,
+    /// When it was last spoken of.
+    warned: Instant,
+}
 
 impl Failing {
     fn has(&self, server: &SocketAddr, now: Instant) -> bool {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(server).is_some_and(|until| now < *until)
+        all.get(server).is_some_and(|silence| now < silence.until)
     }
 
     /// Whether none of them answered lately.
@@ -105,18 +115,32 @@ impl Failing {
         servers.iter().all(|server| self.has(&server.address, now))
     }
 
-    fn note(&self, server: SocketAddr, answered: bool, now: Instant) {
+    /// Notes whether a server has answered; says whether that it has not is worth a word.
+    fn note(&self, server: SocketAddr, answered: bool, now: Instant) -> bool {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if answered {
-            all.remove(&server);
-            return;
+            if let Some(silence) = all.get_mut(&server) {
+                silence.until = now;
+            }
+            return false;
+        }
+        let until = now + Duration::from_secs(LAST_SECONDS);
+        if let Some(silence) = all.get_mut(&server) {
+            silence.until = until;
+            let again = now >= silence.warned + Duration::from_secs(WARNED_SECONDS);
+            if again {
+                silence.warned = now;
+            }
+            return again;
         }
         if all.len() >= REMEMBERED {
-            all.retain(|_, until| now < *until);
+            all.retain(|_, silence| now < silence.until);
         }
-        if all.len() < REMEMBERED {
-            all.insert(server, now + Duration::from_secs(LAST_SECONDS));
+        let has_room = all.len() < REMEMBERED;
+        if has_room {
+            all.insert(server, Silence { until, warned: now });
         }
+        has_room
     }
 }
 
@@ -186,7 +210,11 @@ pub async fn forward(
                 }
                 None => ask(&question, address, route.by_tcp, limit).await,
             };
-            failing.note(address, answer.is_ok(), Instant::now());
+            if failing.note(address, answer.is_ok(), Instant::now())
+                && let Err(error) = &answer
+            {
+                tracing::warn!(server = %address, %error, "a DNS server that is asked does not answer");
+            }
             let bytes = answer.as_ref().ok().map(Vec::as_slice);
             METRICS.upstream(address, start.elapsed(), bytes);
             match answer {
@@ -381,11 +409,28 @@ mod tests {
     fn who_fails_is_remembered_for_a_while() {
         let (failing, now) = (Failing::default(), Instant::now());
         let server = "192.0.2.1:53".parse().unwrap();
-        failing.note(server, false, now);
+        assert!(
+            failing.note(server, false, now),
+            "the first time it is said"
+        );
         let last = Duration::from_secs(LAST_SECONDS);
         assert!(failing.has(&server, now) && !failing.has(&server, now + last));
-        failing.note(server, true, now);
+        assert!(!failing.note(server, true, now));
         assert!(!failing.has(&server, now));
+        for (seconds, said) in [
+            (1, false),
+            (WARNED_SECONDS - 1, false),
+            (WARNED_SECONDS, true),
+        ] {
+            let later = now + Duration::from_secs(seconds);
+            assert_eq!(failing.note(server, false, later), said, "{seconds}");
+            assert!(failing.has(&server, later));
+        }
+        for number in 0..2 * u16::try_from(REMEMBERED).unwrap() {
+            failing.note(([192, 0, 2, 9], number).into(), false, now);
+        }
+        let all = failing.0.lock().unwrap();
+        assert_eq!(all.len(), REMEMBERED);
     }
 
     #[test]

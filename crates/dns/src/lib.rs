@@ -49,7 +49,7 @@ use crate::answer::Zone;
 use crate::metrics::METRICS;
 use crate::server::Answerer;
 use crate::settings::Settings;
-use crate::sockets::{serve_tcp, serve_udp};
+use crate::sockets::{make_room, serve_tcp, serve_udp};
 use crate::tls::Dialer;
 
 /// How the server runs.
@@ -274,6 +274,7 @@ pub async fn run_on(
     for address in config.listen {
         let failed = |cause| DnsError { address, cause };
         let udp = UdpSocket::bind(address).await.map_err(failed)?;
+        make_room(&udp);
         let tcp = TcpListener::bind(address).await.map_err(failed)?;
         tasks.spawn(serve_udp(udp, Arc::clone(&answerer)));
         tasks.spawn(serve_tcp(tcp, Arc::clone(&answerer)));

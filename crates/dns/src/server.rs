@@ -31,6 +31,10 @@ use crate::tls::Dialer;
 /// So many questions at most wait for others; more are refused at once. At two kilobytes and a socket
 /// each this stays far below the usual limit of descriptors.
 const FORWARDED_AT_ONCE: usize = 512;
+/// The last of these places are for servers that few wait for: some that never answer must not take
+/// all others' names away.
+const LAST_PLACES: usize = 128;
+const FEW: usize = 32;
 /// An alias leads to another one so many times at most.
 const ALIASES: usize = 8;
 /// With an answer at hand whose time has ended others are waited for so long (RFC 8767).
@@ -439,8 +443,12 @@ impl Answerer {
         key: Key,
     ) -> Result<Arc<cache::Answer>, ResponseCode> {
         let route = ways.route(name).ok_or(ResponseCode::Refused)?;
-        let (Ok(_all), Ok(_own)) = (self.forwarded.try_acquire(), route.waiting.try_acquire())
-        else {
+        let has_place = has_place(self.forwarded.available_permits(), route.waits());
+        let (true, Ok(_all), Ok(_own)) = (
+            has_place,
+            self.forwarded.try_acquire(),
+            route.waiting.try_acquire(),
+        ) else {
             METRICS.rejected();
             return Err(ResponseCode::ServFail);
         };
@@ -489,6 +497,11 @@ impl Answerer {
         let answer = flight.get_or_init(|| asked).await;
         answer.clone().ok_or(ResponseCode::ServFail)
     }
+}
+
+/// Whether one more may wait for the same servers as so many already, when so many places are free.
+fn has_place(free: usize, waits: usize) -> bool {
+    free > LAST_PLACES || waits < FEW
 }
 
 /// What a template made; an alias that it ends with is followed.
@@ -626,6 +639,23 @@ mod tests {
         let only = ("10.244.0.9".to_owned(), 1);
         assert_eq!(asked(&answerer, 7, RecordType::A), only);
         assert_eq!(asked(&answerer, 8, RecordType::AAAA).1, 3);
+    }
+
+    #[test]
+    fn servers_that_never_answer_leave_places_for_others() {
+        let (mut free, mut silent) = (FORWARDED_AT_ONCE, 0);
+        while has_place(free, silent) {
+            (free, silent) = (free - 1, silent + 1);
+        }
+        assert_eq!(
+            (free, silent),
+            (LAST_PLACES, FORWARDED_AT_ONCE - LAST_PLACES)
+        );
+        // Several of them, and some that few ask for.
+        for waits in 0..FEW {
+            assert!(has_place(1, waits));
+        }
+        assert!(!has_place(1, FEW) && has_place(LAST_PLACES + 1, FEW));
     }
 
     #[test]

@@ -64,6 +64,7 @@ pub struct Route {
     pub by_tcp: bool,
     /// How many questions may wait.
     pub waiting: Arc<Semaphore>,
+    most: usize,
 }
 
 /// A server that is asked.
@@ -310,6 +311,11 @@ fn terms(cache: &corefile::Cache) -> Terms {
 }
 
 impl Route {
+    /// How many questions wait.
+    pub fn waits(&self) -> usize {
+        self.most.saturating_sub(self.waiting.available_permits())
+    }
+
     fn of(forward: Forward, node: &[SocketAddr], warnings: &mut Vec<String>) -> Self {
         let mut servers = Vec::new();
         for to in forward.to {
@@ -330,6 +336,7 @@ impl Route {
             order: forward.order,
             by_tcp: forward.by_tcp,
             waiting: Arc::new(Semaphore::new(waiting)),
+            most: waiting,
         }
     }
 }
