@@ -63,7 +63,10 @@ async fn answer(mut request: Request<RequestBody>) -> Response<Full<bytes::Bytes
             response.headers_mut().insert("content-type", media);
             response
         }
-        EXT => text(200, json!({"kind": "APIResourceList", "resources": []}).to_string()),
+        EXT => text(
+            200,
+            json!({"kind": "APIResourceList", "resources": []}).to_string(),
+        ),
         "/openapi/v3" => text(
             200,
             json!({"paths": {"apis/ext.example.com/v1":
@@ -74,8 +77,13 @@ async fn answer(mut request: Request<RequestBody>) -> Response<Full<bytes::Bytes
         "/openapi/v2" => text(
             200,
             json!({
-                "paths": {"/apis/ext.example.com/v1/echoes": {"get": {"schema": {"$ref": "#/definitions/Echo"}}}},
+                "paths": {"/apis/ext.example.com/v1/echoes": {
+                    "get": {"schema": {"$ref": "#/definitions/Echo"}},
+                    "parameters": [{"$ref": "#/parameters/watch"}, {"$ref": "#/parameters/deep-1"}],
+                }},
                 "definitions": {"Echo": {"type": "object"}, "Other": {}},
+                "parameters": {"watch": {"name": "watch", "in": "query", "type": "string"},
+                    "deep-1": {"name": "deep", "in": "query", "type": "string"}},
             })
             .to_string(),
         ),
@@ -97,7 +105,9 @@ async fn answer(mut request: Request<RequestBody>) -> Response<Full<bytes::Bytes
             });
             let mut response = text(101, "");
             for (name, value) in [("connection", "Upgrade"), ("upgrade", "words")] {
-                response.headers_mut().insert(name, value.parse().expect("value"));
+                response
+                    .headers_mut()
+                    .insert(name, value.parse().expect("value"));
             }
             response
         }
@@ -106,7 +116,9 @@ async fn answer(mut request: Request<RequestBody>) -> Response<Full<bytes::Bytes
             let body = body.collect().await.expect("body").to_bytes();
             let all = |name: &str| -> Vec<String> {
                 let values = head.headers.get_all(name).iter();
-                values.map(|v| v.to_str().expect("text").to_owned()).collect()
+                values
+                    .map(|v| v.to_str().expect("text").to_owned())
+                    .collect()
             };
             let said = json!({
                 "method": head.method.as_str(),
@@ -293,7 +305,13 @@ async fn an_extension_server_is_reached_and_listed() {
     let (_, document) = get(&server, "/openapi/v2").await;
     assert!(document["definitions"]["Echo"].is_object());
     assert!(document["definitions"].get("Other").is_none());
-    assert!(document["paths"]["/apis/ext.example.com/v1/echoes"].is_object());
+    let path = &document["paths"]["/apis/ext.example.com/v1/echoes"];
+    // The name means something else here, so that server's parameter has another one.
+    let parameters = json!([{"$ref": "#/parameters/watch_v2"}, {"$ref": "#/parameters/deep-1"}]);
+    assert_eq!(path["parameters"], parameters);
+    assert_eq!(document["parameters"]["watch_v2"]["type"], "string");
+    assert_eq!(document["parameters"]["watch"]["type"], "boolean");
+    assert_eq!(document["parameters"]["deep-1"]["name"], "deep");
 }
 
 #[tokio::test(flavor = "multi_thread")]

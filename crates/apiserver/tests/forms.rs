@@ -129,4 +129,27 @@ async fn openapi_says_what_clients_look_for() {
             .any(|p| p["name"] == "fieldValidation" && p["in"] == "query")
     );
     assert!(doc["components"]["schemas"]["io.k8s.api.apps.v1.Deployment"].is_object());
+    let (_, doc) = get(&s, "/openapi/v2").await;
+    let op = &doc["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
+    let inline: Vec<&str> = op["parameters"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|p| p["name"].as_str())
+        .collect();
+    assert_eq!(inline, ["body", "dryRun", "fieldValidation"]);
+    let text = doc.to_string();
+    for reference in text.split("\"$ref\":\"#/parameters/").skip(1) {
+        let name = reference.split('"').next().unwrap_or_default();
+        let parameter = &doc["parameters"][name];
+        assert!(parameter["description"].is_string(), "{name} is not told");
+    }
+    // What upstream's scripts look for.
+    for words in [
+        "list of returned",
+        "List of services",
+        "Watch for changes to the described resources",
+    ] {
+        assert!(text.contains(words), "{words}");
+    }
 }

@@ -220,10 +220,32 @@ fn is_list(def: &TypeDef) -> bool {
     def.name.ends_with("List") && def.field("items").is_some() && def.field("metadata").is_some()
 }
 
+/// The kind of a list's objects.
+fn kind_of(def: &TypeDef) -> Option<&str> {
+    def.name.rsplit('.').next()?.strip_suffix("List")
+}
+
+/// Objects of a kind in a sentence: `NetworkPolicy` → `networkpolicies`.
+fn plural(kind: &str) -> String {
+    let one = kind.to_lowercase();
+    if let Some(stem) = one.strip_suffix('y')
+        && !stem.ends_with(['a', 'e', 'o', 'u'])
+    {
+        return format!("{stem}ies");
+    }
+    if one.ends_with("ss") || one.ends_with("us") {
+        format!("{one}es")
+    } else if one.ends_with('s') {
+        one
+    } else {
+        format!("{one}s")
+    }
+}
+
 /// `PodList` and its like have no sentences in the source of descriptions.
 fn list_description(def: &TypeDef) -> Option<String> {
-    let kind = def.name.rsplit('.').next()?.strip_suffix("List")?;
-    is_list(def).then(|| format!("{kind}List holds objects of kind {kind}."))
+    let kind = kind_of(def).filter(|_| is_list(def))?;
+    Some(format!("{kind}List holds objects of kind {kind}."))
 }
 
 fn field_description(def: &TypeDef, field: &FieldDef, words: &Descriptions) -> Option<String> {
@@ -234,7 +256,7 @@ fn field_description(def: &TypeDef, field: &FieldDef, words: &Descriptions) -> O
             // The same sentences everywhere; those of a well-known kind serve.
             "kind" | "apiVersion" => words.get(POD, &field.json),
             "metadata" if is_list(def) => Some("Metadata of the list.".to_owned()),
-            "items" if is_list(def) => Some("The objects of the list.".to_owned()),
+            "items" if is_list(def) => Some(format!("List of {}.", plural(kind_of(def)?))),
             _ => None,
         })
 }

@@ -123,8 +123,15 @@ fn openapi_shows_what_upstreams_documents_show() {
         "io.k8s.api.authorization.v1.SubjectAccessReviewSpec",
         "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions",
         "io.k8s.api.autoscaling.v1.Scale",
+        "io.k8s.api.networking.v1.NetworkPolicyList",
+        "io.k8s.api.storage.v1.StorageClassList",
+        "io.k8s.api.core.v1.EndpointsList",
     ];
     let v2 = openapi::v2_closure(builtin(), &roots);
+    let items = |list: &str| v2[list]["properties"]["items"]["description"].clone();
+    assert_eq!(items(roots[5]), "List of networkpolicies.");
+    assert_eq!(items(roots[6]), "List of storageclasses.");
+    assert_eq!(items(roots[7]), "List of endpoints.");
     assert_eq!(
         v2[roots[0]]["x-kubernetes-unions"][0]["fields-to-discriminateBy"]["localhostProfile"],
         "LocalhostProfile"

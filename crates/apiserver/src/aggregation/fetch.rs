@@ -35,7 +35,7 @@ pub struct Pages {
     pub is_current: bool,
     /// The hash of its OpenAPI v3, if it has that.
     pub v3_hash: Option<String>,
-    /// The paths and definitions of its OpenAPI v2.
+    /// The paths of its OpenAPI v2, with the definitions and parameters that they lead to.
     pub v2: Option<Value>,
 }
 
@@ -247,7 +247,7 @@ async fn v2(state: &State, known: &ApiServiceSpec) -> Option<Value> {
     ))
 }
 
-/// The paths of a group and version in an OpenAPI v2 document, and the definitions that they lead to.
+/// The paths of a group and version in an OpenAPI v2 document, and what they lead to.
 fn own_part(document: &mut Value, of: &GroupVersion) -> Value {
     let own = format!("/apis/{of}");
     let mut paths = Map::new();
@@ -262,36 +262,48 @@ fn own_part(document: &mut Value, of: &GroupVersion) -> Value {
             !is_own
         });
     }
-    let mut definitions = Map::new();
-    let mut names = Vec::new();
-    paths.values().for_each(|item| references(item, &mut names));
-    while let Some(name) = names.pop() {
-        let Some(found) = document["definitions"].get(&name) else {
+    let mut shared = SHARED.map(|section| (section, Map::new()));
+    let mut open = Vec::new();
+    paths.values().for_each(|item| references(item, &mut open));
+    while let Some((section, name)) = open.pop() {
+        let kept = shared.iter_mut().find(|(s, _)| *s == section);
+        let (Some(found), Some((_, kept))) = (document[section].get(&name), kept) else {
             continue;
         };
-        if !definitions.contains_key(&name) {
-            references(found, &mut names);
-            definitions.insert(name, found.clone());
+        if !kept.contains_key(&name) {
+            references(found, &mut open);
+            kept.insert(name, found.clone());
         }
     }
-    json!({ "paths": paths, "definitions": definitions })
+    let mut part = json!({ "paths": paths });
+    for (section, all) in shared {
+        part[section] = all.into();
+    }
+    part
 }
 
-/// The names of all definitions that a part of a document refers to.
-fn references(value: &Value, names: &mut Vec<String>) {
+/// Sections of an OpenAPI v2 document whose entries others refer to.
+const SHARED: [&str; 2] = ["definitions", "parameters"];
+
+/// The section and the name of what a reference means.
+fn referred(reference: &str) -> Option<(&'static str, &str)> {
+    let (section, name) = reference.strip_prefix("#/")?.split_once('/')?;
+    let section = SHARED.into_iter().find(|s| *s == section)?;
+    Some((section, name))
+}
+
+/// All that a part of a document refers to, by section and name.
+fn references(value: &Value, open: &mut Vec<(&'static str, String)>) {
     match value {
         Value::Object(map) => {
             for (key, below) in map {
-                let name = below
-                    .as_str()
-                    .and_then(|r| r.strip_prefix("#/definitions/"));
-                match name.filter(|_| key == "$ref") {
-                    Some(name) => names.push(name.to_owned()),
-                    None => references(below, names),
+                match below.as_str().and_then(referred).filter(|_| key == "$ref") {
+                    Some((section, name)) => open.push((section, name.to_owned())),
+                    None => references(below, open),
                 }
             }
         }
-        Value::Array(items) => items.iter().for_each(|below| references(below, names)),
+        Value::Array(items) => items.iter().for_each(|below| references(below, open)),
         _ => {}
     }
 }
@@ -330,14 +342,18 @@ mod tests {
     fn only_what_belongs_to_the_version_is_taken() {
         let mut document = json!({
             "paths": {
-                "/apis/x.io/v1/a": {"get": {"schema": {"$ref": "#/definitions/A"}}},
+                "/apis/x.io/v1/a": {
+                    "get": {"schema": {"$ref": "#/definitions/A"}},
+                    "parameters": [{"$ref": "#/parameters/p-1"}, {"$ref": "#/elsewhere/A"}],
+                },
                 "/apis/x.io/v10/a": {"get": {"schema": {"$ref": "#/definitions/C"}}},
                 "/version": {},
             },
             "definitions": {
                 "A": {"properties": {"b": {"$ref": "#/definitions/B"}, "a": {"$ref": "#/definitions/A"}}},
-                "B": {}, "C": {},
+                "B": {}, "C": {}, "D": {},
             },
+            "parameters": {"p-1": {"schema": {"$ref": "#/definitions/D"}}, "q-1": {}},
         });
         let own = own_part(&mut document, &GroupVersion::new("x.io", "v1"));
         let names = |part: &str| -> Vec<&String> {
@@ -345,6 +361,7 @@ mod tests {
             map.into_iter().flatten().map(|(name, _)| name).collect()
         };
         assert_eq!(names("paths"), ["/apis/x.io/v1/a"]);
-        assert_eq!(names("definitions"), ["A", "B"]);
+        assert_eq!(names("definitions"), ["A", "B", "D"]);
+        assert_eq!(names("parameters"), ["p-1"]);
     }
 }

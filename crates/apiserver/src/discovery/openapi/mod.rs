@@ -2,6 +2,7 @@
 //! (`operations.rs`). A document defines what its paths name, and what that needs; nothing else.
 
 mod operations;
+mod parameters;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use serde_json::{Map, Value, json};
 use sha2::Digest;
 
 use self::operations::Page;
+use self::parameters::Parameters;
 use super::{Served, hashed};
 use crate::aggregation::ExtensionVersions;
 
@@ -32,20 +34,6 @@ impl Edition {
             Self::V3 => "#/components/schemas/",
         };
         json!({ "$ref": format!("{base}{name}") })
-    }
-
-    fn parameter(self, place: &str, name: &str, ty: &str) -> Value {
-        let mut p = json!({ "name": name, "in": place });
-        if place == "path" {
-            p["required"] = true.into();
-        }
-        if self == Self::V2 {
-            p["type"] = ty.into();
-            p["uniqueItems"] = true.into();
-        } else {
-            p["schema"] = json!({ "type": ty, "uniqueItems": true });
-        }
-        p
     }
 }
 
@@ -84,37 +72,51 @@ pub fn v2(kinds: &Kinds, shown: &ExtensionVersions) -> Value {
         }
     }
     definitions.extend(roots.schemas(schema::openapi::v2_closure));
+    let mut parameters = roots.parameters.into_map();
     let remotes = shown.0.iter().filter_map(|remote| remote.pages.v2.as_ref());
     for remote in remotes {
-        add_remote(remote, &mut paths, &mut definitions);
+        let shared = [
+            ("definitions", &mut definitions),
+            ("parameters", &mut parameters),
+        ];
+        add_remote(remote, &mut paths, shared);
     }
     json!({
         "swagger": "2.0",
         "info": { "title": "Kubernetes", "version": super::GIT_VERSION },
         "paths": paths,
         "definitions": definitions,
+        "parameters": parameters,
         "securityDefinitions": bearer(),
         "security": [{ "BearerToken": [] }],
     })
 }
 
-/// Adds what an extension server says of its own paths. Where a name means something else there, it
-/// gets another one, as upstream: `_v2` behind it.
-fn add_remote(remote: &Value, paths: &mut Map<String, Value>, all: &mut Map<String, Value>) {
-    let Some(definitions) = remote["definitions"].as_object() else {
-        return;
-    };
+/// Adds what an extension server says of its own paths, and the entries of other sections that they
+/// refer to. Where a name means something else there, it gets another one, as upstream: `_v2` behind
+/// it.
+fn add_remote(
+    remote: &Value,
+    paths: &mut Map<String, Value>,
+    shared: [(&str, &mut Map<String, Value>); 2],
+) {
+    let entries = |section: &str| remote[section].as_object().into_iter().flatten();
+    let reference = |section: &str, name: &str| format!("#/{section}/{name}");
     let mut renamed: Vec<(String, String)> = Vec::new();
-    for (name, definition) in definitions {
-        if all.get(name).is_some_and(|have| have != definition) {
+    for (section, all) in &shared {
+        let section = *section;
+        for (name, entry) in entries(section) {
+            if all.get(name).is_none_or(|have| have == entry) {
+                continue;
+            }
+            let taken = |n: &str| all.contains_key(n) || remote[section].get(n).is_some();
             let mut number = 2;
-            let taken = |n: &String| all.contains_key(n) || definitions.contains_key(n);
             let mut other = format!("{name}_v{number}");
             while taken(&other) {
                 number += 1;
                 other = format!("{name}_v{number}");
             }
-            renamed.push((name.clone(), other));
+            renamed.push((reference(section, name), reference(section, &other)));
         }
     }
     let changed = |value: &Value| {
@@ -124,32 +126,37 @@ fn add_remote(remote: &Value, paths: &mut Map<String, Value>, all: &mut Map<Stri
         }
         value
     };
-    for (name, definition) in definitions {
-        let other = renamed.iter().find(|(from, _)| from == name);
-        let name = other.map_or(name, |(_, to)| to);
-        all.insert(name.clone(), changed(definition));
+    for (section, all) in shared {
+        let before = reference(section, "");
+        for (name, entry) in entries(section) {
+            let from = reference(section, name);
+            let to = renamed.iter().find(|(old, _)| *old == from);
+            let other = to.and_then(|(_, new)| new.strip_prefix(&before));
+            all.insert(other.unwrap_or(name).to_owned(), changed(entry));
+        }
     }
-    for (path, item) in remote["paths"].as_object().into_iter().flatten() {
+    for (path, item) in entries("paths") {
         paths.insert(path.clone(), changed(item));
     }
 }
 
-/// Replaces references to definitions by others.
-fn rename(value: &mut Value, names: &[(String, String)]) {
+/// Replaces references by others.
+fn rename(value: &mut Value, references: &[(String, String)]) {
     match value {
         Value::Object(map) => {
             for (key, below) in map.iter_mut() {
-                let name = below
-                    .as_str()
-                    .and_then(|r| r.strip_prefix("#/definitions/"));
-                let other = name.and_then(|name| names.iter().find(|(from, _)| from == name));
-                match other.filter(|_| key == "$ref") {
-                    Some((_, to)) => *below = format!("#/definitions/{to}").into(),
-                    None => rename(below, names),
+                let reference = below.as_str().filter(|_| key == "$ref");
+                let other = reference.and_then(|r| references.iter().find(|(from, _)| from == r));
+                match other {
+                    Some((_, to)) => *below = to.as_str().into(),
+                    None => rename(below, references),
                 }
             }
         }
-        Value::Array(items) => items.iter_mut().for_each(|below| rename(below, names)),
+        Value::Array(items) => {
+            let each = items.iter_mut();
+            each.for_each(|below| rename(below, references));
+        }
         _ => {}
     }
 }
@@ -346,17 +353,21 @@ fn written(paths: Map<String, Value>, schemas: Map<String, Value>) -> Value {
     document
 }
 
-/// The types that a document must define, by the table in which each lies.
+/// What a document's paths refer to.
 #[derive(Default)]
-struct Roots(Vec<(Arc<TypeTable>, BTreeSet<String>)>);
+struct Roots {
+    /// The types that it must define, by the table in which each lies.
+    types: Vec<(Arc<TypeTable>, BTreeSet<String>)>,
+    parameters: Parameters,
+}
 
 impl Roots {
     fn add(&mut self, table: &Arc<TypeTable>, name: String) {
-        match self.0.iter_mut().find(|(t, _)| Arc::ptr_eq(t, table)) {
+        match self.types.iter_mut().find(|(t, _)| Arc::ptr_eq(t, table)) {
             Some((_, names)) => {
                 names.insert(name);
             }
-            None => self.0.push((table.clone(), BTreeSet::from([name]))),
+            None => self.types.push((table.clone(), BTreeSet::from([name]))),
         }
     }
 
@@ -367,7 +378,7 @@ impl Roots {
         let mut all = Map::new();
         // Built-in definitions last: another table's copy of `ObjectMeta` is not better.
         let is_built_in = |table: &Arc<TypeTable>| Arc::ptr_eq(table, schema::builtin());
-        let (own, others): (Vec<_>, Vec<_>) = self.0.iter().partition(|(t, _)| is_built_in(t));
+        let (own, others): (Vec<_>, Vec<_>) = self.types.iter().partition(|(t, _)| is_built_in(t));
         for (table, names) in others.into_iter().chain(own) {
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
             all.extend(define(table, &names));

@@ -105,7 +105,7 @@ impl Operation {
         }
         let own = self.query.iter().filter(|(name, _)| !shared.contains(name));
         let mut parameters: Vec<Value> = own
-            .map(|(name, ty)| edition.parameter("query", name, ty))
+            .map(|(name, ty)| roots.parameters.of(edition, "query", name, ty))
             .collect();
         if edition == Edition::V2 {
             put("schemes", json!(["https"]));
@@ -174,11 +174,12 @@ impl Item {
         let everywhere = |name: &&String| rest.iter().all(|op| op.query.contains_key(*name));
         let shared: Vec<String> = first.query.keys().filter(everywhere).cloned().collect();
         let mut item = Map::new();
+        let all = &mut roots.parameters;
         let mut parameters: Vec<(String, Value)> = names(&self.path)
-            .map(|name| (name.to_owned(), edition.parameter("path", name, "string")))
+            .map(|name| (name.to_owned(), all.of(edition, "path", name, "string")))
             .collect();
         for (name, ty) in first.query.iter().filter(|(n, _)| shared.contains(n)) {
-            parameters.push((name.clone(), edition.parameter("query", name, ty)));
+            parameters.push((name.clone(), all.of(edition, "query", name, ty)));
         }
         parameters.sort_by(|a, b| a.0.cmp(&b.0));
         if !parameters.is_empty() {
