@@ -6,6 +6,7 @@ mod claims;
 mod controllers;
 mod escapes;
 mod events;
+mod identity;
 mod life;
 mod pods;
 mod resources;
@@ -38,6 +39,9 @@ fn main() -> ExitCode {
             pods::limits_reach_the_kernel,
             pods::a_pod_that_fits_nowhere_says_why,
             pods::a_node_selector_is_followed,
+            identity::a_container_may_do_what_its_security_context_says,
+            identity::a_pod_has_the_names_that_it_says,
+            identity::processes_are_seen_by_whom_the_pod_says,
             volumes::configuration_and_secrets_are_read,
             volumes::scratch_space_is_shared_and_may_be_memory,
             volumes::a_folder_of_the_node_is_mounted,
