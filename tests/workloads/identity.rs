@@ -147,3 +147,23 @@ pub fn processes_are_seen_by_whom_the_pod_says(cx: &Context) -> Result<()> {
     }
     Ok(())
 }
+
+/// It comes into a pod that runs, sees the processes of the container that it is for, and restarts nothing.
+pub fn a_container_for_debugging_joins_a_running_pod(cx: &Context) -> Result<()> {
+    cx.shell_pod("p", "exec sleep 7000124")?;
+    let before = cx.field("pod p", ".status.containerStatuses[0].containerID")?;
+    cx.kubectl(&format!(
+        "debug p --image={BUSYBOX} --container=doctor --target=main -- sleep 1000000"
+    ))?;
+    eventually("it runs", || {
+        let started = ".status.ephemeralContainerStatuses[0].state.running.startedAt";
+        let started = cx.field("pod p", started)?;
+        ensure!(!started.is_empty(), "not yet");
+        Ok(())
+    })?;
+    let seen = cx.sh_in("p", "doctor", "ps | grep -c 'sleep [7]000124'; true")?;
+    ensure!(seen.trim() == "1", "{seen}");
+    let after = cx.field("pod p", ".status.containerStatuses[0].containerID")?;
+    ensure!(after == before, "{after} in place of {before}");
+    cx.wait_ready("p")
+}

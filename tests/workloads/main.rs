@@ -42,6 +42,7 @@ fn main() -> ExitCode {
             identity::a_container_may_do_what_its_security_context_says,
             identity::a_pod_has_the_names_that_it_says,
             identity::processes_are_seen_by_whom_the_pod_says,
+            identity::a_container_for_debugging_joins_a_running_pod,
             volumes::configuration_and_secrets_are_read,
             volumes::scratch_space_is_shared_and_may_be_memory,
             volumes::a_folder_of_the_node_is_mounted,
