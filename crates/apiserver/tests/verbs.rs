@@ -387,6 +387,15 @@ async fn who_set_what_is_recorded_and_applied() {
     );
     let (code, no) = raw(&s, apply(&format!("{CMS}/n"), &fresh)).await;
     assert_eq!((code, &no["reason"]), (422, &json!("Invalid")), "{no}");
+    // What is meant for an object that has gone makes no other one, and changes none.
+    for (name, why) in [("o", "uid mismatch"), ("n", "Precondition failed: UID")] {
+        let late = text.replace("{name: m}", &format!("{{name: {name}, uid: gone}}"));
+        let uri = format!("{CMS}/{name}?fieldManager=me&force=true");
+        let (code, no) = raw(&s, apply(&uri, &late)).await;
+        assert_eq!((code, &no["reason"]), (409, &json!("Conflict")), "{no}");
+        let message = no["message"].as_str().unwrap_or_default();
+        assert!(message.contains(why), "{message}");
+    }
 }
 
 #[tokio::test]

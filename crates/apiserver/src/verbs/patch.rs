@@ -16,6 +16,7 @@ use super::unpatchable;
 use super::update::{ChangedObject, change, change_as, versioned};
 use crate::call::{Answer, Call};
 use crate::codec::{self, Strictness};
+use crate::object::meta_text;
 use crate::render;
 
 /// The media type of a configuration that is applied.
@@ -181,6 +182,19 @@ pub fn check_options(call: &Call) -> Result<(), Status> {
     ))
 }
 
+/// A configuration that names the object which it is of is not for another one, made in its place.
+fn is_of_nobody(call: &Call, new: &Value) -> Result<(), Status> {
+    let uid = meta_text(new, "uid");
+    if uid.is_empty() {
+        return Ok(());
+    }
+    // Upstream's words.
+    let why = format!(
+        "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
+    );
+    Err(Status::conflict(&call.resource(), &call.info.name, &why))
+}
+
 /// Server-side apply: makes the object when there is none.
 async fn apply(
     call: &Call,
@@ -219,6 +233,7 @@ async fn apply(
                 let (new, managed) =
                     managed_fields::apply(call, &Value::Null, &none, &config, force)?;
                 let new = checked(call, new, None, strictness, &mut warnings, &OnceCell::new())?;
+                is_of_nobody(call, &new)?;
                 match create_value(call, new, dry_run, Some(managed)).await {
                     // Somebody else was faster: apply to what they made.
                     Err(s) if s.is("AlreadyExists") => continue,
