@@ -13,6 +13,10 @@ const PAGE = 500;
 const GATHER_MS = 60;
 /** Milliseconds that a list nobody looks at is kept, for who comes back. */
 const LINGER_MS = 15_000;
+/** Seconds after which the server ends a watch by itself, at least and at most. */
+const WATCH_S: [number, number] = [240, 360];
+/** Milliseconds for which a watch may go on beyond that: then the connection is dead, and nobody said so. */
+const OVERDUE_MS = 30_000;
 /** Milliseconds between two tries, the first and the longest. */
 const RETRY_MS: [number, number] = [1_000, 30_000];
 
@@ -78,6 +82,8 @@ class Watched<T extends Obj> implements Live<T> {
   close(): void {
     this.stop.abort();
     clearTimeout(this.timer);
+    this.timer = 0;
+    this.pending = [];
   }
 
   again = (): void => {
@@ -115,8 +121,7 @@ class Watched<T extends Obj> implements Live<T> {
           continue;
         }
         this.error.value = error;
-        // What is refused or unknown does not come by asking again.
-        if ([401, 403, 404, 405].includes(error.code)) {
+        if (!passes(error)) {
           this.phase.value = 'failed';
           if (error.code === 403) this.items.value = new Map();
           return;
@@ -145,14 +150,24 @@ class Watched<T extends Obj> implements Live<T> {
   }
 
   private async watch(stop: AbortSignal): Promise<void> {
+    const seconds = WATCH_S[0] + Math.floor(Math.random() * (WATCH_S[1] - WATCH_S[0]));
     const url = this.url({
       watch: 'true',
       allowWatchBookmarks: 'true',
       resourceVersion: this.version,
-      timeoutSeconds: String(240 + Math.floor(Math.random() * 120)),
+      timeoutSeconds: String(seconds),
     });
-    const response = await send(url, { signal: stop });
-    for await (const line of lines(response)) this.take(JSON.parse(line) as WatchEvent<T>);
+    const ends = new AbortController();
+    const end = () => ends.abort();
+    const overdue = setTimeout(end, seconds * 1_000 + OVERDUE_MS);
+    stop.addEventListener('abort', end);
+    try {
+      const response = await send(url, { signal: ends.signal });
+      for await (const line of lines(response)) this.take(JSON.parse(line) as WatchEvent<T>);
+    } finally {
+      clearTimeout(overdue);
+      stop.removeEventListener('abort', end);
+    }
   }
 
   private take(event: WatchEvent<T>): void {
@@ -174,6 +189,9 @@ class Watched<T extends Obj> implements Live<T> {
     this.items.value = next;
   }
 }
+
+/** Whether an error may pass by itself: what is refused or unknown does not come by asking again. */
+export const passes = (e: ApiError): boolean => ![401, 403, 404, 405].includes(e.code);
 
 /** Drops what no page of lists shows and what is often the larger half of an object. */
 function slim<T extends Obj>(object: T): T {
@@ -214,9 +232,9 @@ function acquire<T extends Obj>(key: string): Watched<T> {
   return found;
 }
 
-function release(key: string): void {
-  const found = open.get(key);
-  if (!found) return;
+/** Of just this list: under its key another one may stand by now, that of another token. */
+function release(key: string, used: Live<Obj>): void {
+  const found = used as Watched<Obj>;
   found.users -= 1;
   const check = () => {
     if (found.users > 0 || open.get(key) !== found) return;
@@ -254,8 +272,9 @@ export function useLive<T extends Obj>(path: string, params?: Record<string, str
   );
   useEffect(() => {
     if (!key) return undefined;
-    acquire(key).users += 1;
-    return () => release(key);
+    const used = live as Watched<T>;
+    used.users += 1;
+    return () => release(key, used);
   }, [key, live]);
   return live;
 }

@@ -30,8 +30,17 @@ export const route = computed<Route>(() => parse(hash.value));
 
 function parse(text: string): Route {
   const [path = '', query = ''] = text.replace(/^#\/?/, '').split('?');
-  const parts = path.split('/').filter(Boolean).map(decodeURIComponent);
+  const parts = path.split('/').filter(Boolean).map(decoded);
   return { parts, query: new URLSearchParams(query) };
+}
+
+/** A part of an address; what is not encoded as such parts are is taken as it stands. */
+export function decoded(part: string): string {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
 }
 
 /** A link to a place in the page. */
@@ -83,7 +92,7 @@ export function setTheme(value: Theme): void {
 function takeToken(): void {
   const found = /^#token=([^&]+)/.exec(location.hash);
   if (!found?.[1]) return;
-  signIn(decodeURIComponent(found[1]));
+  signIn(decoded(found[1]));
   history.replaceState(null, '', location.pathname + '#/');
 }
 

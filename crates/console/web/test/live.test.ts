@@ -1,7 +1,8 @@
 // A list of several pages that breaks off is no list.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { pages } from '../src/live';
+import { ApiError } from '../src/api';
+import { pages, passes } from '../src/live';
 
 const object = (uid: string) => ({ metadata: { name: uid, uid } });
 
@@ -24,4 +25,10 @@ test('a page that fails leaves no version to watch from', async () => {
       ? Promise.reject(new Error('lost'))
       : Promise.resolve({ items: [object('a')], metadata: { resourceVersion: '7', continue: 'more' } });
   await assert.rejects(pages(page, () => undefined), /lost/);
+});
+
+test('what is refused or unknown is not asked for again, what is lost or busy is', () => {
+  const codes = [401, 403, 404, 405, 0, 410, 429, 500, 503];
+  const asked = codes.filter((code) => passes(new ApiError(code, '', '')));
+  assert.deepEqual(asked, [0, 410, 429, 500, 503]);
 });

@@ -106,7 +106,8 @@ function Form({ group, version, plural, namespace, name, path, loaded, load }: P
   const writes = may('patch', group, plural, name);
   const live = useLive<Obj>(pathOf(group, version, plural, namespace), { fieldSelector: `metadata.name=${name}` });
   const newest = [...live.items.value.values()][0];
-  const stale = newest && newest.metadata.resourceVersion !== loaded.object.metadata.resourceVersion && !same(newest, loaded.object);
+  const gone = live.phase.value === 'live' && newest?.metadata.uid !== loaded.object.metadata.uid;
+  const stale = !gone && newest && newest.metadata.resourceVersion !== loaded.object.metadata.resourceVersion && !same(newest, loaded.object);
   const marks = useMemo(() => new Set(problems.map((p) => p.line)), [problems]);
   const changed = text !== loaded.text;
 
@@ -177,6 +178,7 @@ function Form({ group, version, plural, namespace, name, path, loaded, load }: P
         {writes ? <button class="primary" disabled={!changed || busy} onClick={() => void review({ replace: false, force: false })}>Review changes</button> : <span class="quiet">You may read this, and not change it.</span>}
         {changed && <button onClick={() => { edit(loaded.text); setProblems([]); }}>Discard</button>}
         <label class="check"><input type="checkbox" checked={whole} onChange={(e) => setWhole(e.currentTarget.checked)} />Whole object, to read</label>
+        {gone && <span role="status">{newest ? 'It was deleted, and there is another one of its name.' : 'It was deleted.'} {newest && <button onClick={load}>{changed ? 'Discard and load that one' : 'Load that one'}</button>}</span>}
         {stale && <span role="status">It has changed since. <button onClick={load}>{changed ? 'Discard and load again' : 'Load again'}</button></span>}
         {writes && <span class="quiet">Ctrl-S reviews.</span>}
       </div>
@@ -227,11 +229,12 @@ async function write(path: string, how: Send, dry: boolean, loaded: Loaded, edit
   const schemas = await schemasOf(group, version).catch(() => new Schemas({}));
   const schema = schemas.of(group, version, String(edited.kind));
   const part = chosen(schemas, editable(loaded.object) as Value, edited as Value, schema, loaded.owned);
-  const { name, namespace } = loaded.object.metadata;
+  const { name, namespace, uid } = loaded.object.metadata;
   const config = part === NOTHING ? {} : (part as Record<string, Value>);
   const own = (edited.metadata ?? {}) as Record<string, Value>;
-  // Another name or kind than that of the path is the server's to refuse.
-  const metadata = { ...(config.metadata as object | undefined), name: own.name ?? name, ...(namespace ? { namespace: own.namespace ?? namespace } : {}) };
+  // Another name or kind than that of the path is the server's to refuse; and if this object was deleted
+  // meanwhile, no part of it is brought back.
+  const metadata = { ...(config.metadata as object | undefined), uid, name: own.name ?? name, ...(namespace ? { namespace: own.namespace ?? namespace } : {}) };
   const body = JSON.stringify({ ...config, apiVersion: edited.apiVersion, kind: edited.kind, metadata });
   if (how.force) query.set('force', 'true');
   const response = await send(`${path}?${query}`, { method: 'PATCH', headers: { 'Content-Type': 'application/apply-patch+yaml' }, body });

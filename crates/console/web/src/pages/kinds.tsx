@@ -4,14 +4,14 @@
 import type { ComponentChildren } from 'preact';
 import { useEffect, useMemo, useState } from 'preact/hooks';
 import { ApiError, get, pathOf, remove, send, words } from '../api';
-import { kindOf, kinds, kindsError, mayList, may, scoped, type Kind } from '../discovery';
-import { lines, useLive } from '../live';
+import { discover, kindOf, kinds, kindsError, mayList, may, scoped, type Kind } from '../discovery';
+import { lines, passes, useLive } from '../live';
 import { href, route, scope } from '../state';
 import type { Condition, Event, Meta, Obj } from '../types';
 import { Confirm } from '../ui/confirm';
 import { Events, linkOf, objectLink } from '../ui/events';
 import { lazy } from '../ui/lazy';
-import { Age, Empty, Facts, Failure, Heading, Labels, lately, Loading, Section, Shown, Tabs, tell } from '../ui/parts';
+import { Age, Empty, Facts, Failure, Heading, Labels, lately, Loading, Section, Shown, Stale, Tabs, tell } from '../ui/parts';
 import { Table, type Column } from '../ui/table';
 import { type About as Asked, WhySection } from '../ui/why';
 import { whyObject } from '../model/why';
@@ -20,6 +20,7 @@ import { Conditions } from './nodes';
 const Editor = lazy('the editor', () => import('../edit/editor').then((m) => m.Editor));
 
 export function Kinds() {
+  useEffect(() => void discover(), []);
   const error = kindsError.value;
   const all = useMemo(() => kinds.value.filter((k) => k.verbs.includes('list')).sort((a, b) => (a.kind < b.kind ? -1 : 1)), [kinds.value]);
   const columns: Column<Kind>[] = [
@@ -50,6 +51,8 @@ interface TableAnswer {
 }
 
 const TABLE = 'application/json;as=Table;v=v1;g=meta.k8s.io,application/json';
+/** Milliseconds until a list is asked for again whose watch has ended, at first and at most. */
+const AGAIN_MS: [number, number] = [2_000, 30_000];
 /** Rows of one list: more are not drawn, and it is said so. */
 const MOST = 5_000;
 
@@ -59,20 +62,24 @@ interface Printed {
   error: ApiError | null;
   loaded: boolean;
   more: boolean;
+  /** The connection is lost: the rows are those that were known last. */
+  stale: boolean;
 }
+
+const NOTHING: Printed = { columns: [], rows: new Map(), error: null, loaded: false, more: false, stale: false };
 
 /** A list as the server prints it, kept true by a watch of the same shape. */
 function usePrinted(path: string, watchable: boolean): Printed & { again: () => void } {
-  const [state, set] = useState<Printed>({ columns: [], rows: new Map(), error: null, loaded: false, more: false });
+  const [state, set] = useState<Printed>(NOTHING);
   const [round, setRound] = useState(0);
   useEffect(() => {
     const stop = new AbortController();
     let timer = 0;
-    set({ columns: [], rows: new Map(), error: null, loaded: false, more: false });
+    set(NOTHING);
     const run = async () => {
       const list = await get<TableAnswer>(`${path}?limit=${MOST}`, TABLE, stop.signal);
       let rows = new Map(list.rows.map((r) => [r.object.metadata.uid, r]));
-      set({ columns: list.columnDefinitions, rows, error: null, loaded: true, more: !!list.metadata?.continue });
+      set({ ...NOTHING, columns: list.columnDefinitions, rows, loaded: true, more: !!list.metadata?.continue });
       if (!watchable) return;
       const query = new URLSearchParams({ watch: 'true', allowWatchBookmarks: 'true', resourceVersion: list.metadata?.resourceVersion ?? '' });
       const response = await send(`${path}?${query}`, { signal: stop.signal, headers: { Accept: TABLE } });
@@ -93,19 +100,24 @@ function usePrinted(path: string, watchable: boolean): Printed & { again: () => 
       }
     };
     const loop = async () => {
+      let pause = AGAIN_MS[0];
       while (!stop.signal.aborted) {
         try {
           await run();
+          pause = AGAIN_MS[0];
           if (!watchable) return;
         } catch (e) {
           if (stop.signal.aborted) return;
           const error = e instanceof ApiError ? e : new ApiError(0, '', words(e));
-          if (error.code !== 0 && error.code !== 410) {
+          if (!passes(error)) {
             set((old) => ({ ...old, error, loaded: true }));
             return;
           }
+          // What is shown stays, and is said to be old; where nothing is, it is said why.
+          if (!error.gone) set((old) => (old.loaded && !old.error ? { ...old, stale: true } : { ...old, error, loaded: true }));
         }
-        await new Promise((done) => setTimeout(done, 2_000));
+        await new Promise((done) => setTimeout(done, pause));
+        pause = Math.min(pause * 2, AGAIN_MS[1]);
       }
     };
     void loop();
@@ -117,8 +129,9 @@ function usePrinted(path: string, watchable: boolean): Printed & { again: () => 
   return { ...state, again: () => setRound((n) => n + 1) };
 }
 
-/** A kind that is not there, or not known yet. */
+/** A kind that is not there, or not known yet: it may have come since one signed in. */
 function NoKind({ group, plural }: { group: string; plural: string }) {
+  useEffect(() => void discover(), [group, plural]);
   return (
     <>
       <Heading title={plural} />
@@ -135,7 +148,7 @@ export function KindList({ group, plural }: { group: string; plural: string }) {
 
 function Objects({ kind }: { kind: Kind }) {
   const path = scoped(kind.group, kind.version, kind.plural, kind.namespaced);
-  const { columns, rows, error, loaded, more, again } = usePrinted(path, kind.verbs.includes('watch'));
+  const { columns, rows, error, loaded, more, stale, again } = usePrinted(path, kind.verbs.includes('watch'));
   const all = useMemo(() => [...rows.values()].sort((a, b) => (keyOf(a) < keyOf(b) ? -1 : 1)), [rows]);
   const shown = columns.map((c, at) => ({ ...c, at })).filter((c) => c.priority === 0);
   const table: Column<TableRow>[] = shown.map((c, i) => ({
@@ -152,6 +165,7 @@ function Objects({ kind }: { kind: Kind }) {
       <Heading title={kind.kind} sub={`${kind.group || 'core'}/${kind.version}${kind.namespaced ? ` · ${scope.value ? `namespace ${scope.value}` : 'all namespaces'}` : ''}`} />
       {error ? <Failure what={kind.plural} error={error} again={again} /> : !loaded ? <Loading what={kind.plural} /> : (
         <>
+          {stale && <Stale />}
           {more && <p class="stale">There are more than {MOST}: choose a namespace to see the rest.</p>}
           <Table label={kind.plural} rows={all} columns={table} keyOf={(r) => r.object.metadata.uid}
             link={(r) => objectPage(kind, r.object.metadata)} text={(r) => `${r.object.metadata.namespace ?? ''} ${r.cells.map(text).join(' ')}`} />

@@ -76,6 +76,11 @@ export function Failure({ what, error, again }: { what: string; error: ApiError;
 
 export const capital = (text: string) => text.charAt(0).toUpperCase() + text.slice(1);
 
+/** Above what was known last, while the connection is lost. */
+export function Stale() {
+  return <p class="stale" role="status">The connection is lost; this is what was last known. Trying again.</p>;
+}
+
 /** The content of a live list, or what is to be said instead of it: under a heading, where the content is a page with its own. */
 export function Shown<T extends Obj>({ live, what, empty, page, children }: { live: Live<T>; what: string; empty?: ComponentChildren; page?: string; children: () => ComponentChildren }) {
   const phase = live.phase.value;
@@ -85,7 +90,7 @@ export function Shown<T extends Obj>({ live, what, empty, page, children }: { li
   if (phase === 'loading' && !live.items.value.size) return <>{heading}<Loading what={what} /></>;
   return (
     <>
-      {phase === 'retrying' && <p class="stale" role="status">The connection is lost; this is what was last known. Trying again.</p>}
+      {phase === 'retrying' && <Stale />}
       {!live.items.value.size && empty ? <>{heading}{empty}</> : children()}
     </>
   );

@@ -100,9 +100,11 @@ export function Table<T>({ label, rows, columns: all, keyOf, link, text, empty, 
             {first > 0 && <tr class="space" style={{ height: `${first * ROW}px` }} aria-hidden="true"><td /></tr>}
             {shown.slice(first, last).map((row, i) => (
               <tr key={keyOf(row)} data-at={first + i} aria-rowindex={first + i + 2}>
-                {columns.map((c, at) => (
-                  <td key={c.title} class={classOf(c)}>{at === 0 ? <a href={link(row)}>{c.cell(row)}</a> : c.cell(row)}</td>
-                ))}
+                {columns.map((c, at) => {
+                  const inner = c.cell(row);
+                  // What is too long for its place can be read all the same.
+                  return <td key={c.title} class={classOf(c)} title={typeof inner === 'string' ? inner : undefined}>{at === 0 ? <a href={link(row)}>{inner}</a> : inner}</td>;
+                })}
               </tr>
             ))}
             {last < shown.length && <tr class="space" style={{ height: `${(shown.length - last) * ROW}px` }} aria-hidden="true"><td /></tr>}
