@@ -1,7 +1,9 @@
 //! A real etcd of the test's own: one or several members on free loopback ports, with TLS and
 //! client certificates, their data in a temporary folder. They end with the value.
 
-use std::net::TcpListener;
+use std::fs::File;
+use std::net::{Ipv4Addr, TcpListener};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -45,15 +47,35 @@ pub struct Cluster {
     pki: Arc<Pki>,
     flags: Vec<String>,
     pub members: Vec<Member>,
+    _ports: Vec<Port>,
 }
 
-/// Ports that are free now.
-fn ports(count: usize) -> Vec<u16> {
-    let listeners: Vec<TcpListener> = (0..count)
-        .map(|_| TcpListener::bind("127.0.0.1:0").expect("port"))
-        .collect();
-    let port = |l: &TcpListener| l.local_addr().expect("address").port();
-    listeners.iter().map(port).collect()
+/// Below the ports that the kernel gives to connections: one of those would be another's when a member
+/// comes back.
+const PORTS: Range<u16> = 20_000..24_000;
+
+/// A port that is this process's as long as it lives, whatever test programs run beside it: by a file
+/// that is locked.
+struct Port {
+    number: u16,
+    _lock: File,
+}
+
+fn ports(count: usize) -> Vec<Port> {
+    let dir = std::env::temp_dir().join("tiphys-test-ports");
+    std::fs::create_dir_all(&dir).expect("dir");
+    let take = |number: u16| {
+        let lock = File::create(dir.join(number.to_string())).expect("file");
+        lock.try_lock().ok()?;
+        TcpListener::bind((Ipv4Addr::LOCALHOST, number)).ok()?;
+        Some(Port {
+            number,
+            _lock: lock,
+        })
+    };
+    let found: Vec<Port> = PORTS.filter_map(take).take(count).collect();
+    assert_eq!(found.len(), count, "free ports");
+    found
 }
 
 impl Cluster {
@@ -66,6 +88,7 @@ impl Cluster {
     pub async fn start_with(pki: Arc<Pki>, members: usize, flags: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("dir");
         let ports = ports(members * 2);
+        let numbers: Vec<u16> = ports.iter().map(|port| port.number).collect();
         let member = |(i, pair): (usize, &[u16])| Member {
             name: format!("m{i}"),
             client: pair[0],
@@ -73,10 +96,11 @@ impl Cluster {
             child: None,
         };
         let mut cluster = Self {
-            members: ports.chunks(2).enumerate().map(member).collect(),
+            members: numbers.chunks(2).enumerate().map(member).collect(),
             flags: flags.iter().map(|&f| f.to_owned()).collect(),
             dir,
             pki,
+            _ports: ports,
         };
         for i in 0..members {
             cluster.launch(i);
