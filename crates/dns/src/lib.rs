@@ -6,7 +6,7 @@
 //! `template` makes answers of names. `settings` is what a Corefile says about whose question is whose, `cache`
 //! keeps what others answered, as bytes that `packet` knows; `recent` keeps whole answers by the bytes
 //! of their questions, patched by `prepared`. `resolv_conf` follows the node's own resolvers; `forward`
-//! with `tls` and `sockets` are the sockets, `server` goes from a question's bytes to an answer's.
+//! with `tls`, and `sockets` with `outgoing`, are the sockets, `server` goes from a question's bytes to an answer's.
 //! It runs on every node, so that a question never leaves the node for a name of the cluster.
 #![forbid(unsafe_code)]
 
@@ -17,6 +17,7 @@ pub mod forward;
 pub mod index;
 pub mod message;
 mod metrics;
+mod outgoing;
 pub mod packet;
 mod prepared;
 mod recent;

@@ -2,18 +2,18 @@
 //! [`Answerer`] alone.
 
 use std::io::ErrorKind;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clock::Instant;
 use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::task::coop::consume_budget;
+use tokio::task::coop::{consume_budget, has_budget_remaining};
 use wire::serve::{Connections, Limits, serve_streams};
 
 use crate::forward::{read_framed, write_framed};
 use crate::metrics::CountedQuestion;
+use crate::outgoing::Outgoing;
 use crate::server::{Answerer, Handled};
 
 /// So many TCP connections at most are open; one more ends one of the address that has most, so that
@@ -51,14 +51,22 @@ pub fn make_room(socket: &UdpSocket) {
 pub async fn serve_udp(socket: UdpSocket, answerer: Arc<Answerer>) {
     let socket = Arc::new(socket);
     let mut buffer = vec![0; QUESTION_BYTES];
+    let mut outgoing = Outgoing::default();
     loop {
         // What has arrived already is taken without asking whether there is something.
-        let received = match socket.try_recv_from(&mut buffer) {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+        let received = socket.try_recv_from(&mut buffer);
+        let is_none = |error: &std::io::Error| error.kind() == ErrorKind::WouldBlock;
+        let has_waited = received.as_ref().is_err_and(is_none);
+        let received = match has_waited {
+            true => {
+                outgoing.send(&socket).await;
                 socket.recv_from(&mut buffer).await
             }
-            received => {
+            false => {
                 // Others have their turn, however many ask.
+                if !has_budget_remaining() {
+                    outgoing.send(&socket).await;
+                }
                 consume_budget().await;
                 received
             }
@@ -73,8 +81,11 @@ pub async fn serve_udp(socket: UdpSocket, answerer: Arc<Answerer>) {
         match handled {
             Handled::Done(answer) => {
                 note(taken, answer.as_deref(), start);
-                if let Some(answer) = answer {
-                    send(&socket, &answer, from).await;
+                // The first of those that come at once, which may be the only one, waits for none.
+                if let Some(answer) = answer
+                    && (outgoing.put(from, answer) || has_waited)
+                {
+                    outgoing.send(&socket).await;
                 }
             }
             // Each waits for others by itself; `Answerer` bounds how many do.
@@ -84,19 +95,11 @@ pub async fn serve_udp(socket: UdpSocket, answerer: Arc<Answerer>) {
                     let answer = answerer.go_on(*asked, said).await;
                     note(taken, answer.as_deref(), start);
                     if let Some(answer) = answer {
-                        send(&socket, &answer, from).await;
+                        let _ = socket.send_to(&answer, from).await;
                     }
                 });
             }
         }
-    }
-}
-
-/// Sends an answer; who is not there any more does without.
-async fn send(socket: &UdpSocket, answer: &[u8], to: SocketAddr) {
-    let sent = socket.try_send_to(answer, to);
-    if sent.is_err_and(|error| error.kind() == ErrorKind::WouldBlock) {
-        let _ = socket.send_to(answer, to).await;
     }
 }
 
