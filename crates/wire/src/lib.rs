@@ -13,6 +13,7 @@ pub mod pod_keys;
 mod private_key;
 pub mod seal;
 pub mod serve;
+mod signatures;
 pub mod stream;
 pub mod tls;
 pub mod trust;

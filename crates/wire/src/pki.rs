@@ -14,6 +14,7 @@ use rcgen::{
 use x509_parser::prelude::FromDer;
 
 use crate::private_key::key_pair;
+use crate::signatures;
 
 /// Seconds of a day.
 const DAY: i64 = 86_400;
@@ -448,8 +449,7 @@ pub fn request_names(csr_pem: &str) -> Result<Names, PkiError> {
     let (_, csr) =
         x509_parser::certification_request::X509CertificationRequest::from_der(block.contents())
             .map_err(|e| PkiError::Request(e.to_string()))?;
-    csr.verify_signature()
-        .map_err(|e| PkiError::Request(e.to_string()))?;
+    signatures::check_request(&csr).map_err(|e| PkiError::Request(e.to_string()))?;
     let alt = csr.requested_extensions().and_then(|mut all| {
         all.find_map(|e| match e {
             x509_parser::extensions::ParsedExtension::SubjectAlternativeName(s) => Some(s),
@@ -464,7 +464,6 @@ pub fn request_names(csr_pem: &str) -> Result<Names, PkiError> {
 /// # Errors
 /// What is wrong, in the words of the library that upstream uses.
 pub fn check_request_signature(csr_pem: &str) -> Result<(), String> {
-    use x509_parser::error::X509Error;
     let block = ::pem::parse(csr_pem).map_err(|e| e.to_string())?;
     let (rest, csr) =
         x509_parser::certification_request::X509CertificationRequest::from_der(block.contents())
@@ -472,14 +471,7 @@ pub fn check_request_signature(csr_pem: &str) -> Result<(), String> {
     if !rest.is_empty() {
         return Err("asn1: syntax error: trailing data".to_owned());
     }
-    csr.verify_signature().map_err(|e| match e {
-        // P-521 among them, which the library at hand does not know: what nobody has checked is not
-        // taken.
-        X509Error::SignatureUnsupportedAlgorithm => {
-            "x509: cannot verify signature: algorithm unimplemented".to_owned()
-        }
-        _ => "x509: verification failure of the signature by the request's own key".to_owned(),
-    })
+    signatures::check_request(&csr).map_err(|e| e.to_string())
 }
 
 /// SHA-256 of the public key of a PEM certificate request, in hexadecimal: a client that asks twice

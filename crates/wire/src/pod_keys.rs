@@ -4,8 +4,10 @@ use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::public_key::PublicKey;
+use x509_parser::x509::SubjectPublicKeyInfo;
 
 use crate::pki::{PkiError, Validity};
+use crate::signatures;
 
 /// A new key, and a request (PKCS#10) that names nobody and is signed by it.
 pub struct PodKey {
@@ -104,32 +106,78 @@ pub fn check_anchors(text: &str) -> Result<(), String> {
 /// # Errors
 /// What is wrong, in upstream's words.
 pub fn check_request(der: &[u8]) -> Result<(), &'static str> {
-    let (_, request) =
-        X509CertificationRequest::from_der(der).map_err(|_| "must be a valid PKCS#10 CSR")?;
-    let info = &request.certification_request_info.subject_pki;
-    match info.parsed() {
-        Ok(PublicKey::EC(point)) if !matches!(point.key_size(), 256 | 384 | 521 | 528) => {
-            return Err("elliptic public keys must use curve P256, P384, or P521");
-        }
-        Ok(PublicKey::RSA(key)) if !matches!(key.key_size(), 3072 | 4096) => {
-            return Err("RSA keys must have modulus size 3072 or 4096");
-        }
-        Ok(PublicKey::EC(_) | PublicKey::RSA(_)) => {}
-        _ if info.algorithm.algorithm.to_id_string() == ED25519 => {}
-        _ => return Err("unknown public key type; supported types are Ed25519, ECDSA, and RSA"),
+    let request = request(der)?;
+    check_key(
+        &request.certification_request_info.subject_pki,
+        "elliptic public keys must use curve P256, P384, or P521",
+    )?;
+    signatures::check_request(&request).map_err(|_| "invalid signature")
+}
+
+fn request(der: &[u8]) -> Result<X509CertificationRequest<'_>, &'static str> {
+    match X509CertificationRequest::from_der(der) {
+        Ok(([], request)) => Ok(request),
+        _ => Err("must be a valid PKCS#10 CSR"),
     }
-    request.verify_signature().map_err(|_| "invalid signature")
+}
+
+/// What is wrong with a key and the older proof that one has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProofProblem {
+    /// With the key, in upstream's words.
+    Key(&'static str),
+    /// With the proof, in upstream's words.
+    Proof(&'static str),
+}
+
+/// Checks the older proof: that a key (PKIX, DER) of a type that the API has has signed a message.
+///
+/// # Errors
+/// What is wrong, and with which of the two.
+pub fn check_proof(key_der: &[u8], message: &[u8], proof: &[u8]) -> Result<(), ProofProblem> {
+    let Ok(([], key)) = SubjectPublicKeyInfo::from_der(key_der) else {
+        let why = "must be a valid PKIX-serialized public key";
+        return Err(ProofProblem::Key(why));
+    };
+    let curves = "elliptic public keys must use curve P256 or P384";
+    check_key(&key, curves).map_err(ProofProblem::Key)?;
+    let checked = signatures::check_proof(&key, message, proof);
+    checked.map_err(|_| ProofProblem::Proof("could not verify proof-of-possession signature"))
+}
+
+/// Whether a key is of a type that the API has; `curves` is said of one on another curve.
+fn check_key(key: &SubjectPublicKeyInfo<'_>, curves: &'static str) -> Result<(), &'static str> {
+    match key.parsed() {
+        Ok(PublicKey::EC(_)) => match signatures::curve_name(key) {
+            Some("P-256" | "P-384" | "P-521") => Ok(()),
+            _ => Err(curves),
+        },
+        Ok(PublicKey::RSA(rsa)) if matches!(rsa.key_size(), 3072 | 4096) => Ok(()),
+        Ok(PublicKey::RSA(_)) => Err("RSA keys must have modulus size 3072 or 4096"),
+        _ if key.algorithm.algorithm.to_id_string() == ED25519 => Ok(()),
+        _ => Err("unknown public key type; supported types are Ed25519, ECDSA, and RSA"),
+    }
 }
 
 /// The identifier of Ed25519 keys.
 const ED25519: &str = "1.3.101.112";
 
-/// Checks what a signer answers: certificates alone, the first of them for the key of the request
-/// (DER). Gives the first one's lifetime.
+/// The key (PKIX, DER) that a request (DER) is for.
+///
+/// # Errors
+/// It is not a request, in upstream's words.
+pub fn key_of_request(der: &[u8]) -> Result<Vec<u8>, &'static str> {
+    let request = request(der)?;
+    let key = &request.certification_request_info.subject_pki;
+    Ok(key.raw.to_vec())
+}
+
+/// Checks what a signer answers: certificates alone, the first of them for the key (PKIX, DER) that
+/// was asked for. Gives the first one's lifetime.
 ///
 /// # Errors
 /// What is wrong, in upstream's words.
-pub fn check_chain(chain: &str, request_der: &[u8]) -> Result<Validity, &'static str> {
+pub fn check_chain(chain: &str, key_der: &[u8]) -> Result<Validity, &'static str> {
     const ALONE: &str = "issued certificate chain must consist entirely of CERTIFICATE PEM blocks";
     let blocks = ::pem::parse_many(chain).map_err(|_| ALONE)?;
     if blocks.iter().any(|b| b.tag() != "CERTIFICATE") {
@@ -140,9 +188,7 @@ pub fn check_chain(chain: &str, request_der: &[u8]) -> Result<Validity, &'static
         .ok_or("issued certificate chain must contain at least one certificate")?;
     let (_, leaf) = X509Certificate::from_der(leaf.contents())
         .map_err(|_| "leaf certificate does not parse as valid X.509")?;
-    let (_, request) = X509CertificationRequest::from_der(request_der)
-        .map_err(|_| "must be a valid PKCS#10 CSR")?;
-    if leaf.public_key().raw != request.certification_request_info.subject_pki.raw {
+    if leaf.public_key().raw != key_der {
         return Err("leaf certificate was not issued to the requested public key");
     }
     if others
@@ -161,6 +207,7 @@ pub fn check_chain(chain: &str, request_der: &[u8]) -> Result<Validity, &'static
 mod tests {
     use super::*;
     use crate::pki::{Ca, Names, Subject, request_names};
+    use crate::signatures::tests as tests_of_others;
 
     #[test]
     fn a_pods_request_is_signed_by_its_key_and_names_nobody() {
@@ -194,9 +241,11 @@ mod tests {
         };
         let leaf = ca.sign_request(&::pem::encode(&request), &["client auth"], validity);
         let chain = format!("{}{}", leaf.unwrap(), ca.pair.cert_pem);
-        let lifetime = check_chain(&chain, &made.request_der).unwrap();
+        let asked = key_of_request(&made.request_der).unwrap();
+        let lifetime = check_chain(&chain, &asked).unwrap();
         assert_eq!((lifetime.not_before, lifetime.not_after), (100, 4000));
         let other = new_pod_key("ECDSAP256").unwrap().request_der;
+        let other = key_of_request(&other).unwrap();
         let why = check_chain(&chain, &other).unwrap_err();
         assert_eq!(
             why,
@@ -218,6 +267,28 @@ mod tests {
             *last ^= 1;
         }
         assert_eq!(check_request(&broken), Err("invalid signature"));
+        broken.push(0);
+        assert_eq!(check_request(&broken), Err("must be a valid PKCS#10 CSR"));
+        assert_eq!(check_request(&tests_of_others::p521_request()), Ok(()));
+    }
+
+    #[test]
+    fn the_older_proof_is_a_signature_of_the_pods_uid() {
+        let made = new_pod_key("ED25519").unwrap();
+        let pair = KeyPair::from_pem(&made.key_pem).unwrap();
+        let key = key_of_request(&made.request_der).unwrap();
+        let signed = rcgen::SigningKey::sign(&pair, b"uid").unwrap();
+        assert_eq!(check_proof(&key, b"uid", &signed), Ok(()));
+        let wrong = ProofProblem::Proof("could not verify proof-of-possession signature");
+        assert_eq!(check_proof(&key, b"other", &signed), Err(wrong));
+        for (key, proof) in tests_of_others::proofs() {
+            assert_eq!(check_proof(&key, tests_of_others::MESSAGE, &proof), Ok(()));
+        }
+        let none = ProofProblem::Key("must be a valid PKIX-serialized public key");
+        assert_eq!(check_proof(b"x", b"uid", &signed), Err(none));
+        let mut longer = key.clone();
+        longer.push(0);
+        assert_eq!(check_proof(&longer, b"uid", &signed), Err(none));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use api::{FieldError, FieldPath};
 use serde_json::{Value, json};
 
+use crate::base64;
 use crate::check::{
     Errors, at, dns_subdomain, fill, int, invalid, is_empty, items, make, one_of, set, text,
 };
@@ -18,6 +19,11 @@ const USUAL_SECONDS: i64 = 86_400;
 const LONGEST_UID: usize = 128;
 /// The conditions that end a request.
 const ENDS: &[&str] = &["Issued", "Denied", "Failed"];
+/// How a request shows that somebody has a key: by a request (PKCS#10), or as before by a key and a
+/// signature with it.
+const PROOFS: [&str; 3] = ["stubPKCS10Request", "pkixPublicKey", "proofOfPossession"];
+/// The most bytes of each of them.
+const LONGEST_PROOF: usize = 10 * 1024;
 /// The most bytes of a chain of certificates.
 const LONGEST_CHAIN: usize = 100 * 1024;
 
@@ -67,13 +73,13 @@ impl Strategy for PodCertificateRequest {
             let path = path.child("maxExpirationSeconds");
             invalid(&mut errs, &path, &seconds.into(), &why);
         }
-        match ["stubPKCS10Request", "pkixPublicKey", "proofOfPossession"]
-            .map(|field| !is_empty(at(spec, field)))
-        {
-            [true, false, false] => {}
-            [false, true, true] => {
-                let why = "must be set: proofs of the older form are not taken";
-                errs.push(FieldError::required(&path.child("stubPKCS10Request"), why));
+        match PROOFS.map(|field| !is_empty(at(spec, field))) {
+            [true, false, false] | [false, true, true] => {
+                let long = PROOFS.into_iter().find(|field| {
+                    let bytes = base64::decode(text(spec, field)).unwrap_or_default();
+                    bytes.len() > LONGEST_PROOF
+                });
+                errs.extend(long.map(|f| FieldError::too_long(&path.child(f), LONGEST_PROOF)));
             }
             _ => {
                 let why = "exactly one of (stubPKCS10Request) or (pkixPublicKey, proofOfPossession) must be set";
@@ -207,12 +213,17 @@ mod tests {
         );
         assert_eq!(check(&|s| s["stubPKCS10Request"] = "".into()), ["spec"]);
         assert_eq!(check(&|s| s["pkixPublicKey"] = "k".into()), ["spec"]);
-        let older = check(&|s| {
-            s["stubPKCS10Request"] = "".into();
-            s["pkixPublicKey"] = "k".into();
-            s["proofOfPossession"] = "p".into();
-        });
-        assert_eq!(older, ["spec.stubPKCS10Request"]);
+        let older = |key: String| {
+            check(&|s| {
+                s["stubPKCS10Request"] = "".into();
+                s["pkixPublicKey"] = key.as_str().into();
+                s["proofOfPossession"] = "AA==".into();
+            })
+        };
+        assert!(older("AA==".into()).is_empty());
+        assert!(older("AAAA".repeat(LONGEST_PROOF / 3)).is_empty());
+        let longer = older("AAAA".repeat(LONGEST_PROOF / 3 + 1));
+        assert_eq!(longer, ["spec.pkixPublicKey"]);
         let life = ["spec.maxExpirationSeconds"];
         assert_eq!(check(&|s| s["maxExpirationSeconds"] = 3599.into()), life);
         let week = |by: &str| {
