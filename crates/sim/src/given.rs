@@ -75,7 +75,9 @@ impl Keys {
     /// Takes a change of a key in. What a namespace that goes leaves.
     pub fn note(&mut self, key: &str, is_there: bool) -> Option<String> {
         if is_there {
-            self.0.insert(key.to_owned());
+            if !self.0.contains(key) {
+                self.0.insert(key.to_owned());
+            }
             return None;
         }
         self.0.remove(key);

@@ -6,6 +6,7 @@
 //! of the runtimes alone, so nothing that it judges by is computed by what it judges.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use host::runtime::fake::Running;
 use serde_json::Value;
@@ -48,7 +49,7 @@ const WRITES_A_MINUTE: usize = 180;
 /// The state so far, and what was wrong in it.
 #[derive(Default)]
 pub struct Invariants {
-    objects: BTreeMap<String, Value>,
+    objects: BTreeMap<String, Arc<Value>>,
     pods: Pods,
     quotas: Quotas,
     jobs: Jobs,
@@ -85,45 +86,47 @@ impl Invariants {
     /// Takes a change in and looks at what it may have broken.
     pub fn note(&mut self, line: &Line) {
         self.count(line);
-        if let Some(why) = self.keys.note(&line.key, line.hash.is_some()) {
+        if let Some(why) = self.keys.note(&line.key, line.value.is_some()) {
             self.wrong(line, &why);
         }
         if !FOLLOWED.iter().any(|prefix| line.key.starts_with(prefix)) {
             return;
         }
-        if line.hash.is_none() {
+        let Some(value) = &line.value else {
             if let Some(old) = self.objects.remove(&line.key) {
                 self.gone(line, &old);
             }
             return;
-        }
-        let Ok(new) = serde_json::from_str::<Value>(&line.text) else {
+        };
+        let Ok(new) = serde_json::from_slice::<Value>(value) else {
             return self.wrong(line, "the value is not JSON");
         };
+        let new = Arc::new(new);
         let old = self.objects.insert(line.key.clone(), new.clone());
+        let (old, new): (Option<&Value>, &Value) = (old.as_deref(), &new);
         if line.key.starts_with(PODS) {
-            self.pods.note(&line.key, old.as_ref(), Some(&new));
-            self.pod(line, old.as_ref(), &new);
-            self.jobs.pod(&new);
+            self.pods.note(&line.key, old, Some(new));
+            self.pod(line, old, new);
+            self.jobs.pod(new);
         }
         if line.key.starts_with(QUOTAS) {
-            self.quotas.note(&line.key, Some(&new));
+            self.quotas.note(&line.key, Some(new));
         }
-        if let Some(why) = self.given(line, Some(&new)) {
+        if let Some(why) = self.given(line, Some(new)) {
             self.wrong(line, &why);
         }
         if line.key.starts_with(BUDGETS)
-            && let Some(why) = limits::budget(old.as_ref(), &new)
+            && let Some(why) = limits::budget(old, new)
         {
             self.wrong(line, &why);
         }
         if line.key.starts_with(JOBS)
-            && let Some(why) = self.jobs.job(old.as_ref(), &new)
+            && let Some(why) = self.jobs.job(old, new)
         {
             self.wrong(line, &why);
         }
         if line.key.starts_with(DEPLOYMENTS) || line.key.starts_with(REPLICA_SETS) {
-            self.surge(line, &new);
+            self.surge(line, new);
         }
     }
 
@@ -182,7 +185,7 @@ impl Invariants {
             text(o, "/metadata/uid") == owner(old)
                 && o.pointer("/metadata/deletionTimestamp").is_none()
         };
-        if self.objects.values().any(lives) {
+        if self.objects.values().any(|o| lives(o.as_ref())) {
             self.wrong(line, "it was collected although its owner lives");
         }
     }
@@ -207,7 +210,7 @@ impl Invariants {
             if never && one.attempt > first {
                 wrong.push(format!("{key}: started again, which it may never be"));
             }
-            if pod.is_some_and(is_finished) {
+            if pod.is_some_and(|p| is_finished(p)) {
                 wrong.push(format!("{key}: started although it had finished"));
             }
         }
@@ -221,7 +224,7 @@ impl Invariants {
     fn under<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Value> + 'a {
         let from = self.objects.range(prefix.to_owned()..);
         from.take_while(move |(key, _)| key.starts_with(prefix))
-            .map(|(_, object)| object)
+            .map(|(_, object)| object.as_ref())
     }
 
     fn pod(&mut self, line: &Line, old: Option<&Value>, new: &Value) {
@@ -347,8 +350,7 @@ mod tests {
             revision: 1,
             millis: 0,
             key: key.to_owned(),
-            hash: (!value.is_null()).then_some(0),
-            text: value.to_string(),
+            value: (!value.is_null()).then(|| value.to_string().into()),
         }
     }
 

@@ -1,9 +1,11 @@
 //! What a run did: every change of every key, in order, with its virtual time and its bytes.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use clock::Instant;
 use futures::StreamExt;
 use host::runtime::fake::Running;
@@ -19,17 +21,26 @@ pub struct Line {
     /// Since the cluster was started.
     pub millis: u128,
     pub key: String,
-    /// Of the value's bytes; `None` for a deletion.
-    pub hash: Option<u64>,
+    /// The value, which the store has, too; `None` for a deletion.
+    pub value: Option<Bytes>,
+}
+
+impl Line {
     /// The value, for a reader.
-    pub text: String,
+    #[must_use]
+    pub fn text(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(self.value.as_deref().unwrap_or_default())
+    }
 }
 
 impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (revision, millis, key) = (self.revision, self.millis, &self.key);
-        match self.hash {
-            Some(hash) => write!(f, "{revision} {millis} ms {key} {hash:016x}"),
+        match &self.value {
+            Some(value) => {
+                let hash = hash_of(value);
+                write!(f, "{revision} {millis} ms {key} {hash:016x}")
+            }
             None => write!(f, "{revision} {millis} ms {key} deleted"),
         }
     }
@@ -52,7 +63,7 @@ impl Trace {
         let (trace, start) = (Self::default(), Instant::now());
         let seen = trace.0.clone();
         tokio::spawn(async move {
-            let Ok(mut batches) = store.watch(bytes::Bytes::new(), 0).await else {
+            let Ok(mut batches) = store.watch(Bytes::new(), 0).await else {
                 return;
             };
             while let Some(Ok(batch)) = batches.next().await {
@@ -63,8 +74,7 @@ impl Trace {
                         revision: batch.revision,
                         millis: start.elapsed().as_millis(),
                         key: String::from_utf8_lossy(&event.kv.key).into_owned(),
-                        hash: is_put.then(|| hash_of(&event.kv.value)),
-                        text: String::from_utf8_lossy(&event.kv.value).into_owned(),
+                        value: is_put.then(|| event.kv.value.clone()),
                     };
                     seen.invariants.note(&line);
                     seen.lines.push(line);

@@ -49,14 +49,14 @@ fn run(mut plan: Plan) -> Vec<Line> {
         let lines = trace.lines();
         if ended.is_err() || !broken.is_empty() {
             for line in lines.iter().rev().take(200).rev() {
-                println!("{line} {}", line.text);
+                println!("{line} {}", line.text());
             }
             // What is written too often is not at the end.
             for line in lines
                 .iter()
                 .filter(|l| broken.iter().any(|b| b.contains(&l.key)))
             {
-                println!("broken: {line} {}", line.text);
+                println!("broken: {line} {}", line.text());
             }
         }
         assert!(broken.is_empty(), "seed {}: {broken:#?}", plan.seed);
@@ -86,7 +86,7 @@ fn is_quiet(lines: &[Line]) {
         .collect();
     if !other.is_empty() {
         for line in lines {
-            println!("{line} {}", line.text);
+            println!("{line} {}", line.text());
         }
     }
     assert!(
@@ -292,7 +292,7 @@ fn parting(one: &[Line], two: &[Line]) -> Option<String> {
     }
     let around = |lines: &[Line]| -> String {
         let some = lines.iter().skip(same.saturating_sub(5)).take(10);
-        some.map(|l| format!("  {l} {}\n", l.text)).collect()
+        some.map(|l| format!("  {l} {}\n", l.text())).collect()
     };
     Some(format!(
         "after {same} lines:\n{}\nand\n{}",

@@ -113,7 +113,7 @@ fn a_cluster_at_rest_writes_heartbeats_alone() {
         let lines = lines.get(before..).unwrap_or_default();
         let mut written: BTreeMap<&str, u64> = BTreeMap::new();
         let others = lines.iter().filter(|l| !is_lease(&l.key));
-        for line in others.filter(|l| l.hash.is_some()) {
+        for line in others.filter(|l| l.value.is_some()) {
             *written.entry(&line.key).or_default() += 1;
         }
         // Once in five minutes, and the look that sees it come due is later by up to ten seconds.

@@ -44,7 +44,7 @@ fn play(
         let lines = trace.lines();
         if std::env::var("TIPHYS_TRACE").is_ok() {
             for line in &lines {
-                println!("{line} {}", line.text);
+                println!("{line} {}", line.text());
             }
         }
         let broken = trace.broken();
@@ -150,7 +150,7 @@ fn is_its_seeds(run: impl Fn() -> Result<Played, String>) {
     if same < one.len() || same < two.len() {
         for lines in [&one, &two] {
             for line in lines.iter().skip(same.saturating_sub(3)).take(6) {
-                println!("{line} {}", line.text);
+                println!("{line} {}", line.text());
             }
             println!();
         }
