@@ -184,8 +184,10 @@ impl Write<'_> {
         )
         .of(self.managed, self.current.revision);
         self.keep_server_fields(&mut new);
+        if !self.bare() {
+            codec::settle_changed(row, &mut new, old);
+        }
         // Before admission and the kind's own rules: what those set is nobody's.
-        codec::settle_changed(row, &mut new, old);
         admission.managed = match managed {
             Some(managed) => managed,
             None if self.bare() => self.managed.clone(),
