@@ -4,11 +4,10 @@
 use anyhow::{Result, ensure};
 use serde_json::json;
 use tests::Context;
-use tests::command::eventually;
 use tests::context::{STAY, pod};
 
 use crate::NODE_CPU_MILLIS;
-use crate::faults::leaving;
+use crate::faults::nobody_leaves;
 
 const NODE: &str = "node-2";
 
@@ -22,11 +21,7 @@ pub fn a_critical_pod_ends_another_one(cx: &Context) -> Result<()> {
         pod
     };
     // Earlier checks filled the nodes.
-    eventually("nobody leaves the node any more", || {
-        let leaving = leaving(cx, NODE)?;
-        ensure!(leaving.is_empty(), "{}", leaving.join("\n"));
-        Ok(())
-    })?;
+    nobody_leaves(cx, NODE)?;
     cx.apply_json(&of("low", NODE_CPU_MILLIS * 3 / 4))?;
     cx.wait_ready("low")?;
     // One that is as low as that has to go elsewhere.

@@ -51,11 +51,7 @@ pub struct Before {
 impl Before {
     /// How it is now, when those have left whom earlier checks deleted.
     pub fn of(cx: &Context, node: &str) -> Result<Self> {
-        eventually("nobody leaves the node any more", || {
-            let leaving = leaving(cx, node)?;
-            ensure!(leaving.is_empty(), "{}", leaving.join("\n"));
-            Ok(())
-        })?;
+        nobody_leaves(cx, node)?;
         Self::now(cx, node)
     }
 
@@ -76,8 +72,18 @@ impl Before {
     }
 }
 
+/// Waits until nothing is left on a node of pods that earlier checks deleted: their namespaces end beside
+/// the next checks.
+pub fn nobody_leaves(cx: &Context, node: &str) -> Result<()> {
+    eventually("nobody leaves the node any more", || {
+        let leaving = leaving(cx, node)?;
+        ensure!(leaving.is_empty(), "{}", leaving.join("\n"));
+        Ok(())
+    })
+}
+
 /// What is on a node of pods that are being deleted, or whose objects are gone, one line each.
-pub fn leaving(cx: &Context, node: &str) -> Result<Vec<String>> {
+fn leaving(cx: &Context, node: &str) -> Result<Vec<String>> {
     let ended = cx.kubectl("get namespaces --field-selector status.phase=Terminating -o name")?;
     let ended: BTreeSet<&str> = ended
         .lines()
