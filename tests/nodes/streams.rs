@@ -26,8 +26,10 @@ pub fn streams_that_nobody_uses_end(cx: &Context) -> Result<()> {
     })
 }
 
-/// Writes numbered lines of a KiB, some hundred a second, until somebody stops it.
-const WRITES: &str = "text=$(head -c 1000 /dev/zero | tr '\\0' x); i=0; \
+/// Writes numbered lines of a KiB: one, and some hundred a second from when somebody follows until
+/// somebody stops it.
+const WRITES: &str = "text=$(head -c 1000 /dev/zero | tr '\\0' x); i=1; echo line $i $text; \
+     until test -e /tmp/go; do sleep 0.1; done; \
      while test ! -e /tmp/stop; do i=$((i+1)); echo line $i $text; sleep 0.01; done; echo last $i";
 
 /// Who follows a log hears every line of it, each once, however often the file is another one.
@@ -40,6 +42,7 @@ pub fn a_followed_log_is_rotated_without_a_gap(cx: &Context) -> Result<()> {
     cx.wait_ready("p")?;
     let mut follow = cx.start("logs -f p")?;
     follow.line(|l| l.starts_with("line 1 "))?;
+    cx.sh("p", "touch /tmp/go")?;
     let uid = cx.field("pod p", ".metadata.uid")?;
     let data = cx.cluster.data();
     let folder = format!("{}/nodes/{node}/pod-logs/*_p_{uid}/main", data.display());
