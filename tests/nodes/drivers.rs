@@ -14,9 +14,9 @@ use tests::{Context, Running};
 
 use crate::faults::restarts;
 
-const NODE: &str = "node-1";
+pub const NODE: &str = "node-1";
 /// The kubelet's folder within a node.
-const ROOT: &str = "/var/lib/kubelet";
+pub const ROOT: &str = "/var/lib/kubelet";
 
 /// A plugin that runs within the node; killed when dropped.
 pub struct Plugin(pub Running);

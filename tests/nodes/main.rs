@@ -9,6 +9,7 @@ mod critical;
 mod databases;
 mod distress;
 mod drivers;
+mod extended;
 mod failures;
 mod faults;
 mod life;
@@ -105,6 +106,7 @@ const CHECKS: &[Check] = checks![
     drivers::devices_of_a_plugin_go_to_pods,
     drivers::claims_are_prepared_and_given_back,
     drivers::a_claim_goes_its_whole_way,
+    extended::an_amount_of_a_class_comes_from_its_driver,
     static_pods::files_of_a_node_are_its_pods,
     streams::streams_that_nobody_uses_end,
     streams::a_followed_log_is_rotated_without_a_gap,

@@ -97,8 +97,11 @@ impl Claimed {
         let each = |claim: Claim| {
             println!("prepare: {}", claim.name);
             let error = self.describe(&claim).err().map(|e| e.to_string());
+            // What is claimed for extended resources has requests with names of the scheduler's: the device
+            // is for all of them.
+            let is_named = !claim.name.contains("-extended-resources-");
             let device = Device {
-                request_names: vec!["one".into()],
+                request_names: is_named.then(|| "one".into()).into_iter().collect(),
                 pool_name: "pool".into(),
                 device_name: "device".into(),
                 cdi_device_ids: vec![format!("{}={}", self.kind(), claim.uid)],
