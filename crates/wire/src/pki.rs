@@ -474,6 +474,41 @@ pub fn check_request_signature(csr_pem: &str) -> Result<(), String> {
     signatures::check_request(&csr).map_err(|e| e.to_string())
 }
 
+/// Why the first certificate of a text and the first private key of another (both PEM) cannot be used
+/// together, in upstream's words. Nothing is said where there is none of them, nor of keys that cannot
+/// be read here (RSA below 2048 bits, P-521).
+pub fn pair_problem(cert_pem: &str, key_pem: &str) -> Option<&'static str> {
+    use rcgen::PublicKeyData;
+    let first = |text: &str, fits: &dyn Fn(&str) -> bool| {
+        let blocks = ::pem::parse_many(text).ok()?;
+        blocks.into_iter().find(|block| fits(block.tag()))
+    };
+    let cert = first(cert_pem, &|tag| tag == "CERTIFICATE")?;
+    let key = first(key_pem, &|tag| tag.ends_with("PRIVATE KEY"))?;
+    let Ok((_, cert)) = x509_parser::certificate::X509Certificate::from_der(cert.contents()) else {
+        return Some("x509: malformed certificate");
+    };
+    // Whatever form a key has, it is a sequence.
+    let is_readable = key.contents().first() == Some(&0x30) && !key.tag().contains("ENCRYPTED");
+    if !is_readable {
+        return Some("tls: failed to parse private key");
+    }
+    let public = key_pair(&::pem::encode(&key))
+        .ok()?
+        .subject_public_key_info();
+    let cert = cert.public_key();
+    if cert.raw == public {
+        return None;
+    }
+    let (_, public) = x509_parser::x509::SubjectPublicKeyInfo::from_der(&public).ok()?;
+    Some(
+        match cert.algorithm.algorithm == public.algorithm.algorithm {
+            true => "tls: private key does not match public key",
+            false => "tls: private key type does not match public key type",
+        },
+    )
+}
+
 /// SHA-256 of the public key of a PEM certificate request, in hexadecimal: a client that asks twice
 /// with one key is the same holder.
 pub fn request_key_hash(csr_pem: &str) -> Result<String, PkiError> {
@@ -619,6 +654,36 @@ mod tests {
         let why = check_request_signature(&longer).expect_err("not one request");
         assert!(why.contains("trailing data"), "{why}");
         assert!(check_request_signature("garbage").is_err());
+    }
+
+    #[test]
+    fn pairs_are_of_one_key() {
+        let ca = Ca::generate("ca", NOW).expect("ca");
+        let pair = ca.issue(&Subject::client("u", &[]), NOW, 1).expect("pair");
+        let cert = &pair.cert_pem;
+        assert_eq!(pair_problem(cert, &pair.key_pem), None);
+        // The first of several counts, as with a chain.
+        let chain = format!("{cert}{}", ca.pair.cert_pem);
+        assert_eq!(pair_problem(&chain, &pair.key_pem), None);
+        let other = KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("key");
+        for (cert, key, why) in [
+            (cert, ca.pair.key_pem.clone(), "does not match public key"),
+            (cert, other.serialize_pem(), "type does not match"),
+            (cert, plain("PRIVATE KEY"), "failed to parse private key"),
+            (
+                &plain("CERTIFICATE"),
+                pair.key_pem.clone(),
+                "malformed certificate",
+            ),
+        ] {
+            let found = pair_problem(cert, &key).expect(why);
+            assert!(found.contains(why), "{found}");
+        }
+        assert_eq!(pair_problem("", ""), None);
+    }
+
+    fn plain(tag: &str) -> String {
+        ::pem::encode(&::pem::Pem::new(tag, b"x"))
     }
 
     #[test]

@@ -35,6 +35,7 @@ mod runtime_class;
 mod service_account;
 mod storage_in_use;
 mod taints;
+mod tls_secrets;
 mod toleration_lists;
 mod tolerations;
 mod topology;

@@ -8,7 +8,8 @@ use super::{
     default_class, escalation, event_rate, extended_resources, external_ips, ingress_class,
     limit_ranges, namespaces, node_restriction, node_selector, owners, plain, pod_certificates,
     pod_resize, pod_security, policies, priority, quotas, runtime_class, service_account,
-    storage_in_use, taints, toleration_lists, tolerations, topology, trust_bundles, webhooks,
+    storage_in_use, taints, tls_secrets, toleration_lists, tolerations, topology, trust_bundles,
+    webhooks,
 };
 
 /// The configuration of the plugins.
@@ -197,6 +198,7 @@ const PLUGINS: &[KnownPlugin] = &[
         "TrustAnchors",
         Use::Always(|_| arc(trust_bundles::TrustAnchors)),
     ),
+    known("TlsSecrets", Use::Always(|_| arc(tls_secrets::TlsSecrets))),
     known(
         "ClusterTrustBundleAttest",
         Use::On(|_| arc(trust_bundles::ClusterTrustBundleAttest)),

@@ -186,8 +186,8 @@ fn of_type(errs: &mut Errors, path: &FieldPath, obj: &Value) {
     }
 }
 
-/// What the blocks of a certificate and its key show that no server could use; whether one belongs to
-/// the other is not looked at.
+/// What the blocks of a certificate and its key show that no server could use. Whether one belongs to
+/// the other, admission looks at (`TlsSecrets`).
 fn wrong_pair(obj: &Value) -> Option<String> {
     let data = at(obj, "data");
     let labels = |key: &str| -> Vec<String> {
