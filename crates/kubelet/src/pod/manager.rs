@@ -10,6 +10,7 @@ use super::worker;
 use super::{runtime_state, spec};
 use crate::csi::limits;
 use crate::events::Severity;
+use crate::folder;
 use crate::metrics::{METRICS, STARTS};
 use crate::objects;
 use client::reflector::Objects;
@@ -201,7 +202,10 @@ impl Pods {
         let folders = self.deps.volumes.known();
         let groups = self.groups();
         let claimed = self.deps.dra.pods();
+        let logs = folder::entries_or_none(&self.deps.config.log_dir);
         let known: HashSet<String> = self.handles.lock().keys().cloned().collect();
+        // What of them may run still.
+        let mut staying: HashSet<String> = HashSet::new();
         let present: HashSet<String> = sandboxes.iter().map(|s| s.id.clone()).collect();
         for sandbox in sandboxes {
             let meta = sandbox.pod;
@@ -215,6 +219,7 @@ impl Pods {
             }
             let now = Instant::now();
             if !self.orphans.lock().may_try(&sandbox.id, now) {
+                staying.insert(uid);
                 continue;
             }
             tracing::info!(
@@ -233,6 +238,7 @@ impl Pods {
                     again_in_seconds = pause.as_secs(),
                     "removing an orphaned pod failed"
                 );
+                staying.insert(uid);
                 continue;
             }
             let mut pod = Pod::default();
@@ -245,10 +251,12 @@ impl Pods {
         for uid in folders.iter().filter(|uid| !known.contains(*uid)) {
             if let Err(e) = self.deps.volumes.release(uid).await {
                 tracing::warn!(uid, error = %e, "removing an orphaned folder failed");
-            } else {
+            } else if !staying.contains(uid) {
                 self.deps.user_ids.forget(uid);
             }
         }
+        let is_orphan = |uid: &str| !known.contains(uid) && !staying.contains(uid);
+        super::remains::remove_orphaned_logs(&logs, is_orphan);
         for uid in claimed.iter().filter(|uid| !known.contains(*uid)) {
             if let Err(error) = self.deps.dra.release(uid).await {
                 tracing::warn!(

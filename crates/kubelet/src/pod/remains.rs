@@ -4,7 +4,7 @@ use super::deps::Deps;
 use super::spec;
 use crate::folder;
 use k8s_openapi::api::core::v1::Pod;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Removes folders and logs of a pod whose containers are gone.
 pub(super) async fn remove_files(deps: &Deps, pod: &Pod) {
@@ -21,6 +21,28 @@ pub(super) async fn remove_files(deps: &Deps, pod: &Pod) {
     }
 }
 
+/// Removes folders of logs of pods that are no more: a kubelet died before it came to them.
+pub(super) fn remove_orphaned_logs(folders: &[PathBuf], is_orphan: impl Fn(&str) -> bool) {
+    for dir in folders {
+        if !uid_of_logs(&folder::name(dir)).is_some_and(&is_orphan) {
+            continue;
+        }
+        tracing::info!(dir = %dir.display(), "removing logs of a pod that the API does not know");
+        if let Err(e) = host::open_beneath::remove_tree(dir) {
+            tracing::warn!(dir = %dir.display(), error = %e, "removing a pod's logs failed");
+        }
+    }
+}
+
+/// The UID of the pod that a folder of logs is of; none for what is no such folder.
+fn uid_of_logs(name: &str) -> Option<&str> {
+    let parts: Vec<&str> = name.split('_').collect();
+    match parts.as_slice() {
+        [_, _, uid] if !uid.is_empty() => Some(*uid),
+        _ => None,
+    }
+}
+
 /// Removes a log and the files that it was rotated to. What cannot be removed goes with the pod.
 pub(super) fn remove_log(path: &Path) {
     let old = crate::log_rotation::rotated(path).unwrap_or_else(|error| {
@@ -29,4 +51,23 @@ pub(super) fn remove_log(path: &Path) {
     });
     old.iter().for_each(|file| folder::remove_file(file));
     folder::remove_file(path);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logs_of_pods_that_are_no_more_go_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let all = ["n_p_gone", "n_p_here", "n_p_", "other", "n_p_gone_more"];
+        for name in all {
+            std::fs::create_dir_all(at(name).join("main")).unwrap();
+        }
+        let folders = folder::entries(dir.path()).unwrap();
+        remove_orphaned_logs(&folders, |uid| uid != "here");
+        let left: Vec<&str> = all.into_iter().filter(|name| at(name).exists()).collect();
+        assert_eq!(left, ["n_p_here", "n_p_", "other", "n_p_gone_more"]);
+    }
 }
