@@ -1,6 +1,7 @@
 //! OpenAPI v2 and v3 documents: definitions from the schema table, paths from the rows
 //! (`operations.rs`). A document defines what its paths name, and what that needs; nothing else.
 
+mod edition;
 mod operations;
 mod parameters;
 
@@ -13,29 +14,13 @@ use schema::{Type, TypeTable};
 use serde_json::{Map, Value, json};
 use sha2::Digest;
 
+use self::edition::Edition;
 use self::operations::Page;
 use self::parameters::Parameters;
 use super::{Served, hashed};
 use crate::aggregation::ExtensionVersions;
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
-
-/// Which edition of OpenAPI is written.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Edition {
-    V2,
-    V3,
-}
-
-impl Edition {
-    fn reference(self, name: &str) -> Value {
-        let base = match self {
-            Self::V2 => "#/definitions/",
-            Self::V3 => "#/components/schemas/",
-        };
-        json!({ "$ref": format!("{base}{name}") })
-    }
-}
 
 /// How clients identify themselves, besides their certificates.
 fn bearer() -> Value {

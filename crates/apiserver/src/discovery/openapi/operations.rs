@@ -9,7 +9,8 @@ use registry::{Row, ServedVersion, Subresource};
 use schema::{FieldType, TypeTable};
 use serde_json::{Map, Value, json};
 
-use super::{Edition, META, Roots};
+use super::edition::Edition;
+use super::{META, Roots};
 use crate::http::negotiate::{JSON, PROTO, YAML};
 use crate::subresources::connect::is_stream;
 

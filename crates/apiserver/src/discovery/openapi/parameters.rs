@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Edition;
+use super::edition::Edition;
 
 /// kubectl looks for these in the operations themselves.
 const INLINE: [&str; 2] = ["dryRun", "fieldValidation"];
