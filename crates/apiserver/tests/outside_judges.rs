@@ -14,6 +14,7 @@ use apiserver::filters::authorization::Chain;
 use apiserver::filters::authorization::config::AuthorizationConfiguration;
 use apiserver::filters::authz::Masters;
 use apiserver::filters::files::Followed;
+use apiserver::filters::static_tokens::StaticTokens;
 use apiserver::filters::token_webhook::{TokenWebhook, Version};
 use apiserver::filters::webhook::Webhook;
 use http::{Method, Request, Response};
@@ -339,4 +340,22 @@ async fn a_webhook_says_whose_token_it_is() {
         }
         assert_eq!(got, status, "{token}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_of_a_file_names_a_user() {
+    let running = start(|c| {
+        let file = "secret,jane,7,\"dev,ops\"\n";
+        let (tokens, warnings) = StaticTokens::read(file).expect("a token file");
+        assert!(warnings.is_empty());
+        c.authenticators.push(Arc::new(tokens));
+    })
+    .await;
+    let user = json!({
+        "username": "jane", "uid": "7", "groups": ["dev", "ops", "system:authenticated"],
+    });
+    let jane = running.with_token("secret").await;
+    assert_eq!(who(&jane).await, (200, user));
+    let stranger = running.with_token("secre").await;
+    assert_eq!(who(&stranger).await.0, 401);
 }

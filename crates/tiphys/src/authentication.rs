@@ -15,6 +15,7 @@ use apiserver::filters::oidc::config::{
     AuthenticationConfiguration, ClaimMappings, ClaimValidationRule, Issuer, JwtAuthenticator,
     PrefixedClaimOrExpression,
 };
+use apiserver::filters::static_tokens::StaticTokens;
 use apiserver::filters::token_webhook::{TokenWebhook, Version};
 use apiserver::filters::webhook::Webhook;
 use apiserver::settings::Anonymous;
@@ -85,6 +86,10 @@ pub struct AuthenticationFlags {
     /// What headers with his extra begin with, such as X-Remote-Extra-.
     #[arg(long, value_delimiter = ',')]
     requestheader_extra_headers_prefix: Vec<String>,
+    /// File with tokens that are believed as they stand, a line for each: `token,user,uid` and
+    /// perhaps `,"group,group"`. It is read once, and what it grants has no end.
+    #[arg(long)]
+    token_auth_file: Option<PathBuf>,
     /// Kubeconfig that names a webhook which is asked about tokens that nobody else knows.
     #[arg(long)]
     authentication_token_webhook_config_file: Option<PathBuf>,
@@ -100,6 +105,7 @@ impl AuthenticationFlags {
     /// Adds what the flags say to the server's configuration, which has its tokens already.
     pub fn apply(&self, config: &mut apiserver::Config) -> Result<()> {
         self.front_proxy(config)?;
+        self.tokens(config)?;
         self.issuers(config)?;
         // The last to be asked, since it gets to see every token that nobody else knows.
         self.webhook(config)
@@ -236,6 +242,22 @@ impl AuthenticationFlags {
             )?,
             extra_prefixes: prefixes,
         })
+    }
+
+    /// Tokens of a file are asked for before those that somebody has signed.
+    fn tokens(&self, config: &mut apiserver::Config) -> Result<()> {
+        let Some(path) = &self.token_auth_file else {
+            return Ok(());
+        };
+        let read = text_of(path).and_then(|t| StaticTokens::read(&t).map_err(anyhow::Error::msg));
+        let (tokens, warnings) = read.context("--token-auth-file")?;
+        for warning in warnings {
+            tracing::warn!("--token-auth-file {}: {warning}", path.display());
+        }
+        let ways = &mut config.authenticators;
+        let last = ways.iter().rposition(|way| way.is_of_certificates());
+        ways.insert(last.map_or(0, |at| at + 1), Arc::new(tokens));
+        Ok(())
     }
 
     fn webhook(&self, config: &mut apiserver::Config) -> Result<()> {
@@ -422,6 +444,24 @@ mod tests {
             let done = flags(wrong).and_then(|f| f.apply(&mut config()));
             assert!(done.is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn a_file_of_tokens_is_read_at_the_start() {
+        let dir = tempfile::tempdir().expect("folder");
+        let path = dir.path().join("tokens.csv");
+        let file = format!("--token-auth-file={}", path.display());
+        let apply = |text: &str| {
+            std::fs::write(&path, text).expect("file");
+            let mut taken = config();
+            flags(&[&file]).and_then(|f| f.apply(&mut taken))?;
+            anyhow::Ok(taken.authenticators.len())
+        };
+        assert_eq!(apply("secret,jane,7\n").expect("good"), 2);
+        let refused = apply("secret,jane\n").expect_err("two columns");
+        assert!(format!("{refused:#}").starts_with("--token-auth-file: "));
+        let missing = flags(&["--token-auth-file=/nowhere"]).and_then(|f| f.apply(&mut config()));
+        assert!(missing.is_err());
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod files;
 pub mod front_proxy;
 pub mod impersonate;
 pub mod oidc;
+pub mod static_tokens;
 pub mod token_use;
 pub mod token_webhook;
 pub mod tokens;
