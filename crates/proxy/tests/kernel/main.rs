@@ -5,6 +5,7 @@
     reason = "a real kernel, in real time"
 )]
 
+mod announced;
 mod flows;
 mod lab;
 #[path = "../../../host/tests/listing/mod.rs"]
@@ -12,7 +13,7 @@ mod listing;
 mod refused;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 
 use host::netns::NetNs;
 use host::nft::{Family, Socket, Table, diff};
@@ -21,7 +22,6 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher::Event;
 use lab::{Lab, NODE_IP, ask, ask_udp, count};
 use proxy::ProxyEvent;
-use proxy::announce::{AnnouncedAddresses, Announcer};
 use proxy::metrics::Metrics;
 use proxy::model::Name;
 use proxy::program::Programmer;
@@ -284,108 +284,6 @@ fn balanced(extra: Value) -> core::Service {
     service.metadata.annotations =
         Some([("tiphys.io/load-balancer-nodes".to_owned(), notes)].into());
     service
-}
-
-#[test]
-fn an_announced_address_is_found_from_outside() {
-    let (lab, _) = three_servers();
-    lab.visit(VISITOR);
-    let mut proxy = Proxy::start(&lab.node);
-    let local = json!({"externalTrafficPolicy": "Local"});
-    proxy.apply(balanced(local), slice("TCP", &[(pod(2), NODE)]));
-    let wanted = AnnouncedAddresses::of(NODE, proxy.state.special().map(|(_, s)| s));
-    assert_eq!(wanted.always, [IpAddr::from(BALANCER)].into());
-    let (done, ended) = tokio::sync::oneshot::channel::<()>();
-    std::thread::scope(|scope| {
-        let node = &lab.node;
-        scope.spawn(move || {
-            node.run_async(|| async {
-                let announcer = Announcer::start();
-                announcer.set(wanted);
-                ended.await.expect("the end of the test");
-            })
-            .expect("enter the node");
-        });
-        // Until the announcer listens, nobody knows the address.
-        let target = SocketAddr::new(BALANCER.into(), 80);
-        let answer = (0..10).find_map(|_| ask(&lab.outside, target).ok());
-        done.send(()).expect("the announcer waits");
-        let (server, seen) = answer.expect("an answer");
-        assert_eq!(server, pod(2).to_string());
-        assert_eq!(seen, VISITOR, "the source is kept");
-    });
-    // The address belongs to no interface: what listens on the node is not reached there.
-    let neighbours = |ns: &NetNs, link: &'static str| {
-        ns.run_async(|| async move {
-            let netlink = host::netlink::Netlink::connect().expect("rtnetlink");
-            let link = netlink.link(link).await.expect("link");
-            let known = netlink.neighbours(link.index).await.expect("neighbours");
-            (link.mac, known)
-        })
-        .expect("enter")
-    };
-    let (mac, _) = neighbours(&lab.node, "outside");
-    let (_, known) = neighbours(&lab.outside, "node");
-    assert!(known.contains(&(BALANCER.into(), mac)), "{known:?}");
-}
-
-/// The node that has an address is silent, and speaks again.
-#[test]
-fn an_address_is_taken_over_while_its_node_is_silent() {
-    let (lab, _) = three_servers();
-    lab.visit(VISITOR);
-    let mut proxy = Proxy::start(&lab.node);
-    let mut service = balanced(json!({}));
-    let notes = [
-        ("nodes", format!("{BALANCER}=other")),
-        ("standby", format!("{BALANCER}={NODE}@{VISITOR}")),
-    ];
-    let notes = notes.map(|(word, text)| (format!("tiphys.io/load-balancer-{word}"), text));
-    service.metadata.annotations = Some(notes.into());
-    proxy.apply(service, slice("TCP", &[(pod(2), NODE)]));
-    let wanted = AnnouncedAddresses::of(NODE, proxy.state.special().map(|(_, s)| s));
-    assert!(wanted.always.is_empty());
-    let mute = |mute: bool| {
-        let value = if mute { "1" } else { "0" };
-        let set = || host::sysctl::set("net.ipv4.icmp_echo_ignore_all", value);
-        lab.outside.run(set).expect("enter").expect("set");
-    };
-    let found = || {
-        let look = || async {
-            let netlink = host::netlink::Netlink::connect().expect("rtnetlink");
-            let link = netlink.link("node").await.expect("link");
-            let known = netlink.neighbours(link.index).await.expect("neighbours");
-            let at = known.into_iter().find(|(ip, _)| *ip == BALANCER);
-            at.map(|(_, mac)| mac == link.mac)
-        };
-        lab.outside.run_async(look).expect("enter the outside")
-    };
-    let (done, ended) = tokio::sync::oneshot::channel::<()>();
-    std::thread::scope(|scope| {
-        let node = &lab.node;
-        scope.spawn(move || {
-            node.run_async(|| async {
-                let announcer = Announcer::start();
-                announcer.set(wanted);
-                ended.await.expect("the end of the test");
-            })
-            .expect("enter the node");
-        });
-        let target = SocketAddr::new(BALANCER.into(), 80);
-        ask(&lab.outside, target).expect_err("whoever has it is there");
-        mute(true);
-        let answer = (0..10).find_map(|_| ask(&lab.outside, target).ok());
-        mute(false);
-        // It is given back: neighbours hear whose it is.
-        let given_back = (0..200).any(|_| {
-            std::thread::sleep(std::time::Duration::from_millis(100));
-            found() == Some(true)
-        });
-        done.send(()).expect("the announcer waits");
-        let (server, _) = answer.expect("an answer");
-        assert_eq!(server, pod(2).to_string());
-        assert!(given_back);
-    });
 }
 
 #[test]
