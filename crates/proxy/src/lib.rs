@@ -434,17 +434,22 @@ impl Proxy {
             return;
         }
         self.pending.extend(touched);
+        let mut has_failed = false;
         for programmer in &mut self.programmers {
             programmer.set_zone(self.state.zone());
+            // What the kernel refuses of one family says nothing of the other.
             if let Err(error) = programmer.sync(&self.state, &self.pending, &self.metrics) {
                 tracing::warn!(%error, "rules not programmed, will be repaired");
                 self.metrics.failed(programmer.family());
-                let wait = Duration::from_millis(self.retry_milliseconds);
-                self.retry = Some(Instant::now() + wait);
-                self.retry_milliseconds = (self.retry_milliseconds * 2).min(RETRY_MILLISECONDS.1);
-                self.health.set_healthy(false);
-                return;
+                has_failed = true;
             }
+        }
+        if has_failed {
+            let wait = Duration::from_millis(self.retry_milliseconds);
+            self.retry = Some(Instant::now() + wait);
+            self.retry_milliseconds = (self.retry_milliseconds * 2).min(RETRY_MILLISECONDS.1);
+            self.health.set_healthy(false);
+            return;
         }
         self.retry = None;
         self.retry_milliseconds = RETRY_MILLISECONDS.0;

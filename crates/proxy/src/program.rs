@@ -29,6 +29,8 @@ pub struct Programmer {
     /// Services whose rules changed since flows were last looked through: not before the kernel has
     /// the rules.
     changed: BTreeSet<Name>,
+    /// Some of their flows could not be forgotten, and that was said.
+    flows_stay: bool,
 }
 
 impl Programmer {
@@ -46,6 +48,7 @@ impl Programmer {
             adopted: false,
             away: BTreeMap::new(),
             changed: BTreeSet::new(),
+            flows_stay: false,
         })
     }
 
@@ -101,8 +104,7 @@ impl Programmer {
         let (internal, external) = counts.fold((0, 0), |(i, e), (a, b)| (i + a, e + b));
         metrics.no_local(family, Policy::Internal, internal);
         metrics.no_local(family, Policy::External, external);
-        let changed = std::mem::take(&mut self.changed);
-        self.forget_stale_flows(state, &changed, metrics);
+        self.forget_stale_flows(state, metrics);
         Ok(())
     }
 
@@ -116,18 +118,17 @@ impl Programmer {
     pub fn repair(&mut self, state: &State, metrics: &Metrics) -> Result<bool, NftError> {
         self.make_ready()?;
         let repaired = self.mirror.verify(self.desired.ruleset());
-        if matches!(repaired, Ok(false)) {
-            return repaired;
+        if !matches!(repaired, Ok(false)) {
+            // What began meanwhile was led by nothing, or by what others had made of the rules.
+            let all = state.services().map(|(name, _)| name.clone());
+            self.changed.extend(all);
         }
-        // What began meanwhile was led by nothing, or by what others had made of the rules.
-        let all = state.services().map(|(name, _)| name.clone());
-        self.changed.extend(all);
         if repaired.is_err() {
             self.mirror.distrust();
             return repaired;
         }
-        let changed = std::mem::take(&mut self.changed);
-        self.forget_stale_flows(state, &changed, metrics);
+        // Also what could not be forgotten before.
+        self.forget_stale_flows(state, metrics);
         repaired
     }
 
@@ -145,21 +146,33 @@ impl Programmer {
         self.mirror.program(self.desired.ruleset(), &dirty)
     }
 
-    fn forget_stale_flows(&self, state: &State, changed: &BTreeSet<Name>, metrics: &Metrics) {
+    fn forget_stale_flows(&mut self, state: &State, metrics: &Metrics) {
+        let changed = std::mem::take(&mut self.changed);
         let mut frontends = Frontends::default();
-        for name in changed {
+        for name in &changed {
             if let Some(service) = state.service(name) {
                 frontends.add(service, &state.endpoints(name));
             }
         }
         let protocols = PROTOCOLS.into_iter().filter(|p| frontends.has(*p));
+        let mut stay = false;
         for protocol in protocols {
             let start = Instant::now();
             // The rules are right already; a flow that stays is an error of its own, not of the sync.
+            // The next look at the rules tries again.
             match forget(&self.node, protocol, &frontends) {
                 Ok(count) => metrics.flows_forgotten(self.node.family, count, start.elapsed()),
-                Err(error) => tracing::warn!(%error, "stale flows could not be forgotten"),
+                Err(error) => {
+                    if !self.flows_stay {
+                        tracing::warn!(%error, "stale flows could not be forgotten yet");
+                    }
+                    stay = true;
+                }
             }
+        }
+        self.flows_stay = stay;
+        if stay {
+            self.changed = changed;
         }
     }
 }
