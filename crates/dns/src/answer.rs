@@ -3,6 +3,7 @@
 //! A name that exists without records of the asked type gets an empty answer, one that does not
 //! exist gets NXDOMAIN; both carry the zone's SOA, so that resolvers know how long to believe it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -410,22 +411,24 @@ impl Lookup<'_> {
         let (mut records, mut additional) = (Vec::new(), Vec::new());
         // The weights of all together are about a hundred.
         let weight = u16::try_from((100 / endpoints.len().max(1)).max(1)).unwrap_or(1);
+        let service = self.service_name(key);
+        // A thousand endpoints are looked up here, not compared with one another.
+        let (mut ports, mut addresses) = (BTreeSet::new(), BTreeSet::new());
         for endpoint in endpoints {
-            let target = format!("{}.{}", self.label(endpoint), self.service_name(key));
+            let label = self.label(endpoint);
+            let target = format!("{label}.{service}");
             for port in endpoint.ports.iter().filter(|port| fits(port)) {
-                let data = Data::Srv {
-                    weight,
-                    port: port.number,
-                    target: target.clone(),
-                };
-                let record = self.record(name, data);
-                if !records.contains(&record) {
-                    records.push(record);
+                if ports.insert((label, port.number)) {
+                    let data = Data::Srv {
+                        weight,
+                        port: port.number,
+                        target: target.clone(),
+                    };
+                    records.push(self.record(name, data));
                 }
             }
-            let address = self.record(&target, Data::Address(endpoint.ip));
-            if !additional.contains(&address) {
-                additional.push(address);
+            if addresses.insert((label, endpoint.ip)) {
+                additional.push(self.record(&target, Data::Address(endpoint.ip)));
             }
         }
         Resolution::Records(records, additional)

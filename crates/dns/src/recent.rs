@@ -20,7 +20,7 @@ const GENERATION_BYTES: usize = 2 << 20;
 const ENTRY_BYTES: usize = 176;
 /// Longer questions and answers are made each time: they are few.
 const QUESTION_BYTES: usize = 512;
-const ANSWER_BYTES: usize = 4096;
+const ANSWER_BYTES: usize = 16 << 10;
 
 /// What else an answer depends on: by UDP or not, and whether somebody outside the cluster asks.
 pub type Manner = (bool, bool);

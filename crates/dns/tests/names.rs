@@ -340,6 +340,46 @@ fn a_namespace_is_there_with_its_first_service() {
 }
 
 #[test]
+fn an_endpoint_of_several_slices_is_named_once() {
+    let mut index = index();
+    let ports = |names: &[&str]| -> Value {
+        let port = |name: &&str| json!({"name": name, "port": 5432, "protocol": "TCP"});
+        names.iter().map(port).collect()
+    };
+    let named = |ip: &str| json!([{"addresses": [ip], "hostname": "db-0"}]);
+    // The same port under another name, the same host at another address, and an endpoint twice.
+    slice(
+        &mut index,
+        "db-1",
+        "db",
+        ports(&["sql", "again"]),
+        named("10.244.0.5"),
+    );
+    slice(
+        &mut index,
+        "db-2",
+        "db",
+        ports(&["sql"]),
+        named("10.244.0.5"),
+    );
+    slice(
+        &mut index,
+        "db-3",
+        "db",
+        ports(&["sql"]),
+        named("10.244.0.6"),
+    );
+    let name = "db.default.svc.cluster.local";
+    let answer = answer(&index, &zone(), name, QueryType::Srv).expect("ours");
+    expect![[r#"
+        db.default.svc.cluster.local. 30 SRV 0 33 5432 db-0.db.default.svc.cluster.local.
+        additional db-0.db.default.svc.cluster.local. 30 A 10.244.0.5
+        additional db-0.db.default.svc.cluster.local. 30 A 10.244.0.6
+    "#]]
+    .assert_eq(&answer.to_string());
+}
+
+#[test]
 fn addresses_of_several_objects_are_kept_apart() {
     let mut index = index();
     // The same pod behind two Services.
