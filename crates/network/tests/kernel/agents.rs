@@ -1,6 +1,7 @@
 //! Agents of several nodes: pods of one reach those of another.
 
 use super::*;
+use host::netlink::Route;
 use k8s_openapi::api::core::v1::Node;
 use kube::runtime::watcher::Event;
 use std::path::Path;

@@ -3,6 +3,7 @@
 
 use super::agents::{node_object, run_agent};
 use super::*;
+use host::netlink::Route;
 use host::wireguard::{Key, Wireguard};
 use network::encrypted::{EncryptionError, NAME, prepare};
 
