@@ -59,7 +59,7 @@ where
     noted(random, api, config, None)
 }
 
-/// The same; `lost` is told of each failure.
+/// The same; `lost` hears of each failure.
 pub(crate) fn noted<K>(
     random: Random,
     api: Api<K>,

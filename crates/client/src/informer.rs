@@ -87,7 +87,7 @@ where
         Self::follow(random, api, config, trim, None)
     }
 
-    /// `lost` is told when the watch has failed.
+    /// `lost` is woken when the watch has failed.
     fn follow(
         random: Random,
         api: Api<K>,

@@ -86,7 +86,7 @@ pub(crate) struct OfProcess {
 }
 
 impl OfProcess {
-    /// Whom to tell when a watch has failed.
+    /// What is woken when a watch has failed.
     pub fn look(&self) -> &Arc<Notify> {
         &self.look
     }

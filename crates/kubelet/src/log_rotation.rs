@@ -2,7 +2,7 @@
 //! Of those that were moved away the newest stays as it is, since whoever collects logs may not be done
 //! with it; older ones are compressed, and beyond the limit the oldest go. Names are upstream's, since
 //! collectors of logs know them: `<log>.<time>` and `<log>.<time>.gz`. Here are files alone; when it is
-//! looked at them, and who is told, is [`crate::gc`].
+//! looked at them, and who hears of it, is [`crate::gc`].
 
 use crate::folder;
 use flate2::Compression;
@@ -168,7 +168,7 @@ fn plan(all: Vec<PathBuf>, max_files: usize) -> Plan {
 }
 
 /// Where a log is moved to. Where the clock was set back the time goes on from the newest file: names
-/// tell which is older, and none may be written over.
+/// show which is older, and none may be written over.
 fn target(log: &Path, old: &[PathBuf], now: Timestamp) -> PathBuf {
     let now = now.to_zoned(TimeZone::UTC).datetime();
     let newest = old.iter().filter_map(|file| stamp(log, file)).max();

@@ -217,6 +217,9 @@ impl ServerCertVerifier for Believer {
 const VOUCHED_SECONDS: i64 = 60;
 /// Chains that are remembered; each has a few kilobytes.
 const REMEMBERED: usize = 1024;
+/// Bytes at most of a chain that is remembered. A client may add what it likes to its own, and what
+/// is added makes another chain of it.
+const REMEMBERED_BYTES: usize = 16 << 10;
 
 /// Whose certificates clients may show.
 #[derive(Clone, Debug)]
@@ -264,6 +267,9 @@ impl Clients {
         let time = std::time::Duration::from_secs(u64::try_from(now).unwrap_or(0));
         let time = UnixTime::since_unix_epoch(time);
         let is_good = self.verifier.verify_client_cert(leaf, others, time).is_ok();
+        if chain.iter().map(|c| c.len()).sum::<usize>() > REMEMBERED_BYTES {
+            return is_good;
+        }
         let mut all = self.vouched.write();
         if all.len() >= REMEMBERED {
             all.clear();

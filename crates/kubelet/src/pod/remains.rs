@@ -34,7 +34,7 @@ pub(super) fn remove_orphaned_logs(folders: &[PathBuf], is_orphan: impl Fn(&str)
     }
 }
 
-/// The UID of the pod that a folder of logs is of; none for what is no such folder.
+/// The UID of the pod that a folder of logs is of; none for what is not such a folder.
 fn uid_of_logs(name: &str) -> Option<&str> {
     let parts: Vec<&str> = name.split('_').collect();
     match parts.as_slice() {
