@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod autoscaler;
+mod canonical;
 pub mod classes;
 pub mod cluster;
 mod conditions;

@@ -1,12 +1,12 @@
 //! What clients are warned of in objects other than pods: addresses that are written in an unusual
 //! way, labels of nodes that have better ones since, volumes and annotations that nothing acts on.
 
-use std::net::Ipv6Addr;
-
 use api::FieldPath;
 use serde_json::Value;
 
-use super::pod::warnings::{fraction, node_term, old_label};
+pub use super::canonical::{address, each, range};
+pub(crate) use super::pod::warnings::claim_fractions as claim_spec;
+use super::pod::warnings::{node_term, old_label};
 use crate::check::{at, has, items, text};
 
 const ANNOTATIONS: &str = "metadata.annotations";
@@ -25,46 +25,6 @@ const GONE_VOLUMES: [(&str, &str, &str); 6] = [
     ("glusterfs", "glusterfs", "v1.25, non-functional in v1.26+"),
     ("rbd", "rbd", "v1.28, non-functional in v1.31+"),
 ];
-
-/// An address, where the same one is usually written otherwise; of IPv4 there is but one way.
-fn written_otherwise(address: &str) -> Option<String> {
-    let usual = address.parse::<Ipv6Addr>().ok()?.to_string();
-    (usual != address).then_some(usual)
-}
-
-/// An address that is not written as RFC 5952 has it.
-pub fn address(out: &mut Vec<String>, path: &FieldPath, value: &str) {
-    if let Some(usual) = written_otherwise(value) {
-        out.push(format!(
-            "{path}: IPv6 address {value:?} should be in RFC 5952 canonical format ({usual:?})"
-        ));
-    }
-}
-
-/// The same of a range.
-pub fn range(out: &mut Vec<String>, path: &FieldPath, value: &str) {
-    let Some((first, bits)) = value.split_once('/') else {
-        return;
-    };
-    if let Some(usual) = written_otherwise(first) {
-        let usual = format!("{usual}/{bits}");
-        out.push(format!(
-            "{path}: IPv6 CIDR value {value:?} should be in RFC 5952 canonical format ({usual:?})"
-        ));
-    }
-}
-
-/// Each text of a list.
-pub fn each(
-    out: &mut Vec<String>,
-    path: &FieldPath,
-    list: &[Value],
-    warn: fn(&mut Vec<String>, &FieldPath, &str),
-) {
-    for (i, value) in list.iter().enumerate() {
-        warn(out, &path.index(i), value.as_str().unwrap_or_default());
-    }
-}
 
 /// The addresses of a load balancer, in the status of what it serves.
 pub fn load_balancer(status: &Value) -> Vec<String> {
@@ -184,15 +144,6 @@ pub fn claim(obj: &Value) -> Vec<String> {
     out
 }
 
-/// Of the specification of one: bytes come whole.
-pub fn claim_spec(out: &mut Vec<String>, path: &FieldPath, spec: &Value) {
-    for side in ["requests", "limits"] {
-        let path = path.child("resources").child(side);
-        let amount = at(at(at(spec, "resources"), side), "storage");
-        fraction(out, &path.key("storage"), amount);
-    }
-}
-
 /// Labels in the topologies of a class of storage.
 pub fn storage_class(obj: &Value) -> Vec<String> {
     let mut out = Vec::new();
@@ -257,30 +208,6 @@ mod tests {
     const LONG: &str = "2001:DB8::1";
     const SAID: &str =
         "IPv6 address \"2001:DB8::1\" should be in RFC 5952 canonical format (\"2001:db8::1\")";
-
-    #[test]
-    fn addresses_are_written_as_usual() {
-        let cases = [
-            ("10.0.0.1", None),
-            ("2001:db8::1", None),
-            ("::", None),
-            (LONG, Some("2001:db8::1")),
-            ("0:0:0:0:0:0:0:1", Some("::1")),
-            ("none", None),
-        ];
-        for (given, usual) in cases {
-            assert_eq!(written_otherwise(given).as_deref(), usual, "{given}");
-        }
-        let mut out = Vec::new();
-        range(&mut out, &FieldPath::new("r"), "FD00::/8");
-        range(&mut out, &FieldPath::new("r"), "fd00::/8");
-        assert_eq!(
-            out,
-            [
-                "r: IPv6 CIDR value \"FD00::/8\" should be in RFC 5952 canonical format (\"fd00::/8\")"
-            ]
-        );
-    }
 
     #[test]
     fn what_is_said_of_each_kind() {

@@ -4,6 +4,7 @@ mod annotations;
 pub mod defaults;
 mod mounts;
 mod os;
+mod overlaps;
 mod parts;
 pub mod projections;
 mod requirements;

@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use api::{FieldPath, names};
 use serde_json::Value;
 
+use super::overlaps;
 use super::spec::each_container;
 use crate::check::{at, has, int, items, text};
+use crate::strategies::canonical::{address, each};
 use crate::strategies::quantity::{is_fractional, show};
 
 /// Warnings of a new pod.
@@ -119,7 +121,14 @@ pub fn pod_spec(path: &FieldPath, spec: &Value, meta: &Value) -> Vec<String> {
                 ));
             }
         }
+        let template = at(at(v, "ephemeral"), "volumeClaimTemplate");
+        let path = ["ephemeral", "volumeClaimTemplate", "spec"].iter();
+        let path = path.fold(base.child("volumes").index(i), |path, part| {
+            path.child(part)
+        });
+        claim_fractions(&mut out, &path, at(template, "spec"));
     }
+    out.extend(overlaps::of_volumes(items(spec, "volumes")));
     twice(&mut out, &base, spec, "hostAliases", "ip");
     twice(&mut out, &base, spec, "imagePullSecrets", "name");
     for (i, s) in items(spec, "imagePullSecrets").iter().enumerate() {
@@ -145,6 +154,13 @@ pub fn pod_spec(path: &FieldPath, spec: &Value, meta: &Value) -> Vec<String> {
         ));
     }
     pod_affinity(&mut out, &base, spec);
+    let path = base.child("dnsConfig").child("nameservers");
+    let servers = items(at(spec, "dnsConfig"), "nameservers");
+    each(&mut out, &path, servers, address);
+    for (i, alias) in items(spec, "hostAliases").iter().enumerate() {
+        let path = base.child("hostAliases").index(i).child("ip");
+        address(&mut out, &path, text(alias, "ip"));
+    }
     out
 }
 
@@ -165,6 +181,15 @@ fn fractions(out: &mut Vec<String>, path: &FieldPath, c: &Value) {
             let amount = at(at(at(c, "resources"), side), name);
             fraction(out, &path.child("resources").child(side).key(name), amount);
         }
+    }
+}
+
+/// Of the specification of a claim.
+pub(crate) fn claim_fractions(out: &mut Vec<String>, path: &FieldPath, spec: &Value) {
+    for side in ["requests", "limits"] {
+        let path = path.child("resources").child(side);
+        let amount = at(at(at(spec, "resources"), side), "storage");
+        fraction(out, &path.key("storage"), amount);
     }
 }
 
@@ -463,6 +488,24 @@ mod tests {
                 "spec.overhead[memory]: fractional byte value \"1m\" is invalid, must be an integer".to_owned(),
                 "spec.containers[0].ports[0]: hostIP set without hostPort: {Name:p HostPort:0 ContainerPort:80 Protocol:TCP HostIP:192.0.2.1}".to_owned(),
                 format!("spec.affinity.podAntiAffinity.{PREFERRED}[0].podAffinityTerm.labelSelector: a null labelSelector results in matching no pod"),
+            ]
+        );
+    }
+
+    #[test]
+    fn addresses_and_sizes_of_pods_are_looked_at() {
+        let spec = json!({
+            "dnsConfig": { "nameservers": ["10.0.0.10", "FD00::A"] },
+            "hostAliases": [{ "ip": "FD00::B" }],
+            "volumes": [{ "name": "v", "ephemeral": { "volumeClaimTemplate": { "spec": {
+                "resources": { "requests": { "storage": "1m" } } } } } }],
+        });
+        assert_eq!(
+            pod_spec(&FieldPath::new("template"), &spec, &Value::Null),
+            [
+                "template.spec.volumes[0].ephemeral.volumeClaimTemplate.spec.resources.requests[storage]: fractional byte value \"1m\" is invalid, must be an integer",
+                "template.spec.dnsConfig.nameservers[1]: IPv6 address \"FD00::A\" should be in RFC 5952 canonical format (\"fd00::a\")",
+                "template.spec.hostAliases[0].ip: IPv6 address \"FD00::B\" should be in RFC 5952 canonical format (\"fd00::b\")",
             ]
         );
     }
