@@ -54,10 +54,6 @@ pub fn clocks_that_jump_restart_nothing(cx: &Context) -> Result<()> {
     // Long after this test, but before a clock that is set ahead.
     still["spec"]["activeDeadlineSeconds"] = (HOURS - 3_600).into();
     cx.apply_json(&still)?;
-    let mut crash = pod("crash", "exit 1");
-    crash["spec"]["nodeName"] = NODE.into();
-    crash["metadata"]["labels"] = serde_json::json!({ "tenant": "yes" });
-    cx.apply_json(&crash)?;
     cx.wait_ready("still")?;
     cx.wait(&format!("node/{NODE}"), "condition=Ready")?;
     let jumped = jumps(cx);
@@ -69,11 +65,26 @@ pub fn clocks_that_jump_restart_nothing(cx: &Context) -> Result<()> {
     wait_nothing_left(cx, NODE, &uids, &before)
 }
 
+/// A pod that ends at once, again and again.
+fn crashing(name: &str) -> serde_json::Value {
+    let mut crash = pod(name, "exit 1");
+    crash["spec"]["nodeName"] = NODE.into();
+    crash["metadata"]["labels"] = serde_json::json!({ "tenant": "yes" });
+    crash
+}
+
 fn jumps(cx: &Context) -> Result<()> {
     let container = cx.field("pod still", ".status.containerStatuses[0].containerID")?;
     let since = ready_since(cx)?;
     for (nth, seconds) in [HOURS, -HOURS, 0].into_iter().enumerate() {
-        let tried = count(cx, "crash")?;
+        // One of its own each time: its back-off is still short when the clock is set.
+        let crash = format!("crash-{nth}");
+        cx.apply_json(&crashing(&crash))?;
+        eventually("the one that fails has been started again", || {
+            ensure!(count(cx, &crash)? > 0);
+            Ok(())
+        })?;
+        let tried = count(cx, &crash)?;
         set_clock(cx, seconds)?;
         let new = format!("new-{nth}");
         cx.apply_json(&tenant(&new))?;
@@ -81,11 +92,11 @@ fn jumps(cx: &Context) -> Result<()> {
         ensure!(cx.sh(&new, "cat /about/name")? == new);
         // What waits for its next try waits no longer than its back-off.
         eventually("the one that fails is tried again", || {
-            let now = count(cx, "crash")?;
+            let now = count(cx, &crash)?;
             ensure!(now > tried, "{now} restarts");
             Ok(())
         })?;
-        cx.kubectl(&format!("delete pod {new}"))?;
+        cx.kubectl(&format!("delete pods {new} {crash}"))?;
         ensure!(cx.field("pod still", ".status.containerStatuses[0].containerID")? == container);
         ensure!(restarts(cx, "still")? == "0");
         ensure!(cx.sh("still", "cat /about/name")? == "still");
