@@ -4,6 +4,17 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+/// What has become of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupState {
+    /// So many of its pods have nodes as must have them.
+    Scheduled,
+    /// They cannot have them now.
+    Unschedulable,
+    /// Nor can they, but room is being made.
+    AwaitsRoom,
+}
+
 /// The groups, by `namespace/name`.
 #[derive(Default)]
 pub struct Gangs {
@@ -14,6 +25,10 @@ pub struct Gangs {
     members: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
     /// The group of each pod.
     of: HashMap<Arc<str>, Arc<str>>,
+    /// What was last told of each.
+    told: HashMap<Arc<str>, GroupState>,
+    /// What is to be told.
+    news: Vec<(Arc<str>, GroupState)>,
 }
 
 impl Gangs {
@@ -25,6 +40,8 @@ impl Gangs {
     pub fn end(&mut self) {
         self.served = false;
         self.least.clear();
+        self.told.clear();
+        self.news.clear();
     }
     pub fn are_served(&self) -> bool {
         self.served
@@ -33,8 +50,29 @@ impl Gangs {
     pub fn set(&mut self, group: Arc<str>, least: Option<i64>) {
         match least {
             Some(least) => self.least.insert(group, least),
-            None => self.least.remove(&group),
+            None => {
+                self.told.remove(&group);
+                self.least.remove(&group)
+            }
         };
+    }
+    /// Whether it is news that this has become of a group. Once it is scheduled nothing more is.
+    pub fn is_news(&self, group: &str, state: GroupState) -> bool {
+        let told = self.told.get(group).copied();
+        let ends = told == Some(GroupState::Scheduled) || told == Some(state);
+        self.served && self.least.contains_key(group) && !ends
+    }
+    /// Notes that this has become of a group.
+    pub fn tell(&mut self, group: &Arc<str>, state: GroupState) {
+        self.told.insert(group.clone(), state);
+        self.news.push((group.clone(), state));
+    }
+    /// What is to be told, the latest last.
+    pub fn take_news(&mut self) -> Vec<(Arc<str>, GroupState)> {
+        std::mem::take(&mut self.news)
+    }
+    pub fn has_news(&self) -> bool {
+        !self.news.is_empty()
     }
     /// How many pods of a group must have nodes; none where there is no such group.
     pub fn least(&self, group: &str) -> Option<i64> {

@@ -31,7 +31,8 @@ use crate::queue::Waits;
 use crate::timings::Timings;
 use crate::totals;
 use crate::write::{
-    Preemptor, Report, announce, bind, is_gated, publish, reference, scheduled_reason, write_all,
+    Preemptor, Report, announce, bind, groups, is_gated, publish, reference, scheduled_reason,
+    write_all,
 };
 
 /// Decisions between two looks at what the informers brought.
@@ -211,6 +212,8 @@ enum Done {
     /// What extenders said.
     HeardOfNodes(Result<Opinion, String>),
     HeardOfVictims(Result<Vec<Chosen>, String>),
+    /// What has become of a group of pods is written.
+    Told,
 }
 
 struct Shell {
@@ -249,6 +252,7 @@ impl Shell {
             let busy = self.decide_some();
             self.send_reports();
             self.record_bound();
+            self.tell_of_groups();
             self.shown.update(&mut self.core);
             if more || busy {
                 tokio::task::yield_now().await;
@@ -276,6 +280,17 @@ impl Shell {
             if let Some(bound) = self.events.pop_front() {
                 bound.recorder.record(bound.event);
             }
+        }
+    }
+
+    /// Writes what has become of groups of pods.
+    fn tell_of_groups(&mut self) {
+        for (group, state) in self.core.take_group_news() {
+            let (client, clock) = (self.client.clone(), self.clock);
+            self.tasks.spawn(async move {
+                groups::publish(&client, &group, state, clock).await;
+                Done::Told
+            });
         }
     }
 
@@ -553,6 +568,7 @@ impl Shell {
                     self.core.made_room(&uid, all, now);
                 }
             }
+            Ok(Done::Told) => {}
             Err(e) => tracing::error!("a task of the scheduler failed: {e}"),
         }
     }

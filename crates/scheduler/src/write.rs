@@ -1,6 +1,7 @@
 //! What the scheduler writes: bindings, conditions, nominations, and the ends of victims.
 
 mod claims;
+pub mod groups;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -418,6 +418,17 @@ async fn a_gang_stays_together_though_a_server_did_not_answer() {
     assert_eq!(api.state.lock().unanswered, 0);
     api.member("two", "g");
     api.until(|s| on(s, "a") == 2).await;
+    let condition = |s: &State| {
+        let group = s.objects.get("namespaces/d/podgroups/g");
+        group.map(|g| g["status"]["conditions"][0].clone())
+    };
+    api.until(|s| condition(s).is_some_and(|c| c["status"] == "True"))
+        .await;
+    let condition = condition(&api.state.lock()).expect("a condition");
+    assert_eq!(
+        (&condition["type"], &condition["reason"]),
+        (&json!("PodGroupScheduled"), &json!("Scheduled"))
+    );
     running.end().await;
 }
 

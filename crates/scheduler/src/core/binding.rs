@@ -6,6 +6,7 @@ use std::sync::Arc;
 use clock::Instant;
 
 use super::{Core, Nomination, Step};
+use crate::gangs::GroupState;
 use crate::message;
 use crate::plugins::{Events, Ready, Refused, Write};
 use crate::pod::Pod;
@@ -148,6 +149,7 @@ impl Core {
                 let write = plugins.find_map(|(p, _)| p.bind(&pod, &node));
                 self.waiting.remove(uid);
                 if let Some(Write::BindPod { node }) = write {
+                    self.tell_of_group(&pod, GroupState::Scheduled);
                     return Some(Step::Bind { pod, node });
                 }
                 self.not_bound(uid, now_ms);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::binding::Stage;
 use super::gang_trial::Trial;
 use super::{Core, Nomination, Step};
+use crate::gangs::GroupState;
 use crate::message;
 use crate::plugins::Refused;
 use crate::pod::Pod;
@@ -80,14 +81,50 @@ impl Core {
         false
     }
 
-    /// A pod has got no node, and nobody makes room for it.
+    /// Notes what has become of the group of a pod, if it has one: its pod has got a node, or not. As long
+    /// as too few of a gang are there, nothing has.
+    pub(super) fn tell_of_group(&mut self, pod: &Pod, state: GroupState) {
+        let Some(group) = &pod.wants.group else {
+            return;
+        };
+        let gangs = self.snapshot.gangs();
+        if !gangs.is_news(group, state) {
+            return;
+        }
+        if state != GroupState::Scheduled {
+            let least = gangs.least(group).unwrap_or(0).max(1);
+            let (mut all, mut placed) = (0_i64, 0_i64);
+            for uid in gangs.members(group) {
+                all += 1;
+                placed += i64::from(self.snapshot.place(uid).is_some());
+            }
+            if all < least || placed >= least {
+                return;
+            }
+        }
+        self.snapshot.gangs_mut().tell(group, state);
+    }
+
+    /// What has become of groups (`namespace/name`) since this was asked last.
+    pub fn take_group_news(&mut self) -> Vec<(Arc<str>, GroupState)> {
+        if !self.snapshot.gangs().has_news() {
+            return Vec::new();
+        }
+        self.snapshot.gangs_mut().take_news()
+    }
+
+    /// A pod has got no node; nobody makes room for it unless it is nominated.
     pub(super) fn has_no_node(&mut self, pod: &Pod, now_ms: u64) {
         let Some(group) = &pod.wants.group else {
             return;
         };
-        if self.asked.is_some() || self.snapshot.nomination(&pod.uid).is_some() {
+        if self.asked.is_some() {
             return;
         }
+        if self.snapshot.nomination(&pod.uid).is_some() {
+            return self.tell_of_group(pod, GroupState::AwaitsRoom);
+        }
+        self.tell_of_group(pod, GroupState::Unschedulable);
         let why = format!("pod {:?} has no node", pod.name);
         if self.give_back(group, &why, now_ms) {
             // What the others have given back would wake it alone.
@@ -255,6 +292,11 @@ mod tests {
         pod
     }
 
+    /// Of the gang alone.
+    fn news(state: GroupState) -> Vec<(Arc<str>, GroupState)> {
+        vec![("n/g".into(), state)]
+    }
+
     /// Whose room is taken until nothing is left to do at this time, and the reports.
     fn victims(core: &mut Core, now_ms: u64) -> (Vec<String>, Vec<String>) {
         let (mut victims, mut reports) = (Vec::new(), Vec::new());
@@ -298,6 +340,7 @@ mod tests {
             }
             assert_eq!(core.snapshot().placed(), (2, 0), "all is as before");
         }
+        assert_eq!(core.take_group_news(), news(GroupState::Unschedulable));
         // Now one of them fits, and the other one needs what it may take.
         core.pod_changed(Some(&strong), None, 60_000);
         let mut gone = Vec::new();
@@ -323,10 +366,12 @@ mod tests {
         gone.sort();
         gone.dedup();
         assert_eq!(gone, ["one", "two"]);
+        assert_eq!(core.take_group_news(), news(GroupState::AwaitsRoom));
         for pod in &weak {
             core.pod_changed(Some(pod), None, 1_000);
         }
         assert_eq!(bound_in(&mut core, 1..30), ["p", "q"]);
+        assert_eq!(core.take_group_news(), news(GroupState::Scheduled));
     }
 
     #[test]
