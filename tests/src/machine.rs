@@ -36,15 +36,16 @@ impl Machine {
         let ids = crate::traces::ids(&cluster.data());
         let bridge = format!("tph-{}", ids.first().context("the cluster has no name")?);
         let link = format!("tpt-{}", std::process::id() % 1_000_000);
-        for folder in ["kubelet", "pod-logs"] {
+        for folder in ["kubelet", "pod-logs", "container-logs"] {
             std::fs::create_dir_all(dir.join(folder))?;
         }
         // What a booted machine has: mounts, network, processes and a name of its own.
         let script = format!(
             "set -e; hostname {name}; mount -t tmpfs tmpfs /run; \
-             mkdir -p /var/lib/kubelet /var/log/pods; \
+             mkdir -p /var/lib/kubelet /var/log/pods /var/log/containers; \
              mount --bind {dir}/kubelet /var/lib/kubelet; \
-             mount --bind {dir}/pod-logs /var/log/pods; mount --make-rshared /; \
+             mount --bind {dir}/pod-logs /var/log/pods; \
+             mount --bind {dir}/container-logs /var/log/containers; mount --make-rshared /; \
              echo ready; read cable; ip link set lo up; ip addr add {ip}/24 dev eth0; \
              {six}ip link set eth0 up; ip route add default via {gateway}; \
              echo 1 > /proc/sys/net/ipv4/ip_forward; exec {line}",

@@ -17,6 +17,7 @@ mod folder;
 pub mod gc;
 pub mod images;
 pub mod kubelet_configuration;
+mod log_links;
 pub mod log_rotation;
 pub mod logs;
 mod metrics;
@@ -140,6 +141,9 @@ pub async fn run(
         "making the folder of logs",
         std::fs::create_dir_all(&config.log_dir),
     )?;
+    if let Some(links) = log_links::Links::of(&config) {
+        attempt("making the folder of links to logs", links.make_folder())?;
+    }
     let disk = config.local_volumes.as_deref().map(|dir| {
         let marks = config.root_dir.join("local-volumes");
         volumes::local_disk::Disk::new(dir, &marks)

@@ -11,6 +11,7 @@ use super::{runtime_state, spec};
 use crate::csi::limits;
 use crate::events::Severity;
 use crate::folder;
+use crate::log_links::Links;
 use crate::metrics::{METRICS, STARTS};
 use crate::objects;
 use client::reflector::Objects;
@@ -257,6 +258,9 @@ impl Pods {
         }
         let is_orphan = |uid: &str| !known.contains(uid) && !staying.contains(uid);
         super::remains::remove_orphaned_logs(&logs, is_orphan);
+        if let Some(links) = Links::of(&self.deps.config) {
+            links.tidy();
+        }
         for uid in claimed.iter().filter(|uid| !known.contains(*uid)) {
             if let Err(error) = self.deps.dra.release(uid).await {
                 tracing::warn!(

@@ -16,6 +16,7 @@ use super::{
 use crate::dra::cdi;
 use crate::events::Severity;
 use crate::images::RequiredImage;
+use crate::log_links::Links;
 use crate::metrics::{STARTS, Start};
 use crate::objects;
 use crate::probes::hook;
@@ -123,7 +124,7 @@ impl Hands {
             Effect::RemoveContainer { id, log } => {
                 let removed = runtime.remove_container(id).await;
                 if removed.is_ok() {
-                    remains::remove_log(Path::new(log));
+                    remains::remove_log(&self.deps, pod, id, Path::new(log));
                 }
                 logged(pod, "removing a dead container", removed)
             }
@@ -546,6 +547,10 @@ impl Hands {
             "Started",
             "Container started",
         );
+        if let Some(links) = Links::of(&self.deps.config) {
+            let log = Path::new(&sandbox_config.log_directory).join(&config.log_path);
+            links.make(pod, (&c.name, &id), &log);
+        }
         self.check_stop_signal(pod, c, &id).await;
         let hook = c.lifecycle.as_ref().and_then(|l| l.post_start.as_ref());
         if let Some(handler) = hook

@@ -3,6 +3,7 @@
 use super::deps::Deps;
 use super::spec;
 use crate::folder;
+use crate::log_links::Links;
 use k8s_openapi::api::core::v1::Pod;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +19,9 @@ pub(super) async fn remove_files(deps: &Deps, pod: &Pod) {
         .pod_log_dir(spec::namespace(pod), spec::name(pod), spec::uid(pod));
     if let Err(e) = host::open_beneath::remove_tree(&logs) {
         tracing::warn!(dir = %logs.display(), error = %e, "removing a pod's logs failed");
+    }
+    if let Some(links) = Links::of(&deps.config) {
+        links.tidy();
     }
 }
 
@@ -43,8 +47,12 @@ fn uid_of_logs(name: &str) -> Option<&str> {
     }
 }
 
-/// Removes a log and the files that it was rotated to. What cannot be removed goes with the pod.
-pub(super) fn remove_log(path: &Path) {
+/// Removes the log of a container, the files that it was rotated to, and the link to it. What cannot be
+/// removed goes with the pod.
+pub(super) fn remove_log(deps: &Deps, pod: &Pod, id: &str, path: &Path) {
+    if let (Some(links), Some(dir)) = (Links::of(&deps.config), path.parent()) {
+        links.remove(pod, (&folder::name(dir), id));
+    }
     let old = crate::log_rotation::rotated(path).unwrap_or_else(|error| {
         tracing::warn!(log = %path.display(), %error, "the files of a log cannot be listed");
         Vec::new()
