@@ -236,7 +236,7 @@ impl Program {
         let (binary, args) = self.command.split_first().ok_or_else(nothing_to_run)?;
         let mut command = Command::new(binary);
         command.args(args).stdin(Stdio::null());
-        let child = process::with_huge_pages(|| command.spawn());
+        let child = process::inheriting_nothing(|| command.spawn());
         let id = child.map_err(BootError::Init)?.id();
         self.pid = Some(i32::try_from(id).map_err(|e| BootError::Init(io::Error::other(e)))?);
         self.started = Instant::now();

@@ -6,9 +6,12 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
+use rustix::process::{
+    Pid, PidfdFlags, Resource, Rlimit, Signal, WaitOptions, getrlimit, setrlimit,
+};
 use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -105,12 +108,40 @@ pub fn allow_huge_pages(allowed: bool) {
     let _ = rustix::thread::disable_transparent_huge_pages(!allowed);
 }
 
+/// How many files this process could have open at its start, once it takes more.
+static OPEN_FILES: OnceLock<Rlimit> = OnceLock::new();
+
+/// Takes as many open files as the machine allows: each connection is one, and many machines give
+/// 1,024 to a program that does not ask (as Go's programs do). Questions for names that pods ask at
+/// once are so many by themselves.
+///
+/// # Errors
+/// The machine refuses; then the limit stays.
+pub fn allow_open_files() -> io::Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    OPEN_FILES.get_or_init(|| limit);
+    let most = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    Ok(setrlimit(Resource::Nofile, most)?)
+}
+
 /// Starts a program that inherits nothing of what was set for this process: containers have huge
-/// pages if their machine has.
-pub fn with_huge_pages<T>(start: impl FnOnce() -> T) -> T {
+/// pages if their machine has, and as many open files as it gives to who does not ask.
+pub fn inheriting_nothing<T>(start: impl FnOnce() -> T) -> T {
+    let first = OPEN_FILES.get();
+    if let Some(first) = first {
+        // Less than the machine allows is never refused.
+        let _ = setrlimit(Resource::Nofile, *first);
+    }
     allow_huge_pages(true);
     let started = start();
     allow_huge_pages(false);
+    if first.is_some() {
+        // What it was when this began may be what another thread has set for its own child.
+        let _ = allow_open_files();
+    }
     started
 }
 
@@ -208,5 +239,26 @@ pub async fn stop(record: &Record, patience: Duration) {
     if tokio::time::timeout(patience, ended(record)).await.is_err() {
         signal(record, Signal::KILL);
         ended(record).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_started_may_open_as_many_files_as_this_process_might() {
+        let limit = || getrlimit(Resource::Nofile);
+        let few = Rlimit {
+            current: Some(777),
+            ..limit()
+        };
+        setrlimit(Resource::Nofile, few).expect("set");
+        allow_open_files().expect("allowed");
+        assert_eq!(limit().current, few.maximum);
+        let output = inheriting_nothing(|| Command::new("sh").args(["-c", "ulimit -Sn"]).output());
+        let output = output.expect("started");
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "777");
+        assert_eq!(limit().current, few.maximum);
     }
 }

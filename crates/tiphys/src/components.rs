@@ -317,6 +317,13 @@ async fn run_scheduler(
     Ok(())
 }
 
+/// Takes as many open files as the machine allows; what the limit stays at otherwise is said.
+pub fn allow_open_files() {
+    if let Err(error) = supervisor::process::allow_open_files() {
+        tracing::warn!("the limit on open files stays as it is: {error}");
+    }
+}
+
 /// Cancelled by TERM or INT.
 pub fn until_signal() -> Result<CancellationToken> {
     let stop = CancellationToken::new();

@@ -180,7 +180,7 @@ pub(super) const WITHOUT_EFFECT: &[Without] = &[
     (
         "maxOpenFiles",
         is_zero,
-        "the limit of open files is the one that the process is started with",
+        "the process takes as many open files as the machine allows it",
     ),
     (
         "oomScoreAdj",

@@ -97,7 +97,7 @@ disabled_plugins = [
             .stdin(Stdio::null())
             // In its own group, so that it and the containers outlive this agent.
             .process_group(0);
-        supervisor::process::with_huge_pages(|| command.spawn()).context("starting containerd")
+        supervisor::process::inheriting_nothing(|| command.spawn()).context("starting containerd")
     }
 
     /// Waits until containerd answers, which takes it about 0.2 s.

@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::balancer::{self, Front, ServersFlag};
-use crate::components::{KubeletFlags, ProxyFlags, until_signal};
+use crate::components::{KubeletFlags, ProxyFlags, allow_open_files, until_signal};
 use crate::flags::Ranges;
 use crate::image;
 use crate::machine::host_name;
@@ -248,6 +248,7 @@ pub async fn run(args: AgentArgs) -> Result<()> {
     let Some(first) = servers.first() else {
         bail!("--server is needed (or `node kill NAME`, `node start NAME`)");
     };
+    allow_open_files();
     let shutdown = until_signal()?;
     let name = args.name.clone().unwrap_or_else(host_name);
     let ips = node_ips(&args, first)?;

@@ -233,20 +233,9 @@ fn api_config(args: &ServerArgs, keys: &Keys, advertise: IpAddr) -> Result<apise
     Ok(config)
 }
 
-/// Takes as many open files as the machine allows: each connection is one, and many machines give
-/// 1,024 to a program that does not ask (as Go's programs do).
-fn allow_open_files() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(e) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!("the limit on open files stays as it is: {e}");
-    }
-}
-
 /// Runs until a signal.
 pub async fn run(args: ServerArgs, scope: Scope) -> Result<()> {
-    allow_open_files();
+    components::allow_open_files();
     let stop = components::until_signal()?;
     let dir = args.data_dir.clone().unwrap_or_else(default_data_dir);
     let several = args.datastore.kind()? == datastore::DatastoreKind::Etcd;
