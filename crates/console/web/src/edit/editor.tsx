@@ -4,7 +4,7 @@
 import { useEffect, useMemo, useRef, useState } from 'preact/hooks';
 import { LineCounter, parseDocument, stringify } from 'yaml';
 import { ApiError, get, pathOf, send, words, type Cause } from '../api';
-import { may } from '../discovery';
+import { may, userName } from '../discovery';
 import { useLive } from '../live';
 import type { ManagedFields, Obj } from '../types';
 import { Failure, Loading, tell } from '../ui/parts';
@@ -49,6 +49,10 @@ interface Loaded {
   text: string;
   owned: Fields | undefined;
 }
+
+/** What was changed last and not sent: it is there again for the same person and the same object, after
+ * another page was looked at or the token ran out. */
+let draft: { key: string; base: string; text: string } | null = null;
 
 const print = (value: unknown) => stringify(value, { lineWidth: 0, aliasDuplicateObjects: false });
 
@@ -97,7 +101,8 @@ export function Editor(props: Props) {
 }
 
 function Form({ group, version, plural, namespace, name, path, loaded, load }: Props & { path: string; loaded: Loaded; load: () => void }) {
-  const [text, setText] = useState(loaded.text);
+  const key = `${userName.value} ${path}`;
+  const [text, setText] = useState(() => (draft?.key === key && draft.base === loaded.text ? draft.text : loaded.text));
   const [problems, setProblems] = useState<Problem[]>([]);
   const [trial, setTrial] = useState<Trial | null>(null);
   const [busy, setBusy] = useState(false);
@@ -110,9 +115,15 @@ function Form({ group, version, plural, namespace, name, path, loaded, load }: P
   const stale = !gone && newest && newest.metadata.resourceVersion !== loaded.object.metadata.resourceVersion && !same(newest, loaded.object);
   const marks = useMemo(() => new Set(problems.map((p) => p.line)), [problems]);
   const changed = text !== loaded.text;
+  /** Loads the object again, without what was changed here. */
+  const fresh = () => {
+    draft = null;
+    load();
+  };
 
   const edit = (value: string) => {
     setText(value);
+    draft = value === loaded.text ? null : { key, base: loaded.text, text: value };
     setTrial(null);
     if (problems.length) setProblems([]);
   };
@@ -169,7 +180,7 @@ function Form({ group, version, plural, namespace, name, path, loaded, load }: P
     setBusy(false);
     if (!result || Array.isArray(result)) return setTrial(null);
     tell(`${name} is changed`);
-    load();
+    fresh();
   };
 
   return (
@@ -178,8 +189,8 @@ function Form({ group, version, plural, namespace, name, path, loaded, load }: P
         {writes ? <button class="primary" disabled={!changed || busy} onClick={() => void review({ replace: false, force: false })}>Review changes</button> : <span class="quiet">You may read this, and not change it.</span>}
         {changed && <button onClick={() => { edit(loaded.text); setProblems([]); }}>Discard</button>}
         <label class="check"><input type="checkbox" checked={whole} onChange={(e) => setWhole(e.currentTarget.checked)} />Whole object, to read</label>
-        {gone && <span role="status">{newest ? 'It was deleted, and there is another one of its name.' : 'It was deleted.'} {newest && <button onClick={load}>{changed ? 'Discard and load that one' : 'Load that one'}</button>}</span>}
-        {stale && <span role="status">It has changed since. <button onClick={load}>{changed ? 'Discard and load again' : 'Load again'}</button></span>}
+        {gone && <span role="status">{newest ? 'It was deleted, and there is another one of its name.' : 'It was deleted.'} {newest && <button onClick={fresh}>{changed ? 'Discard and load that one' : 'Load that one'}</button>}</span>}
+        {stale && <span role="status">It has changed since. <button onClick={fresh}>{changed ? 'Discard and load again' : 'Load again'}</button></span>}
         {writes && <span class="quiet">Ctrl-S reviews.</span>}
       </div>
       {problems.length > 0 && (
