@@ -328,7 +328,14 @@ impl Route {
                 Upstream::Node => servers.extend(node.iter().copied().map(Server::plain)),
             }
         }
-        let waiting = forward.most.unwrap_or(WAITING).clamp(1, WAITING);
+        // None at all is what zero says.
+        let most = forward.most.filter(|most| *most > 0).unwrap_or(WAITING);
+        if most > WAITING {
+            warnings.push(format!(
+                "forward: max_concurrent {most}: no more than {WAITING} questions wait for others"
+            ));
+        }
+        let waiting = most.min(WAITING);
         Self {
             from: forward.from,
             except: forward.except,
@@ -476,6 +483,26 @@ mod tests {
         assert_eq!(asked(&added, "a.corp.example"), "192.0.2.1:53");
         assert_eq!(asked(&added, "example.com"), "192.0.2.53:53");
         assert!(warnings.is_empty());
+    }
+
+    #[test]
+    fn so_many_questions_wait_as_a_file_says_within_bounds() {
+        for (said, expected, is_warned) in [
+            ("", WAITING, false),
+            ("max_concurrent 20", 20, false),
+            ("max_concurrent 0", WAITING, false),
+            ("max_concurrent 1000", WAITING, true),
+        ] {
+            let file =
+                format!(". {{\nkubernetes cluster.local\nforward . 192.0.2.1 {{\n{said}\n}}\n}}");
+            let (settings, warnings) = settings(&file);
+            let (_, ways, _) = settings.ways("example.com").expect("a way");
+            let route = ways.route("example.com").expect("a route");
+            assert_eq!(route.waiting.available_permits(), expected, "{said}");
+            assert_eq!(!warnings.is_empty(), is_warned, "{said}");
+            let _one = route.waiting.try_acquire().expect("a place");
+            assert_eq!(route.waits(), 1, "{said}");
+        }
     }
 
     #[test]
