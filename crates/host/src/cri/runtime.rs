@@ -544,6 +544,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_code_that_nobody_expects_is_a_failure_in_the_runtimes_words() {
+        for number in -1..40 {
+            let status = tonic::Status::new(tonic::Code::from_i32(number), "words");
+            let error = failed(&status);
+            let wanted = match number {
+                5 => ErrorKind::NotFound,
+                1 | 4 => ErrorKind::Timeout,
+                14 => ErrorKind::Unavailable,
+                _ => ErrorKind::Other,
+            };
+            assert_eq!((error.kind, error.message.as_str()), (wanted, "words"));
+        }
+        let full = tonic::Status::resource_exhausted("message larger than max");
+        let text = "rpc error: code = ResourceExhausted desc = message larger than max";
+        assert_eq!(failed(&full).text, text);
+        assert!(gone::<()>(Err(full)).is_err(), "it is not gone");
+    }
+
+    #[test]
     fn a_time_of_any_length_can_be_asked_for() {
         for limit in [Duration::ZERO, Duration::MAX] {
             let request = within(limit, ());

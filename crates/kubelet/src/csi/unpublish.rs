@@ -198,3 +198,32 @@ pub(super) fn left_on_disk(paths: &Paths) -> Result<BTreeSet<String>, Error> {
         .map(|r| api::csi::unique_name(&r.driver_name, &r.volume_handle))
         .collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_may_be_somebodys() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        assert!(left_on_disk(&paths).unwrap().is_empty());
+        let volume = paths.of_pod("u", "v");
+        let folder = volume.parent().unwrap();
+        std::fs::create_dir_all(folder.parent().unwrap()).unwrap();
+        // A folder that nobody can list, root neither.
+        std::os::unix::fs::symlink(folder, folder).unwrap();
+        assert!(published(&paths).is_err() && left_on_disk(&paths).is_err());
+        std::fs::remove_file(folder).unwrap();
+        std::fs::create_dir_all(&volume).unwrap();
+        let record = volume.join("vol_data.json");
+        let text = r#"{"driverName":"d","nodeName":"n","specVolID":"pv","volumeHandle":"h",
+            "attachmentID":"a","volumeLifecycleMode":"Persistent"}"#;
+        std::fs::write(&record, text).unwrap();
+        let all = left_on_disk(&paths).unwrap();
+        assert_eq!(all, [api::csi::unique_name("d", "h")].into());
+        // What is damaged keeps nobody from anything.
+        std::fs::write(&record, "{").unwrap();
+        assert!(published(&paths).unwrap().is_empty());
+    }
+}
