@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use apiserver::settings::Shared;
 use apiserver::{ApiServer, admission, filters};
-use client::Accounts;
+use client::{Accounts, Informers};
 use clock::{Clock, Random};
 use control::lease::{Election, Times, lead};
 use store::Store;
@@ -108,14 +108,18 @@ pub(crate) async fn start(base: &Base, number: usize) -> Result<(), Failed> {
         ends.cancelled().await;
         own.kill();
     });
-    tokio::spawn(controllers(
-        base.course,
-        base.clock,
-        random.fork(),
-        cable.clone(),
-        dead.clone(),
-    ));
-    tokio::spawn(scheduler(base.course, base.clock, random, cable, dead));
+    let own = cable.client("system:kube-controller-manager", &[]);
+    // Once for all parts of the process, as in the binary.
+    let informers = control::trimmed::informers(own, base.clock, random.fork());
+    let part = Part {
+        course: base.course,
+        clock: base.clock,
+        cable,
+        informers,
+        stop: dead,
+    };
+    tokio::spawn(controllers(part.clone(), random.fork()));
+    tokio::spawn(scheduler(part, random));
     Ok(())
 }
 
@@ -166,15 +170,26 @@ pub(crate) fn kill(base: &Base, number: usize) {
     }
 }
 
-async fn controllers(
+/// What a part of a process that leads or waits has.
+#[derive(Clone)]
+struct Part {
     course: Course,
     clock: Clock,
-    random: Random,
     cable: Cable,
+    informers: Informers,
+    /// Cancelled when the process dies.
     stop: CancellationToken,
-) {
-    let own = cable.client("system:kube-controller-manager", &[]);
-    let informers = control::trimmed::informers(own.clone(), clock, random.fork());
+}
+
+async fn controllers(part: Part, random: Random) {
+    let Part {
+        course,
+        clock,
+        cable,
+        informers,
+        stop,
+    } = part;
+    let own = informers.client().clone();
     let accounts = Accounts::new(own.clone(), move |account| {
         let (name, groups) = client::accounts::user_of(account);
         let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
@@ -212,15 +227,15 @@ fn pod_ranges() -> Option<controllers::nodes::cidr::Ranges> {
     Ranges::new(&all, NODE_PREFIX_IPV4, NODE_PREFIX_IPV6).ok()
 }
 
-async fn scheduler(
-    course: Course,
-    clock: Clock,
-    random: Random,
-    cable: Cable,
-    stop: CancellationToken,
-) {
+async fn scheduler(part: Part, random: Random) {
+    let Part {
+        course,
+        clock,
+        cable,
+        informers,
+        stop,
+    } = part;
     let own = cable.client("system:kube-scheduler", &[]);
-    let informers = control::trimmed::informers(own.clone(), clock, random.fork());
     while !stop.is_cancelled() {
         let identity = format!("scheduler_{}", random.uuid());
         let election = Election {
