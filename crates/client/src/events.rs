@@ -114,7 +114,7 @@ struct Source<const METADATA: bool> {
     failures: u32,
     /// Between objects that are none of the type that is asked for.
     waits: Waits,
-    /// Told of each failure.
+    /// Notified of each failure.
     lost: Option<Arc<Notify>>,
 }
 

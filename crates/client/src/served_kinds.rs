@@ -81,7 +81,7 @@ impl ServedKinds {
 #[derive(Clone, Default)]
 pub(crate) struct OfProcess {
     made: Arc<Mutex<Weak<Inner>>>,
-    /// Told when a watch has failed.
+    /// Notified when a watch has failed.
     look: Arc<Notify>,
 }
 

@@ -25,9 +25,9 @@ pub struct Gangs {
     members: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
     /// The group of each pod.
     of: HashMap<Arc<str>, Arc<str>>,
-    /// What was last told of each.
+    /// What was last reported of each.
     told: HashMap<Arc<str>, GroupState>,
-    /// What is to be told.
+    /// What is to be reported.
     news: Vec<(Arc<str>, GroupState)>,
 }
 
@@ -67,7 +67,7 @@ impl Gangs {
         self.told.insert(group.clone(), state);
         self.news.push((group.clone(), state));
     }
-    /// What is to be told, the latest last.
+    /// What is to be reported, the latest last.
     pub fn take_news(&mut self) -> Vec<(Arc<str>, GroupState)> {
         std::mem::take(&mut self.news)
     }
