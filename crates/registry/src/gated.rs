@@ -175,7 +175,8 @@ fn read() -> Vec<OfKind> {
             let Some((group, kind)) = kind.split_once('/') else {
                 continue;
             };
-            let paths = paths.iter().map(|text| path_of(prefix, *text)).collect();
+            let texts = paths.iter().copied();
+            let paths = texts.map(|text| path_of(prefix, text)).collect();
             let rule = Rule { gate, paths };
             match out.iter_mut().find(|k| k.group == group && k.kind == kind) {
                 Some(known) => known.rules.push(rule),

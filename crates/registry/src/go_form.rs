@@ -41,7 +41,8 @@ fn show(shown: &Shown<'_>, depth: usize, out: &mut String) {
     match shown {
         Shown::Literal(text) => out.push_str(text),
         Shown::Of(ty, Value::Array(items)) => {
-            let items = items.iter().map(|item| (None, Shown::Of(*ty, item)));
+            let ty = *ty;
+            let items = items.iter().map(|item| (None, Shown::Of(ty, item)));
             group(('[', ']'), items.collect(), depth, out);
         }
         Shown::Of(ty, value) => {
