@@ -124,3 +124,25 @@ async fn others_come_and_go_by_the_configuration() {
         "{said}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fields_of_features_that_are_off_are_dropped() {
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/default/leases";
+    let spec = json!({ "holderIdentity": "a", "strategy": "example.com/mine", "preferredHolder": "b" });
+    let lease = json!({ "metadata": { "name": "l" }, "spec": spec });
+    for (gate, kept) in [
+        ("CoordinatedLeaderElection=false", false),
+        ("CoordinatedLeaderElection=true", true),
+    ] {
+        let running = start(|config| configured(config, &[gate], &[])).await;
+        let admin = running.admin().await;
+        let (code, made) = ask(&admin, Method::POST, leases, &lease).await;
+        assert_eq!(code, 200, "{made}");
+        let wanted = if kept {
+            spec.clone()
+        } else {
+            json!({ "holderIdentity": "a" })
+        };
+        assert_eq!(made["spec"], wanted);
+    }
+}

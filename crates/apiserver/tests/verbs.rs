@@ -604,3 +604,25 @@ async fn a_patch_may_take_the_version_away_where_none_is_needed() {
         assert_eq!(code, 200, "{path}: {said}");
     }
 }
+
+#[tokio::test]
+async fn labels_of_slices_of_endpoints_count() {
+    let s = server().await;
+    let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+    let slice = json!({ "metadata": { "name": "a" }, "addressType": "IPv4",
+        "endpoints": [{ "addresses": ["192.0.2.7"], "deprecatedTopology": { "a": "b" } }],
+        "ports": [{ "port": 70_000 }] });
+    let (code, made) = post(&s, slices, slice).await;
+    assert_eq!(code, 201, "{made}");
+    assert!(made["endpoints"][0].get("deprecatedTopology").is_none());
+    let path = format!("{slices}/a");
+    for (patch, generation) in [
+        (json!({ "metadata": { "annotations": { "a": "b" } } }), 1),
+        (json!({ "metadata": { "labels": { "a": "b" } } }), 2),
+        (json!({ "ports": [] }), 3),
+    ] {
+        let (code, changed) = ask(&s, Method::PATCH, &path, patch).await;
+        assert_eq!(code, 200, "{changed}");
+        assert_eq!(changed["metadata"]["generation"], generation, "{changed}");
+    }
+}

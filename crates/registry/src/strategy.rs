@@ -199,6 +199,10 @@ pub trait Strategy: Send + Sync {
     fn has_generation(&self) -> bool {
         false
     }
+    /// Whether a change of the labels counts it up, too.
+    fn generation_counts_labels(&self) -> bool {
+        false
+    }
     /// Where the subresource `scale` of a version reads and writes.
     fn scale(&self, _version: &str) -> Scale {
         Scale::default()

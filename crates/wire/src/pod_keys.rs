@@ -2,6 +2,7 @@
 
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::public_key::PublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
@@ -188,6 +189,7 @@ pub fn check_chain(chain: &str, key_der: &[u8]) -> Result<Validity, &'static str
         .ok_or("issued certificate chain must contain at least one certificate")?;
     let (_, leaf) = X509Certificate::from_der(leaf.contents())
         .map_err(|_| "leaf certificate does not parse as valid X.509")?;
+    check_dns_names(&leaf)?;
     if leaf.public_key().raw != key_der {
         return Err("leaf certificate was not issued to the requested public key");
     }
@@ -201,6 +203,26 @@ pub fn check_chain(chain: &str, key_der: &[u8]) -> Result<Validity, &'static str
         not_before: leaf.validity().not_before.timestamp(),
         not_after: leaf.validity().not_after.timestamp(),
     })
+}
+
+/// Whether the names of a certificate could be names.
+fn check_dns_names(certificate: &X509Certificate<'_>) -> Result<(), &'static str> {
+    let names = certificate.subject_alternative_name().ok().flatten();
+    for name in names.iter().flat_map(|names| &names.value.general_names) {
+        let GeneralName::DNSName(name) = name else {
+            continue;
+        };
+        if name.is_empty() {
+            return Err("leaf certificate should not contain empty DNSName");
+        }
+        if name.contains("..") {
+            return Err("leaf certificate's DNSName should not contain '..'");
+        }
+        if name.starts_with('.') || name.ends_with('.') {
+            return Err("leaf certificate's DNSName should not start or end with '.'");
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -289,6 +311,20 @@ mod tests {
         let mut longer = key.clone();
         longer.push(0);
         assert_eq!(check_proof(&longer, b"uid", &signed), Err(none));
+    }
+
+    #[test]
+    fn names_of_an_answer_are_names() {
+        let ca = Ca::generate("a", 0).unwrap();
+        for (name, why) in [
+            ("a.example", "requested public key"),
+            ("a..b", "should not contain '..'"),
+            ("a.", "start or end with '.'"),
+        ] {
+            let pair = ca.issue(&Subject::server("s", &[name], &[]), 0, 1).unwrap();
+            let found = check_chain(&pair.cert_pem, b"another key").unwrap_err();
+            assert!(found.contains(why), "{found}");
+        }
     }
 
     #[test]

@@ -368,11 +368,14 @@ impl Write<'_> {
     }
 
     fn count_generation(&self, new: &mut Value) {
+        let strategy = &self.call.row.strategy;
         // To be bound is not a new wish of the pod's owner: its generation stays, as upstream.
-        if self.bare() || !self.call.row.strategy.has_generation() {
+        if self.bare() || !strategy.has_generation() {
             return;
         }
-        if !body_of(new).eq(body_of(self.old)) {
+        let labels = |object: &Value| meta(object).get("labels").cloned();
+        let relabelled = strategy.generation_counts_labels() && labels(new) != labels(self.old);
+        if relabelled || !body_of(new).eq(body_of(self.old)) {
             let now = meta(self.old)
                 .get("generation")
                 .and_then(Value::as_i64)

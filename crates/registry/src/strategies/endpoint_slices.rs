@@ -69,6 +69,10 @@ impl Strategy for EndpointSlice {
     fn has_generation(&self) -> bool {
         true
     }
+    /// By them a Service knows its slices.
+    fn generation_counts_labels(&self) -> bool {
+        true
+    }
 }
 
 /// Takes away what only the version before v1 may write. A node that an endpoint had by it alone
