@@ -24,6 +24,11 @@ use crate::trace::Trace;
 /// A condition is looked at so often.
 const LOOK: Duration = Duration::from_millis(250);
 
+/// Between heartbeats of a node, as kubelets have them here; in most simulations most of what is written.
+pub const HEARTBEAT: Duration = Duration::from_secs(2);
+/// So many heartbeats that are missing make a node a failed one.
+const MISSING: u32 = 5;
+
 /// What is to be simulated.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -36,6 +41,8 @@ pub struct Plan {
     /// How patient candidates for leadership are. Their leases are most of what is written in a
     /// cluster at rest.
     pub elections: Times,
+    /// Between heartbeats of a node: as here ([`HEARTBEAT`]), or upstream's 10 s.
+    pub heartbeat: Duration,
     /// Whether the first objects of a cluster are there already, as another server made them: then
     /// they are no part of what is simulated.
     pub begun: bool,
@@ -58,6 +65,7 @@ impl Plan {
                 runtime_micros: 100_000,
             },
             elections: Times::default(),
+            heartbeat: HEARTBEAT,
             begun: false,
             folder: folder.to_owned(),
         }
@@ -109,6 +117,7 @@ impl Cluster {
             configure: Arc::new(configure),
             course: Course {
                 elections: plan.elections,
+                node_grace: Some(plan.heartbeat * MISSING),
                 ..Course::default()
             },
             starting: Arc::default(),
@@ -123,6 +132,7 @@ impl Cluster {
             weather: base.weather.clone(),
             clock,
             folder: plan.folder.clone(),
+            heartbeat: plan.heartbeat,
             started: Arc::new(move || {
                 let running = all.lock().iter().flat_map(|r| r.running()).collect();
                 judge.note_running(running);

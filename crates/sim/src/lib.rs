@@ -31,7 +31,7 @@ mod values;
 pub use control::lease::Times;
 
 pub use basis::{Failed, runtime};
-pub use cluster::{Cluster, Plan};
+pub use cluster::{Cluster, HEARTBEAT, Plan};
 pub use faults::Faults;
 pub use node::{SimNode, Size};
 pub use trace::{Line, Trace};

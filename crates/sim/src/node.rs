@@ -35,6 +35,8 @@ pub(crate) struct World {
     pub clock: Clock,
     /// All folders are below.
     pub folder: PathBuf,
+    /// Between heartbeats of each.
+    pub heartbeat: Duration,
     /// Called when a container was started anywhere.
     pub started: Arc<dyn Fn() + Send + Sync>,
 }
@@ -292,6 +294,8 @@ impl SimNode {
         let folder = self.folder();
         config.root_dir = folder.join("kubelet");
         config.log_dir = folder.join("logs");
+        config.lease_period = self.world.heartbeat;
+        config.lease_duration = self.world.heartbeat * 4;
         config.resolv_conf = std::path::PathBuf::new();
         config.capacity = kubelet::config::Capacity {
             cpu_millis: Some(u64::from(self.size.cpus) * 1_000),

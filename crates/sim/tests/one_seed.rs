@@ -29,6 +29,7 @@ fn plan(seed: u64, failing: f64) -> Plan {
             runtime_micros: 1_000_000,
         },
         elections: Default::default(),
+        heartbeat: sim::HEARTBEAT,
         begun: false,
         folder: Default::default(),
     }

@@ -36,6 +36,7 @@ fn plan(seed: u64) -> Plan {
             runtime_micros: 100_000,
         },
         elections: Default::default(),
+        heartbeat: sim::HEARTBEAT,
         begun: false,
         folder: Default::default(),
     }

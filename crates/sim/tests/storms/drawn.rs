@@ -11,6 +11,8 @@ use sim::{Faults, Plan, Size, Times};
 
 use crate::common::{job, pod};
 
+/// Between heartbeats of a node upstream.
+const UPSTREAMS_HEARTBEAT: Duration = Duration::from_secs(10);
 /// Most workloads of a storm.
 const WORKLOADS: usize = 5;
 
@@ -265,6 +267,7 @@ impl Storm {
                 runtime_micros: draw.one(&[10_000, 200_000, 2_000_000]),
             },
             elections: Default::default(),
+            heartbeat: sim::HEARTBEAT,
             begun: false,
             folder: Default::default(),
         };
@@ -295,6 +298,8 @@ impl Storm {
             elections: draw.elections(),
             // One in ten begins with nothing: then its first objects are made in bad weather.
             begun: draw.chance(90),
+            // Two in three have upstream's: less is written between what happens.
+            heartbeat: draw.one(&[sim::HEARTBEAT, UPSTREAMS_HEARTBEAT, UPSTREAMS_HEARTBEAT]),
             ..plan
         };
         Self {

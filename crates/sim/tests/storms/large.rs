@@ -29,6 +29,7 @@ pub fn plan(seed: u64) -> Plan {
             runtime_micros: 1_000_000,
         },
         elections: Default::default(),
+        heartbeat: sim::HEARTBEAT,
         begun: true,
         folder: Default::default(),
     }

@@ -51,6 +51,7 @@ pub fn plan(seed: u64) -> Plan {
             runtime_micros: 200_000,
         },
         elections: Times::new(retry * 6, retry * 4, retry).expect("times that go together"),
+        heartbeat: sim::HEARTBEAT,
         begun: true,
         folder: Default::default(),
     }
