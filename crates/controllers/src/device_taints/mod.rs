@@ -96,19 +96,10 @@ pub struct Observed {
     devices: Vec<(Vec<DeviceTaint>, Vec<DeviceToleration>)>,
 }
 
-fn tolerates(toleration: &DeviceToleration, taint: &DeviceTaint) -> bool {
-    toleration.effect.as_deref() == Some(EXECUTES)
-        && api::taint::Toleration::of(
-            &toleration.key,
-            &toleration.operator,
-            &toleration.value,
-            &toleration.effect,
-        )
-        .tolerates(&api::taint::Taint::of(
-            &taint.key,
-            &taint.value,
-            &taint.effect,
-        ))
+fn tolerates(t: &DeviceToleration, taint: &DeviceTaint) -> bool {
+    let taint = api::taint::Taint::of(&taint.key, &taint.value, &taint.effect);
+    let means = api::taint::Toleration::of(&t.key, &t.operator, &t.value, &t.effect);
+    t.effect.as_deref() == Some(EXECUTES) && means.tolerates(&taint)
 }
 
 /// When a taint makes the device's pod go, in milliseconds since the epoch; `None`: never. One

@@ -80,18 +80,9 @@ impl FirstSeen {
 }
 
 /// Whether a toleration means a taint.
-pub(crate) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    api::taint::Toleration::of(
-        &toleration.key,
-        &toleration.operator,
-        &toleration.value,
-        &toleration.effect,
-    )
-    .tolerates(&api::taint::Taint::of(
-        &taint.key,
-        &taint.value,
-        &taint.effect,
-    ))
+pub(crate) fn tolerates(t: &Toleration, taint: &Taint) -> bool {
+    let taint = api::taint::Taint::of(&taint.key, &taint.value, &taint.effect);
+    api::taint::Toleration::of(&t.key, &t.operator, &t.value, &t.effect).tolerates(&taint)
 }
 
 /// When the pod came to its node, in milliseconds since the epoch.

@@ -229,16 +229,7 @@ fn request<'a>(
 }
 
 /// Whether a toleration is about a taint, whatever the taint's effect does.
-fn tolerates(toleration: &k8s::DeviceToleration, taint: &k8s::DeviceTaint) -> bool {
-    api::taint::Toleration::of(
-        &toleration.key,
-        &toleration.operator,
-        &toleration.value,
-        &toleration.effect,
-    )
-    .tolerates(&api::taint::Taint::of(
-        &taint.key,
-        &taint.value,
-        &taint.effect,
-    ))
+fn tolerates(t: &k8s::DeviceToleration, taint: &k8s::DeviceTaint) -> bool {
+    let taint = api::taint::Taint::of(&taint.key, &taint.value, &taint.effect);
+    api::taint::Toleration::of(&t.key, &t.operator, &t.value, &t.effect).tolerates(&taint)
 }

@@ -16,23 +16,18 @@ struct Tolerations<'a> {
 }
 
 /// Whether a toleration means a taint.
-pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+pub fn tolerates(t: &Toleration, taint: &Taint) -> bool {
     let effect = match taint.effect {
         Effect::NoSchedule => "NoSchedule",
         Effect::PreferNoSchedule => "PreferNoSchedule",
         Effect::NoExecute => "NoExecute",
     };
-    api::taint::Toleration::of(
-        &toleration.key,
-        &toleration.operator,
-        &toleration.value,
-        &toleration.effect,
-    )
-    .tolerates(&api::taint::Taint {
+    let taint = api::taint::Taint {
         key: &taint.key,
         value: &taint.value,
         effect,
-    })
+    };
+    api::taint::Toleration::of(&t.key, &t.operator, &t.value, &t.effect).tolerates(&taint)
 }
 
 fn tolerated(tolerations: &[Toleration], taint: &Taint) -> bool {
