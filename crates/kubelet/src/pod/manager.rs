@@ -249,7 +249,14 @@ impl Pods {
             super::remains::remove_files(&self.deps, &pod).await;
         }
         self.orphans.lock().keep(&present);
-        for uid in folders.iter().filter(|uid| !known.contains(*uid)) {
+        // Nothing is taken from under what could not be stopped.
+        let mut busy = known.clone();
+        if !staying.is_empty() {
+            let all = self.deps.runtime.containers(None).await?;
+            let alive = all.iter().filter(|c| c.state == State::Running);
+            busy.extend(alive.filter_map(|c| c.labels.get(label::POD_UID).cloned()));
+        }
+        for uid in folders.iter().filter(|uid| !busy.contains(*uid)) {
             if let Err(e) = self.deps.volumes.release(uid).await {
                 tracing::warn!(uid, error = %e, "removing an orphaned folder failed");
             } else if !staying.contains(uid) {
@@ -261,7 +268,7 @@ impl Pods {
         if let Some(links) = Links::of(&self.deps.config) {
             links.tidy();
         }
-        for uid in claimed.iter().filter(|uid| !known.contains(*uid)) {
+        for uid in claimed.iter().filter(|uid| !busy.contains(*uid)) {
             if let Err(error) = self.deps.dra.release(uid).await {
                 tracing::warn!(
                     uid,
@@ -270,7 +277,7 @@ impl Pods {
                 );
             }
         }
-        for (uid, group) in groups.iter().filter(|(uid, _)| !known.contains(uid)) {
+        for (uid, group) in groups.iter().filter(|(uid, _)| !busy.contains(uid)) {
             if let Err(e) = STARTS.group("destroy", || self.deps.cgroups.remove(group)) {
                 tracing::debug!(uid, error = %e, "an orphaned group could not be removed");
             }
