@@ -207,6 +207,7 @@ impl Pods {
         let known: HashSet<String> = self.handles.lock().keys().cloned().collect();
         // What of them may run still.
         let mut staying: HashSet<String> = HashSet::new();
+        let mut gone = Vec::new();
         let present: HashSet<String> = sandboxes.iter().map(|s| s.id.clone()).collect();
         for sandbox in sandboxes {
             let meta = sandbox.pod;
@@ -246,7 +247,7 @@ impl Pods {
             pod.metadata.name = Some(meta.name);
             pod.metadata.namespace = Some(meta.namespace);
             pod.metadata.uid = Some(uid);
-            super::remains::remove_files(&self.deps, &pod).await;
+            gone.push(pod);
         }
         self.orphans.lock().keep(&present);
         // Nothing is taken from under what could not be stopped.
@@ -255,6 +256,12 @@ impl Pods {
             let all = self.deps.runtime.containers(None).await?;
             let alive = all.iter().filter(|c| c.state == State::Running);
             busy.extend(alive.filter_map(|c| c.labels.get(label::POD_UID).cloned()));
+        }
+        // A pod may have had several.
+        for pod in &gone {
+            if !staying.contains(spec::uid(pod)) {
+                super::remains::remove_files(&self.deps, pod).await;
+            }
         }
         for uid in folders.iter().filter(|uid| !busy.contains(*uid)) {
             if let Err(e) = self.deps.volumes.release(uid).await {
