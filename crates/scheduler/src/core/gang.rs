@@ -72,7 +72,13 @@ impl Core {
         if !trial.take(pod, &node, &victims) {
             return false;
         }
+        let mut left = i64::try_from(others.len()).unwrap_or(i64::MAX);
         for other in &others {
+            // Not all of them need to be tried to know that they are too few.
+            if left < lacking {
+                return false;
+            }
+            left -= 1;
             lacking -= i64::from(trial.place(other));
             if lacking == 0 {
                 return true;
