@@ -128,7 +128,8 @@ async fn others_come_and_go_by_the_configuration() {
 #[tokio::test(flavor = "multi_thread")]
 async fn fields_of_features_that_are_off_are_dropped() {
     let leases = "/apis/coordination.k8s.io/v1/namespaces/default/leases";
-    let spec = json!({ "holderIdentity": "a", "strategy": "example.com/mine", "preferredHolder": "b" });
+    let spec =
+        json!({ "holderIdentity": "a", "strategy": "example.com/mine", "preferredHolder": "b" });
     let lease = json!({ "metadata": { "name": "l" }, "spec": spec });
     for (gate, kept) in [
         ("CoordinatedLeaderElection=false", false),
