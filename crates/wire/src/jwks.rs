@@ -1,6 +1,6 @@
 //! Tokens (JWT) that others have signed, checked with the keys that they publish (JWK sets). The
-//! algorithms are those of upstream, but for ES512, which the crypto library lacks. What the claims
-//! mean is the API server's to say; here only form and signature are known.
+//! algorithms are those of upstream. What the claims mean is the API server's to say; here only form
+//! and signature are known.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,6 +10,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::signature::{self, RsaPublicKeyComponents, UnparsedPublicKey};
 use serde::Deserialize;
 use serde_json::{Map, Value};
+
+use crate::signatures;
 
 /// Longest token that is looked at, in bytes: a request's headers have less room together.
 const MOST_BYTES: usize = 64 << 10;
@@ -39,12 +41,14 @@ pub enum Algorithm {
     Ps512,
     Es256,
     Es384,
+    Es512,
 }
 
 impl Algorithm {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Es256,
         Self::Es384,
+        Self::Es512,
         Self::Ps256,
         Self::Ps384,
         Self::Ps512,
@@ -63,6 +67,7 @@ impl Algorithm {
             Self::Ps512 => "PS512",
             Self::Es256 => "ES256",
             Self::Es384 => "ES384",
+            Self::Es512 => "ES512",
         }
     }
 
@@ -75,7 +80,7 @@ impl Algorithm {
             Self::Ps256 => &signature::RSA_PSS_2048_8192_SHA256,
             Self::Ps384 => &signature::RSA_PSS_2048_8192_SHA384,
             Self::Ps512 => &signature::RSA_PSS_2048_8192_SHA512,
-            Self::Es256 | Self::Es384 => return None,
+            Self::Es256 | Self::Es384 | Self::Es512 => return None,
         })
     }
 }
@@ -171,6 +176,7 @@ enum Public {
     Rsa { n: Vec<u8>, e: Vec<u8> },
     P256(Vec<u8>),
     P384(Vec<u8>),
+    P521(Vec<u8>),
 }
 
 /// A key as it is published; what is not needed to check signatures is left out.
@@ -247,6 +253,7 @@ impl Key {
             },
             ("EC", "P-256") => Public::P256(point(32)?),
             ("EC", "P-384") => Public::P384(point(48)?),
+            ("EC", "P-521") => Public::P521(point(66)?),
             _ => return None,
         };
         Some(Self {
@@ -274,6 +281,9 @@ impl Key {
                 let key = UnparsedPublicKey::new(&signature::ECDSA_P384_SHA384_FIXED, point);
                 key.verify(message, signature).is_ok()
             }
+            (Public::P521(point), Algorithm::Es512) => {
+                signatures::is_es512(point, message, signature)
+            }
             _ => false,
         }
     }
@@ -291,6 +301,13 @@ mod tests {
     /// Example A.2 of RFC 7515: a token of RS256 and its key.
     const RSA_N: &str = "ofgWCuLjybRlzo0tZWJjNiuSfb4p4fAkd_wWJcyQoTbji9k0l8W26mPddxHmfHQp-Vaw-4qPCJrcS2mJPMEzP1Pt0Bm4d4QlL-yRT-SFd2lZS-pCgNMsD1W_YpRPEwOWvG6b32690r2jZ47soMZo9wGzjb_7OMg0LOL-bSf63kpaSHSXndS5z5rexMdbBYUsLA9e-KXBdQOS-UTo7WTBEMa2R2CapHg665xsmtdVMTBQY4uDZlxvb3qCo5ZwKh9kG4LT6_I5IhlJH7aGhyxXFvUK-DWNmoudF8NAco9_h9iaGNj8q2ethFkMLs91kzk2PAcDTW9gb54h4FRWyuXpoQ";
     const RSA_TOKEN: &str = "eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.cC4hiUPoj9Eetdgtv3hF80EGrhuB__dzERat0XF9g2VtQgr9PJbu3XOiZj5RZmh7AAuHIm4Bh-0Qc_lF5YKt_O8W2Fp5jujGbds9uJdbF9CUAr7t1dnZcAcQjbKBYNX4BAynRFdiuB--f_nZLgrnbyTyWzO75vRK5h6xBArLIARNPvkSjtQBMHlb1L07Qe7K0GarZRmB_eSN9383LcOLn6_dO--xi12jzDwusC-eOkHWEsqtFZESc6BfI7noOPqvhJ1phCnvWh6IeYI2w9QOYEUipUTI8np6LbgGY9Fs98rqVt5AXLIhWkWywlVmtVrBp0igcN_IoypGlUPQGe77Rw";
+
+    /// A token of ES512, and its key.
+    const P521_TOKEN: &str = "eyJhbGciOiJFUzUxMiJ9.eyJhIjoxfQ.AQqPsWQkYDxdjpo50Hjh5EiYQrMnbn8yXoNRw1L9eRXFjZT6C6oAHOjllxkzqnFnXbUw7owyuKHIoSVlZHVzxRa4AdemYFQRlUckGsTs1v-yT5fmm1qEiVXsv-a2kdCf5GVzQQQhVxodIq1vYvBnF-pfm0qwuXXC2UIIyDKWbdA4HzZd";
+    const P521_X: &str =
+        "AXm3F4ZS-qMeldraP9MLLFCSM_G-Ig1avbKRxLxn1qGXj9ePpKCl0nwnPCn7_NyNeILE2hn0MxJXBIhQ7HDZ_4Q6";
+    const P521_Y: &str =
+        "AH_fQNg8FmAgBxmJS94xgCpmKKtH0BiG0KNyWJBYMuZFUEP_atDbFqDQgXb7azOwt4jqqiTTcst7F-zXLls-9JLe";
 
     fn set(keys: &Value) -> KeySet {
         KeySet::parse(keys.to_string().as_bytes()).expect("a set")
@@ -343,6 +360,21 @@ mod tests {
             "x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y),
         }]}));
         assert_eq!(check(&token, &keys).expect("verified")["a"], 1);
+    }
+
+    #[test]
+    fn p521_verifies() {
+        let key = |crv: &str| json!({"kty": "EC", "crv": crv, "x": P521_X, "y": P521_Y});
+        let keys = set(&json!({"keys": [key("P-521")]}));
+        assert_eq!(check(P521_TOKEN, &keys).expect("verified")["a"], 1);
+        let mut other = P521_TOKEN.to_owned();
+        other.replace_range(P521_TOKEN.len() - 6..P521_TOKEN.len() - 4, "AA");
+        assert_eq!(check(&other, &keys), Err(JwksError::Signature));
+        let (head, signature) = P521_TOKEN.rsplit_once('.').expect("a signature");
+        let shorter = format!("{head}.{}", &signature[..signature.len() - 4]);
+        assert_eq!(check(&shorter, &keys), Err(JwksError::Signature));
+        // Coordinates of that length are of no other curve.
+        assert!(set(&json!({"keys": [key("P-384")]})).is_empty());
     }
 
     #[test]

@@ -123,24 +123,37 @@ impl Curve {
 
     /// Whether a key (an uncompressed point) has made this signature (DER) of a hash.
     pub fn verifies(&self, key: &[u8], hash: &[u8], signature: &[u8]) -> bool {
-        let (Some(key), Some((r, s))) = (self.point(key), pair(signature)) else {
+        pair(signature).is_some_and(|(r, s)| self.fits(key, hash, &r, &s))
+    }
+
+    /// The same of a signature of two numbers side by side, each as long as a coordinate.
+    pub fn verifies_fixed(&self, key: &[u8], hash: &[u8], signature: &[u8]) -> bool {
+        let halves = signature.split_at_checked(self.bytes);
+        halves.is_some_and(|(r, s)| {
+            let (first, second) = (BigUint::from_bytes_be(r), BigUint::from_bytes_be(s));
+            s.len() == self.bytes && self.fits(key, hash, &first, &second)
+        })
+    }
+
+    fn fits(&self, key: &[u8], hash: &[u8], r: &BigUint, s: &BigUint) -> bool {
+        let Some(key) = self.point(key) else {
             return false;
         };
         let in_range = |n: &BigUint| !is_zero(n) && *n < self.order;
-        if !in_range(&r) || !in_range(&s) {
+        if !in_range(r) || !in_range(s) {
             return false;
         }
         let Some(inverse) = s.modinv(&self.order) else {
             return false;
         };
         let of_base = self.truncated(hash) * &inverse % &self.order;
-        let of_key = &r * &inverse % &self.order;
+        let of_key = r * &inverse % &self.order;
         let sum = self.combination(&of_base, &of_key, &key);
         let Some(inverse) = sum.z.modinv(&self.prime) else {
             return false;
         };
         let x = sum.x * &inverse % &self.prime * &inverse % &self.prime;
-        x % &self.order == r
+        x % &self.order == *r
     }
 
     /// As much of a hash as fits the order.

@@ -1,7 +1,7 @@
-//! Whether the key of a request has signed it, or something else. Mostly ring is asked, through the
-//! library that reads certificates; what upstream accepts besides (P-521 and P-224, hashes of other
-//! lengths than the curve's, RSA from 1024 bits on, RSA-PSS with any salt) is computed here. All of
-//! it is public: nothing is learned from how long that takes. Nothing is signed here.
+//! Whether the key of a request has signed it, or a key something else. Mostly ring is asked, through
+//! the library that reads certificates; what upstream accepts besides (P-521 and P-224, hashes of
+//! other lengths than the curve's, RSA from 1024 bits on, RSA-PSS with any salt) is computed here. All
+//! of it is public: nothing is learned from how long that takes. Nothing is signed here.
 
 mod curves;
 mod pss;
@@ -31,6 +31,7 @@ const ECDSA_SHA512: &str = "1.2.840.10045.4.3.4";
 const RSA_SHA256: &str = "1.2.840.113549.1.1.11";
 const RSA_SHA512: &str = "1.2.840.113549.1.1.13";
 const ED25519: &str = "1.3.101.112";
+const P521: &str = "1.3.132.0.35";
 
 /// Checks that a request (PKCS#10) is signed by the key that it holds.
 ///
@@ -88,6 +89,14 @@ pub fn check_proof(
         Ok(PublicKey::RSA(rsa)) => fits(pss::verifies(&rsa, hash.as_ref(), signature)),
         _ => Err(SignatureError::Unsupported),
     }
+}
+
+/// Whether a key of P-521 (its uncompressed point) has made a signature of a message, in the form that
+/// tokens of ES512 have (RFC 7518, 3.4).
+pub fn is_es512(key: &[u8], message: &[u8], signature: &[u8]) -> bool {
+    let hash = digest::digest(&digest::SHA512, message);
+    let curve = Curve::named(P521);
+    curve.is_some_and(|curve| curve.verifies_fixed(key, hash.as_ref(), signature))
 }
 
 /// The curve of a key, if it is one of those that are known here.
