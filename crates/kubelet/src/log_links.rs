@@ -63,7 +63,7 @@ impl Links {
     /// and the next.
     pub fn tidy(&self) {
         for link in folder::entries_or_none(&self.folder) {
-            // What is no link is not ours.
+            // What is not a link is not ours.
             let Ok(log) = std::fs::read_link(&link) else {
                 continue;
             };

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -127,10 +127,24 @@ pub fn allow_open_files() -> io::Result<()> {
     Ok(setrlimit(Resource::Nofile, most)?)
 }
 
+/// Files that the start of a program opens, and what other threads open meanwhile.
+const SPARE_FILES: u64 = 64;
+
+/// Whether some more files can be opened under a limit: the lowest number that is free is given next.
+fn has_room(limit: &Rlimit) -> bool {
+    let Some(most) = limit.current else {
+        return true;
+    };
+    let next = File::open("/dev/null").map(|file| u64::try_from(file.as_raw_fd()));
+    matches!(next, Ok(Ok(next)) if next.saturating_add(SPARE_FILES) < most)
+}
+
 /// Starts a program that inherits nothing of what was set for this process: containers have huge
-/// pages if their machine has, and as many open files as it gives to who does not ask.
+/// pages if their machine has, and as many open files as it gives to who does not ask. Where this
+/// process has so many open already that it could not start anything under that limit, the program
+/// keeps the greater one.
 pub fn inheriting_nothing<T>(start: impl FnOnce() -> T) -> T {
-    let first = OPEN_FILES.get();
+    let first = OPEN_FILES.get().filter(|first| has_room(first));
     if let Some(first) = first {
         // Less than the machine allows is never refused.
         let _ = setrlimit(Resource::Nofile, *first);
@@ -260,5 +274,10 @@ mod tests {
         let output = output.expect("started");
         assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "777");
         assert_eq!(limit().current, few.maximum);
+        let none = Rlimit {
+            current: Some(3),
+            ..few
+        };
+        assert!(has_room(&few) && !has_room(&none), "a start would fail");
     }
 }
