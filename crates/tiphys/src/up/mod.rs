@@ -16,6 +16,7 @@ use supervisor::config::{
 };
 use supervisor::control::{Answer, MachineKind, Request, ask};
 use supervisor::doctor::{self, Level};
+use supervisor::process::Record;
 use supervisor::up::Cluster;
 use supervisor::{Layout, report, up as supervise};
 use tokio::signal::unix::{SignalKind, signal};
@@ -414,6 +415,12 @@ fn keep_kubeconfig(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
+/// Whether a node was started by an earlier `up`, and has not ended since.
+fn still_runs(cluster: &Cluster, node: &str) -> bool {
+    let record = Record::read(&cluster.layout().record(node));
+    record.is_some_and(|record| record.is_alive())
+}
+
 async fn bring_up(cluster: &Cluster, progress: &Progress, with_demo: bool) -> Result<()> {
     progress.waits("writing the nodes' images");
     let (dir, binary) = (cluster.layout().images(), cluster.layout().binary());
@@ -426,8 +433,10 @@ async fn bring_up(cluster: &Cluster, progress: &Progress, with_demo: bool) -> Re
     keep_kubeconfig(cluster)?;
     let kubeconfig = cluster.layout().admin_kubeconfig();
     let client = client::from_kubeconfig(&kubeconfig, "tiphys-up").await?;
-    // What the nodes said before they ended is kept, and says nothing of now.
-    let before = ready::heartbeats(&client).await?;
+    // What the nodes said before they ended is kept, and says nothing of now. Those that outlived an
+    // earlier `up` have said it themselves, and say it again only after minutes.
+    let mut before = ready::heartbeats(&client).await?;
+    before.retain(|name, _| !still_runs(cluster, name));
     cluster.start_others();
     progress.done(&format!("control plane ready; {}", kubeconfig.display()));
     for node in cluster.config().nodes.iter().filter(|n| !n.stopped) {
