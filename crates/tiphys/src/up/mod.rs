@@ -25,7 +25,7 @@ use crate::flags::DataDir;
 use crate::say::{complain, say};
 use crate::show::progress::Work;
 use crate::show::{Output, OutputFlag};
-use crate::{demo, image};
+use crate::image;
 use progress::Progress;
 
 #[derive(Args)]
