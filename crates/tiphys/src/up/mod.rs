@@ -22,10 +22,10 @@ use supervisor::{Layout, report, up as supervise};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::flags::DataDir;
+use crate::image;
 use crate::say::{complain, say};
 use crate::show::progress::Work;
 use crate::show::{Output, OutputFlag};
-use crate::image;
 use progress::Progress;
 
 #[derive(Args)]
