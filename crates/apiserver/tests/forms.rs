@@ -142,7 +142,10 @@ async fn openapi_says_what_clients_look_for() {
     for reference in text.split("\"$ref\":\"#/parameters/").skip(1) {
         let name = reference.split('"').next().unwrap_or_default();
         let parameter = &doc["parameters"][name];
-        assert!(parameter["description"].is_string(), "{name} is not described");
+        assert!(
+            parameter["description"].is_string(),
+            "{name} is not described"
+        );
     }
     // What upstream's scripts look for.
     for words in [
