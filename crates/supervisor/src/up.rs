@@ -355,13 +355,17 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Starts or adopts what needs the servers: the way to them, and the nodes. To be called
-    /// when they are ready.
-    pub fn start_others(&self) {
+    /// Starts or adopts the way to several servers. To be called when they are ready.
+    pub fn start_balancer(&self) {
         let shared = self.shared.clone();
         if let Some(child) = shared.recipe().balancer() {
             self.keep(child, DesiredNodeState::Run);
         }
+    }
+
+    /// Starts or adopts the nodes, which need the servers and the way to them.
+    pub fn start_nodes(&self) {
+        let shared = self.shared.clone();
         for (child, stopped) in shared.recipe().nodes() {
             self.keep(child, wish_of(stopped));
         }

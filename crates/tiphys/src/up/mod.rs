@@ -431,13 +431,15 @@ async fn bring_up(cluster: &Cluster, progress: &Progress, with_demo: bool) -> Re
     progress.waits("waiting for the control plane");
     servers_ready(cluster).await?;
     keep_kubeconfig(cluster)?;
+    // Of several servers the kubeconfig names their balancer.
+    cluster.start_balancer();
     let kubeconfig = cluster.layout().admin_kubeconfig();
     let client = client::from_kubeconfig(&kubeconfig, "tiphys-up").await?;
     // What the nodes said before they ended is kept, and says nothing of now. Those that outlived an
     // earlier `up` have said it themselves, and say it again only after minutes.
-    let mut before = ready::heartbeats(&client).await?;
+    let mut before = ready::heartbeats(&client, progress).await;
     before.retain(|name, _| !still_runs(cluster, name));
-    cluster.start_others();
+    cluster.start_nodes();
     progress.done(&format!("control plane ready; {}", kubeconfig.display()));
     for node in cluster.config().nodes.iter().filter(|n| !n.stopped) {
         progress.waits(&format!("waiting for node {}", node.name));
@@ -453,8 +455,12 @@ async fn bring_up(cluster: &Cluster, progress: &Progress, with_demo: bool) -> Re
         }
     }
     if with_demo {
-        let first = cluster.config().nodes.first();
-        let ip = first.context("the demo needs a node")?.ip.primary();
+        // One that was killed has an address, but answers nobody.
+        let first = cluster.config().nodes.iter().find(|n| !n.stopped);
+        let ip = first
+            .context("the demo needs a node that runs")?
+            .ip
+            .primary();
         let at = ready::demo(&client, progress, ip).await?;
         progress.done(&format!("demo ready: http://{at}"));
     }

@@ -17,26 +17,65 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::progress::Progress;
 use crate::{demo, image};
 
-/// How long one request to the demo may take, and the pause after one that failed.
+/// How long one request to the demo may take, and the pause after any request that failed.
 const ANSWER: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(100);
+/// The pause after an answer of a pod that has answered before: each request is a connection, of which
+/// machines remember only so many.
+const AGAIN: Duration = Duration::from_millis(20);
 /// After so long it is said what is wrong; a slow machine is waited for all the same.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The most of an answer that is read, in bytes.
 const ANSWER_BYTES: u64 = 4096;
 
-/// When each node that is stored last said that it is ready.
-pub async fn heartbeats(client: &Client) -> Result<BTreeMap<String, Time>> {
+/// When it was begun to wait for something.
+struct Wait {
+    begun: Instant,
+    is_said: bool,
+}
+
+impl Wait {
+    fn from(now: Instant) -> Self {
+        Self {
+            begun: now,
+            is_said: false,
+        }
+    }
+
+    /// True once: when it has lasted so long that it is to be said why.
+    fn lasts(&mut self, now: Instant) -> bool {
+        let is_due = !self.is_said && now.duration_since(self.begun) > PATIENCE;
+        self.is_said |= is_due;
+        is_due
+    }
+}
+
+/// When each node that is stored last said that it is ready. The way to the servers may only begin to
+/// listen: it is asked until they answer.
+pub async fn heartbeats(client: &Client, progress: &Progress) -> BTreeMap<String, Time> {
     let nodes = Api::<Node>::all(client.clone());
-    let nodes = nodes.list(&ListParams::default()).await?;
-    let all = nodes.items.iter();
-    Ok(all
-        .filter_map(|node| Some((node.name_any(), heartbeat(conditions(node))?)))
-        .collect())
+    let mut wait = Wait::from(Instant::now());
+    loop {
+        match nodes.list(&ListParams::default()).await {
+            Ok(nodes) => {
+                let all = nodes.items.iter();
+                return all
+                    .filter_map(|node| Some((node.name_any(), heartbeat(conditions(node))?)))
+                    .collect();
+            }
+            Err(e) => {
+                if wait.lasts(Instant::now()) {
+                    progress.failed(&format!("the control plane does not list nodes yet: {e}"));
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
 }
 
 fn conditions(node: &Node) -> &[NodeCondition] {
@@ -118,26 +157,27 @@ pub async fn demo(client: &Client, progress: &Progress, node: IpAddr) -> Result<
     pods.1.store(wanted, Ordering::Relaxed);
     // New connections go to one pod after another: all have answered soon after the last is ready.
     let mut answered = BTreeSet::new();
-    let begun = tokio::time::Instant::now();
-    let mut said = false;
+    let mut wait = Wait::from(Instant::now());
     while (answered.len() as u64) < wanted {
         let answer = match tokio::time::timeout(ANSWER, ask(at)).await {
             Ok(answer) => answer,
             Err(_) => Err(anyhow!("no answer in {ANSWER:?}")),
         };
-        match answer {
+        let (pause, why) = match answer {
             Ok(name) => {
-                answered.insert(name);
-                pods.0.store(answered.len() as u64, Ordering::Relaxed);
-            }
-            Err(e) => {
-                if !said && begun.elapsed() > PATIENCE {
-                    progress.failed(&format!("the demo does not answer at {at} yet: {e:#}"));
-                    said = true;
+                if answered.insert(name) {
+                    pods.0.store(answered.len() as u64, Ordering::Relaxed);
+                    continue;
                 }
-                tokio::time::sleep(PAUSE).await;
+                let some = answered.len();
+                (AGAIN, format!("only {some} of its {wanted} pods answer"))
             }
+            Err(e) => (PAUSE, format!("{e:#}")),
+        };
+        if wait.lasts(Instant::now()) {
+            progress.failed(&format!("the demo is not ready at {at} yet: {why}"));
         }
+        tokio::time::sleep(pause).await;
     }
     Ok(at)
 }
@@ -189,6 +229,16 @@ mod tests {
         assert!(!is_ready(&ready("False", 101), before.as_ref()));
         assert!(is_ready(&ready("True", 100), None));
         assert!(!is_ready(&[], None));
+    }
+
+    #[test]
+    fn what_is_waited_for_long_is_spoken_of_once() {
+        let begun = Instant::now();
+        let mut wait = Wait::from(begun);
+        let second = Duration::from_secs(1);
+        let said = [PATIENCE - second, PATIENCE + second, 9 * PATIENCE];
+        let said = said.map(|after| wait.lasts(begun + after));
+        assert_eq!(said, [false, true, false]);
     }
 
     #[test]
