@@ -75,10 +75,7 @@ impl Csi {
         changed: Arc<tokio::sync::Notify>,
     ) -> Self {
         let paths = Paths::new(root);
-        let left = unpublish::left_on_disk(&paths).unwrap_or_else(|error| {
-            tracing::error!(%error, "which volumes are in use here cannot be read");
-            Default::default()
-        });
+        let left = unpublish::left_on_disk(&paths);
         Self {
             in_use: InUse::new(left, changed),
             paths,

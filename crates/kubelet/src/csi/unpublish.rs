@@ -49,7 +49,8 @@ impl Csi {
     ) -> Result<(), Error> {
         let used = match device {
             Some(_) => self.has_device(&record.name)?,
-            None => published(&self.paths)?
+            None => published(&self.paths)
+                .whole()?
                 .iter()
                 .any(|other| other.is_same(record)),
         };
@@ -83,11 +84,7 @@ impl Csi {
 
     /// Unstages what an earlier kubelet left staged for pods that are gone.
     pub async fn unstage_left(&self) {
-        let left = staged(&self.paths).unwrap_or_else(|error| {
-            tracing::warn!(%error, "what is still staged cannot be read");
-            Vec::new()
-        });
-        for record in left {
+        for record in staged(&self.paths).known() {
             let alone = self.alone(&record.driver_name, &record.volume_handle).await;
             if let Err(e) = self.unstage_if_unused(&record, None).await {
                 let (driver, volume) = (&record.driver_name, &record.volume_handle);
@@ -137,66 +134,101 @@ fn mounts_below(dir: &Path) -> io::Result<Vec<PathBuf>> {
     }
 }
 
-fn entries(dir: &Path) -> Result<Vec<PathBuf>, Error> {
-    folder::entries(dir).map_err(at(dir))
+/// Records that were found, and what could not be read.
+#[derive(Default)]
+struct Found {
+    records: Vec<Record>,
+    faults: Vec<Error>,
 }
 
-/// Records of the file systems that pods have. An error: what they have is not known.
-fn published(paths: &Paths) -> Result<Vec<Record>, Error> {
-    let mut out = Vec::new();
-    for pod in entries(&paths.pods())? {
-        for dir in entries(&pod.join("volumes").join(PLUGIN))? {
-            out.extend(read(&dir)?);
+impl Found {
+    fn entries(&mut self, dir: &Path) -> Vec<PathBuf> {
+        let found = folder::entries(dir).map_err(at(dir));
+        self.or_nothing(found)
+    }
+
+    /// What is damaged says nothing, now or later; what only cannot be read now may be somebody's.
+    fn read(&mut self, dir: &Path) {
+        use io::ErrorKind::{InvalidData, UnexpectedEof};
+        let record = match Record::load(dir) {
+            Err(e) if matches!(e.kind(), InvalidData | UnexpectedEof) => {
+                tracing::warn!(dir = %dir.display(), error = %e, "the record of a volume is damaged");
+                Ok(None)
+            }
+            Err(e) if folder::is_absent(&e) => Ok(None),
+            other => other.map_err(at(dir)),
+        };
+        let record = self.or_nothing(record);
+        self.records.extend(record);
+    }
+
+    fn or_nothing<T: Default>(&mut self, found: Result<T, Error>) -> T {
+        found.unwrap_or_else(|fault| {
+            self.faults.push(fault);
+            T::default()
+        })
+    }
+
+    /// All records; where something could not be read it is not known which these are.
+    fn whole(self) -> Result<Vec<Record>, Error> {
+        match self.faults.into_iter().next() {
+            Some(fault) => Err(fault),
+            None => Ok(self.records),
         }
     }
-    Ok(out)
+
+    /// Those that could be read, for whom each counts by itself; what could not is logged.
+    fn known(self) -> Vec<Record> {
+        for error in self.faults {
+            tracing::error!(%error, "which volumes are in use here is not known of all");
+        }
+        self.records
+    }
+}
+
+/// Records of the file systems that pods have.
+fn published(paths: &Paths) -> Found {
+    let mut found = Found::default();
+    for pod in found.entries(&paths.pods()) {
+        for dir in found.entries(&pod.join("volumes").join(PLUGIN)) {
+            found.read(&dir);
+        }
+    }
+    found
 }
 
 /// Records of the file systems that are staged.
-fn staged(paths: &Paths) -> Result<Vec<Record>, Error> {
-    let mut out = Vec::new();
-    for driver in entries(&paths.staged())? {
+fn staged(paths: &Paths) -> Found {
+    let mut found = Found::default();
+    for driver in found.entries(&paths.staged()) {
         if driver == paths.devices() {
             continue;
         }
-        for dir in entries(&driver)? {
-            out.extend(read(&dir)?);
+        for dir in found.entries(&driver) {
+            found.read(&dir);
         }
     }
-    Ok(out)
+    found
 }
 
 /// Records of block devices.
-fn devices(paths: &Paths) -> Result<Vec<Record>, Error> {
-    let mut out = Vec::new();
-    for dir in entries(&paths.devices())? {
-        out.extend(read(&dir.join("data"))?);
+fn devices(paths: &Paths) -> Found {
+    let mut found = Found::default();
+    for dir in found.entries(&paths.devices()) {
+        found.read(&dir.join("data"));
     }
-    Ok(out)
+    found
 }
 
-/// What is damaged says nothing, now or later; what only cannot be read now may be somebody's.
-fn read(dir: &Path) -> Result<Option<Record>, Error> {
-    use io::ErrorKind::{InvalidData, UnexpectedEof};
-    match Record::load(dir) {
-        Err(e) if matches!(e.kind(), InvalidData | UnexpectedEof) => {
-            tracing::warn!(dir = %dir.display(), error = %e, "the record of a volume is damaged");
-            Ok(None)
-        }
-        Err(e) if folder::is_absent(&e) => Ok(None),
-        other => other.map_err(at(dir)),
-    }
-}
-
-/// Names, as in the node's status, of what earlier kubelets left staged or published.
-pub(super) fn left_on_disk(paths: &Paths) -> Result<BTreeSet<String>, Error> {
-    let mut all = published(paths)?;
-    all.extend(staged(paths)?);
-    all.extend(devices(paths)?);
-    let lasting = all.iter().filter(|r| r.is_persistent());
-    Ok(lasting
+/// Names, as in the node's status, of what earlier kubelets left staged or published. One folder that
+/// cannot be read takes none of the others from the list: they would be detached while they are mounted.
+pub(super) fn left_on_disk(paths: &Paths) -> BTreeSet<String> {
+    let all = [published(paths), staged(paths), devices(paths)];
+    let lasting = all.into_iter().flat_map(Found::known);
+    lasting
+        .filter(Record::is_persistent)
         .map(|r| api::csi::unique_name(&r.driver_name, &r.volume_handle))
-        .collect())
+        .collect()
 }
 
 #[cfg(test)]
@@ -207,23 +239,31 @@ mod tests {
     fn what_cannot_be_read_may_be_somebodys() {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::new(dir.path());
-        assert!(left_on_disk(&paths).unwrap().is_empty());
+        assert!(left_on_disk(&paths).is_empty());
         let volume = paths.of_pod("u", "v");
         let folder = volume.parent().unwrap();
         std::fs::create_dir_all(folder.parent().unwrap()).unwrap();
         // A folder that nobody can list, root neither.
         std::os::unix::fs::symlink(folder, folder).unwrap();
-        assert!(published(&paths).is_err() && left_on_disk(&paths).is_err());
+        assert!(published(&paths).whole().is_err());
         std::fs::remove_file(folder).unwrap();
         std::fs::create_dir_all(&volume).unwrap();
         let record = volume.join("vol_data.json");
         let text = r#"{"driverName":"d","nodeName":"n","specVolID":"pv","volumeHandle":"h",
             "attachmentID":"a","volumeLifecycleMode":"Persistent"}"#;
         std::fs::write(&record, text).unwrap();
-        let all = left_on_disk(&paths).unwrap();
-        assert_eq!(all, [api::csi::unique_name("d", "h")].into());
+        let all = BTreeSet::from([api::csi::unique_name("d", "h")]);
+        assert_eq!(left_on_disk(&paths), all);
+        // What another pod has cannot be read: this one's is in use all the same.
+        let other = paths.of_pod("other", "v");
+        let other = other.parent().unwrap();
+        std::fs::create_dir_all(other.parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink(other, other).unwrap();
+        assert!(published(&paths).whole().is_err());
+        assert_eq!(left_on_disk(&paths), all);
+        std::fs::remove_file(other).unwrap();
         // What is damaged keeps nobody from anything.
         std::fs::write(&record, "{").unwrap();
-        assert!(published(&paths).unwrap().is_empty());
+        assert!(published(&paths).whole().unwrap().is_empty());
     }
 }
