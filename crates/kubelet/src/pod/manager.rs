@@ -199,6 +199,11 @@ impl Pods {
     /// Stops and removes what belongs to no pod that is known. What there is, is read before
     /// what is known: a pod that begins meanwhile is not an orphan.
     async fn remove_orphans(&self) -> Result<(), host::runtime::Error> {
+        if self.deps.config.static_pods.is_some() && !self.statics.are_read() {
+            // Why they are not is in the log.
+            tracing::debug!("no pod is an orphan before the files of static pods are read");
+            return Ok(());
+        }
         let sandboxes = self.deps.runtime.sandboxes(None).await?;
         let folders = self.deps.volumes.known();
         let groups = self.groups();

@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Notify;
 
 /// Pods by namespace and name.
@@ -24,6 +25,14 @@ type Pair = (Option<Arc<Pod>>, Option<Arc<Pod>>);
 pub(super) struct Statics {
     known: Mutex<FilesAndMirrors>,
     changed: Arc<Notify>,
+    are_read: AtomicBool,
+}
+
+impl Statics {
+    /// The files were read once: before, nobody knows which pods they want.
+    pub fn are_read(&self) -> bool {
+        self.are_read.load(Ordering::Acquire)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -48,6 +57,7 @@ impl Pods {
     pub fn set_static(self: &Arc<Self>, wanted: ByName) {
         self.statics.known.lock().wanted = wanted;
         self.sync_static();
+        self.statics.are_read.store(true, Ordering::Release);
     }
 
     /// A pod of a file waits for the end of one that has its name.
