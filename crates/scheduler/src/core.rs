@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use binding::{Stage, Waiting};
 use extender_calls::ExtenderCall;
+use gang::VainTrials;
 
 use crate::batch::Batch;
 use crate::decide::{Decision, Outcome, Profile};
@@ -88,6 +89,8 @@ pub struct Core {
     asked: Option<ExtenderCall>,
     /// Equal pods are decided together.
     batch: Option<Batch>,
+    /// Trials of gangs that came to nothing, by group.
+    vain: BTreeMap<Arc<str>, VainTrials>,
     timings: Timings,
     /// Made so far.
     decisions: u64,
@@ -107,6 +110,7 @@ impl Core {
             extenders: Vec::new(),
             asked: None,
             batch: None,
+            vain: BTreeMap::new(),
             timings: Timings::default(),
             decisions: 0,
         }
@@ -193,7 +197,7 @@ impl Core {
             };
             self.timings.part(began, Point::PostFilter, code, &pod);
             let found = match found {
-                Ok(candidates) if !self.gang_gets_room(&pod, &candidates, seed) => {
+                Ok(candidates) if !self.gang_gets_room(&pod, &candidates, seed, now_ms) => {
                     Err(Preemption::Hopeless(message::GANG.to_owned()))
                 }
                 other => other,
@@ -270,6 +274,9 @@ impl Core {
             return;
         }
         let happened = std::mem::take(&mut self.happened);
+        if !happened.is_empty() {
+            self.vain.clear();
+        }
         let (profiles, snapshot) = (&self.profiles, &self.snapshot);
         let concerns = |refused| happened.concerns(refused, profiles);
         self.queue.wake(now_ms, concerns, |pod, refused| {
@@ -316,6 +323,9 @@ impl Core {
 
     /// The requests that make room for a pod were sent; where one failed, it is tried again.
     pub fn made_room(&mut self, uid: &Arc<str>, all: bool, now_ms: u64) {
+        if !all {
+            self.vain.clear();
+        }
         self.queue.release(uid, !all, now_ms);
     }
 

@@ -62,8 +62,9 @@ impl Gangs {
         let ends = told == Some(GroupState::Scheduled) || told == Some(state);
         self.served && self.least.contains_key(group) && !ends
     }
-    /// Notes that this has become of a group.
+    /// Notes that this has become of a group; what was to be reported of it before is old.
     pub fn tell(&mut self, group: &Arc<str>, state: GroupState) {
+        self.news.retain(|(other, _)| other != group);
         self.told.insert(group.clone(), state);
         self.news.push((group.clone(), state));
     }

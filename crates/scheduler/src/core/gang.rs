@@ -16,6 +16,18 @@ use crate::preempt::{self, Candidate, Preemption};
 
 /// The plugin that keeps the pods of a group together.
 const PLUGIN: &str = "GangScheduling";
+/// So long a trial that came to nothing counts if nothing happens before, in milliseconds.
+const VAIN_FOR: u64 = 1_000;
+/// So many pods of a gang that are not alike make trials in that time. A trial looks for a place for
+/// each pod that is lacking: were it made for each, a large gang would keep all others waiting.
+const TRIALS: usize = 8;
+
+/// Trials of one gang that came to nothing.
+pub(super) struct VainTrials {
+    /// The pods for which they were made.
+    of: Vec<Arc<Pod>>,
+    until_ms: u64,
+}
 
 impl Core {
     /// How many pods of a group must have nodes at once; none where each goes by itself.
@@ -45,6 +57,7 @@ impl Core {
         pod: &Arc<Pod>,
         candidates: &[Candidate],
         seed: u64,
+        now_ms: u64,
     ) -> bool {
         let Some(group) = pod.wants.group.clone() else {
             return true;
@@ -64,16 +77,53 @@ impl Core {
         if lacking <= 0 {
             return true;
         }
+        if self.is_in_vain(&group, pod, now_ms) {
+            return false;
+        }
+        let gets = self.trial(pod, candidates, (lacking, others.as_slice()), &group, seed);
+        if !gets {
+            let vain = self.vain.entry(group).or_insert_with(|| VainTrials {
+                of: Vec::new(),
+                until_ms: now_ms.saturating_add(VAIN_FOR),
+            });
+            vain.of.push(pod.clone());
+        }
+        gets
+    }
+
+    /// Whether a trial for this pod would come to nothing, as those did which were made just now.
+    fn is_in_vain(&mut self, group: &Arc<str>, pod: &Pod, now_ms: u64) -> bool {
+        let Some(vain) = self.vain.get(group) else {
+            return false;
+        };
+        if vain.until_ms <= now_ms || !self.happened.is_empty() {
+            self.vain.remove(group);
+            return false;
+        }
+        vain.of.len() >= TRIALS || vain.of.iter().any(|other| other.is_like(pod))
+    }
+
+    /// Whether so many of these others would get nodes if a pod took the room of the best of these
+    /// candidates.
+    fn trial(
+        &mut self,
+        pod: &Arc<Pod>,
+        candidates: &[Candidate],
+        (mut lacking, others): (i64, &[Arc<Pod>]),
+        group: &Arc<str>,
+        seed: u64,
+    ) -> bool {
         let best = preempt::best(candidates.to_vec());
         let Preemption::Possible { node, victims } = best else {
             return false;
         };
+        let group = group.clone();
         let mut trial = Trial::begin(&mut self.snapshot, &self.profiles, group, seed);
         if !trial.take(pod, &node, &victims) {
             return false;
         }
         let mut left = i64::try_from(others.len()).unwrap_or(i64::MAX);
-        for other in &others {
+        for other in others {
             // Not all of them need to be tried to know that they are too few.
             if left < lacking {
                 return false;
@@ -99,12 +149,15 @@ impl Core {
         }
         if state != GroupState::Scheduled {
             let least = gangs.least(group).unwrap_or(0).max(1);
-            let (mut all, mut placed) = (0_i64, 0_i64);
+            let (mut all, mut placed, mut with_room) = (0_i64, 0_i64, 0_i64);
             for uid in gangs.members(group) {
                 all += 1;
                 placed += i64::from(self.snapshot.place(uid).is_some());
+                with_room += i64::from(self.has_room(uid));
             }
-            if all < least || placed >= least {
+            // That one more than it wants has no node says nothing of the group.
+            let is_one_more = state == GroupState::Unschedulable && with_room >= least;
+            if all < least || placed >= least || is_one_more {
                 return;
             }
         }
@@ -356,6 +409,30 @@ mod tests {
         assert_eq!(gone, ["weak"]);
         core.pod_changed(Some(&of("weak", 0, Some("a"))), None, 80_000);
         assert_eq!(bound_in(&mut core, 80..100), ["p", "q"]);
+    }
+
+    #[test]
+    fn pods_that_are_alike_make_one_trial_as_long_as_nothing_happens() {
+        let mut core = core("2", &[("g", 2)]);
+        let strong = of("strong", 20, Some("a"));
+        for pod in [&of("weak", 0, Some("a")), &strong] {
+            core.pod_changed(None, Some(pod), 0);
+        }
+        for name in ["p", "q", "r"] {
+            core.pod_changed(None, Some(&of(name, 9, None)), 0);
+        }
+        let made = |core: &Core| core.vain.get("n/g").map(|vain| vain.of.len());
+        let (gone, reports) = victims(&mut core, 0);
+        assert_eq!((gone.len(), reports.len(), made(&core)), (0, 3, Some(1)));
+        assert!(reports.iter().all(|r| r.ends_with(message::GANG)));
+        assert_eq!(core.take_group_news(), news(GroupState::Unschedulable));
+        // What was in vain may not be so when something has happened, or one of them is another pod.
+        core.pod_changed(Some(&of("p", 9, None)), Some(&of("p", 10, None)), 10);
+        assert_eq!(made(&core), None);
+        core.pod_changed(Some(&strong), None, 500);
+        assert_eq!(victims(&mut core, 500).0, ["weak"]);
+        // Though for one more than it wants there is none.
+        assert_eq!(core.take_group_news(), news(GroupState::AwaitsRoom));
     }
 
     #[test]

@@ -268,6 +268,10 @@ impl Core {
         if placed && !self.queue.contains(&uid) {
             return;
         }
+        // It may be another one, or may be tried now.
+        if !unchanged {
+            self.vain.clear();
+        }
         let pod = Arc::new(Pod::read(new, &mut self.strings));
         match pod.wants.nominated.clone().filter(|_| !placed) {
             Some(node) => self.snapshot.nominate(node, pod.clone()),
