@@ -64,6 +64,13 @@ struct Inner {
     look: Arc<Notify>,
 }
 
+impl Drop for Inner {
+    /// Whoever looked for it ends now: a hint that comes later is not for them.
+    fn drop(&mut self) {
+        self.look.notify_one();
+    }
+}
+
 impl ServedKinds {
     /// Something has happened by which other kinds may be served: it is looked soon.
     pub fn look_again(&self) {
@@ -218,6 +225,25 @@ mod tests {
         looks.changed().await.expect("a look");
         assert!(!looks.borrow().can_watch("g", "as"), "it has gone");
         assert!(begun.elapsed() < LOOK_EVERY * 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_looked_for_others_takes_no_hint_away() {
+        let (says, process) = (says(200, &["as"]), OfProcess::default());
+        let client = server(&says);
+        let first = process.served(&client);
+        first.subscribe().changed().await.expect("a look");
+        drop(first);
+        let second = process.served(&client);
+        let mut looks = second.subscribe();
+        looks.changed().await.expect("a look");
+        tokio::time::sleep(LOOK_EVERY / 3).await;
+        let begun = clock::Instant::now();
+        says.lock().1 = document(&["bs"]);
+        process.look().notify_one();
+        looks.changed().await.expect("a look");
+        assert!(looks.borrow().can_watch("g", "bs"));
+        assert!(begun.elapsed() < Duration::from_secs(1), "by the hint");
     }
 
     #[tokio::test(start_paused = true)]
