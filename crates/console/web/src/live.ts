@@ -2,7 +2,7 @@
 // share it. A watch that ends goes on where it was; one that is too old (410) begins again.
 
 import { signal, type Signal } from '@preact/signals';
-import { useEffect, useMemo } from 'preact/hooks';
+import { useEffect, useMemo, useRef } from 'preact/hooks';
 import { ApiError, errorOf, send, words } from './api';
 import { token } from './state';
 import type { Obj } from './types';
@@ -277,6 +277,15 @@ export function useLive<T extends Obj>(path: string, params?: Record<string, str
     return () => release(key, used);
   }, [key, live]);
   return live;
+}
+
+/** The object that a list of one name holds. Where `keep` says so, one that was deleted meanwhile is
+ * still given, as `gone`: what a person reads or has changed of it does not vanish under his hands. */
+export function useOne<T extends Obj>(live: Live<T>, keep: boolean): { object: T | undefined; gone: boolean } {
+  const last = useRef<T | undefined>(undefined);
+  const object = [...live.items.value.values()][0];
+  if (object || !keep) last.current = object;
+  return { object: last.current, gone: !object };
 }
 
 /** The list of a resource in the scope, by name. */

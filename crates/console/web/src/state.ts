@@ -2,19 +2,26 @@
 // and how it looks. The token stays in this tab and goes nowhere but to the API.
 
 import { computed, effect, signal } from '@preact/signals';
+import { Store } from './store';
 
 const TOKEN = 'tiphys.token';
 const SCOPE = 'tiphys.namespace';
 const THEME = 'tiphys.theme';
 
+/** Of this tab alone, and of all tabs of this browser. */
+const tab = new Store(() => sessionStorage);
+const browser = new Store(() => localStorage);
+/** Whether one is still signed in when the page is loaded again. */
+export const keeps = () => tab.lasts;
+
 /** The bearer token; empty when nobody is signed in. */
-export const token = signal(sessionStorage.getItem(TOKEN) ?? '');
+export const token = signal(tab.get(TOKEN) ?? '');
 
 /** Why the sign-in page is shown again, in words. */
 export const signedOut = signal('');
 
 /** The namespace that lists are limited to; empty for all of them. */
-export const scope = signal(sessionStorage.getItem(SCOPE) ?? '');
+export const scope = signal(tab.get(SCOPE) ?? '');
 
 export type Theme = 'system' | 'light' | 'dark';
 export const theme = signal<Theme>(readTheme());
@@ -53,26 +60,26 @@ export function go(to: string): void {
 }
 
 export function signIn(value: string): void {
-  sessionStorage.setItem(TOKEN, value);
+  tab.set(TOKEN, value);
   signedOut.value = '';
   token.value = value;
 }
 
 export function signOut(why = ''): void {
-  sessionStorage.removeItem(TOKEN);
-  sessionStorage.removeItem(SCOPE);
+  tab.remove(TOKEN);
+  tab.remove(SCOPE);
   signedOut.value = why;
   scope.value = '';
   token.value = '';
 }
 
 export function setScope(namespace: string): void {
-  sessionStorage.setItem(SCOPE, namespace);
+  tab.set(SCOPE, namespace);
   scope.value = namespace;
 }
 
 function readTheme(): Theme {
-  const stored = localStorage.getItem(THEME);
+  const stored = browser.get(THEME);
   return stored === 'light' || stored === 'dark' ? stored : 'system';
 }
 
@@ -84,7 +91,7 @@ export const isDark = computed(() =>
 );
 
 export function setTheme(value: Theme): void {
-  localStorage.setItem(THEME, value);
+  browser.set(THEME, value);
   theme.value = value;
 }
 
@@ -103,6 +110,10 @@ export function start(): void {
   };
   follow();
   addEventListener('hashchange', follow);
+  // Another tab has chosen, or all that is kept was cleared.
+  addEventListener('storage', (e) => {
+    if (e.key === THEME || e.key === null) theme.value = readTheme();
+  });
   effect(() => {
     document.documentElement.dataset.theme = isDark.value ? 'dark' : 'light';
   });

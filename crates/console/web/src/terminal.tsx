@@ -1,16 +1,13 @@
-// A shell in a container, over the API's WebSocket protocol: the first byte of a message names its
-// channel.
+// A shell in a container, over the API's WebSocket protocol.
 
 import { FitAddon } from '@xterm/addon-fit';
 import { Terminal as Xterm } from '@xterm/xterm';
 import type { ComponentChildren } from 'preact';
 import { useEffect, useRef, useState } from 'preact/hooks';
-import { pathOf } from './api';
+import { pathOf, send } from './api';
+import { bearer, cause, ending, ERROR, message, PROTOCOL, RESIZE, STDERR, STDIN, STDOUT, Typed } from './model/shell';
 import { isDark, token } from './state';
 
-const [STDIN, STDOUT, STDERR, ERROR, RESIZE] = [0, 1, 2, 3, 4];
-const PROTOCOL = 'v5.channel.k8s.io';
-const BEARER = 'base64url.bearer.authorization.k8s.io.';
 /** Whichever shell the image has. */
 const SHELL = ['sh', '-c', 'exec "$(command -v bash || command -v sh)"'];
 
@@ -26,32 +23,10 @@ interface Props {
   children?: ComponentChildren;
 }
 
-/** The token as a sub-protocol, which is how a browser can show one. */
-function bearer(value: string): string {
-  return BEARER + btoa(value).replace(/\+/g, '-').replace(/\//g, '_').replace(/=+$/, '');
-}
-
 function urlOf({ namespace, pod, container }: Props): string {
   const query = new URLSearchParams({ container, stdin: 'true', stdout: 'true', tty: 'true' });
   for (const part of SHELL) query.append('command', part);
   return `wss://${location.host}${pathOf('', 'v1', 'pods', namespace, pod)}/exec?${query}`;
-}
-
-function message(channel: number, body: Uint8Array): Uint8Array<ArrayBuffer> {
-  const out = new Uint8Array(body.length + 1);
-  out[0] = channel;
-  out.set(body, 1);
-  return out;
-}
-
-/** How a session ended, in words. */
-function ending(text: string): string {
-  try {
-    const status = JSON.parse(text) as { status?: string; message?: string };
-    return status.status === 'Success' ? 'The shell has ended.' : (status.message ?? text);
-  } catch {
-    return text;
-  }
 }
 
 export function Terminal(props: Props) {
@@ -76,24 +51,34 @@ export function Terminal(props: Props) {
     const socket = new WebSocket(urlOf(props), [PROTOCOL, bearer(token.value)]);
     socket.binaryType = 'arraybuffer';
     const encode = new TextEncoder();
-    let why = '';
+    let said = '';
+    let opened = false;
+    let shows = true;
     const sendTo = (channel: number, text: string) => {
       if (socket.readyState === WebSocket.OPEN) socket.send(message(channel, encode.encode(text)));
     };
-    const size = () => sendTo(RESIZE!, JSON.stringify({ Width: term.cols, Height: term.rows }));
-    socket.onopen = size;
+    const size = () => sendTo(RESIZE, JSON.stringify({ Width: term.cols, Height: term.rows }));
+    const typed = new Typed((text) => sendTo(STDIN, text));
+    socket.onopen = () => {
+      opened = true;
+      size();
+      typed.open();
+    };
     socket.onmessage = (e: MessageEvent<ArrayBuffer>) => {
       const data = new Uint8Array(e.data);
       const body = data.subarray(1);
       if (data[0] === STDOUT || data[0] === STDERR) term.write(body);
-      else if (data[0] === ERROR && body.length) why = ending(new TextDecoder().decode(body));
+      else if (data[0] === ERROR && body.length) said = ending(new TextDecoder().decode(body));
     };
-    socket.onclose = () => setEnded(why || 'The connection is closed.');
-    term.onData((text) => sendTo(STDIN!, text));
+    // A token that the server takes no more leads to the sign-in page, as with any request.
+    const ask = () => send(pathOf('', 'v1', 'pods', namespace, pod));
+    socket.onclose = () => void cause(said, opened, ask).then((why) => shows && setEnded(why));
+    term.onData((text) => typed.put(text));
     term.onResize(size);
     const watch = new ResizeObserver(() => fit.fit());
     watch.observe(box);
     return () => {
+      shows = false;
       watch.disconnect();
       socket.onclose = null;
       socket.close();

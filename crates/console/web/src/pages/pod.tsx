@@ -1,9 +1,9 @@
 // One pod: why it is as it is, its containers, what they use, what they say, and a shell in them.
 
-import { useState } from 'preact/hooks';
+import { useRef, useState } from 'preact/hooks';
 import { pathOf, remove, words } from '../api';
 import { may, mayList } from '../discovery';
-import { useLive } from '../live';
+import { useLive, useOne } from '../live';
 import { bytes, cores, quantity } from '../model/format';
 import { containersOf, podState, whyPod } from '../model/pods';
 import { go, href, route } from '../state';
@@ -12,7 +12,7 @@ import { Confirm } from '../ui/confirm';
 import { Events, linkOf } from '../ui/events';
 import { lazy } from '../ui/lazy';
 import { Logs } from '../ui/logs';
-import { Age, Badge, Empty, Facts, Heading, Labels, lately, Section, Shown, Tabs, tell } from '../ui/parts';
+import { Age, Badge, DELETED, Empty, Facts, Heading, Labels, lately, Section, Shown, Tabs, tell } from '../ui/parts';
 import { Plot } from '../ui/plot';
 import { WhySection, type Reason } from '../ui/why';
 import { used } from '../usage';
@@ -26,20 +26,18 @@ export function PodPage({ namespace, name }: { namespace: string; name: string }
   const events = useLive<Event>(mayList('', 'events') ? pathOf('', 'v1', 'events', namespace) : '', {
     fieldSelector: `involvedObject.kind=Pod,involvedObject.name=${name}`,
   });
-  const gone = <Empty title={`There is no pod ${name} in ${namespace}`}>It may have been replaced: <a href={href('pods')}>all pods</a>.</Empty>;
+  const tab = route.value.query.get('tab') ?? 'about';
+  const { object: pod, gone } = useOne(live, tab !== 'about');
+  const none = <Empty title={`There is no pod ${name} in ${namespace}`}>It may have been replaced: <a href={href('pods')}>all pods</a>.</Empty>;
   return (
-    <Shown live={live} what={`pod ${name}`} page={name} empty={gone}>
-      {() => {
-        const pod = [...live.items.value.values()][0];
-        return pod ? <Whole pod={pod} events={events} /> : null;
-      }}
+    <Shown live={live} what={`pod ${name}`} page={name} empty={!pod && none}>
+      {() => pod && <Whole pod={pod} gone={gone} tab={tab} events={events} />}
     </Shown>
   );
 }
 
-function Whole({ pod, events }: { pod: Pod; events: ReturnType<typeof useLive<Event>> }) {
+function Whole({ pod, gone, tab, events }: { pod: Pod; gone: boolean; tab: string; events: ReturnType<typeof useLive<Event>> }) {
   const { namespace = '', name } = pod.metadata;
-  const tab = route.value.query.get('tab') ?? 'about';
   const place = href('pods', namespace, name);
   const owner = pod.metadata.ownerReferences?.find((o) => o.controller);
   const [asking, ask] = useState(false);
@@ -61,17 +59,17 @@ function Whole({ pod, events }: { pod: Pod; events: ReturnType<typeof useLive<Ev
   return (
     <>
       <Heading title={name} sub={<>
-        <Badge {...podState(pod, lately.value)} />{' '}
+        <Badge {...(gone ? DELETED : podState(pod, lately.value))} />{' '}
         <span class="quiet">pod in {namespace}, <Age of={pod.metadata.creationTimestamp} /> old</span>
         {owner && <> · <a href={linkOf(owner.apiVersion, owner.kind, namespace, owner.name)}>{owner.kind} {owner.name}</a></>}
       </>}>
-        {may('delete', '', 'pods') && <button onClick={() => ask(true)}>Delete…</button>}
+        {!gone && may('delete', '', 'pods') && <button onClick={() => ask(true)}>Delete…</button>}
       </Heading>
       {asking && <Confirm title={`Delete pod ${name}?`} verb="Delete" close={() => ask(false)} act={() => void end()}>{owner ? `Its ${owner.kind} makes another one.` : 'Nothing makes another one.'}</Confirm>}
       <Tabs all={tabs} current={tab} label="Parts of the pod" />
       {tab === 'about' && <About pod={pod} events={events} />}
       {tab === 'logs' && <PodLogs pod={pod} />}
-      {tab === 'terminal' && <PodTerminal pod={pod} />}
+      {tab === 'terminal' && <PodTerminal pod={pod} gone={gone} />}
       {tab === 'yaml' && <Editor group="" version="v1" plural="pods" namespace={namespace} name={name} />}
     </>
   );
@@ -173,13 +171,17 @@ function PodLogs({ pod }: { pod: Pod }) {
   );
 }
 
-function PodTerminal({ pod }: { pod: Pod }) {
+function PodTerminal({ pod, gone }: { pod: Pod; gone: boolean }) {
   const container = chosen(pod);
-  const running = containersOf(pod).find((c) => c.spec.name === container)?.status?.state?.running;
-  if (!running) return <Empty title={`Container ${container} does not run`}>A terminal needs a running container.</Empty>;
+  const running = !gone && !!containersOf(pod).find((c) => c.spec.name === container)?.status?.state?.running;
+  // What stands in a terminal outlives its container.
+  const opened = useRef('');
+  if (running) opened.current = container;
+  if (opened.current !== container) return <Empty title={`Container ${container} does not run`}>A terminal needs a running container.</Empty>;
   return (
     <Terminal namespace={pod.metadata.namespace ?? ''} pod={pod.metadata.name} container={container}>
       <Choose pod={pod} label="Container" current={container} tab="terminal" />
+      {!running && <span role="status">The container does not run any more.</span>}
     </Terminal>
   );
 }

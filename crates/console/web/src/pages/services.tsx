@@ -3,12 +3,12 @@
 import { useMemo } from 'preact/hooks';
 import { pathOf } from '../api';
 import { mayList, scoped } from '../discovery';
-import { sorted, useLive } from '../live';
+import { sorted, useLive, useOne } from '../live';
 import { href, route, scope } from '../state';
 import type { EndpointSlice, Event, Pod, Service } from '../types';
 import { Events } from '../ui/events';
 import { lazy } from '../ui/lazy';
-import { Age, Badge, Empty, Facts, Heading, Labels, lately, Section, Shown, Tabs } from '../ui/parts';
+import { Age, Badge, DELETED, Empty, Facts, Heading, Labels, lately, Section, Shown, Tabs } from '../ui/parts';
 import { Table, type Column } from '../ui/table';
 import { WhySection } from '../ui/why';
 import { whyService } from '../model/why';
@@ -96,16 +96,16 @@ export function ServicePage({ namespace, name }: { namespace: string; name: stri
   const pods = useLive<Pod>(mayList('', 'pods') ? pathOf('', 'v1', 'pods', namespace) : '');
   const events = useLive<Event>(mayList('', 'events') ? pathOf('', 'v1', 'events', namespace) : '', { fieldSelector: `involvedObject.kind=Service,involvedObject.name=${name}` });
   const tab = route.value.query.get('tab') ?? 'about';
+  const { object: s, gone } = useOne(live, tab !== 'about');
   const place = href('services', namespace, name);
   return (
-    <Shown live={live} what={`Service ${name}`} page={name} empty={<Empty title={`There is no Service ${name} in ${namespace}`}><a href={href('services')}>All Services</a></Empty>}>
+    <Shown live={live} what={`Service ${name}`} page={name} empty={!s && <Empty title={`There is no Service ${name} in ${namespace}`}><a href={href('services')}>All Services</a></Empty>}>
       {() => {
-        const s = [...live.items.value.values()][0];
         if (!s) return null;
         const places = placesOf([...slices.items.value.values()]);
         return (
           <>
-            <Heading title={name} sub={<><Reach row={{ s, places }} /> <span class="quiet">Service in {namespace}, <Age of={s.metadata.creationTimestamp} /> old</span></>} />
+            <Heading title={name} sub={<>{gone ? <Badge {...DELETED} /> : <Reach row={{ s, places }} />} <span class="quiet">Service in {namespace}, <Age of={s.metadata.creationTimestamp} /> old</span></>} />
             <Tabs label="Parts of the Service" current={tab} all={[{ id: 'about', title: 'About', link: place }, { id: 'yaml', title: 'YAML', link: `${place}?tab=yaml` }]} />
             {tab === 'yaml' ? <Editor group="" version="v1" plural="services" namespace={namespace} name={name} /> : (
               <>

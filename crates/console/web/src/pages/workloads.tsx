@@ -4,7 +4,7 @@
 import { useMemo, useState } from 'preact/hooks';
 import { patch, pathOf, remove, words } from '../api';
 import { may, mayList, scoped } from '../discovery';
-import { useLive, type Live } from '../live';
+import { useLive, useOne, type Live } from '../live';
 import { shortImage } from '../model/format';
 import { podState } from '../model/pods';
 import { whyWorkload } from '../model/why';
@@ -14,7 +14,7 @@ import type { ControllerRevision, Event, Pod, Workload } from '../types';
 import { Confirm } from '../ui/confirm';
 import { Events } from '../ui/events';
 import { lazy } from '../ui/lazy';
-import { Age, Badge, Dialog, Empty, Facts, Failure, Heading, Labels, lately, Loading, Section, Shown, Tabs, tell } from '../ui/parts';
+import { Age, Badge, DELETED, Dialog, Empty, Facts, Failure, Heading, Labels, lately, Loading, Section, Shown, Tabs, tell } from '../ui/parts';
 import { Table, type Column } from '../ui/table';
 import { WhySection } from '../ui/why';
 import { Conditions, Squares } from './nodes';
@@ -78,12 +78,11 @@ export function WorkloadPage({ plural, namespace, name }: { plural: string; name
 
 function Known({ sort, namespace, name }: { sort: Sort; namespace: string; name: string }) {
   const live = useLive<Workload>(pathOf(sort.group, sort.version, sort.plural, namespace), { fieldSelector: `metadata.name=${name}` });
+  const tab = route.value.query.get('tab') ?? 'about';
+  const { object: w, gone } = useOne(live, tab !== 'about');
   return (
-    <Shown live={live} what={`${sort.kind} ${name}`} page={name} empty={<Empty title={`There is no ${sort.kind} ${name} in ${namespace}`}><a href={href('workloads')}>All workloads</a></Empty>}>
-      {() => {
-        const w = [...live.items.value.values()][0];
-        return w ? <Whole sort={sort} w={w} /> : null;
-      }}
+    <Shown live={live} what={`${sort.kind} ${name}`} page={name} empty={!w && <Empty title={`There is no ${sort.kind} ${name} in ${namespace}`}><a href={href('workloads')}>All workloads</a></Empty>}>
+      {() => w && <Whole sort={sort} w={w} gone={gone} tab={tab} />}
     </Shown>
   );
 }
@@ -98,7 +97,7 @@ function useMade(sort: Sort, namespace: string): { sets: Live<Workload>; revisio
   };
 }
 
-function Whole({ sort, w }: { sort: Sort; w: Workload }) {
+function Whole({ sort, w, gone, tab }: { sort: Sort; w: Workload; gone: boolean; tab: string }) {
   const { namespace = '', name, uid } = w.metadata;
   const made = useMade(sort, namespace);
   const pods = useLive<Pod>(mayList('', 'pods') ? pathOf('', 'v1', 'pods', namespace) : '');
@@ -110,12 +109,11 @@ function Whole({ sort, w }: { sort: Sort; w: Workload }) {
   }, [uid, made.sets.items.value, made.jobs.items.value, pods.items.value]);
   const history = sort.kind === 'Deployment' ? deploymentRevisions(w, [...made.sets.items.value.values()]) : setRevisions(w, [...made.revisions.items.value.values()]);
   const progress = progressOf(sort.kind, w);
-  const tab = route.value.query.get('tab') ?? 'about';
   const place = href('workloads', sort.plural, namespace, name);
   return (
     <>
-      <Heading title={name} sub={<><Badge {...progress.state} /> <span class="quiet">{sort.kind} in {namespace}, <Age of={w.metadata.creationTimestamp} /> old</span></>}>
-        <Actions sort={sort} w={w} history={history} />
+      <Heading title={name} sub={<><Badge {...(gone ? DELETED : progress.state)} /> <span class="quiet">{sort.kind} in {namespace}, <Age of={w.metadata.creationTimestamp} /> old</span></>}>
+        {!gone && <Actions sort={sort} w={w} history={history} />}
       </Heading>
       <Tabs label="Parts of the workload" current={tab} all={[{ id: 'about', title: 'About', link: place }, { id: 'yaml', title: 'YAML', link: `${place}?tab=yaml` }]} />
       {tab === 'yaml' ? <Editor group={sort.group} version={sort.version} plural={sort.plural} namespace={namespace} name={name} /> : (

@@ -6,10 +6,11 @@ import { useEffect, useLayoutEffect, useState } from 'preact/hooks';
 import { warnings } from '../api';
 import { may, seesAll, userName } from '../discovery';
 import { useLive } from '../live';
-import { claims, go, href, isDark, route, scope, setScope, setTheme, signOut, theme, token, type Theme } from '../state';
+import { claims, go, href, isDark, keeps, route, scope, setScope, setTheme, signOut, theme, token, type Theme } from '../state';
 import type { Obj } from '../types';
 import { Palette, paletteOpen } from './palette';
 import { Dialog, news, now } from './parts';
+import { FORGOTTEN } from './signin';
 import { typing } from './table';
 
 interface Place {
@@ -155,7 +156,8 @@ function Account() {
       {open && (
         <Dialog title="Account" close={() => set(false)}>
           <p>Signed in as <strong>{userName.value || 'someone the server has not named'}</strong>.</p>
-          {left > 0 && <p class="quiet">The token is good for another {Math.max(1, Math.round(left / 60_000))} minutes. It is kept in this tab alone.</p>}
+          {left > 0 && <p class="quiet">The token is good for another {Math.max(1, Math.round(left / 60_000))} minutes.</p>}
+          <p class="quiet">{keeps() ? 'The token is kept in this tab alone.' : FORGOTTEN}</p>
           <fieldset class="themes"><legend>Appearance</legend>
             {THEMES.map(([id, title]) => <label key={id}><input type="radio" name="theme" checked={theme.value === id} onChange={() => setTheme(id)} />{title}</label>)}
           </fieldset>

@@ -29,6 +29,9 @@ export function Badge({ tone, text }: State) {
   return <span class={`badge ${tone}`} title={text}><Dot tone={tone} /><span class="badge-text">{text}</span></span>;
 }
 
+/** Of an object that is still shown after its end. */
+export const DELETED: State = { tone: 'done', text: 'Deleted' };
+
 export function Dot({ tone }: { tone: Tone }) {
   return <i class={`dot ${tone}`} aria-hidden="true" />;
 }

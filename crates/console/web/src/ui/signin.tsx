@@ -1,7 +1,10 @@
 // Signing in: a token, kept in this tab alone.
 
 import { useState } from 'preact/hooks';
-import { signedOut, signIn } from '../state';
+import { keeps, signedOut, signIn } from '../state';
+
+/** Said where the browser forbids to keep anything. */
+export const FORGOTTEN = 'This browser lets the page keep nothing: you sign in again when it is loaded again.';
 
 export function SignIn() {
   const [value, set] = useState('');
@@ -19,7 +22,7 @@ export function SignIn() {
         <label for="token">Token</label>
         <input id="token" type="password" autocomplete="off" spellcheck={false} autofocus value={value} onInput={(e) => set(e.currentTarget.value)} />
         <button class="primary" disabled={!value.trim()}>Sign in</button>
-        <p class="quiet">On a machine with a kubeconfig, <code>tiphys console</code> opens this page signed in. Or make a token: <code>kubectl create token NAME -n NAMESPACE</code>. It stays in this tab, and you see what it may see.</p>
+        <p class="quiet">On a machine with a kubeconfig, <code>tiphys console</code> opens this page signed in. Or make a token: <code>kubectl create token NAME -n NAMESPACE</code>. You see what it may see. {keeps() ? 'It stays in this tab.' : FORGOTTEN}</p>
       </form>
     </main>
   );
