@@ -209,6 +209,7 @@ pub fn yaml_is_changed_with_its_mistakes_shown_in_place(cx: &Context) -> Result<
         fields == json!({ "f:spec": { "f:replicas": {} } }),
         "the console owns what was changed and nothing else: {fields}"
     );
+    text_outlives_its_object(cx, &mut page)?;
     // Refused requests are lines in the browser's console by its own doing, not the page's.
     let complaints = page.complaints()?;
     let other: Vec<_> = complaints
@@ -216,5 +217,34 @@ pub fn yaml_is_changed_with_its_mistakes_shown_in_place(cx: &Context) -> Result<
         .filter(|c| !c.contains("Failed to load resource"))
         .collect();
     ensure!(other.is_empty(), "{other:#?}");
+    Ok(())
+}
+
+/// Somebody deletes what one edits: what was written stays, and that it was deleted is said.
+fn text_outlives_its_object(cx: &Context, page: &mut Browser) -> Result<()> {
+    // Nobody places it, so that it goes at once.
+    let mut held = tests::context::pod("held", "exit 0");
+    held["spec"]["schedulingGates"] = json!([{ "name": "example.com/held" }]);
+    cx.apply_json(&held)?;
+    for (place, object) in [
+        ("workloads/deployments", "deployment/web"),
+        ("pods", "pod/held"),
+    ] {
+        let (_, name) = object.split_once('/').unwrap_or_default();
+        let field = ".yaml textarea";
+        let value = format!("document.querySelector('{field}')?.value");
+        go(page, &format!("{place}/{}/{name}?tab=yaml", cx.ns))?;
+        page.until(
+            &format!("{object} is shown, unchanged"),
+            &format!(
+                "!!{value}?.includes('name: {name}\\n') \
+                 && document.querySelector('.editor .tools .primary').disabled"
+            ),
+        )?;
+        page.fill(field, "what: I wrote")?;
+        cx.kubectl(&format!("delete {object} --wait=false"))?;
+        page.until_shown("It was deleted.")?;
+        ensure!(page.value(&value)? == "what: I wrote", "{object}");
+    }
     Ok(())
 }
