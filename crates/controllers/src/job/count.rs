@@ -135,12 +135,15 @@ fn next(state: &State<'_>, pod: &Pod, is_held: bool) -> Next {
     if !ends && !is_deleting(state.job) && (!failed || is_held) {
         return Next::Wait;
     }
+    // What is about to be deleted goes first, and counts when it goes: its deletion may be refused, and
+    // it may still end by itself.
+    if ends && !failed && is_active(pod) {
+        return Next::Wait;
+    }
     // When the Job fails, so does every pod that has not ended.
     let fails = failed || state.ending.as_ref().is_some_and(|e| e.failed);
     if !fails || (indexed && index.is_none()) {
-        // What is about to be deleted goes first.
-        let runs = ends && is_active(pod);
-        return if runs { Next::Wait } else { Next::LetGo };
+        return Next::LetGo;
     }
     match judge(state.spec.pod_failure_policy.as_ref(), pod) {
         Verdict::Ignore => Next::LetGo,
