@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
     DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
+    SubjectPublicKeyInfo,
 };
 use x509_parser::prelude::FromDer;
 
@@ -209,6 +210,8 @@ impl Ca {
         validity: Validity,
     ) -> Result<String, PkiError> {
         let mut csr = CertificateSigningRequestParams::from_pem(csr_pem)?;
+        // The library would take a key for one of the curve that the signature's hash is usual with.
+        let key = request_key(csr_pem)?;
         csr.params.is_ca = IsCa::ExplicitNoCa;
         csr.params.key_usages.clear();
         csr.params.extended_key_usages.clear();
@@ -217,7 +220,7 @@ impl Ca {
         }
         csr.params.serial_number = Some(serial());
         validity.set(&mut csr.params)?;
-        let pem = csr.signed_by(&self.issuer()?)?.pem();
+        let pem = csr.params.signed_by(&key, &self.issuer()?)?.pem();
         // The library keeps one value per kind of name: what it lost is not signed silently.
         if certificate_names_pem(&pem)? != request_names(csr_pem)? {
             let why = "it names more than this authority can put into a certificate";
@@ -457,6 +460,16 @@ pub fn request_names(csr_pem: &str) -> Result<Names, PkiError> {
         })
     });
     Ok(read_names(&csr.certification_request_info.subject, alt))
+}
+
+/// The key of a PEM certificate request.
+fn request_key(csr_pem: &str) -> Result<SubjectPublicKeyInfo, PkiError> {
+    let block = ::pem::parse(csr_pem).map_err(|e| PkiError::Request(e.to_string()))?;
+    let (_, csr) =
+        x509_parser::certification_request::X509CertificationRequest::from_der(block.contents())
+            .map_err(|e| PkiError::Request(e.to_string()))?;
+    let key = csr.certification_request_info.subject_pki.raw;
+    Ok(SubjectPublicKeyInfo::from_der(key)?)
 }
 
 /// Checks that a PEM certificate request is one, signed by the key that it holds.

@@ -64,6 +64,19 @@ fn a_request_is_signed_with_its_names() {
 }
 
 #[test]
+fn a_certificate_is_for_the_requests_key_with_whatever_hash_it_signed() {
+    let ca = Ca::generate("test-ca", NOW).expect("ca");
+    for request in crate::signatures::tests::crossed_requests() {
+        let asked = crate::pod_keys::key_of_request(&request).expect("a key");
+        let csr = ::pem::encode(&::pem::Pem::new("CERTIFICATE REQUEST", request));
+        let pem = ca.sign_request(&csr, &["client auth"], FIT).expect("sign");
+        let der = der(&pem);
+        let (_, cert) = x509_parser::certificate::X509Certificate::from_der(&der).expect("cert");
+        assert_eq!(cert.public_key().raw, asked);
+    }
+}
+
+#[test]
 fn a_request_that_was_changed_after_it_was_signed_is_refused() {
     let (csr, _) = make_request(&Subject::client("jane", &[])).expect("request");
     let mut bytes = der(&csr);
