@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use binding::{Stage, Waiting};
 use extender_calls::ExtenderCall;
-use gang::VainTrials;
+use gang_trial::VainTrials;
 
 use crate::batch::Batch;
 use crate::decide::{Decision, Outcome, Profile};

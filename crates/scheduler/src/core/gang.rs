@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::binding::Stage;
-use super::gang_trial::Trial;
+use super::gang_trial::{Trial, VainTrials};
 use super::{Core, Nomination, Step};
 use crate::gangs::GroupState;
 use crate::message;
@@ -21,13 +21,6 @@ const VAIN_FOR: u64 = 1_000;
 /// So many pods of a gang that are not alike make trials in that time. A trial looks for a place for
 /// each pod that is lacking: were it made for each, a large gang would keep all others waiting.
 const TRIALS: usize = 8;
-
-/// Trials of one gang that came to nothing.
-pub(super) struct VainTrials {
-    /// The pods for which they were made.
-    of: Vec<Arc<Pod>>,
-    until_ms: u64,
-}
 
 impl Core {
     /// How many pods of a group must have nodes at once; none where each goes by itself.

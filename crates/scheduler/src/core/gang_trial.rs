@@ -22,6 +22,14 @@ enum Done {
     },
 }
 
+/// Trials of one gang that came to nothing.
+pub(super) struct VainTrials {
+    /// The pods for which they were made.
+    pub of: Vec<Arc<Pod>>,
+    /// How long they count.
+    pub until_ms: u64,
+}
+
 pub(super) struct Trial<'a> {
     snapshot: &'a mut Snapshot,
     profiles: &'a [Profile],
