@@ -23,7 +23,9 @@ pub struct Prepared {
     turning: Option<Box<Turning>>,
 }
 
-/// Addresses that go round in an answer whose records have equal lengths.
+/// Addresses that go round in an answer whose records have equal lengths. Of a very long answer the last
+/// records have their names written out, since the encoder refers to earlier names only so often: it is
+/// made again for each question.
 #[derive(Debug)]
 struct Turning {
     /// All of them, one behind the other; also those that the answer has no room for.
@@ -144,7 +146,7 @@ mod tests {
     use crate::message::{encode, limit, question, response, round};
 
     /// Headless Services with so many endpoints in both families, and one with an address.
-    const COUNTS: [usize; 6] = [1, 2, 3, 25, 70, 300];
+    const COUNTS: [usize; 6] = [1, 2, 3, 25, 70, 200];
 
     fn index() -> Index {
         let mut index = Index::default();
