@@ -1,6 +1,7 @@
 //! HorizontalPodAutoscaler: as many replicas as the use of the present ones asks for.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use client::discovery::Discovery;
 use client::{Informer, Informers};
@@ -146,8 +147,18 @@ impl Controller for Autoscalers {
 
     fn plan(&self, observed: &Observed, now_millis: i64) -> Plan {
         let mut memory = self.memory.lock();
-        let history = memory.histories.entry(key_of(&*observed.autoscaler));
-        plan::plan(observed, history.or_default(), now_millis)
+        match memory.histories.entry(key_of(&*observed.autoscaler)) {
+            // As upstream, one that is new is looked at when a period has passed: what its pods use at
+            // once says nothing yet, and scaling down by it would take them away.
+            Entry::Vacant(new) => {
+                new.insert(History::default());
+                Plan {
+                    wake_after_millis: Some(observed.options.period_millis),
+                    ..Plan::default()
+                }
+            }
+            Entry::Occupied(mut known) => plan::plan(observed, known.get_mut(), now_millis),
+        }
     }
 
     fn metrics(&self, observed: &Observed, plan: &Plan) -> Option<Count> {
