@@ -406,6 +406,11 @@ impl Strategy for PersistentVolumeClaim {
         }
         let bound = text(at(old, "status"), "phase") == "Bound";
         let (mut new, mut was) = (at(obj, "spec").clone(), at(old, "spec").clone());
+        for spec in [&mut new, &mut was] {
+            if let Some(fields) = spec.as_object_mut() {
+                fields.retain(|_, value| !value.is_null());
+            }
+        }
         // What may change is on both sides what it is on one.
         if text(&was, "volumeName").is_empty() {
             keep(&mut was, &new, "volumeName");
