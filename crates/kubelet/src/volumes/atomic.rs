@@ -59,10 +59,10 @@ pub fn write(dir: &Path, files: &Files, group: Option<i64>, now: Timestamp) -> i
     })?;
     fs::rename(dir.join(NEW), dir.join(DATA))?;
     set_names(dir, files)?;
-    if let Some(old) = old.filter(|old| old != &fresh) {
-        if let Err(error) = host::open_beneath::remove_tree(&old) {
-            tracing::warn!(folder = %old.display(), %error, "what a volume showed before stays");
-        }
+    if let Some(old) = old.filter(|old| old != &fresh)
+        && let Err(error) = host::open_beneath::remove_tree(&old)
+    {
+        tracing::warn!(folder = %old.display(), %error, "what a volume showed before stays");
     }
     Ok(true)
 }
