@@ -7,6 +7,7 @@ pub mod authorization;
 pub mod identity;
 pub mod policies;
 pub mod requests;
+pub mod watch_cache;
 pub mod webhooks;
 
 use std::sync::Arc;

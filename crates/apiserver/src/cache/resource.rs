@@ -18,6 +18,7 @@ use store::Revision;
 use super::event::Event;
 use super::watch_lanes::{Key, Lanes};
 use super::{Object, Selection};
+use crate::metrics::watch_cache::CacheFigures;
 
 /// Objects by key below the prefix.
 pub type Objects = OrdMap<Arc<str>, Arc<Object>>;
@@ -73,6 +74,7 @@ struct State {
 /// The objects and latest events of one resource.
 pub struct ResourceCache {
     pub row: Arc<Row>,
+    pub figures: CacheFigures,
     state: RwLock<State>,
     /// Wakes the watchers that have no lane.
     changed: watch::Sender<()>,
@@ -112,6 +114,7 @@ impl ResourceCache {
             }),
             changed: watch::Sender::new(()),
             unlaned: AtomicUsize::new(0),
+            figures: CacheFigures::new(row.clone()),
             row,
         }
     }
@@ -271,6 +274,7 @@ impl ResourceCache {
 
     /// Applies a put or (without a new state) a deletion.
     pub(super) fn apply(&self, key: &str, new: Option<Arc<Object>>, revision: Revision) {
+        self.figures.received();
         let mut state = self.state.write();
         // A row that came while the server ran may have been read at a newer revision.
         if revision <= state.oldest {
@@ -297,6 +301,7 @@ impl ResourceCache {
             .lanes
             .push(&event.object, event.prev.as_deref(), number, first);
         drop(state);
+        self.figures.dispatched(revision);
         self.changed.send_modify(|_| {});
         for lane in woken {
             lane.send_modify(|_| {});
@@ -327,6 +332,7 @@ impl ResourceCache {
     /// Replaces everything (after a gap in the store's watch): all watchers list again.
     pub(super) fn replace(&self, objects: Vec<Arc<Object>>, revision: Revision) {
         let mut state = self.state.write();
+        self.figures.replaced(objects.len(), revision);
         let jump = state.end() + 1;
         state.objects = Objects::new();
         state.events.clear();
@@ -465,6 +471,10 @@ impl Cursor {
             in_lanes(&state, &self.keys, self.next, max)
         };
         let Some((events, next)) = taken else {
+            // One whose objects were all replaced is not to blame.
+            if self.next >= state.replaced {
+                self.cache.figures.left_behind();
+            }
             return Err(TooOld {
                 oldest: state.oldest,
             });

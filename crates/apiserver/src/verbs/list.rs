@@ -4,12 +4,14 @@ use std::num::{IntErrorKind, ParseIntError};
 
 use api::{FieldError, FieldPath, GroupKind, Status};
 use store::StoreError;
+use tokio::time::Instant;
 
 use super::convert::AskedConversion;
 use super::paging::ContinueToken;
 use crate::cache::{Objects, Selection, objects_of, walk};
 use crate::call::{Answer, Call, List};
 use crate::errors::from_store;
+use crate::metrics::watch_cache::ListedFrom;
 
 /// Reads one object.
 pub async fn get(call: &Call) -> Result<Answer, Status> {
@@ -32,11 +34,12 @@ pub async fn get(call: &Call) -> Result<Answer, Status> {
 
 /// Waits until the cache has the store's newest state.
 pub async fn newest(call: &Call) -> Result<u64, Status> {
-    call.state
-        .cache()
-        .reach_newest()
-        .await
-        .map_err(|e| from_store(&e))
+    let began = Instant::now();
+    let reached = call.state.cache().reach_newest().await;
+    if let Some(cache) = call.state.cache().of(&call.row) {
+        cache.figures.waited(began.elapsed(), reached.is_ok());
+    }
+    reached.map_err(|e| from_store(&e))
 }
 
 /// A resourceVersion parameter; what is wrong with it is said in other words by each verb.
@@ -157,21 +160,18 @@ pub async fn select(call: &Call) -> Result<List, Status> {
     let selection = selection(call)?;
     if call.row.virtual_kind {
         let revision = newest(call).await?;
-        return Ok(page(&Objects::new(), &selection, revision, None, limit));
+        return Ok(page(&Objects::new(), &selection, revision, None, limit).0);
     }
-    let (objects, revision, start) = source(call, &selection, limit).await?;
+    let (objects, revision, start, from) = source(call, &selection, limit).await?;
     let objects = match AskedConversion::of(&call.row).filter(|_| selection.asks_fields()) {
         None => objects,
         // Only in the version of the request do the fields say what is selected.
         Some(asked) => in_version(call, &asked, &objects, &selection).await?,
     };
-    Ok(page(
-        &objects,
-        &selection,
-        revision,
-        start.as_deref(),
-        limit,
-    ))
+    let (list, walked) = page(&objects, &selection, revision, start.as_deref(), limit);
+    let cache = call.cache()?;
+    cache.figures.listed(from, walked, list.objects.len());
+    Ok(list)
 }
 
 /// The objects that may be selected, in the version of the request.
@@ -195,13 +195,14 @@ fn read_limit(call: &Call) -> Result<usize, Status> {
     Ok(usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
-/// The state to list from, its revision, and the key to begin at.
+/// The state to list from, its revision, the key to begin at, and where the state was.
 async fn source(
     call: &Call,
     selection: &Selection,
     limit: usize,
-) -> Result<(Objects, u64, Option<String>), Status> {
+) -> Result<(Objects, u64, Option<String>, ListedFrom), Status> {
     let cache = call.cache()?;
+    let cached = ListedFrom::Cache(selection.indexed(&call.row).map(|(field, _)| field));
     let given = call.query.get("resourceVersion");
     if let Some(token) = call.query.get("continue") {
         let place = ContinueToken::read(token)?;
@@ -212,14 +213,14 @@ async fn source(
         }
         if let Ok(rv) = u64::try_from(place.rv) {
             return match exact(call, rv).await {
-                Ok(objects) => Ok((objects, rv, Some(place.start))),
+                Ok((objects, from)) => Ok((objects, rv, Some(place.start), from)),
                 Err(e) if e.code == 410 => Err(place.expired()),
                 Err(e) => Err(e),
             };
         }
         let rv = newest(call).await?;
         let (objects, shown) = cache.candidates(selection);
-        return Ok((objects, rv.max(shown), Some(place.start)));
+        return Ok((objects, rv.max(shown), Some(place.start), cached));
     }
     let asked = read_revision(given)
         .map_err(|e| Status::bad_request(format!("invalid resource version: {e}")))?;
@@ -231,7 +232,10 @@ async fn source(
     let revision = match asked {
         None => newest(call).await?,
         Some(0) => call.state.cache().revision(),
-        Some(rv) if is_exact => return Ok((exact(call, rv).await?, rv, None)),
+        Some(rv) if is_exact => {
+            let (objects, from) = exact(call, rv).await?;
+            return Ok((objects, rv, None, from));
+        }
         Some(rv) => {
             call.state.reach(rv).await?;
             call.state.cache().revision()
@@ -239,11 +243,11 @@ async fn source(
     };
     // The cache may have moved on since: the list says what it shows.
     let (objects, shown) = cache.candidates(selection);
-    Ok((objects, revision.max(shown), None))
+    Ok((objects, revision.max(shown), None, cached))
 }
 
 /// The objects at an exact revision: from the ring, or from the store's older versions.
-async fn exact(call: &Call, revision: u64) -> Result<Objects, Status> {
+async fn exact(call: &Call, revision: u64) -> Result<(Objects, ListedFrom), Status> {
     call.state.reach(revision).await?;
     let (cache, store, prefix) = (call.cache()?, call.state.store(), prefix(call));
     let failed = |e| match e {
@@ -256,28 +260,30 @@ async fn exact(call: &Call, revision: u64) -> Result<Objects, Status> {
     // changes goes back further than what is promised.
     store.get(prefix.clone(), revision).await.map_err(failed)?;
     if let Ok(objects) = cache.at(revision) {
-        return Ok(objects);
+        return Ok((objects, ListedFrom::Cache(None)));
     }
     let page = store
         .range(prefix.clone(), prefix.clone(), 0, revision)
         .await;
     let page = page.map_err(failed)?;
+    cache.figures.read_from_store(page.items.len());
     let objects = objects_of(&cache.row, page.items);
-    Ok(objects.map(|o| (o.key.clone(), o)).collect())
+    let objects = objects.map(|o| (o.key.clone(), o)).collect();
+    Ok((objects, ListedFrom::Store))
 }
 
 fn prefix(call: &Call) -> bytes::Bytes {
     format!("{}/", call.row.storage_prefix).into()
 }
 
-/// One page; `limit` 0 for all.
+/// One page, and how many objects were looked at for it; `limit` 0 for all.
 fn page(
     objects: &Objects,
     selection: &Selection,
     revision: u64,
     start: Option<&str>,
     limit: usize,
-) -> List {
+) -> (List, usize) {
     let mut walk = walk(objects, &selection.namespace, start);
     let everything = selection.is_everything();
     let mut list = List {
@@ -286,7 +292,9 @@ fn page(
         next: String::new(),
         remaining: None,
     };
+    let mut walked = 0;
     for o in walk.by_ref() {
+        walked += 1;
         if !everything && !selection.matches(o) {
             continue;
         }
@@ -299,5 +307,5 @@ fn page(
         }
         list.objects.push(o.clone());
     }
-    list
+    (list, walked)
 }

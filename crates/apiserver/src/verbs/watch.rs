@@ -21,6 +21,7 @@ use crate::codec;
 use crate::http::body::Body;
 use crate::http::negotiate::{Encoding, Shape};
 use crate::metrics::requests::Watching;
+use crate::metrics::watch_cache::{WatchFigures, watch_listed};
 use crate::object::partial_metadata;
 use crate::render;
 use crate::state::State;
@@ -47,6 +48,8 @@ struct Start {
     /// A bookmark ends the initial events.
     mark_initial: bool,
     revision: u64,
+    /// When it was asked for.
+    asked_at: Instant,
 }
 
 /// Watches objects.
@@ -114,7 +117,7 @@ fn check_options(call: &Call) -> Result<(), Status> {
 }
 
 async fn start(call: &Call, selection: &Selection) -> Result<Start, Status> {
-    let cache = call.cache()?;
+    let (cache, asked_at) = (call.cache()?, Instant::now());
     let asked = read_revision(call.query.get("resourceVersion")).map_err(|e| unread(&e))?;
     // A watch that begins with the objects of now is one that asks for them, as upstream.
     let initial = match call.query.tristate("sendInitialEvents") {
@@ -139,6 +142,7 @@ async fn start(call: &Call, selection: &Selection) -> Result<Start, Status> {
                 cursor,
                 mark_initial: false,
                 revision: r,
+                asked_at,
             });
         }
     }
@@ -150,6 +154,7 @@ async fn start(call: &Call, selection: &Selection) -> Result<Start, Status> {
         cursor,
         mark_initial: initial == Some(true) && call.query.flag("allowWatchBookmarks"),
         revision: revision.max(shown),
+        asked_at,
     })
 }
 
@@ -206,6 +211,7 @@ fn stream(
         mut cursor,
         mark_initial,
         revision,
+        asked_at,
     } = start;
     let watching = frames.watching(&state, &selection.namespace);
     async_stream::stream! {
@@ -239,7 +245,9 @@ fn stream(
             }
         }
         if mark_initial {
-            yield Ok(frames.bookmark(revision, true));
+            let bookmark = frames.bookmark(revision, true);
+            frames.whole(&selection, asked_at.elapsed());
+            yield Ok(bookmark);
         }
         let mut sent = revision;
         // One for the end and for bookmarks, made once: it would be entered into a list that all
@@ -318,6 +326,7 @@ struct Frames {
     encoding: Encoding,
     shape: Shape,
     stored: bool,
+    figures: WatchFigures,
     rows: Option<table::Rows>,
     /// Column definitions go with the first row only.
     head_sent: bool,
@@ -343,6 +352,7 @@ impl Frames {
             encoding: call.accept.encoding,
             shape: call.accept.shape.clone(),
             stored: call.in_storage_version(),
+            figures: WatchFigures::of(&call.row, &call.version.version),
             rows,
             head_sent: false,
             asked: AskedConversion::of(&call.row),
@@ -355,6 +365,22 @@ impl Frames {
         let (row, version) = (&self.row, &self.version.version);
         let metrics = &state.metrics().requests;
         metrics.watching(&row.group, version, &row.resource, namespace)
+    }
+
+    /// A list that was asked for as a watch has been sent.
+    fn whole(&self, selection: &Selection, took: Duration) {
+        let scope = match (selection.only_name(), selection.namespace.is_empty()) {
+            (Some(_), _) => "resource",
+            (None, false) => "namespace",
+            (None, true) => "cluster",
+        };
+        watch_listed(&self.row, &self.version.version, scope, took);
+    }
+
+    /// Counts a frame that goes to the client.
+    fn sent(&self, frame: Bytes) -> Bytes {
+        self.figures.sent(frame.len());
+        frame
     }
 
     /// Waits for the conversions of objects that are about to be written, all at once.
@@ -427,12 +453,17 @@ impl Frames {
     fn event(&mut self, e: &Event, kind: EventType, object: &Object) -> Result<Bytes, Status> {
         let shared = self.stored && self.converted.is_empty();
         if shared && self.encoding != Encoding::Proto && self.shape == Shape::Full {
-            return Ok(e.frame(kind, object));
+            return Ok(self.sent(e.frame(kind, object)));
         }
         self.object(kind, object)
     }
 
     fn object(&mut self, kind: EventType, o: &Object) -> Result<Bytes, Status> {
+        let frame = self.object_frame(kind, o)?;
+        Ok(self.sent(frame))
+    }
+
+    fn object_frame(&mut self, kind: EventType, o: &Object) -> Result<Bytes, Status> {
         let word = kind.word();
         let converted = self.converted.get(&address(o)).map(|(_, o)| o.clone());
         let o = converted.as_deref().unwrap_or(o);
@@ -484,6 +515,11 @@ impl Frames {
     }
 
     fn bookmark(&mut self, revision: u64, initial_end: bool) -> Bytes {
+        let frame = self.bookmark_frame(revision, initial_end);
+        self.sent(frame)
+    }
+
+    fn bookmark_frame(&mut self, revision: u64, initial_end: bool) -> Bytes {
         let mut meta =
             json!({ "resourceVersion": revision.to_string(), "creationTimestamp": null });
         if initial_end {
@@ -528,11 +564,15 @@ impl Frames {
                 "BOOKMARK",
                 &codec::envelope(word("apiVersion"), word("kind"), &raw),
             ),
-            Err(s) => self.error(&s),
+            Err(s) => self.error_frame(&s),
         }
     }
 
     fn error(&self, s: &Status) -> Bytes {
+        self.sent(self.error_frame(s))
+    }
+
+    fn error_frame(&self, s: &Status) -> Bytes {
         let value = s.to_json();
         if self.encoding == Encoding::Proto
             && let Ok(raw) = codec::to_proto(&codec::common().status, &value)
