@@ -8,6 +8,7 @@ use registry::{Kinds, Row};
 use store::{Store, StoreError};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use wire::serve::Lanes;
 
 use crate::aggregation::{self, Aggregation};
@@ -34,6 +35,7 @@ struct Inner {
     ways: Ways,
     heavy: Arc<Semaphore>,
     lanes: Lanes,
+    in_flight: TaskTracker,
 }
 
 /// Requests with much to decode that run at once: as many as there are processors, since they only
@@ -43,8 +45,8 @@ fn heavy_places() -> usize {
 }
 
 impl ApiServer {
-    /// Loads the cache and starts to follow the store; serves nothing yet. `stop` ends watches
-    /// and the cache.
+    /// Loads the cache and starts to follow the store; serves nothing yet. `stop` ends everything,
+    /// so [`ApiServer::drain`] comes before it.
     pub async fn new(
         config: Config,
         store: Arc<dyn Store>,
@@ -78,6 +80,7 @@ impl ApiServer {
             ways: Ways::default(),
             heavy: Arc::new(Semaphore::new(heavy_places())),
             lanes: config.lanes,
+            in_flight: TaskTracker::new(),
         })))
     }
 
@@ -106,6 +109,11 @@ impl ApiServer {
     pub(crate) fn lanes(&self) -> &Lanes {
         &self.0.lanes
     }
+    /// Requests that the end of serving waits for: all but watches and other streams. It is closed
+    /// when no more are taken.
+    pub(crate) fn in_flight(&self) -> &TaskTracker {
+        &self.0.in_flight
+    }
     /// How users were last allowed to act as others.
     pub(crate) fn ways(&self) -> &Ways {
         &self.0.ways
@@ -125,7 +133,7 @@ impl ApiServer {
     ) -> Result<(), StoreError> {
         self.state().change_rows(change).await
     }
-    /// Cancelled when the server shuts down.
+    /// See [`State::stop`].
     pub fn stop(&self) -> &CancellationToken {
         self.state().stop()
     }
@@ -180,9 +188,15 @@ impl ApiServer {
     }
 
     /// Takes this server out of the endpoints of the `kubernetes` Service, and is not ready any more;
-    /// call it before `stop` is cancelled. It goes on serving.
+    /// call it before [`ApiServer::drain`]. It goes on serving.
     pub async fn leave(&self) -> Result<(), Status> {
         self.state().leave();
         endpoints::leave(&self.0.loopback, &self.0.presence).await
+    }
+
+    /// Takes no new connections and requests from now on, and ends watches; [`ApiServer::serve`]
+    /// returns when the requests that run have their answers. Only then is `stop` to be cancelled.
+    pub fn drain(&self) {
+        self.state().draining().cancel();
     }
 }

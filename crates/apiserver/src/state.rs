@@ -52,6 +52,7 @@ struct Inner {
     token_uses: mpsc::Sender<TokenUse>,
     bootstrapped: AtomicBool,
     leaving: AtomicBool,
+    draining: CancellationToken,
     stop: CancellationToken,
 }
 
@@ -106,7 +107,7 @@ pub struct TokenUse {
 
 impl State {
     /// Loads the cache and starts to follow the store, until `stop`. Gives with the state the
-    /// uses of tokens that rules note.
+    /// uses of tokens that rules note. Watches end before it, when the server drains.
     pub async fn start(
         settings: Settings,
         authorizers: Vec<Arc<dyn Authorizer>>,
@@ -123,6 +124,12 @@ impl State {
         let configurations = Arc::new(Configurations::default());
         let observers = Arc::new(Both(access.clone(), configurations.clone()));
         let cache = Cache::start(store.clone(), rows, observers, stop.clone()).await?;
+        let draining = stop.child_token();
+        let (watched, door) = (cache.clone(), draining.clone());
+        tokio::spawn(async move {
+            door.cancelled().await;
+            watched.end_watches();
+        });
         let (token_uses, noted) = mpsc::channel(TOKEN_USES);
         let flow_control = FlowControl::new(&settings);
         let figures = Metrics::new(&metrics, &name);
@@ -144,6 +151,7 @@ impl State {
             token_uses,
             bootstrapped: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
+            draining,
             stop,
         }));
         Ok((state, noted))
@@ -225,9 +233,14 @@ impl State {
         self.0.leaving.store(true, Ordering::Release);
     }
     pub fn is_leaving(&self) -> bool {
-        self.0.leaving.load(Ordering::Acquire) || self.stop().is_cancelled()
+        self.0.leaving.load(Ordering::Acquire) || self.draining().is_cancelled()
     }
-    /// Cancelled when the server shuts down.
+    /// Cancelled when the server takes no new requests any more, at the latest when it stops; those
+    /// that run still have the cache and the store.
+    pub fn draining(&self) -> &CancellationToken {
+        &self.0.draining
+    }
+    /// Cancelled when the server stops: nobody is served any more.
     pub fn stop(&self) -> &CancellationToken {
         &self.0.stop
     }

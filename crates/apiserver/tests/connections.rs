@@ -65,6 +65,7 @@ async fn start(limits: Limits) -> Running {
         tls,
         handle,
         end,
+        std::future::ready(()),
     ));
     Running {
         address: at.to_string(),

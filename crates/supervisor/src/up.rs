@@ -73,8 +73,18 @@ enum DesiredNodeState {
     End,
 }
 
-/// Time that a child gets to end by itself.
+/// Time that a machine gets to end by itself.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// Time that a process gets: a server's requests have the time of a request (60 s), and what comes
+/// before and after them a few seconds. One with none in flight ends at once.
+const PROCESS_PATIENCE: Duration = Duration::from_secs(75);
+
+fn patience(child: &Child) -> Duration {
+    match child {
+        Child::Machine(_) => PATIENCE,
+        Child::Process { .. } => PROCESS_PATIENCE,
+    }
+}
 
 /// What all keepers share.
 struct Shared {
@@ -168,7 +178,7 @@ async fn keep(
     loop {
         if *wish.borrow_and_update() != DesiredNodeState::Run {
             if let Some(record) = adopted.take() {
-                process::stop(&record, PATIENCE).await;
+                process::stop(&record, patience(&child)).await;
             }
             shared.clean_up(&child).await;
             phase.send_replace(Phase::Stopped);
@@ -202,18 +212,18 @@ async fn keep(
             }
             _ = wish.changed() => {
                 let wished = *wish.borrow();
-                end(&record, wished).await;
+                end(&record, wished, patience(&child)).await;
             }
         }
     }
 }
 
-async fn end(record: &Record, wish: DesiredNodeState) {
+async fn end(record: &Record, wish: DesiredNodeState, patience: Duration) {
     if wish == DesiredNodeState::Kill {
         process::signal(record, Signal::KILL);
         process::ended(record).await;
     } else {
-        process::stop(record, PATIENCE).await;
+        process::stop(record, patience).await;
     }
 }
 
@@ -640,7 +650,7 @@ pub async fn down_orphans(layout: Layout) -> Result<usize, UpError> {
     for child in shared.recipe().all() {
         let path = shared.layout.record(child.name());
         if let Some(record) = Record::read(&path).filter(Record::is_alive) {
-            process::stop(&record, PATIENCE).await;
+            process::stop(&record, patience(&child)).await;
             ended += 1;
         }
         shared.clean_up(&child).await;

@@ -324,7 +324,8 @@ pub fn allow_open_files() {
     }
 }
 
-/// Cancelled by TERM or INT.
+/// Cancelled by TERM or INT. The second of them ends the process at once, whatever is in flight; as
+/// upstream.
 pub fn until_signal() -> Result<CancellationToken> {
     let stop = CancellationToken::new();
     let (mut term, mut int) = (
@@ -333,8 +334,13 @@ pub fn until_signal() -> Result<CancellationToken> {
     );
     let ended = stop.clone();
     tokio::spawn(async move {
-        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
-        ended.cancel();
+        for is_second in [false, true] {
+            tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+            if is_second {
+                std::process::exit(1);
+            }
+            ended.cancel();
+        }
     });
     Ok(stop)
 }

@@ -49,7 +49,8 @@ pub struct Peer {
 
 /// A client that does not finish its TLS handshake in this time is dropped.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time that running requests get after the shutdown signal; watches are ended by their server.
+/// Time that connections get to end once the shutdown signal has come and what their server waits
+/// for is settled; watches are ended by their server.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Streams of one HTTP/2 connection: a client-go process holds a watch per kind in one.
 const MAX_STREAMS: u32 = 1_000;
@@ -80,22 +81,36 @@ pub async fn serve<H, F, B>(
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let connections = Connections::new(Limits::of_this_process());
-    serve_within(connections, Lanes::ONE, listener, tls, handle, shutdown).await;
+    let settled = std::future::ready(());
+    serve_within(
+        connections,
+        Lanes::ONE,
+        listener,
+        tls,
+        handle,
+        shutdown,
+        settled,
+    )
+    .await;
 }
 
-/// As [`serve`], with a table of connections of the caller's, and where they run.
-pub async fn serve_within<H, F, B>(
+/// As [`serve`], with a table of connections of the caller's, and where they run. After `shutdown`
+/// connections may last until `settled` is over, which is polled from then on, and some seconds more;
+/// when none is left, nothing is waited for.
+pub async fn serve_within<H, F, B, S>(
     connections: Connections,
     lanes: Lanes,
     listener: TcpListener,
     tls: Arc<rustls::ServerConfig>,
     handle: H,
     shutdown: CancellationToken,
+    settled: S,
 ) where
     H: Fn(Request<RequestBody>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data = bytes::Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    S: Future<Output = ()> + Send,
 {
     let acceptor = TlsAcceptor::from(tls);
     let tasks = TaskTracker::new();
@@ -132,7 +147,15 @@ pub async fn serve_within<H, F, B>(
     }
     drop(listener);
     tasks.close();
-    let _ = tokio::time::timeout(DRAIN_TIMEOUT, tasks.wait()).await;
+    let patience = async {
+        settled.await;
+        tokio::time::sleep(DRAIN_TIMEOUT).await;
+    };
+    tokio::select! {
+        biased;
+        () = tasks.wait() => {}
+        () = patience => {}
+    }
 }
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -166,6 +189,8 @@ where
     let stream = tokio::select! {
         done = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)) => done??,
         () = connection.evicted() => return Ok(()),
+        // It has asked for nothing yet.
+        () = shutdown.cancelled() => return Ok(()),
     };
     let certificates = stream.get_ref().1.peer_certificates();
     let peer = Peer {

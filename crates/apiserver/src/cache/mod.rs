@@ -338,9 +338,16 @@ impl Cache {
         }
     }
 
+    /// Ends all watchers of what is cached: each of them would otherwise look for itself, at every
+    /// event, whether the server stops. Reads go on.
+    pub fn end_watches(&self) {
+        let mut all = self.all();
+        all.sort_by(|a, b| a.row.storage_prefix.cmp(&b.row.storage_prefix));
+        all.iter().for_each(|cache| cache.close());
+    }
+
     /// Keeps up with the store until `stop`: a watch that ends is opened again where it was, and
-    /// when the versions in between are gone everything is read again. Then all watchers end: each
-    /// of them would otherwise look for itself, at every event, whether the server stops.
+    /// when the versions in between are gone everything is read again. Then all watchers end.
     async fn follow(
         self: Arc<Self>,
         mut from: Revision,
@@ -365,9 +372,7 @@ impl Cache {
             () = stop.cancelled() => {}
             () = work => {}
         }
-        let mut all = self.all();
-        all.sort_by(|a, b| a.row.storage_prefix.cmp(&b.row.storage_prefix));
-        all.iter().for_each(|cache| cache.close());
+        self.end_watches();
     }
 
     /// Follows one watch to its end. It covers all keys, not only objects: so every revision of

@@ -320,7 +320,7 @@ impl ResourceCache {
         }
     }
 
-    /// Ends all watchers: the row is gone, or another one has taken its place.
+    /// Ends all watchers: the row is gone, another one has taken its place, or the server drains.
     pub(super) fn close(&self) {
         let mut state = self.state.write();
         state.closed = true;

@@ -14,6 +14,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use api::Status;
+use api::status::Details;
 use bytes::Bytes;
 use clock::Instant;
 use futures::FutureExt;
@@ -51,7 +52,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 struct LocalIdentity(Arc<UserInfo>);
 
 impl ApiServer {
-    /// Serves HTTPS until the server stops.
+    /// Serves HTTPS until the server drains; returns when what runs has ended or had its time.
     pub async fn serve(&self, listener: TcpListener, tls: Arc<rustls::ServerConfig>) {
         let server = self.clone();
         let handle = move |request| {
@@ -59,8 +60,17 @@ impl ApiServer {
             async move { server.handle(request).await }
         };
         let connections = Connections::new(Limits::of_this_process());
-        let (lanes, stop) = (self.lanes().clone(), self.stop().clone());
-        wire::serve::serve_within(connections, lanes, listener, tls, handle, stop).await;
+        let (lanes, draining) = (self.lanes().clone(), self.state().draining().clone());
+        let settled = async {
+            let running = self.in_flight();
+            running.close();
+            let ended = tokio::time::timeout(REQUEST_TIMEOUT, running.wait());
+            if ended.await.is_err() {
+                tracing::warn!("{} requests are cut off by the server's end", running.len());
+            }
+        };
+        wire::serve::serve_within(connections, lanes, listener, tls, handle, draining, settled)
+            .await;
     }
 
     /// A service for clients in this process; it is the named user, without socket and TLS, and
@@ -88,7 +98,11 @@ impl ApiServer {
             .insert(audit::Numbered::new(id.clone(), started));
         let query = Query::parse(head.uri.query().unwrap_or_default());
         let info = Arc::new(RequestInfo::parse(&head.method, head.uri.path(), &query));
+        // Counted before it is looked whether the door is closed: so it is refused or waited for.
+        let in_flight = (!info.long_running()).then(|| self.in_flight().token());
+        let is_local = head.extensions.get::<LocalIdentity>().is_some();
         let limit = match info.long_running() {
+            _ if self.in_flight().is_closed() && !is_local => Err(draining()),
             true => Ok(None),
             false => options::patience(query.get("timeout"), REQUEST_TIMEOUT).map(Some),
         };
@@ -135,6 +149,8 @@ impl ApiServer {
         response.headers_mut().entry(audit::ID).or_insert(id);
         if is_head {
             response.map(|_| Body::empty())
+        } else if !info.long_running() && response.body().is_stream() {
+            response.map(|body| body.holding(in_flight))
         } else {
             response
         }
@@ -480,6 +496,16 @@ fn sent_seated(body: Body, seat: Seat) -> Body {
         drop(seat);
     });
     body.holding(end)
+}
+
+/// The answer to a request that comes after the door was closed; as upstream.
+fn draining() -> Status {
+    let mut status = Status::unavailable("apiserver is shutting down");
+    status.details = Some(Details {
+        retry_after_seconds: 1,
+        ..Details::default()
+    });
+    status
 }
 
 /// A connection whose request has shown credentials is not among the first to be closed when

@@ -265,7 +265,8 @@ pub async fn run(args: ServerArgs, scope: Scope) -> Result<()> {
     let listener = TcpListener::bind((args.bind_address, args.port))
         .await
         .with_context(|| format!("listening on {}:{}", args.bind_address, args.port))?;
-    // The API's own end comes after that of its in-process clients.
+    // The API's own end comes after that of its in-process clients, and of the requests that run:
+    // these need its cache and its store to the last.
     let api_stop = CancellationToken::new();
     let (store, encrypted, stale, rules) = encrypted(&args, &datastore, &dir, &stop).await?;
     config.settings.keys = Some(encrypted.clone());
@@ -326,8 +327,9 @@ pub async fn run(args: ServerArgs, scope: Scope) -> Result<()> {
     if let Some(mut parts) = parts {
         while parts.join_next().await.is_some() {}
     }
-    api_stop.cancel();
+    server.drain();
     serving.await?;
+    api_stop.cancel();
     drop(large);
     server.finish_audit().await;
     tracers.finish().await;
