@@ -76,6 +76,7 @@ export interface ContainerStatus {
 
 export interface PodSpec {
   nodeName?: string;
+  hostNetwork?: boolean;
   containers: Container[];
   initContainers?: Container[];
   ephemeralContainers?: Container[];

@@ -2,19 +2,22 @@
 // is asked for again and again: every 15 s, and only while the page is visible. What came before
 // the page was opened is not known; what is kept has a bound.
 
-import { signal } from '@preact/signals';
+import { computed, effect, signal, untracked } from '@preact/signals';
+import { useEffect } from 'preact/hooks';
 import { ApiError, get, pathOf } from './api';
+import { may, rules } from './discovery';
 import { quantity } from './model/format';
+import { fills, toAsk, whyNone, type Asked, type Counters, type Fill, type Summary } from './model/statistics';
 import { scope, token } from './state';
 
 /** Milliseconds between two questions; the kubelet measures no more often. */
 const EVERY_MS = 15_000;
 /** Samples kept of each line: an hour. */
 const KEEP = 240;
+/** Seconds after which what was not heard of is dropped. */
+const FORGET_S = 300;
 /** Containers of which the past is kept; beyond, only the last figure of each. */
 const MANY = 1_000;
-/** Nodes that are asked for their network's counters: one request each. */
-const MOST_NODES = 30;
 
 /** A line over time; `times` in seconds, as plots want them. */
 export interface Line {
@@ -25,6 +28,12 @@ export interface Line {
 export interface Use {
   cpu: Line;
   memory: Line;
+}
+
+/** Bytes per second. */
+export interface Traffic {
+  received: Line;
+  sent: Line;
 }
 
 export interface Usage {
@@ -40,21 +49,44 @@ export interface Usage {
   /** Sums of each pod's containers, by `namespace/pod`. */
   pods: Map<string, { cpu: number; memory: number }>;
   /** By `namespace/pod`: bytes per second, where nodes may be asked. */
-  network: Map<string, { received: Line; sent: Line }>;
+  network: Map<string, Traffic>;
+  /** By node, where it may be asked. */
+  nodeNetwork: Map<string, Traffic>;
+  /** How full claims are that are mounted, by `namespace/claim`. */
+  claims: Map<string, Fill & { at: number }>;
 }
 
 const line = (): Line => ({ times: [], values: [] });
 const fresh = (): Usage => ({
   at: 0, cpu: line(), memory: line(), received: line(), sent: line(),
-  nodes: new Map(), containers: new Map(), pods: new Map(), network: new Map(),
+  nodes: new Map(), containers: new Map(), pods: new Map(), network: new Map(), nodeNetwork: new Map(), claims: new Map(),
 });
 
 let usage = fresh();
 /** Counts answers: who shows usage reads this, and is drawn again with each. */
 export const usageTick = signal(0);
 export const usageError = signal<ApiError | null>(null);
-/** Whether nodes may be asked for their network. */
-export const networkSeen = signal<boolean | null>(null);
+/** The nodes that metrics are known of; null where this user may not see them. */
+const known = signal<readonly string[] | null | undefined>(undefined);
+/** The nodes that the page is about; null for a page about all. */
+const about = signal<readonly string[] | null>(null);
+/** Whether a node's statistics were refused. */
+const refused = signal(false);
+
+/** Which nodes are asked for their statistics, of how many. */
+export const askedNodes = computed<Asked>(() => toAsk(known.value, about.value));
+/** Why nodes' statistics are not to be had, in a sentence; empty where they come. */
+export const noStatistics = computed(() => whyNone(refused.value, known.value, askedNodes.value, about.value));
+
+/** While the component is shown only these nodes are asked for their statistics. */
+export function useAbout(names: readonly string[]): void {
+  useEffect(() => {
+    about.value = names;
+    return () => {
+      about.value = null;
+    };
+  }, [names.join(' ')]);
+}
 
 export function used(): Usage {
   void usageTick.value;
@@ -83,36 +115,33 @@ interface Metrics {
   containers?: { name: string; usage: Record<string, string> }[];
 }
 
-interface Counters {
-  time?: string;
-  rxBytes?: number;
-  txBytes?: number;
-}
-
-interface Summary {
-  node?: { network?: Counters };
-  pods?: { podRef: { name: string; namespace: string }; network?: Counters }[];
-}
-
 const METRICS = ['metrics.k8s.io', 'v1beta1'] as const;
 
 async function sample(): Promise<void> {
   const mine = usage;
+  // Nodes that the page is about are known without metrics.
+  const early = !!about.value;
+  const [metrics] = await Promise.allSettled([sampleMetrics(mine), early ? askStatistics(0) : null]);
+  if (!early && mine === usage) await askStatistics(0);
+  if (mine !== usage) return;
+  usageTick.value += 1;
+  if (metrics.status === 'rejected') throw metrics.reason;
+  usageError.value = null;
+}
+
+async function sampleMetrics(mine: Usage): Promise<void> {
   const [nodes, pods] = await Promise.all([
     get<{ items: Metrics[] }>(pathOf(...METRICS, 'nodes')).catch(refusedIsNone),
     get<{ items: Metrics[] }>(pathOf(...METRICS, 'pods', scope.value)).catch(refusedIsNone),
   ]);
   if (mine !== usage) return;
+  known.value = nodes && nodes.items.map((n) => n.metadata.name);
   if (!nodes && !pods) throw new ApiError(403, 'Forbidden', 'You may not see what nodes and pods use.');
   const at = Math.round(Date.now() / 1000);
   if (!nodes?.items.length && !pods?.items.length) throw new ApiError(0, '', 'No node says what is used.');
   if (nodes) takeNodes(nodes.items, at);
   if (pods) takePods(pods.items, at, !nodes || !!scope.value);
-  if (nodes) await network(nodes.items.map((n) => n.metadata.name), at, mine);
-  if (mine !== usage) return;
   usage.at = at;
-  usageError.value = null;
-  usageTick.value += 1;
 }
 
 function refusedIsNone(e: unknown): null {
@@ -168,9 +197,9 @@ function takePods(items: Metrics[], at: number, alone: boolean): void {
   forget(usage.containers, at);
 }
 
-/** Drops what has not been heard of for five minutes. */
+/** Drops what has not been heard of for long. */
 function forget(of: Map<string, Use>, at: number): void {
-  for (const [key, { cpu }] of of) if ((cpu.times.at(-1) ?? 0) < at - 300) of.delete(key);
+  for (const [key, { cpu }] of of) if ((cpu.times.at(-1) ?? 0) < at - FORGET_S) of.delete(key);
 }
 
 /** The last counters of each node and pod, since rates are differences. */
@@ -188,37 +217,56 @@ function rate(key: string, now: Counters | undefined): { rx: number; tx: number 
   return { rx: (now.rxBytes - before.rx) / seconds, tx: (now.txBytes - before.tx) / seconds };
 }
 
-async function network(names: string[], at: number, mine: Usage): Promise<void> {
-  if (networkSeen.value === false || names.length > MOST_NODES) return;
+/** When each node was asked last, in milliseconds. */
+let askedAt = new Map<string, number>();
+/** Rounds in which it was not known what this user may. */
+let blind = 0;
+
+/** Asks nodes for their statistics, except those that were asked less than `pause` ago. */
+async function askStatistics(pause: number): Promise<void> {
+  const mine = usage;
+  // What is surely refused is not asked for; where rights stay unknown the answer says it.
+  if (refused.value || (!rules.value && ++blind < 3)) return;
+  const due = askedNodes.value.names.filter((n) => Date.now() - (askedAt.get(n) ?? 0) >= pause);
+  const names = due.filter((n) => may('get', '', 'nodes/proxy', n));
+  if (due.length && !names.length) refused.value = true;
+  for (const name of names) askedAt.set(name, Date.now());
   const ask = (name: string) =>
     get<Summary>(pathOf('', 'v1', 'nodes', '', name) + '/proxy/stats/summary').catch((e: unknown) => {
-      if (e instanceof ApiError && e.forbidden) networkSeen.value = false;
+      if (mine === usage && e instanceof ApiError && e.forbidden) refused.value = true;
       return null;
     });
   const answers = await Promise.all(names.map(ask));
-  if (mine !== usage) return;
+  if (mine === usage && names.length) takeStatistics(names, answers);
+}
+
+function takeStatistics(names: string[], answers: (Summary | null)[]): void {
+  const at = Math.round(Date.now() / 1000);
   let [rx, tx, any] = [0, 0, false];
   for (const [index, summary] of answers.entries()) {
-    const node = rate(`node ${names[index]}`, summary?.node?.network);
+    const name = names[index] ?? '';
+    const node = takeNetwork(usage.nodeNetwork, `node ${name}`, name, summary?.node?.network, at);
     if (node && !scope.value) [rx, tx, any] = [rx + node.rx, tx + node.tx, true];
-    for (const pod of summary?.pods ?? []) {
-      const found = takeNetwork(pod, at);
-      if (found && scope.value === pod.podRef.namespace) [rx, tx, any] = [rx + found.rx, tx + found.tx, true];
+    for (const { podRef, network } of summary?.pods ?? []) {
+      const key = `${podRef.namespace}/${podRef.name}`;
+      const found = takeNetwork(usage.network, `pod ${key}`, key, network, at);
+      if (found && scope.value === podRef.namespace) [rx, tx, any] = [rx + found.rx, tx + found.tx, true];
     }
+    for (const [key, fill] of fills(summary)) usage.claims.set(key, { ...fill, at });
   }
-  if (!any) return;
-  networkSeen.value = true;
+  for (const [key, fill] of usage.claims) if (fill.at < at - FORGET_S) usage.claims.delete(key);
+  // A sum of some nodes is no sum.
+  if (!any || !known.value?.every((n) => names.includes(n))) return;
   add(usage.received, at, rx);
   add(usage.sent, at, tx);
 }
 
-function takeNetwork(pod: NonNullable<Summary['pods']>[number], at: number): { rx: number; tx: number } | null {
-  const key = `${pod.podRef.namespace}/${pod.podRef.name}`;
-  const found = rate(`pod ${key}`, pod.network);
+function takeNetwork(all: Map<string, Traffic>, counter: string, key: string, now: Counters | undefined, at: number): { rx: number; tx: number } | null {
+  const found = rate(counter, now);
   if (!found) return null;
-  let to = usage.network.get(key);
-  if (!to) usage.network.set(key, (to = { received: line(), sent: line() }));
-  const keep = usage.network.size > MANY ? 2 : KEEP;
+  let to = all.get(key);
+  if (!to) all.set(key, (to = { received: line(), sent: line() }));
+  const keep = all.size > MANY ? 2 : KEEP;
   add(to.received, at, found.rx, keep);
   add(to.sent, at, found.tx, keep);
   return found;
@@ -235,7 +283,10 @@ export function followUsage(ready: () => boolean): void {
       last = key;
       usage = fresh();
       counters = new Map();
-      networkSeen.value = null;
+      askedAt = new Map();
+      blind = 0;
+      known.value = undefined;
+      refused.value = false;
       usageError.value = null;
     }
     if (token.value && ready() && document.visibilityState === 'visible') {
@@ -247,10 +298,16 @@ export function followUsage(ready: () => boolean): void {
     timer = window.setTimeout(() => void ask(), EVERY_MS);
   };
   document.addEventListener('visibilitychange', () => {
-    if (document.visibilityState === 'visible') void ask();
+    // Who sends this event may itself follow signals: what is read here is none of them.
+    if (document.visibilityState === 'visible') untracked(() => void ask());
   });
   token.subscribe(() => void ask());
   scope.subscribe(() => void ask());
+  // A page about certain nodes does not wait for its turn.
+  effect(() => {
+    if (!about.value || !rules.value) return;
+    untracked(() => void askStatistics(EVERY_MS / 2).then(() => (usageTick.value += 1)));
+  });
 }
 
 /** What a pod uses; nothing where that is not known. */

@@ -3,7 +3,7 @@
 import type { ComponentChildren } from 'preact';
 import { useMemo } from 'preact/hooks';
 import { useLive } from '../live';
-import { mayList, scoped } from '../discovery';
+import { may, mayList, scoped } from '../discovery';
 import { patch, words } from '../api';
 import { bytes, cores, plural, quantity } from '../model/format';
 import { podState } from '../model/pods';
@@ -12,8 +12,8 @@ import { href } from '../state';
 import type { Condition, Event, Node, Pod } from '../types';
 import { Events } from '../ui/events';
 import { Age, Badge, Empty, Facts, Heading, Labels, lately, Meter, Section, Shown, tell } from '../ui/parts';
-import { Plot } from '../ui/plot';
-import { lastOf, used } from '../usage';
+import { NetworkPlot, Plot } from '../ui/plot';
+import { lastOf, noStatistics, used, useAbout } from '../usage';
 import { PodTable } from './pods';
 
 /** Whether a pod still takes room. */
@@ -131,6 +131,7 @@ export function NodePage({ name }: { name: string }) {
 function Whole({ node, pods, events, table }: { node: Node; pods: Pod[]; events: ComponentChildren; table: ComponentChildren }) {
   const { name } = node.metadata;
   const info = node.status?.nodeInfo ?? {};
+  useAbout([name]);
   const use = used().nodes.get(name);
   const off = !!node.spec?.unschedulable;
   const cordon = async () => {
@@ -144,7 +145,7 @@ function Whole({ node, pods, events, table }: { node: Node; pods: Pod[]; events:
   return (
     <>
       <Heading title={name} sub={<><Badge {...nodeState(node)} /> <span class="quiet">node, <Age of={node.metadata.creationTimestamp} /> old</span></>}>
-        <button onClick={() => void cordon()}>{off ? 'Uncordon' : 'Cordon'}</button>
+        {may('patch', '', 'nodes', name) && <button onClick={() => void cordon()}>{off ? 'Uncordon' : 'Cordon'}</button>}
         <a class="button" href={href('o', 'core', 'v1', 'nodes', name) + '?tab=yaml'}>YAML</a>
       </Heading>
       <div class="columns">
@@ -162,6 +163,7 @@ function Whole({ node, pods, events, table }: { node: Node; pods: Pod[]; events:
       <div class="plots">
         <Plot title="CPU" series={[{ name: 'CPU', line: use?.cpu ?? NONE }]} format={cores} />
         <Plot title="Memory" series={[{ name: 'Memory', line: use?.memory ?? NONE }]} format={bytes} />
+        <NetworkPlot of={used().nodeNetwork.get(name)} instead={noStatistics.value} />
       </div>
       <Section title="Conditions"><Conditions all={node.status?.conditions} goodFalse={(t) => t !== 'Ready'} /></Section>
       <Section title="Pods">{table}</Section>

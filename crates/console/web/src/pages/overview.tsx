@@ -9,8 +9,8 @@ import { href, scope } from '../state';
 import type { Claim, Event, Node, Pod, Workload } from '../types';
 import { Events } from '../ui/events';
 import { Badge, capital, Empty, Heading, lately, Loading, Section } from '../ui/parts';
-import { Plot } from '../ui/plot';
-import { lastOf, networkSeen, used, usageError, type Line } from '../usage';
+import { NetworkPlot, Plot } from '../ui/plot';
+import { noStatistics, used, usageError, type Line } from '../usage';
 
 /** Troubles shown before one asks for the rest. */
 const SHOWN = 12;
@@ -104,7 +104,6 @@ function Plots({ nodes, pods }: { nodes: Iterable<Node>; pods: number | null }) 
     cpu += quantity(node.status?.allocatable?.cpu);
     memory += quantity(node.status?.allocatable?.memory);
   }
-  const rate = (v: number) => `${bytes(v)}/s`;
   const line = followPods(pods);
   return (
     <>
@@ -112,10 +111,7 @@ function Plots({ nodes, pods }: { nodes: Iterable<Node>; pods: number | null }) 
       <div class="plots four">
         <Plot title="CPU" series={[{ name: 'CPU', line: u.cpu }]} format={cores} note={cpu && !scope.value ? `of ${cores(cpu)} cores` : 'cores'} />
         <Plot title="Memory" series={[{ name: 'Memory', line: u.memory }]} format={bytes} note={memory && !scope.value ? `of ${bytes(memory)}` : ''} />
-        {networkSeen.value !== false && (
-          <Plot title="Network" series={[{ name: 'Received', line: u.received }, { name: 'Sent', line: u.sent }]} format={rate}
-            current={rate(lastOf(u.received) + lastOf(u.sent))} />
-        )}
+        <NetworkPlot of={u} instead={noStatistics.value} />
         <Plot title="Running pods" series={[{ name: 'Pods', line }]} format={(v) => String(Math.round(v))} />
       </div>
     </>

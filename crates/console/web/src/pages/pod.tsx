@@ -13,9 +13,9 @@ import { Events, linkOf } from '../ui/events';
 import { lazy } from '../ui/lazy';
 import { Logs } from '../ui/logs';
 import { Age, Badge, DELETED, Empty, Facts, Heading, Labels, lately, Section, Shown, Tabs, tell } from '../ui/parts';
-import { Plot } from '../ui/plot';
+import { NetworkPlot, Plot } from '../ui/plot';
 import { WhySection, type Reason } from '../ui/why';
-import { used } from '../usage';
+import { noStatistics, used, useAbout } from '../usage';
 import { Conditions } from './nodes';
 
 const Terminal = lazy('the terminal', () => import('../terminal').then((m) => m.Terminal));
@@ -79,10 +79,10 @@ function About({ pod, events }: { pod: Pod; events: ReturnType<typeof useLive<Ev
   const { namespace = '', name } = pod.metadata;
   const why = whyPod(pod, [...events.items.value.values()], lately.value);
   const all = containersOf(pod);
+  useAbout(pod.spec.nodeName ? [pod.spec.nodeName] : []);
   const u = used();
   const key = `${namespace}/${name}`;
   const lines = all.map(({ spec }) => ({ name: spec.name, use: u.containers.get(`${key}/${spec.name}`) })).filter((l) => l.use);
-  const network = u.network.get(key);
   const limit = (what: string) => pod.spec.containers.length === 1 ? quantity(pod.spec.containers[0]?.resources?.limits?.[what]) : 0;
   const [cpuLimit, memoryLimit] = [limit('cpu'), limit('memory')];
   return (
@@ -96,7 +96,7 @@ function About({ pod, events }: { pod: Pod; events: ReturnType<typeof useLive<Ev
       <div class="plots">
         <Plot title="CPU" series={lines.map((l) => ({ name: l.name, line: l.use!.cpu }))} format={cores} {...(cpuLimit ? { note: `limit ${cores(cpuLimit)}` } : {})} />
         <Plot title="Memory" series={lines.map((l) => ({ name: l.name, line: l.use!.memory }))} format={bytes} {...(memoryLimit ? { note: `limit ${bytes(memoryLimit)}` } : {})} />
-        {network && <Plot title="Network" series={[{ name: 'Received', line: network.received }, { name: 'Sent', line: network.sent }]} format={(v) => `${bytes(v)}/s`} />}
+        <NetworkPlot of={u.network.get(key)} instead={pod.spec.hostNetwork ? 'The pod uses the network of its node.' : noStatistics.value} />
       </div>
       <div class="columns">
         <Section title="About">

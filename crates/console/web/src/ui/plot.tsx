@@ -2,9 +2,9 @@
 
 import { useEffect, useRef } from 'preact/hooks';
 import uPlot from 'uplot';
-import { shownTimes } from '../model/format';
+import { bytes, shownTimes } from '../model/format';
 import { isDark } from '../state';
-import type { Line } from '../usage';
+import { lastOf, type Line, type Traffic } from '../usage';
 
 export interface Series {
   name: string;
@@ -20,8 +20,19 @@ interface Props {
   /** Shown large beside the title; the last value of the first series without it. */
   current?: string;
   note?: string;
+  /** Said where the line would be, of what cannot be had. */
+  instead?: string;
   height?: number;
 }
+
+/** What goes in and out by the network, or why that is not known. */
+export function NetworkPlot({ of, instead }: { of: Traffic | undefined; instead: string }) {
+  const series = [{ name: 'Received', line: of?.received ?? NONE }, { name: 'Sent', line: of?.sent ?? NONE }];
+  return <Plot title="Network" series={series} format={perSecond} current={perSecond(lastOf(of?.received) + lastOf(of?.sent))} instead={instead} />;
+}
+
+const NONE: Line = { times: [], values: [] };
+const perSecond = (v: number) => `${bytes(v)}/s`;
 
 /** Colours of lines, told apart also by who does not see all colours. */
 const COLOURS = { light: ['#0d6e83', '#b4570c', '#6d4bb0', '#4a7a1e', '#a8336a'], dark: ['#56c2d6', '#f0a35e', '#b39ae8', '#9ccb6b', '#ee8ab5'] };
@@ -35,14 +46,14 @@ function joined(series: Series[]): uPlot.AlignedData {
   return uPlot.join(series.map((s) => [s.line.times, s.line.values] as uPlot.AlignedData));
 }
 
-export function Plot({ title, series, format, most, current, note, height = 120 }: Props) {
+export function Plot({ title, series, format, most, current, note, instead, height = 120 }: Props) {
   const at = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot | null>(null);
   const dark = isDark.value;
   const shape = `${dark} ${series.map((s) => s.name).join()}`;
   const samples = series[0]?.line.times.length ?? 0;
   const stamp = series[0]?.line.times.at(-1);
-  const enough = samples > 1;
+  const enough = samples > 1 && !instead;
 
   useEffect(() => {
     const box = at.current;
@@ -62,11 +73,11 @@ export function Plot({ title, series, format, most, current, note, height = 120 
   const said = series.map((s) => `${s.name} ${format(s.line.values.at(-1) ?? 0)}`).join(', ');
   return (
     <figure class="plot">
-      <figcaption><span class="plot-title">{title}</span><strong>{samples ? shown : '—'}</strong>{note && <span class="quiet">{note}</span>}</figcaption>
-      <div ref={at} class="plot-box" style={{ height: `${height}px` }} role="img" aria-label={`${title} over time. Now: ${said || 'nothing yet'}`}>
-        {!enough && <p class="plot-wait">{samples ? 'The line begins in 15 s.' : 'No figures yet.'}</p>}
+      <figcaption><span class="plot-title">{title}</span><strong>{samples && !instead ? shown : '—'}</strong>{note && <span class="quiet">{note}</span>}</figcaption>
+      <div ref={at} class="plot-box" style={{ height: `${height}px` }} role="img" aria-label={instead ? `${title}: ${instead}` : `${title} over time. Now: ${said || 'nothing yet'}`}>
+        {!enough && <p class="plot-wait">{instead || (samples ? 'The line begins in 15 s.' : 'No figures yet.')}</p>}
       </div>
-      {series.length > 1 && (
+      {series.length > 1 && !instead && (
         <p class="legend" aria-hidden="true">
           {series.map((s, i) => <span key={s.name}><i class={`line${i % 5}`} />{s.name}</span>)}
         </p>
