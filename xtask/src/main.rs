@@ -35,7 +35,8 @@ cargo xtask check        format, clippy, arrows between crates and files, tidine
 cargo xtask tidy         arrows and tidiness alone: needs no build
 cargo xtask circles      which files use each other in a circle
 cargo xtask bench        figures of speed and memory
-cargo xtask compare      discovery and OpenAPI against published documents, given as paths
+cargo xtask compare      discovery and OpenAPI against published documents, given as paths; with
+                         --golden every form of objects against upstream's golden files
 cargo xtask etcd         get an etcd for the tests, where the machine has none
 cargo xtask programs     get the clients of other languages that tests run
 cargo xtask console      build the console's page again from its sources (needs Node.js)

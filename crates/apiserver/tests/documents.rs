@@ -1,17 +1,22 @@
 //! Not a test: writes what a server with all versions and all features says of itself into a
 //! folder, which `cargo xtask compare` holds against published documents. `cargo test` leaves it
-//! out; `cargo test -p apiserver --test documents -- FOLDER` runs it.
+//! out; `cargo test -p apiserver --test documents -- FOLDER` runs it. Folders of upstream's golden
+//! files may follow: what the server makes of those is written, too.
 
 mod common;
+#[path = "common/golden.rs"]
+mod golden;
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use apiserver::filters::authz::AlwaysAllow;
 use apiserver::{ApiServer, Config};
 use common::{raw, request, server_with};
+use golden::Files;
 use http::Method;
-use registry::{Features, served};
+use registry::{Features, Kinds, served};
 use serde_json::Value;
 
 /// As upstream's published documents are made.
@@ -20,19 +25,51 @@ const APIS: &[&str] = &["api/all=true"];
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
 fn main() {
-    let folder = std::env::args().nth(1).expect("a folder to write into");
+    let mut folders = std::env::args().skip(1).map(PathBuf::from);
+    let folder = folders.next().expect("a folder to write into");
+    let theirs: BTreeMap<String, Files> = folders.flat_map(|of| triples(&of)).collect();
+    if !theirs.is_empty() {
+        let (kinds, _) = everything();
+        let made = serde_json::to_value(golden::golden(&theirs, &kinds)).expect("it is JSON");
+        save(&folder, "golden", &made);
+    }
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    runtime.block_on(write_all(Path::new(&folder)));
+    runtime.block_on(write_all(&folder));
+}
+
+/// All that can be served, and what it depends on.
+fn everything() -> (Arc<Kinds>, Features) {
+    let features = Features::read(GATES).expect("known gates");
+    let served = served::configured(APIS, &features).expect("known APIs");
+    (served.kinds, features)
+}
+
+/// The golden files of a folder, by their names without an ending.
+fn triples(folder: &Path) -> Vec<(String, Files)> {
+    let read = |name: &str, ending: &str| {
+        let file = folder.join(format!("{name}.{ending}"));
+        std::fs::read(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()))
+    };
+    let entries = std::fs::read_dir(folder).expect("a folder of golden files");
+    let files = entries.map(|entry| entry.expect("an entry").file_name());
+    let names = files.filter_map(|file| Some(file.to_str()?.strip_suffix(".pb")?.to_owned()));
+    let all = names.map(|name| {
+        let files = Files {
+            protobuf: read(&name, "pb"),
+            json: read(&name, "json"),
+            yaml: read(&name, "yaml"),
+        };
+        (name, files)
+    });
+    all.collect()
 }
 
 #[expect(clippy::disallowed_methods, reason = "a real server, in real time")]
 async fn write_all(folder: &Path) {
     let (clock, random) = (clock::Clock::system(), clock::Random::system());
     let mut config = Config::new("192.0.2.1".parse().expect("address"), 6443, clock, random);
-    let features = Features::read(GATES).expect("known gates");
-    config.settings.kinds = served::configured(APIS, &features)
-        .expect("known APIs")
-        .kinds;
+    let (kinds, features) = everything();
+    config.settings.kinds = kinds;
     config.settings.features = Arc::new(features);
     config.authorizers = vec![Arc::new(AlwaysAllow)];
     let server = server_with(config).await;

@@ -29,6 +29,10 @@ impl Difference {
             what: format!("only we have {what}"),
         }
     }
+
+    pub fn other(place: String, what: String) -> Self {
+        Self { place, what }
+    }
 }
 
 impl fmt::Display for Difference {
@@ -56,6 +60,24 @@ pub fn matches(pattern: &str, text: &str) -> bool {
     rest.ends_with(last)
 }
 
+/// How entries of two lists belong together.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lists {
+    /// By their names, in whatever order.
+    Named,
+    /// By their names, and their order counts.
+    Ordered,
+    /// The first is the first.
+    Numbered,
+}
+
+/// Of objects, where each value has its place.
+pub fn objects(place: &str, theirs: &Value, ours: &Value) -> Vec<Difference> {
+    let mut found = Vec::new();
+    compare(place, theirs, ours, Lists::Numbered, &mut found);
+    found
+}
+
 /// Of OpenAPI: without its sentences, and with shared parameters where they are meant.
 pub fn openapi(place: &str, theirs: &Value, ours: &Value) -> Vec<Difference> {
     let mut found = Vec::new();
@@ -68,14 +90,14 @@ pub fn openapi(place: &str, theirs: &Value, ours: &Value) -> Vec<Difference> {
         all
     };
     let (theirs, ours) = (whole(theirs), whole(ours));
-    compare(place, &theirs, &ours, false, &mut found);
+    compare(place, &theirs, &ours, Lists::Named, &mut found);
     found
 }
 
 /// Of discovery, where order means preference.
 pub fn discovery(place: &str, theirs: &Value, ours: &Value) -> Vec<Difference> {
     let mut found = Vec::new();
-    compare(place, theirs, ours, true, &mut found);
+    compare(place, theirs, ours, Lists::Ordered, &mut found);
     found
 }
 
@@ -137,12 +159,21 @@ fn named(items: &[Value]) -> Option<BTreeMap<String, &Value>> {
     Some(all)
 }
 
-fn compare(place: &str, theirs: &Value, ours: &Value, ordered: bool, found: &mut Vec<Difference>) {
+/// The entries of a list by their places.
+fn numbered(items: &[Value]) -> BTreeMap<String, &Value> {
+    let all = items.iter().enumerate();
+    all.map(|(nth, item)| (nth.to_string(), item)).collect()
+}
+
+fn compare(place: &str, theirs: &Value, ours: &Value, lists: Lists, found: &mut Vec<Difference>) {
     match (theirs, ours) {
         (Value::Object(theirs), Value::Object(ours)) => {
             let theirs = theirs.iter().map(|(k, v)| (k.clone(), v)).collect();
             let ours = ours.iter().map(|(k, v)| (k.clone(), v)).collect();
-            entries(place, &theirs, &ours, ordered, found);
+            entries(place, &theirs, &ours, lists, found);
+        }
+        (Value::Array(theirs), Value::Array(ours)) if lists == Lists::Numbered => {
+            entries(place, &numbered(theirs), &numbered(ours), lists, found);
         }
         (Value::Array(theirs), Value::Array(ours)) => {
             let (Some(a), Some(b)) = (named(theirs), named(ours)) else {
@@ -151,13 +182,13 @@ fn compare(place: &str, theirs: &Value, ours: &Value, ordered: bool, found: &mut
                 }
                 return;
             };
-            entries(place, &a, &b, ordered, found);
+            entries(place, &a, &b, lists, found);
             let order = |all: &[Value], other: &BTreeMap<String, &Value>| -> Vec<String> {
                 let names = all.iter().filter_map(name);
                 names.filter(|name| other.contains_key(name)).collect()
             };
             let (theirs, ours) = (order(theirs, &b), order(ours, &a));
-            if ordered && theirs != ours {
+            if lists == Lists::Ordered && theirs != ours {
                 let what = format!("order is {ours:?}, not {theirs:?}");
                 let place = place.to_owned();
                 found.push(Difference { place, what });
@@ -172,13 +203,13 @@ fn entries(
     place: &str,
     theirs: &BTreeMap<String, &Value>,
     ours: &BTreeMap<String, &Value>,
-    ordered: bool,
+    lists: Lists,
     found: &mut Vec<Difference>,
 ) {
     for (name, value) in theirs {
         let place = format!("{place} > {name}");
         match ours.get(name) {
-            Some(have) => compare(&place, value, have, ordered, found),
+            Some(have) => compare(&place, value, have, lists, found),
             None => found.push(Difference::missing(place, &short(value))),
         }
     }
@@ -242,6 +273,21 @@ mod tests {
                 "v2 > paths > /a > tags > t: we lack \"t\"",
             ]
         );
+    }
+
+    #[test]
+    fn every_value_of_an_object_has_its_place() {
+        let theirs = json!({ "a": [{ "name": "x", "n": 1 }, { "name": "y" }], "description": "d" });
+        let ours = json!({ "a": [{ "name": "x", "n": 2 }], "description": "e" });
+        assert_eq!(
+            texts(objects("o", &theirs, &ours)),
+            [
+                "o > a > 0 > n: 2 instead of 1",
+                "o > a > 1: we lack {\"name\":\"y\"}",
+                "o > description: \"e\" instead of \"d\"",
+            ]
+        );
+        assert!(objects("o", &theirs, &theirs).is_empty());
     }
 
     #[test]

@@ -2,10 +2,14 @@
 //! publishes. The project holds no copy of those: their places are arguments. A difference that
 //! `explained.rs` does not name makes the command fail.
 //!
+//! Upstream's golden files (`golden.rs`) are compared in the same way: objects in place of documents.
+//!
 //! Sentences are not compared: `description` is our own where the sources of the types have none.
 
 mod difference;
 mod explained;
+mod golden;
+mod message;
 
 use std::path::{Path, PathBuf};
 
@@ -17,16 +21,19 @@ use crate::build::{cargo, root};
 use crate::machine::must;
 
 const USAGE: &str = "usage: cargo xtask compare [--discovery FOLDER] [--openapi-v2 FILE] \
-    [--openapi-v3 FOLDER] [--kept FOLDER]
+    [--openapi-v3 FOLDER] [--golden FOLDER]... [--kept FOLDER]
 
 FOLDER and FILE are as in api/ of upstream's sources: discovery/, openapi-spec/swagger.json,
-openapi-spec/v3/. With --kept the documents are not made again but read from there.";
+openapi-spec/v3/. Golden files lie in staging/src/k8s.io: api/testdata/HEAD and
+apiextensions-apiserver/pkg/apis/testdata/HEAD. With --kept the documents are not made again but read
+from there.";
 
 #[derive(Default)]
 struct Args {
     discovery: Option<PathBuf>,
     v2: Option<PathBuf>,
     v3: Option<PathBuf>,
+    golden: Vec<PathBuf>,
     kept: Option<PathBuf>,
 }
 
@@ -41,11 +48,13 @@ impl Args {
                 "--discovery" => all.discovery = place,
                 "--openapi-v2" => all.v2 = place,
                 "--openapi-v3" => all.v3 = place,
+                "--golden" => all.golden.extend(place),
                 "--kept" => all.kept = place,
                 _ => bail!("{USAGE}"),
             }
         }
-        if all.discovery.is_none() && all.v2.is_none() && all.v3.is_none() {
+        let documents = [&all.discovery, &all.v2, &all.v3];
+        if documents.iter().all(|place| place.is_none()) && all.golden.is_empty() {
             bail!("{USAGE}");
         }
         Ok(all)
@@ -60,7 +69,7 @@ pub fn run(args: &[String]) -> Result<()> {
     let args = Args::read(args)?;
     let ours = match &args.kept {
         Some(kept) => kept.clone(),
-        None => make()?,
+        None => make(&args.golden)?,
     };
     let mut found = Vec::new();
     let mut compared = 0;
@@ -78,6 +87,14 @@ pub fn run(args: &[String]) -> Result<()> {
         for file in names {
             found.extend(document(name, &file, theirs, &ours.join(name))?);
         }
+    }
+    if !args.golden.is_empty() {
+        let theirs = golden::read(&args.golden)?;
+        let made: golden::Golden = serde_json::from_value(read(&ours.join("golden.json"))?)?;
+        let outcome = golden::compare(&theirs, &made);
+        print!("{outcome}");
+        compared += theirs.len();
+        found.extend(outcome.found());
     }
     report(&found, compared)
 }
@@ -116,8 +133,8 @@ fn read(file: &Path) -> Result<Value> {
     serde_json::from_slice(&text).with_context(|| format!("{} is no JSON", file.display()))
 }
 
-/// Lets a server in a process of its own write its documents.
-fn make() -> Result<PathBuf> {
+/// Lets a server in a process of its own write its documents, and what it makes of golden files.
+fn make(golden: &[PathBuf]) -> Result<PathBuf> {
     let folder = root().join("target/documents");
     if folder.exists() {
         std::fs::remove_dir_all(&folder)?;
@@ -126,7 +143,7 @@ fn make() -> Result<PathBuf> {
     let mut command = cargo();
     // Of the workspace, so that nothing is compiled with other features.
     command.args(["test", "--locked", "--workspace", "--test", "documents"]);
-    must(command.arg("--").arg(&folder))?;
+    must(command.arg("--").arg(&folder).args(golden))?;
     Ok(folder)
 }
 
@@ -134,13 +151,9 @@ fn report(found: &[Difference], compared: usize) -> Result<()> {
     let mut used = vec![0_usize; explained::TABLE.len()];
     let mut open = Vec::new();
     for difference in found {
-        let place = difference.to_string();
-        let known = explained::TABLE
-            .iter()
-            .position(|(pattern, _)| difference::matches(pattern, &place));
-        match known.and_then(|at| used.get_mut(at)) {
+        match explained::reason(difference).and_then(|at| used.get_mut(at)) {
             Some(count) => *count += 1,
-            None => open.push(place),
+            None => open.push(difference.to_string()),
         }
     }
     for ((pattern, why), count) in explained::TABLE.iter().zip(&used) {
@@ -149,7 +162,7 @@ fn report(found: &[Difference], compared: usize) -> Result<()> {
         }
     }
     println!(
-        "{compared} documents, {} differences, {} of them explained",
+        "{compared} documents and objects, {} differences, {} of them explained",
         found.len(),
         found.len() - open.len()
     );
@@ -174,5 +187,8 @@ mod tests {
         assert!(Args::read(&["--openapi-v2".into()]).is_err());
         let args = Args::read(&["--openapi-v2".into(), "/x".into()]).expect("arguments");
         assert_eq!(args.v2, Some(PathBuf::from("/x")));
+        let two = ["--golden", "/x", "--golden", "/y"].map(str::to_owned);
+        let args = Args::read(&two).expect("arguments");
+        assert_eq!(args.golden, [PathBuf::from("/x"), PathBuf::from("/y")]);
     }
 }
