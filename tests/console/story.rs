@@ -30,6 +30,11 @@ pub fn a_person_sees_scales_and_repairs(cx: &Context) -> Result<()> {
         "document.querySelectorAll('.plot canvas').length === 4",
     )?;
     page.picture("used")?;
+    go(&mut page, "nodes/node-1")?;
+    page.until(
+        "CPU, memory and network of the node are drawn",
+        "document.querySelectorAll('.plot canvas').length === 3",
+    )?;
     quiet(&mut page)
 }
 

@@ -1,7 +1,7 @@
 // Nodes as a picture: what runs where, how full each is, what is wrong. And one node alone.
 
 import type { ComponentChildren } from 'preact';
-import { useMemo } from 'preact/hooks';
+import { useMemo, useState } from 'preact/hooks';
 import { useLive } from '../live';
 import { may, mayList, scoped } from '../discovery';
 import { patch, words } from '../api';
@@ -10,6 +10,7 @@ import { podState } from '../model/pods';
 import { nodeState } from '../model/trouble';
 import { href } from '../state';
 import type { Condition, Event, Node, Pod } from '../types';
+import { Drain } from '../ui/drain';
 import { Events } from '../ui/events';
 import { Age, Badge, Empty, Facts, Heading, Labels, lately, Meter, Section, Shown, tell } from '../ui/parts';
 import { NetworkPlot, Plot } from '../ui/plot';
@@ -133,7 +134,9 @@ function Whole({ node, pods, events, table }: { node: Node; pods: Pod[]; events:
   const info = node.status?.nodeInfo ?? {};
   useAbout([name]);
   const use = used().nodes.get(name);
+  const [draining, setDraining] = useState(false);
   const off = !!node.spec?.unschedulable;
+  const cordons = may('patch', '', 'nodes', name);
   const cordon = async () => {
     try {
       await patch(`/api/v1/nodes/${name}`, 'merge', { spec: { unschedulable: off ? null : true } });
@@ -145,9 +148,11 @@ function Whole({ node, pods, events, table }: { node: Node; pods: Pod[]; events:
   return (
     <>
       <Heading title={name} sub={<><Badge {...nodeState(node)} /> <span class="quiet">node, <Age of={node.metadata.creationTimestamp} /> old</span></>}>
-        {may('patch', '', 'nodes', name) && <button onClick={() => void cordon()}>{off ? 'Uncordon' : 'Cordon'}</button>}
+        {cordons && <button onClick={() => void cordon()}>{off ? 'Uncordon' : 'Cordon'}</button>}
+        {cordons && may('create', '', 'pods/eviction') && <button onClick={() => setDraining(true)}>Drain…</button>}
         <a class="button" href={href('o', 'core', 'v1', 'nodes', name) + '?tab=yaml'}>YAML</a>
       </Heading>
+      {draining && <Drain node={name} close={() => setDraining(false)} />}
       <div class="columns">
         <Section title="Room"><Meters node={node} pods={pods.filter(takesRoom)} /><Squares pods={pods.filter(takesRoom)} /></Section>
         <Section title="About">
