@@ -98,6 +98,7 @@ fn type_head(head: &'static str, package: &str, words: &mut Words) -> TypeDef {
         fields: Vec::new(),
         atomic: false,
         preserve_unknown: false,
+        custom: false,
         gvks: Vec::new(),
     };
     for part in parts {

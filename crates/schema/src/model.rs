@@ -113,6 +113,9 @@ pub struct TypeDef {
     pub atomic: bool,
     /// `x-kubernetes-preserve-unknown-fields`: fields without a definition are kept.
     pub preserve_unknown: bool,
+    /// A custom resource's own: its schema judges values, not the decoder. No name tells: those of
+    /// groups such as `gateway.networking.k8s.io` begin as the built-in types' do.
+    pub custom: bool,
     /// The GVKs this type is served as (a few, such as `DeleteOptions`, have many).
     pub gvks: Vec<(Arc<str>, Arc<str>, Arc<str>)>,
 }
@@ -279,6 +282,7 @@ impl TypeTable {
             fields: Vec::new(),
             atomic: false,
             preserve_unknown: true,
+            custom: true,
             gvks: Vec::new(),
         });
         self.types.get(id.0 as usize).unwrap_or(&NONE)

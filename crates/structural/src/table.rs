@@ -58,6 +58,7 @@ fn list(table: &mut TypeTable, item: FieldType, kind: &KindNames) {
         ],
         atomic: false,
         preserve_unknown: false,
+        custom: true,
         gvks: vec![gvk],
     });
 }
@@ -75,6 +76,7 @@ impl Builder<'_> {
             fields,
             atomic: false,
             preserve_unknown: preserve,
+            custom: true,
             gvks: vec![gvk],
         }))
     }
@@ -162,6 +164,7 @@ impl Builder<'_> {
             fields,
             atomic: schema.atomic,
             preserve_unknown: schema.preserve_unknown,
+            custom: true,
             gvks: Vec::new(),
         }))
     }

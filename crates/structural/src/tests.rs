@@ -421,6 +421,33 @@ fn types_for_apply() {
     assert!(free.table().get(free.id()).preserve_unknown);
 }
 
+/// The definitions of a group below `k8s.io` are named as the built-in ones are.
+#[test]
+fn a_wrong_type_is_left_to_the_schema_in_every_group() {
+    let schema = read(&object(json!({
+        "spec": {"type": "object", "properties": {
+            "name": {"type": "string"}, "port": {"type": "integer"},
+            "rules": {"type": "array", "items": {"type": "object", "properties": {}}},
+        }},
+    })));
+    for group in ["sea.example.com", "gateway.networking.k8s.io"] {
+        let kind = KindNames {
+            group,
+            version: "v1",
+            kind: "Ship",
+            list_kind: "ShipList",
+        };
+        let ty = types(Some(&schema), &kind);
+        let sent = json!({
+            "apiVersion": format!("{group}/v1"), "kind": "Ship", "metadata": {"name": "x"},
+            "spec": {"name": 7, "port": "many", "rules": {"a": 1}},
+        });
+        let decoded = schema::decode::value(ty.table(), ty.id(), sent.clone());
+        let kept = decoded.map(|d| d.value["spec"].clone());
+        assert_eq!(kept.as_ref(), Ok(&sent["spec"]), "{group}");
+    }
+}
+
 #[test]
 fn schemas_are_published() {
     use crate::openapi::{Form, publish, publish_list};

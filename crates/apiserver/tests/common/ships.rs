@@ -30,6 +30,7 @@ fn push(
         fields,
         atomic: false,
         preserve_unknown: false,
+        custom: true,
         gvks: kind
             .map(|k| (GROUP.into(), version.into(), k.into()))
             .into_iter()

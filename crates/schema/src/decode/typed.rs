@@ -168,12 +168,12 @@ impl<'t> Walk<'t> {
                 map.remove(&*field.json);
             }
             if matches!(node, Node::Null) {
-                if is_custom(def) && !self.is_built_in(&field.ty) {
+                if def.custom && !self.is_built_in(&field.ty) {
                     map.insert(field.json.to_string(), Value::Null);
                 }
                 continue;
             }
-            let outer_custom = std::mem::replace(&mut self.custom, is_custom(def));
+            let outer_custom = std::mem::replace(&mut self.custom, def.custom);
             let outer = std::mem::replace(&mut self.inside, short(&def.name));
             let depth = self.fields.len();
             self.fields.extend(field.inline.as_deref());
@@ -266,7 +266,7 @@ impl<'t> Walk<'t> {
 
     fn is_built_in(&self, ty: &FieldType) -> bool {
         match ty {
-            FieldType::Object(id) => !is_custom(self.table.get(*id)),
+            FieldType::Object(id) => !self.table.get(*id).custom,
             _ => false,
         }
     }
@@ -455,11 +455,6 @@ impl<'t> Walk<'t> {
             FieldType::Map(item, _) => format!("map[string]{}", self.go_type(item, None)),
         }
     }
-}
-
-/// Whether a type is a custom resource's own: its fields have no numbers.
-fn is_custom(def: &TypeDef) -> bool {
-    def.fields.iter().all(|f| f.proto == 0) && !def.name.starts_with("io.k8s.")
 }
 
 /// Which fields of one object came already.
