@@ -209,3 +209,16 @@ impl Call {
         head.chars().take(options::MANAGER_MAX).collect()
     }
 }
+
+/// Whether a name may be one of an object that is asked for: none that means something else in a path,
+/// in upstream's words.
+pub fn check_name(name: &str) -> Result<(), Status> {
+    let wrong = api::names::is_path_segment_name(name);
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    let why = wrong.join(";");
+    Err(Status::bad_request(format!(
+        "Name parameter invalid: {name:?}: {why}"
+    )))
+}

@@ -524,6 +524,46 @@ async fn pods_and_services_are_reached_through_the_kubelet() {
     );
 }
 
+/// As upstream: decoded once, joined without empty segments, `.` and `..`, and encoded again. Nothing
+/// leads out of what a name was authorized for.
+#[tokio::test]
+async fn paths_to_a_pod_lead_nowhere_else() {
+    let c = cluster().await;
+    let uid = c.serve_pod().await;
+    let tunnel = |port: u16| format!("/podTunnel/default/one/{uid}?port={port}");
+    for (came, sent) in [
+        ("../../../secrets/x", "/secrets/x"),
+        ("%2e%2e/%2E%2E/x", "/x"),
+        ("a/..%2f..%2fb", "/b"),
+        ("a%2fb//c/", "/a/b/c/"),
+        ("%252e%252e%252fx", "/%252e%252e%252fx"),
+        ("a%00%0d%0aHost:%20evil", "/a%00%0D%0AHost:%20evil"),
+        ("a%3fb?c=../d", "/a%3Fb?c=../d"),
+    ] {
+        for (of, port) in [("pods/one", 80), ("services/s:web", 8080)] {
+            let path = format!("/api/v1/namespaces/default/{of}/proxy/{came}");
+            let wanted = format!("{} GET {sent}", tunnel(port));
+            let answer = get(&c.server, &path).await;
+            assert_eq!(answer, (200, wanted.into()), "{path}");
+        }
+    }
+    // Where the slashes are encoded it is the same path.
+    let hidden = "/api/v1/namespaces/default/pods/one%2Fproxy%2Fx";
+    let wanted = format!("{} GET /x", tunnel(80));
+    assert_eq!(get(&c.server, hidden).await, (200, wanted.into()));
+    for (path, code) in [
+        ("pods/one:80:90/proxy/x", 400),
+        ("pods/../proxy/x", 400),
+        ("pods/..:80/proxy/x", 400),
+        ("pods/http:%252e%252e:80/proxy/x", 400),
+        ("services/../proxy/x", 400),
+    ] {
+        let path = format!("/api/v1/namespaces/default/{path}");
+        let (got, status) = get(&c.server, &path).await;
+        assert_eq!(got, code, "{path}: {status}");
+    }
+}
+
 #[tokio::test]
 async fn an_upgrade_to_a_pod_ends_each_way_by_itself() {
     let c = cluster().await;

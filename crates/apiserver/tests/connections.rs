@@ -223,6 +223,50 @@ async fn a_flood_of_silent_connections_shuts_nobody_out() {
     drop((flood, keep));
 }
 
+/// Every byte is progress, and none of them is more time.
+#[tokio::test]
+async fn a_body_that_trickles_in_has_the_time_of_its_request() {
+    let server = start(Limits::MOST).await;
+    let admin = server.pair("admin", &["system:masters"]);
+    let io = server
+        .dial(Some(&admin), &["http/1.1"])
+        .await
+        .expect("handshake");
+    let (mut from, mut to) = tokio::io::split(io);
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let head = format!(
+        "POST {maps}?timeout=1s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n{{\"metadata\":{{\"name\":\"slow\"}}}}"
+    );
+    to.write_all(head.as_bytes()).await.expect("head");
+    let answered = CancellationToken::new();
+    let dripping = async {
+        let mut next = tokio::time::interval(Duration::from_millis(20));
+        while !answered.is_cancelled() {
+            next.tick().await;
+            // The server may have seen enough.
+            let _ = to.write_all(b" ").await;
+            let _ = to.flush().await;
+        }
+    };
+    let reading = async {
+        let mut seen = Vec::new();
+        while !seen.ends_with(b"\r\n\r\n") {
+            seen.push(from.read_u8().await.expect("an answer"));
+        }
+        answered.cancel();
+        String::from_utf8_lossy(&seen).into_owned()
+    };
+    let ((), seen) = tokio::join!(dripping, reading);
+    assert!(seen.starts_with("HTTP/1.1 504"), "{seen}");
+    // Nobody else waits, and nothing is written.
+    let mut other = server.http2(Some(&admin)).await;
+    let answer = other
+        .sender
+        .send_request(get(&format!("{maps}/slow")))
+        .await;
+    assert_eq!(text(answer.expect("answer")).await.0, StatusCode::NOT_FOUND);
+}
+
 /// A body of so many chunks of 64 KiB, and how many of them were taken.
 fn body(chunks: usize) -> (Body, Arc<AtomicUsize>) {
     let taken = Arc::new(AtomicUsize::new(0));

@@ -1,6 +1,8 @@
 //! Input that means no good, byte by byte on a real server over TLS: each gets upstream's status,
 //! nothing is written, and the server goes on. What multiplies is in `bounds.rs`, connections that
-//! dawdle are in `connections.rs`, proxies in `connect.rs`, decoders in the crate `fuzz`.
+//! dawdle are in `connections.rs`, proxies in `connect.rs`, extension servers and webhooks in
+//! `hostile_outside.rs`, numbers in `hostile_numbers.rs`, memory in `hostile_memory.rs`, decoders in
+//! the crate `fuzz`.
 
 mod common;
 #[path = "common/over_tls.rs"]
@@ -217,7 +219,7 @@ async fn what_is_no_text_is_refused() {
         "/api/v1/namespaces/%ff/configmaps/a".to_owned(),
     ] {
         let (code, status) = s.get(&target).await;
-        assert!(matches!(code, 400 | 404), "{target}: {code} {status}");
+        assert_eq!(code, 404, "{target}: {status}");
     }
     // Bytes that are no URL at all.
     let (code, _) = s
@@ -296,10 +298,7 @@ async fn numbers_stay_within_their_types() {
                 assert_eq!(s.send("DELETE", &path, JSON, b"").await.0, 200);
                 continue;
             }
-            assert!(
-                matches!(code, 400 | 422),
-                "{media} {shown}: {code} {status}"
-            );
+            assert_eq!(code, 400, "{media} {shown}: {status}");
         }
     }
     for (parameter, code) in [
@@ -329,18 +328,25 @@ async fn names_lead_nowhere_else() {
     let path = "/api/v1/namespaces/default/secrets";
     assert_eq!(s.send("POST", path, JSON, secret.as_bytes()).await.0, 201);
     let before = s.stored().await;
-    for target in [
-        "/api/v1/namespaces/default/configmaps/../secrets/hidden",
-        "/api/v1/namespaces/default/configmaps/%2e%2e/secrets/hidden",
-        "/api/v1/namespaces/default/configmaps/..%2fsecrets%2fhidden",
-        "/api/v1/namespaces/default/configmaps/..%2f..%2fsecrets%2fdefault%2fhidden",
-        "/api/v1/namespaces/default%2fsecrets/configmaps/hidden",
-        "/api/v1/namespaces/..%2fsecrets%2fdefault/configmaps/hidden",
-        "/healthz/../api/v1/namespaces/default/secrets/hidden",
-        "/api/v1/namespaces/default/configmaps/%252e%252e%252fsecrets",
+    // An encoded slash is a slash, `..` is a name like any other, and one that no object has.
+    let ns = "/api/v1/namespaces";
+    for (target, wanted) in [
+        (format!("{MAPS}/.."), 400),
+        (format!("{MAPS}/%2e"), 400),
+        (format!("{MAPS}/../secrets/hidden"), 404),
+        (format!("{MAPS}/%2e%2e/secrets/hidden"), 404),
+        (format!("{MAPS}/..%2fsecrets%2fhidden"), 404),
+        (format!("{MAPS}/..%2f..%2fsecrets%2fdefault%2fhidden"), 404),
+        (format!("{ns}/default%2fsecrets/configmaps/hidden"), 404),
+        (
+            format!("{ns}/..%2fsecrets%2fdefault/configmaps/hidden"),
+            404,
+        ),
+        (format!("/healthz/..{ns}/default/secrets/hidden"), 404),
+        (format!("{MAPS}/%252e%252e%252fsecrets"), 400),
     ] {
-        let (code, answer) = s.get(target).await;
-        assert!(matches!(code, 400 | 403 | 404), "{target}: {code} {answer}");
+        let (code, answer) = s.get(&target).await;
+        assert_eq!(code, wanted, "{target}: {answer}");
         assert!(!answer.to_string().contains("d29yZA"), "{target}: {answer}");
     }
     for name in ["..", ".", "a/b", "a%b", "../x", "a\\u0000b"] {
@@ -369,7 +375,7 @@ async fn one_request_is_not_two() {
     ] {
         let request = format!("GET /version HTTP/1.1\r\nhost: x\r\n{headers}\r\n\r\n{inner}");
         let (code, _) = s.bytes(request.as_bytes()).await;
-        assert!(matches!(code, 400 | 431 | 501), "{headers}: {code}");
+        assert_eq!(code, 400, "{headers}");
         let maps = s.stored().await;
         assert_eq!(maps, before, "{headers}");
     }

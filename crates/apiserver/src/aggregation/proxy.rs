@@ -14,6 +14,7 @@ use super::Remote;
 use crate::egress::{self, CallError, OutgoingRequest};
 use crate::filters::authn::UserInfo;
 use crate::http::body::{self, Body, BoxError};
+use crate::http::request::{decoded_bytes, encoded_path};
 use crate::http::respond;
 use crate::state::State;
 use crate::subresources::connect::{exchange, pass, strip, strip_upgrading};
@@ -60,14 +61,15 @@ where
         Ok(backend) => backend,
         Err(why) => return words(500, why),
     };
-    let path = head
-        .uri
-        .path_and_query()
-        .map_or("/", |p| p.as_str())
-        .to_owned();
+    // Written anew, so that nothing is hidden in it from whoever authorized the request here.
+    let mut path = encoded_path(&decoded_bytes(head.uri.path()));
+    if let Some(query) = head.uri.query() {
+        path.push('?');
+        path.push_str(query);
+    }
     let upgrading = upgrade::is_upgrade(&head.headers);
     let Some(headers) = headers(&head, user, upgrading) else {
-        return words(500, "the user's name cannot be passed on");
+        return words(503, "the user's name cannot be passed on");
     };
     if upgrading {
         let client = head.extensions.remove();

@@ -7,8 +7,8 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clock::Instant;
 use futures::future::BoxFuture;
-use http::HeaderMap;
 use http::header::{AUTHORIZATION, CONNECTION, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
+use http::{HeaderMap, HeaderName};
 use metrics::{Histogram, Histograms};
 use parking_lot::RwLock;
 use registry::kinds::ByName;
@@ -360,6 +360,17 @@ fn is_token(protocol: &str) -> bool {
 /// Takes the credentials out of a request: nothing that follows is to see them.
 pub fn strip(headers: &mut HeaderMap) {
     headers.remove(AUTHORIZATION);
+    // Upstream's, whatever the headers of this server's own front proxies are called.
+    let claims = |name: &&HeaderName| {
+        matches!(
+            name.as_str(),
+            "x-remote-user" | "x-remote-uid" | "x-remote-group"
+        ) || name.as_str().starts_with("x-remote-extra-")
+    };
+    let claimed: Vec<HeaderName> = headers.keys().filter(claims).cloned().collect();
+    for name in claimed {
+        headers.remove(name);
+    }
     if !protocols(headers).any(is_token) {
         return;
     }
@@ -415,8 +426,16 @@ mod tests {
                 "sec-websocket-protocol",
                 "base64url.bearer.authorization.k8s.io.eA, v4.channel.k8s.io",
             ),
+            ("x-remote-user", "admin"),
+            ("x-remote-group", "a"),
+            ("x-remote-group", "b"),
+            ("x-remote-extra-scopes", "all"),
+            ("x-remote-address", "is no claim"),
         ]);
         strip(&mut all);
+        let left: Vec<&str> = all.keys().map(HeaderName::as_str).collect();
+        assert_eq!(left.len(), 2, "{left:?}");
+        assert!(all.contains_key("x-remote-address"));
         assert!(!all.contains_key(AUTHORIZATION));
         assert_eq!(all[SEC_WEBSOCKET_PROTOCOL], "v4.channel.k8s.io");
     }

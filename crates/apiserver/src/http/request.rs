@@ -42,26 +42,28 @@ impl RequestInfo {
             info
         };
         // As upstream: slashes around a path mean nothing, an empty segment within it is one, which
-        // no resource has as its name. (A path that begins with two is none of the API's.)
-        if path.starts_with("//") {
+        // no resource has as its name. (A path that begins with two is none of the API's.) A slash that
+        // is encoded is one as well, as it is to an extension server: what is authorized must be what
+        // that server reads.
+        let whole = decoded(path);
+        if whole.starts_with("//") {
             return page(info);
         }
-        let words = path.trim_matches('/').split('/');
-        let parts: Vec<Cow<'_, str>> = words.map(decoded).collect();
+        let parts: Vec<&str> = whole.trim_matches('/').split('/').collect();
         let mut parts = match parts.as_slice() {
-            [api, version, rest @ ..] if api == "api" && !rest.is_empty() => {
-                info.version = version.to_string();
+            [api, version, rest @ ..] if *api == "api" && !rest.is_empty() => {
+                info.version = (*version).to_owned();
                 rest
             }
-            [apis, group, version, rest @ ..] if apis == "apis" && !rest.is_empty() => {
-                (info.group, info.version) = (group.to_string(), version.to_string());
+            [apis, group, version, rest @ ..] if *apis == "apis" && !rest.is_empty() => {
+                (info.group, info.version) = ((*group).to_owned(), (*version).to_owned());
                 rest
             }
             _ => return page(info),
         };
         info.is_resource = true;
         if let [first, rest @ ..] = parts
-            && first == "watch"
+            && *first == "watch"
             && !rest.is_empty()
         {
             info.legacy_watch = true;
@@ -79,19 +81,19 @@ impl RequestInfo {
         info
     }
 
-    fn read_resource(&mut self, parts: &[Cow<'_, str>]) {
+    fn read_resource(&mut self, parts: &[&str]) {
         let mut rest = parts;
         if let [first, ns, tail @ ..] = parts
-            && first == "namespaces"
+            && *first == "namespaces"
         {
-            self.namespace = ns.to_string();
+            self.namespace = (*ns).to_owned();
             // `namespaces/x/status` is a subresource, `namespaces/x/pods` another resource.
-            let own = matches!(tail.first().map(|t| &**t), Some("status" | "finalize"));
+            let own = matches!(tail.first(), Some(&("status" | "finalize")));
             if !tail.is_empty() && !own {
                 rest = tail;
             }
         }
-        let mut it = rest.iter().map(|part| &**part);
+        let mut it = rest.iter().copied();
         let mut next = || it.next().unwrap_or_default().to_owned();
         (self.resource, self.name, self.subresource) = (next(), next(), next());
         self.rest = it.collect::<Vec<_>>().join("/");
@@ -203,6 +205,13 @@ fn decoded(text: &str) -> Cow<'_, str> {
     if !text.contains('%') {
         return text.into();
     }
+    String::from_utf8_lossy(&decoded_bytes(text))
+        .into_owned()
+        .into()
+}
+
+/// [`decode_percent`] of what need not be text.
+pub fn decoded_bytes(text: &str) -> Vec<u8> {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
     let mut i = 0;
@@ -223,7 +232,21 @@ fn decoded(text: &str) -> Cow<'_, str> {
             }
         }
     }
-    String::from_utf8_lossy(&out).into_owned().into()
+    out
+}
+
+/// A path as it is sent to others: all that is no part of a path's plain characters encoded, and
+/// nothing else, so that both sides read the same segments.
+pub fn encoded_path(path: &[u8]) -> String {
+    let mut out = String::with_capacity(path.len());
+    for &b in path {
+        if b.is_ascii_alphanumeric() || b"-_.~$&+,/:;=@!'()*".contains(&b) {
+            out.push(char::from(b));
+        } else {
+            out.push_str(&format!("%{b:02X}"));
+        }
+    }
+    out
 }
 
 #[cfg(test)]
@@ -345,10 +368,27 @@ mod tests {
             let got = format!("{}|{}|{sub}|{ns}|{}", i.version, i.resource, i.name);
             assert_eq!(got, want, "{uri}");
         }
+        let inside = info(Method::PUT, "/apis/x.io/v1/namespaces/a/things/b%2Fstatus");
+        assert_eq!((&*inside.name, &*inside.subresource), ("b", "status"));
+        let twice = info(Method::GET, "/api/v1/namespaces/a/pods/b%252Flog");
+        assert_eq!((&*twice.name, &*twice.subresource), ("b%2Flog", ""));
         let proxied = info(Method::GET, "/api/v1/namespaces/a/pods/b/proxy/c//d/");
         assert_eq!(proxied.rest, "c//d/", "what is passed on stays as it is");
         assert!(!info(Method::GET, "//api/v1/pods").is_resource);
         assert!(!info(Method::GET, "/apis/apps/v1").is_resource);
         assert!(!info(Method::GET, "/healthz").is_resource);
+    }
+
+    #[test]
+    fn a_path_is_sent_as_it_is_read() {
+        for (came, sent) in [
+            ("/a/b:c@d;e=f", "/a/b:c@d;e=f"),
+            ("/a%2Fb/%2e%2e/c", "/a/b/../c"),
+            ("/%252e%252e%252f", "/%252e%252e%252f"),
+            ("/%ff%00%20%3f%23", "/%FF%00%20%3F%23"),
+            ("/%61*", "/a*"),
+        ] {
+            assert_eq!(encoded_path(&decoded_bytes(came)), sent);
+        }
     }
 }

@@ -11,7 +11,7 @@ use http::request::Parts;
 use registry::{Row, ServedVersion};
 
 use crate::audit::Trail;
-use crate::call::{Answer, Call};
+use crate::call::{self, Answer, Call};
 use crate::filters::authn::UserInfo;
 use crate::http::negotiate::{Accept, Shape};
 use crate::http::request::{Query, RequestInfo};
@@ -182,6 +182,10 @@ fn call(
     }
     if is_misplaced(info) {
         return Err(Status::method_not_allowed());
+    }
+    let of_one = matches!(&*info.verb, "get" | "update" | "patch" | "delete");
+    if of_one && info.subresource.is_empty() {
+        call::check_name(&info.name)?;
     }
     let mut accept = if connect::is_stream(&info.subresource) {
         Accept::json()

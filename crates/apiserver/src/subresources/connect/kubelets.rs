@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use api::Status;
 use futures::future::BoxFuture;
-use http::header::{CONNECTION, CONTENT_TYPE, HOST, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
+};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, BodyStream, Empty};
@@ -185,6 +187,8 @@ pub(crate) fn strip(headers: &mut HeaderMap) {
 pub(crate) fn strip_upgrading(headers: &mut HeaderMap) {
     let protocol = headers.get(UPGRADE).cloned();
     strip(headers);
+    // No body goes along; a length would make the other side take the stream's beginning for one.
+    headers.remove(CONTENT_LENGTH);
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     protocol.map(|value| headers.insert(UPGRADE, value));
     hide_token(headers);

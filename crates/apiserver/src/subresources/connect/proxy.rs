@@ -18,11 +18,12 @@ use serde_json::Value;
 use wire::stream::upgrade;
 
 use super::kubelets::{Kubelets, exchange, pass, strip, strip_upgrading};
-use crate::call::Call;
+use crate::call::{self, Call};
 use crate::dialer::DialTarget;
 use crate::egress::service_resolver::{self, Behind, ServicePort, allowed, number, way};
 use crate::hooks::RequestBody;
 use crate::http::body::Body;
+use crate::http::request::{decoded_bytes, encoded_path};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
@@ -47,7 +48,10 @@ impl Target {
             "services" => "service",
             _ => "pod",
         };
-        Self::split(id).ok_or_else(|| Status::bad_request(format!("invalid {kind} request {id:?}")))
+        let target = Self::split(id)
+            .ok_or_else(|| Status::bad_request(format!("invalid {kind} request {id:?}")))?;
+        call::check_name(&target.name)?;
+        Ok(target)
     }
 
     fn split(id: &str) -> Option<Self> {
@@ -166,19 +170,43 @@ fn service(kubelets: &Kubelets, call: &Call, target: &Target) -> Result<Backend,
 }
 
 /// Parts a path of this server in what leads to the proxy and what the backend gets.
-fn split_path(path: &str, namespaced: bool) -> (&str, &str) {
+fn split_path(path: &[u8], namespaced: bool) -> (&[u8], &[u8]) {
     // /api/v1/namespaces/NS/pods/NAME/proxy or /api/v1/nodes/NAME/proxy
     let segments = if namespaced { 7 } else { 5 };
     let mut seen = 0;
-    for (at, b) in path.bytes().enumerate() {
-        if b == b'/' {
+    for (at, b) in path.iter().enumerate() {
+        if *b == b'/' {
             seen += 1;
             if seen > segments {
                 return path.split_at(at);
             }
         }
     }
-    (path, "")
+    (path, &[])
+}
+
+/// What a backend gets of a decoded path: as upstream joins it, without empty segments, `.` and `..`,
+/// none of which leads above the backend's root.
+fn cleaned(rest: &[u8]) -> String {
+    let mut kept: Vec<&[u8]> = Vec::new();
+    for segment in rest.split(|b| *b == b'/') {
+        match segment {
+            b"" | b"." => {}
+            b".." => {
+                kept.pop();
+            }
+            segment => kept.push(segment),
+        }
+    }
+    let mut out = String::new();
+    for segment in kept {
+        out.push('/');
+        out.push_str(&encoded_path(segment));
+    }
+    if out.is_empty() || rest.ends_with(b"/") {
+        out.push('/');
+    }
+    out
 }
 
 async fn forward(
@@ -188,8 +216,10 @@ async fn forward(
     mut head: Parts,
     body: RequestBody,
 ) -> Result<Response<Body>, Status> {
-    let path = head.uri.path().to_owned();
+    // Parted as it was read when the request was authorized: decoded.
+    let path = decoded_bytes(head.uri.path());
     let (prefix, rest) = split_path(&path, namespaced);
+    let prefix = encoded_path(prefix);
     let query = head
         .uri
         .query()
@@ -198,11 +228,11 @@ async fn forward(
     let upgrading = upgrade::is_upgrade(&head.headers);
     // Only what a browser follows; every other method would come back as another request.
     if rest.is_empty() && !upgrading && matches!(head.method, Method::GET | Method::HEAD) {
-        return Ok(redirect(&format!("{path}/{query}")));
+        return Ok(redirect(&format!("{prefix}/{query}")));
     }
-    let rest = if rest.is_empty() { "/" } else { rest };
+    let rest = cleaned(rest);
     let client = head.extensions.remove();
-    let headers = request_headers(&head, backend, prefix, rest, upgrading);
+    let headers = request_headers(&head, backend, &prefix, &rest, upgrading);
     let request = Request::builder()
         .method(head.method.clone())
         .uri(format!("{rest}{query}"));
@@ -224,7 +254,6 @@ async fn forward(
         answer.map_err(|e| Status::unavailable(format!("error trying to reach service: {e}")))?;
     let mut response = pass(answer);
     if backend.rewrites {
-        let prefix = prefix.to_owned();
         turn_location(response.headers_mut(), &prefix, backend.place.host());
         let html = is_html(response.headers()) && head.method != Method::HEAD;
         if html {
@@ -257,8 +286,10 @@ fn request_headers(
         false => strip(&mut headers),
     }
     let mut set = |name: HeaderName, text: &str| {
-        if let Ok(v) = HeaderValue::from_str(text) {
-            headers.insert(name, v);
+        match HeaderValue::from_str(text) {
+            Ok(v) => drop(headers.insert(name, v)),
+            // Better none than the client's.
+            Err(_) => drop(headers.remove(name)),
         }
     };
     // HTTP/2 has the host in its target.
@@ -274,11 +305,9 @@ fn request_headers(
         let before = before.map(|b| format!("{b}, ")).unwrap_or_default();
         set(FORWARDED_FOR, &format!("{before}{}", peer.addr.ip()));
     }
-    if backend.rewrites {
-        set(FORWARDED_URI, &format!("{prefix}{rest}"));
-        set(FORWARDED_HOST, asked.unwrap_or(&own));
-        set(FORWARDED_PROTO, "https");
-    }
+    set(FORWARDED_URI, &format!("{prefix}{rest}"));
+    set(FORWARDED_HOST, asked.unwrap_or(&own));
+    set(FORWARDED_PROTO, "https");
     headers
 }
 
@@ -323,13 +352,74 @@ mod tests {
 
     #[test]
     fn paths_are_parted_behind_proxy() {
+        let parted = |path: &str, namespaced| {
+            let (prefix, rest) = split_path(path.as_bytes(), namespaced);
+            [prefix, rest].map(|part| String::from_utf8_lossy(part).into_owned())
+        };
         let pod = "/api/v1/namespaces/a/pods/http:b:80/proxy";
-        assert_eq!(split_path(pod, true), (pod, ""));
-        assert_eq!(split_path(&format!("{pod}/x%2Fy/"), true), (pod, "/x%2Fy/"));
+        assert_eq!(parted(pod, true), [pod, ""]);
+        assert_eq!(parted(&format!("{pod}/x/y/"), true), [pod, "/x/y/"]);
         let node = "/api/v1/nodes/n/proxy";
         assert_eq!(
-            split_path("/api/v1/nodes/n/proxy/metrics", false),
-            (node, "/metrics")
+            parted("/api/v1/nodes/n/proxy/metrics", false),
+            [node, "/metrics"]
         );
+    }
+
+    #[test]
+    fn nothing_leads_above_a_backends_root() {
+        for (came, sent) in [
+            ("", "/"),
+            ("/", "/"),
+            ("/x/", "/x/"),
+            ("//x//y", "/x/y"),
+            ("/../../x", "/x"),
+            ("/x/../..", "/"),
+            ("/x/./../y/", "/y/"),
+            ("/..x/y..", "/..x/y.."),
+            ("/%2e%2e/x", "/%252e%252e/x"),
+            ("/x y?z", "/x%20y%3Fz"),
+        ] {
+            assert_eq!(cleaned(came.as_bytes()), sent, "{came}");
+        }
+    }
+
+    #[test]
+    fn this_server_alone_says_where_a_request_came_in() {
+        let forged = [
+            ("host", "kube.example.com"),
+            ("connection", "x-forwarded-uri, x-forwarded-proto, close"),
+            ("x-forwarded-uri", "/elsewhere"),
+            ("x-forwarded-host", "evil.example.com"),
+            ("x-forwarded-proto", "http"),
+            ("transfer-encoding", "chunked"),
+            ("proxy-authorization", "Basic x"),
+            ("content-length", "5"),
+        ];
+        for rewrites in [false, true] {
+            let backend = Backend {
+                place: DialTarget::Host {
+                    host: "192.0.2.1".into(),
+                    port: 80,
+                },
+                tls: None,
+                rewrites,
+            };
+            for upgrading in [false, true] {
+                let mut request = Request::builder().uri("/p/x");
+                for (name, value) in forged {
+                    request = request.header(name, value);
+                }
+                let head = request.body(()).expect("request").into_parts().0;
+                let sent = request_headers(&head, &backend, "/p", "/x", upgrading);
+                assert_eq!(sent["x-forwarded-uri"], "/p/x");
+                assert_eq!(sent["x-forwarded-host"], "kube.example.com");
+                assert_eq!(sent["x-forwarded-proto"], "https");
+                assert!(!sent.contains_key("transfer-encoding"));
+                assert!(!sent.contains_key("proxy-authorization"));
+                assert_eq!(sent.contains_key("content-length"), !upgrading);
+                assert_eq!(sent.contains_key("connection"), upgrading);
+            }
+        }
     }
 }
