@@ -143,7 +143,8 @@ fn type_of(value: &Json) -> (&'static str, &'static str) {
         Json::Null => ("null", ""),
         Json::Bool(_) => ("boolean", ""),
         Json::String(_) => ("string", ""),
-        Json::Number(n) if n.is_f64() => ("number", "double"),
+        // Beyond 64 bits with a sign upstream has a double, also of a whole number.
+        Json::Number(n) if n.as_i64().is_none() => ("number", "double"),
         Json::Number(_) => ("integer", "int64"),
         Json::Array(_) => ("array", ""),
         Json::Object(_) => ("object", ""),

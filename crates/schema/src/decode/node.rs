@@ -96,6 +96,11 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Node<'_>, String> {
     }
 }
 
+/// A whole number of so many digits is a double for certain.
+const DOUBLE_DIGITS: usize = 308;
+/// Of a number that is refused.
+const SHOWN_DIGITS: usize = 60;
+
 struct Parser<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -290,7 +295,16 @@ impl<'a> Parser<'a> {
             self.digits("in exponent of numeric literal")?;
         }
         let text = self.bytes.get(start..self.at).unwrap_or_default();
-        Ok(Node::Number(String::from_utf8_lossy(text)))
+        let text = String::from_utf8_lossy(text);
+        // What no double holds has no value here, and must not become null.
+        let may_be_large = text.len() > DOUBLE_DIGITS || text.contains(['e', 'E']);
+        if may_be_large && text.parse::<f64>().is_ok_and(f64::is_infinite) {
+            let shown: String = text.chars().take(SHOWN_DIGITS).collect();
+            return Err(format!(
+                "json: cannot unmarshal number {shown} into Go value of type float64"
+            ));
+        }
+        Ok(Node::Number(text))
     }
 
     /// At the opening quote. Bytes that are not UTF-8 become U+FFFD, as in Go.
