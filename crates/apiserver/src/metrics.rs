@@ -4,6 +4,7 @@ pub mod admission;
 pub mod allocators;
 pub mod audit;
 pub mod authorization;
+mod cel;
 pub mod identity;
 pub mod policies;
 pub mod requests;
@@ -272,6 +273,7 @@ impl Default for Metrics {
 impl Metrics {
     /// `server`: the name of this one among those of a cluster.
     pub fn new(store: &StoreMetrics, server: &str) -> Self {
+        cel::count_rules();
         let mut registry = Registry::default();
         store.register(&mut registry);
         let tokens = TokenMetrics::default();

@@ -12,6 +12,7 @@ use crate::correlate::Pair;
 use crate::decl::declare;
 use crate::model::{Additional, List, Rule, Structural};
 use crate::path;
+use crate::stopwatch::measured;
 
 /// Longest message that an expression gives, in bytes.
 const MAX_MESSAGE: usize = 5 * 1024;
@@ -39,6 +40,13 @@ fn env(decl: &Arc<Decl>, optional_old: bool) -> Env {
 
 /// Compiles the rules of one node.
 pub(crate) fn compile(schema: &Structural, rules: &[Rule], decl: &Arc<Decl>) -> Vec<Compiled> {
+    if rules.is_empty() {
+        return Vec::new();
+    }
+    measured(|s| s.compiled, || compile_all(schema, rules, decl))
+}
+
+fn compile_all(schema: &Structural, rules: &[Rule], decl: &Arc<Decl>) -> Vec<Compiled> {
     let one = |rule: &Rule| {
         let env = env(decl, rule.optional_old_self == Some(true));
         let program = Program::compile(&rule.rule, &env)
@@ -155,7 +163,9 @@ impl Rules {
         if pair.new.is_null() {
             return;
         }
-        self.evaluate(path, pair, ran);
+        if !self.own.is_empty() {
+            measured(|s| s.evaluated, || self.evaluate(path, pair, ran));
+        }
         match pair.new {
             Json::Array(items) => {
                 let Some(rules) = &self.items else { return };

@@ -187,7 +187,11 @@ where
     } = connected;
     set_options(&stream)?;
     let stream = tokio::select! {
-        done = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)) => done??,
+        done = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)) => {
+            let done = done.map_err(BoxError::from);
+            let done = done.and_then(|done| done.map_err(BoxError::from));
+            done.inspect_err(|_| connection.failed_handshake())?
+        }
         () = connection.evicted() => return Ok(()),
         // It has asked for nothing yet.
         () = shutdown.cancelled() => return Ok(()),

@@ -2,11 +2,12 @@
 //! that copies nothing, since every request passes here.
 
 use std::hash::{BuildHasher, Hash};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use http::HeaderMap;
 use http::Method;
+use metrics::Counters;
 use parking_lot::RwLock;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::exemplar::HistogramWithExemplars;
@@ -15,8 +16,28 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use registry::kinds::ByName;
+use tokio_util::sync::CancellationToken;
+use wire::serve::Connections;
 
 use crate::http::request::{Query, RequestInfo};
+
+/// In the process's table: servers of one process are counted together.
+static HANDSHAKES: LazyLock<Counter> = LazyLock::new(|| {
+    let name = "apiserver_tls_handshake_errors_total";
+    Counters::new(name, "Connections whose TLS handshake failed", []).of([])
+});
+
+/// Has the connections of a server whose handshake fails counted, until it stops.
+pub fn count_handshakes(connections: Connections, stop: CancellationToken) {
+    let _ = LazyLock::force(&HANDSHAKES);
+    let mut counted = 0;
+    metrics::before_reading(move || {
+        let now = connections.failed_handshakes();
+        HANDSHAKES.inc_by(now.saturating_sub(counted));
+        counted = now;
+        !stop.is_cancelled()
+    });
+}
 
 type Labels = Vec<(&'static str, String)>;
 

@@ -38,7 +38,7 @@ use crate::http::body::{self, Body, BoxError};
 use crate::http::options;
 use crate::http::request::{Query, RequestInfo};
 use crate::http::respond;
-use crate::metrics::requests::MeasuredRequest;
+use crate::metrics::requests::{self, MeasuredRequest};
 use crate::server::ApiServer;
 use crate::{render, subresources};
 use route::{Target, To};
@@ -60,6 +60,7 @@ impl ApiServer {
             async move { server.handle(request).await }
         };
         let connections = Connections::new(Limits::of_this_process());
+        requests::count_handshakes(connections.clone(), self.stop().clone());
         let (lanes, draining) = (self.lanes().clone(), self.state().draining().clone());
         let settled = async {
             let running = self.in_flight();

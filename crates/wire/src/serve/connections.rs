@@ -191,6 +191,7 @@ struct Shared {
     limits: Limits,
     born: Instant,
     next: AtomicU64,
+    failed_handshakes: AtomicU64,
     table: Mutex<Table>,
 }
 
@@ -234,6 +235,7 @@ impl Connections {
             limits,
             born: Instant::now(),
             next: AtomicU64::new(0),
+            failed_handshakes: AtomicU64::new(0),
             table: Mutex::default(),
         }))
     }
@@ -256,6 +258,11 @@ impl Connections {
             last_ms: AtomicU64::new(shared.now_ms()),
             shared,
         })
+    }
+
+    /// How many there were so far whose TLS handshake failed or took too long.
+    pub fn failed_handshakes(&self) -> u64 {
+        self.0.failed_handshakes.load(Ordering::Relaxed)
     }
 
     /// How many there are: without credentials, of users, of the system.
@@ -301,6 +308,13 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// Its TLS handshake failed or took too long.
+    pub fn failed_handshake(&self) {
+        self.shared
+            .failed_handshakes
+            .fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Credentials of a request were accepted. The first user of a connection counts.
     pub fn authenticated(&self, user: &str, groups: &[String]) {
         if self.known.swap(true, Ordering::Relaxed) {
@@ -430,6 +444,14 @@ mod tests {
         assert_eq!(table.counts(), [4, 0, 0]);
         drop(flood);
         assert_eq!(table.counts(), [1, 0, 0]);
+    }
+
+    #[test]
+    fn failed_handshakes_are_counted_when_their_connections_have_gone() {
+        let table = Connections::new(limits(4, 8));
+        table.admit(ip(1)).failed_handshake();
+        table.admit(ip(2)).failed_handshake();
+        assert_eq!(table.failed_handshakes(), 2);
     }
 
     #[test]
