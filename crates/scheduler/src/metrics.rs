@@ -26,6 +26,9 @@ pub struct SchedulerMetrics {
     plugin_seconds: Histograms<3>,
     unschedulable: Gauges<2>,
     cache: Gauges<1>,
+    goroutines: Gauges<1>,
+    permit_seconds: Histograms<1>,
+    event_seconds: Histograms<1>,
 }
 
 pub static METRICS: LazyLock<SchedulerMetrics> = LazyLock::new(|| SchedulerMetrics {
@@ -106,6 +109,23 @@ pub static METRICS: LazyLock<SchedulerMetrics> = LazyLock::new(|| SchedulerMetri
         "Number of nodes, pods, and assumed (bound) pods in the scheduler cache",
         ["type"],
     ),
+    goroutines: Gauges::new(
+        "scheduler_goroutines",
+        "Number of tasks that run, by the work that they do; decisions are made by one and not here",
+        ["operation"],
+    ),
+    permit_seconds: Histograms::new(
+        "scheduler_permit_wait_duration_seconds",
+        "Duration of waiting on permit",
+        ["result"],
+        &exponential(0.001, 2.0, 15),
+    ),
+    event_seconds: Histograms::new(
+        "scheduler_event_handling_duration_seconds",
+        "Event handling latency in seconds",
+        ["event"],
+        &exponential(0.000_1, 2.0, 12),
+    ),
 });
 
 /// What one scheduler has shown: handles, so that each is looked up once, and what it shows no more when
@@ -113,6 +133,7 @@ pub static METRICS: LazyLock<SchedulerMetrics> = LazyLock::new(|| SchedulerMetri
 #[derive(Default)]
 pub struct CoreFigures {
     points: BTreeMap<(Point, Code, Arc<str>), Histogram>,
+    events: BTreeMap<&'static str, Histogram>,
     refused: BTreeMap<(&'static str, Arc<str>), usize>,
 }
 
@@ -135,7 +156,18 @@ impl CoreFigures {
         self.refused(core);
     }
 
+    /// A change of the cluster was taken in; the event in upstream's words.
+    pub fn handled(&mut self, event: &'static str, took: Duration) {
+        let handle = self.events.entry(event);
+        let handle = handle.or_insert_with(|| METRICS.event_seconds.of([event]));
+        handle.observe(took.as_secs_f64());
+    }
+
     fn took(&mut self, noted: Noted) {
+        for (code, waited) in noted.permits {
+            let seconds = waited.as_secs_f64();
+            METRICS.permit_seconds.observe([code.word()], seconds);
+        }
         for part in noted.parts {
             let key = (part.point, part.code, part.profile);
             let handle = self.points.entry(key).or_insert_with_key(|key| {
@@ -241,6 +273,11 @@ impl SchedulerMetrics {
         self.victims.observe([], victims as f64);
     }
 
+    /// So many pods are being bound, or prepared for it.
+    pub fn binding(&self, pods: usize) {
+        self.goroutines.set(["binding"], pods as f64);
+    }
+
     /// How many pods wait where.
     pub fn waiting(&self, lengths: Lengths) {
         for (queue, count) in [
@@ -278,6 +315,11 @@ mod tests {
         METRICS.bound(99, second, true);
         METRICS.asked_to_bind("p", true, second);
         METRICS.preempts(3);
+        METRICS.binding(2);
+        CoreFigures::default().handled("NodeAdd", second);
+        let mut noted = Noted::default();
+        noted.permits.push((Code::Success, second));
+        CoreFigures::default().took(noted);
         METRICS.waiting(Lengths {
             gated: 4,
             ..Lengths::default()
@@ -289,6 +331,9 @@ mod tests {
             "scheduler_pod_scheduling_sli_duration_seconds_count{attempts=\"15+\"} 1",
             "scheduler_pending_pods{queue=\"gated\"} 4",
             "scheduler_pod_scheduled_after_flush_total 1",
+            "scheduler_goroutines{operation=\"binding\"}",
+            "scheduler_permit_wait_duration_seconds_count{result=\"Success\"}",
+            "scheduler_event_handling_duration_seconds_count{event=\"NodeAdd\"}",
             "scheduler_framework_extension_point_duration_seconds_count{extension_point=\"Bind\",status=\"Success\",profile=\"p\"} 1",
             "# TYPE scheduler_preemption_attempts_total counter",
             "# TYPE scheduler_preemption_victims histogram",

@@ -156,6 +156,25 @@ struct Feeds {
     news: mpsc::Receiver<News>,
 }
 
+/// What happened to a pod, in upstream's words: which differ by whether it has a node.
+fn pod_event(old: Option<&ApiPod>, new: Option<&ApiPod>) -> &'static str {
+    let has_node = |pod: &ApiPod| {
+        let node = pod.spec.as_ref().and_then(|s| s.node_name.as_deref());
+        node.is_some_and(|n| !n.is_empty())
+    };
+    let had_node = old.is_some_and(has_node);
+    match (old, new, new.or(old).is_some_and(has_node)) {
+        (None, _, true) => "AssignedPodAdd",
+        // For those with a node it is a new one.
+        (Some(_), Some(_), true) if !had_node => "AssignedPodAdd",
+        (None, _, false) => "UnschedulablePodAdd",
+        (Some(_), Some(_), true) => "AssignedPodUpdate",
+        (Some(_), Some(_), false) => "UnschedulablePodUpdate",
+        (Some(_), None, true) => "AssignedPodDelete",
+        (Some(_), None, false) => "UnschedulablePodDelete",
+    }
+}
+
 /// The event recorder of each profile, by its scheduler's name.
 fn recorders(client: &Client, config: &Config, clock: Clock) -> Vec<(String, Recorder)> {
     let names = config.profiles.iter().map(|p| p.scheduler.clone());
@@ -253,6 +272,7 @@ impl Shell {
             self.send_reports();
             self.record_bound();
             self.tell_of_groups();
+            METRICS.binding(self.binds);
             self.shown.update(&mut self.core);
             if more || busy {
                 tokio::task::yield_now().await;
@@ -323,13 +343,22 @@ impl Shell {
     }
 
     fn node(&mut self, change: &Change<Node>) {
+        let began = Instant::now();
+        let event = match (&change.old, &change.new) {
+            (None, _) => "NodeAdd",
+            (Some(_), Some(_)) => "NodeUpdate",
+            (Some(_), None) => "NodeDelete",
+        };
         self.core
             .node_changed(change.old.as_deref(), change.new.as_deref());
+        self.shown.handled(event, began.elapsed());
     }
     fn pod(&mut self, change: &Change<ApiPod>) {
         let now = self.now_ms();
         let (old, new) = (change.old.as_deref(), change.new.as_deref());
+        let (event, began) = (pod_event(old, new), Instant::now());
         self.core.pod_changed(old, new, now);
+        self.shown.handled(event, began.elapsed());
         if let Some(pod) = new.filter(|p| is_gated(p))
             && scheduled_reason(pod) != Some("SchedulingGated")
         {

@@ -101,6 +101,8 @@ pub struct OfPlugin {
 pub struct Noted {
     pub parts: Vec<Part>,
     pub plugins: Vec<OfPlugin>,
+    /// What pods waited that were not permitted at once, and how that ended.
+    pub permits: Vec<(Code, Duration)>,
     is_sampled: bool,
 }
 
@@ -151,6 +153,13 @@ impl Timings {
             code,
             took,
         });
+    }
+
+    /// A pod has waited so long to be permitted.
+    pub fn permit(&self, code: Code, waited: Duration) {
+        if self.clock.is_some() {
+            self.noted.lock().permits.push((code, waited));
+        }
     }
 
     /// A plugin that began then has answered.

@@ -54,6 +54,9 @@ pub struct KubeletMetrics {
     preemptions: Counters<1>,
     requests: Counters<4>,
     request_seconds: Histograms<4>,
+    image_volumes: Counters<0>,
+    image_volumes_mounted: Counters<0>,
+    image_volumes_failed: Counters<0>,
 }
 
 pub static METRICS: LazyLock<KubeletMetrics> = LazyLock::new(|| KubeletMetrics {
@@ -116,6 +119,21 @@ pub static METRICS: LazyLock<KubeletMetrics> = LazyLock::new(|| KubeletMetrics {
         ["method", "path", "server_type", "long_running"],
         &USUAL,
     ),
+    image_volumes: Counters::new(
+        "kubelet_image_volume_requested_total",
+        "Number of requested image volumes.",
+        [],
+    ),
+    image_volumes_mounted: Counters::new(
+        "kubelet_image_volume_mounted_succeed_total",
+        "Number of successful image volume mounts.",
+        [],
+    ),
+    image_volumes_failed: Counters::new(
+        "kubelet_image_volume_mounted_errors_total",
+        "Number of failed image volume mounts.",
+        [],
+    ),
 });
 
 impl KubeletMetrics {
@@ -132,6 +150,15 @@ impl KubeletMetrics {
     /// What was decided about a pod was done.
     pub fn worked(&self, took: Duration) {
         self.work.observe(["sync"], took.as_secs_f64());
+    }
+
+    /// An image is a volume of a container that is about to start; it was mounted or was not.
+    pub fn image_volume(&self, well: bool) {
+        self.image_volumes.add([]);
+        match well {
+            true => self.image_volumes_mounted.add([]),
+            false => self.image_volumes_failed.add([]),
+        }
     }
 
     /// A pod is evicted; `signal` in upstream's words.
@@ -359,6 +386,8 @@ mod tests {
         let called = runtime.start_container("nobody").await;
         METRICS.runs("n");
         METRICS.evicted("memory.available");
+        METRICS.image_volume(true);
+        METRICS.image_volume(false);
         METRICS.worked(Duration::from_secs(1));
         METRICS.looked(Duration::from_secs(1));
         for path in ["/metrics", "/metrics/resource", "/what a client made up"] {
@@ -370,6 +399,9 @@ mod tests {
             "kubelet_runtime_operations_duration_seconds_count{operation_type=\"start_container\"}",
             "kubelet_node_name{node=\"n\"} 1",
             "kubelet_evictions{eviction_signal=\"memory.available\"} 1",
+            "# TYPE kubelet_image_volume_requested_total counter",
+            "# TYPE kubelet_image_volume_mounted_succeed_total counter",
+            "# TYPE kubelet_image_volume_mounted_errors_total counter",
             "kubelet_pod_worker_duration_seconds_count{operation_type=\"sync\"}",
             "# TYPE kubelet_pleg_relist_duration_seconds histogram",
             "kubelet_http_requests_total{method=\"GET\",path=\"metrics\",server_type=\"readwrite\",long_running=\"false\"} 1",

@@ -17,7 +17,7 @@ use crate::dra::cdi;
 use crate::events::Severity;
 use crate::images::RequiredImage;
 use crate::log_links::Links;
-use crate::metrics::{STARTS, Start};
+use crate::metrics::{METRICS, STARTS, Start};
 use crate::objects;
 use crate::probes::hook;
 use crate::volumes::{Mounted, subpath};
@@ -393,23 +393,26 @@ impl Hands {
 
     /// Shows the images that are the container's volumes at the volumes' folders.
     async fn show_images(&self, pod: &Pod, container: &Container) -> Result<(), String> {
-        let (runtime, volumes) = (&self.deps.runtime, &self.deps.volumes.0);
         for (volume, wanted) in RequiredImage::by(pod, container) {
             let Some(volume) = volume else { continue };
-            let failed = |why: String| {
-                format!(
-                    "failed to mount image {:?} of volume {volume:?}: {why}",
-                    wanted.image
-                )
-            };
-            let found = runtime.image(&crate::images::with_tag(wanted.image)).await;
-            let image = found.map_err(|e| failed(e.message()))?;
-            let image = image.ok_or_else(|| failed("it is gone again".into()))?;
-            let dir = crate::volumes::image::dir(&volumes.pods_dir, pod, volume);
-            let shown = runtime.mount_image(&image.id, &dir).await;
-            shown.map_err(|e| failed(e.message()))?;
+            let shown = self.show_image(pod, volume, wanted.image).await;
+            METRICS.image_volume(shown.is_ok());
+            shown.map_err(|why| {
+                let image = wanted.image;
+                format!("failed to mount image {image:?} of volume {volume:?}: {why}")
+            })?;
         }
         Ok(())
+    }
+
+    async fn show_image(&self, pod: &Pod, volume: &str, image: &str) -> Result<(), String> {
+        let (runtime, volumes) = (&self.deps.runtime, &self.deps.volumes.0);
+        let found = runtime.image(&crate::images::with_tag(image)).await;
+        let image = found.map_err(|e| e.message())?;
+        let image = image.ok_or("it is gone again")?;
+        let dir = crate::volumes::image::dir(&volumes.pods_dir, pod, volume);
+        let shown = runtime.mount_image(&image.id, &dir).await;
+        shown.map_err(|e| e.message())
     }
 
     /// A debugging container sees the processes of the container that it names.

@@ -2,6 +2,7 @@
 //! and how long a pod waits for that with its node.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use clock::Instant;
 
@@ -105,7 +106,8 @@ impl Core {
         let waiting = self.waiting.get(uid)?;
         let (pod, node) = (waiting.pod.clone(), waiting.node.clone());
         let (stage, late) = (waiting.stage, waiting.until_ms <= now_ms);
-        let waited_ms = waiting.until_ms.saturating_sub(waiting.since_ms);
+        let since_ms = waiting.since_ms;
+        let waited_ms = waiting.until_ms.saturating_sub(since_ms);
         let (mut permitted, began) = (waiting.permitted, self.timings.now());
         let profile = self.profile(&pod.scheduler)?;
         let place = self.snapshot.node(&node)?;
@@ -127,6 +129,11 @@ impl Core {
         if stage == Stage::Permit {
             let code = code_of(&answer);
             self.timings.part(began, Point::Permit, code, &pod);
+            // When it came here first it was asked at the same moment.
+            if answer != Ok(false) && now_ms > since_ms {
+                let waited = Duration::from_millis(now_ms - since_ms);
+                self.timings.permit(code, waited);
+            }
         }
         if answer == Ok(true) && stage == Stage::Permit {
             permitted = self.timings.now();
