@@ -1,6 +1,9 @@
 //! What controllers count beside the work of their queues, under upstream's names. Each looks at what
 //! was observed and planned; it changes neither.
 
+pub mod sets;
+pub mod volumes;
+
 use std::sync::{Arc, LazyLock, Weak};
 
 use client::Informer;
@@ -23,6 +26,17 @@ pub struct Alive(Arc<()>);
 impl Alive {
     fn watch(&self) -> Weak<()> {
         Arc::downgrade(&self.0)
+    }
+
+    /// Has something shown before figures are read, with whether the controller lives; it is told
+    /// once that it does not.
+    pub fn show(&self, mut show: impl FnMut(bool) + Send + 'static) {
+        let alive = self.watch();
+        metrics::before_reading(move || {
+            let lives = alive.upgrade().is_some();
+            show(lives);
+            lives
+        });
     }
 }
 

@@ -19,6 +19,7 @@ const WITHOUT_TOTAL: &[&str] = &[
     "apiserver_admission_webhook_fail_open_count",
     "endpoint_slice_controller_changes",
     "endpoint_slice_controller_syncs",
+    "endpoint_slice_mirroring_controller_changes",
     "kubelet_certificate_manager_client_expiration_renew_errors",
     "kubelet_server_expiration_renew_errors",
 ];

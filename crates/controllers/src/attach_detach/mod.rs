@@ -22,6 +22,7 @@ use kube::ResourceExt;
 use parking_lot::Mutex;
 
 use crate::common::{is_deleting, is_finished};
+use crate::metrics::{Alive, volumes as figures};
 use crate::nodes::{BY_NODE, node_of};
 use crate::volumes::{PODS_BY_CLAIM, claims_of, index_pods, volume_name};
 use plan::{DesiredVolume, Observed};
@@ -49,6 +50,7 @@ pub struct Attachments {
     drivers: Informer<CSIDriver>,
     attachments: Informer<VolumeAttachment>,
     memory: Mutex<Memory>,
+    alive: Alive,
     clock: Clock,
 }
 
@@ -62,6 +64,7 @@ impl Attachments {
             drivers: informers.of(),
             attachments: informers.of(),
             memory: Mutex::default(),
+            alive: Alive::default(),
             clock: informers.clock(),
         };
         index_pods(&all.pods);
@@ -93,15 +96,8 @@ impl Attachments {
         out
     }
 
-    /// The volume of a claim, if its driver attaches volumes; one without an object of its own does.
     fn attached_of(&self, claim: &str) -> Option<Arc<PersistentVolume>> {
-        let (namespace, name) = claim.split_once('/')?;
-        let claim = self.claims.get(namespace, name)?;
-        let volume = self.volumes.get("", volume_name(&claim))?;
-        let driver = &volume.spec.as_ref()?.csi.as_ref()?.driver;
-        let driver = self.drivers.get("", driver);
-        let attaches = driver.is_none_or(|d| d.spec.attach_required != Some(false));
-        attaches.then_some(volume)
+        attached_of(&self.claims, &self.volumes, &self.drivers, claim)
     }
 
     /// Where else a volume is attached, and which pods there have it.
@@ -124,6 +120,22 @@ impl Attachments {
             pods: pods.map(|p| p.name_any()).collect(),
         })
     }
+}
+
+/// The volume of a claim, if its driver attaches volumes; one without an object of its own does.
+fn attached_of(
+    claims: &Informer<PersistentVolumeClaim>,
+    volumes: &Informer<PersistentVolume>,
+    drivers: &Informer<CSIDriver>,
+    claim: &str,
+) -> Option<Arc<PersistentVolume>> {
+    let (namespace, name) = claim.split_once('/')?;
+    let claim = claims.get(namespace, name)?;
+    let volume = volumes.get("", volume_name(&claim))?;
+    let driver = &volume.spec.as_ref()?.csi.as_ref()?.driver;
+    let driver = drivers.get("", driver);
+    let attaches = driver.is_none_or(|d| d.spec.attach_required != Some(false));
+    attaches.then_some(volume)
 }
 
 /// The nodes of all pods that use a volume.
@@ -180,6 +192,10 @@ impl Controller for Attachments {
     type Observed = Observed;
 
     fn watches(&self, watches: &mut Watches<String>) {
+        let (claims, volumes) = (self.claims.clone(), self.volumes.clone());
+        let drivers = self.drivers.clone();
+        let attached = move |claim: &str| attached_of(&claims, &volumes, &drivers, claim);
+        figures::show_attachments(&self.pods, &self.attachments, attached, &self.alive);
         watches.on(&self.pods, |pod| {
             if claims_of(pod).is_empty() {
                 return Vec::new();

@@ -4,13 +4,14 @@
 use std::sync::Arc;
 
 use client::{Informer, Informers};
-use control::{Controller, Plan, Watches};
+use control::{Controller, Count, Plan, Watches};
 use k8s_openapi::api::core::v1::{Endpoints, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 
 use crate::common::{Key, key_of};
 use crate::endpoints::{BY_SERVICE, MANAGED_BY, SERVICE_NAME, index_by_service};
+use crate::metrics::{Alive, sets as figures};
 
 pub mod plan;
 mod subsets;
@@ -26,6 +27,7 @@ pub struct Mirror {
     services: Informer<Service>,
     slices: Informer<EndpointSlice>,
     endpoints: Informer<Endpoints>,
+    alive: Alive,
 }
 
 impl Mirror {
@@ -34,6 +36,7 @@ impl Mirror {
             services: informers.of(),
             slices: index_by_service(informers),
             endpoints: informers.of(),
+            alive: Alive::default(),
         }
     }
 }
@@ -50,6 +53,7 @@ impl Controller for Mirror {
     type Observed = Observed;
 
     fn watches(&self, watches: &mut Watches<Key>) {
+        figures::show_mirrored(&self.slices, is_ours, &self.alive);
         watches.on(&self.services, |s| vec![key_of(s)]);
         watches.on(&self.endpoints, |e| vec![key_of(e)]);
         watches.on(&self.slices, |s| {
@@ -81,5 +85,9 @@ impl Controller for Mirror {
 
     fn plan(&self, observed: &Observed, now_millis: i64) -> Plan {
         plan::plan(observed, now_millis)
+    }
+
+    fn metrics(&self, _: &Observed, plan: &Plan) -> Option<Count> {
+        figures::mirrored(plan)
     }
 }

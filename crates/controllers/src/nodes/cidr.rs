@@ -6,10 +6,12 @@ use std::sync::Arc;
 use api::cidr::{Cidr, Cidrs, IpFamily};
 use client::{Informer, Informers};
 use control::action::{Target, reference};
-use control::{Action, Controller, Plan, Watches};
+use control::{Action, Controller, Count, Plan, Watches};
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 use serde_json::json;
+
+use crate::metrics::{Alive, sets as figures};
 
 /// Upstream's bits of nodes' ranges: 254 pods by IPv4, and all that one network may have by IPv6.
 pub const NODE_PREFIX_IPV4: u8 = 24;
@@ -44,12 +46,23 @@ impl Ranges {
         };
         ranges.iter().map(cut).collect::<Result<_, _>>().map(Self)
     }
+
+    /// Shows how much of them nodes have.
+    fn show(&self, nodes: &[Arc<Node>]) {
+        let taken = UsedCidrs::of(nodes, self);
+        for (range, prefix) in &self.0 {
+            let parts = 1u64 << (prefix - range.prefix).min(MOST_PART_BITS);
+            let used = taken.all.iter().filter(|part| part.overlaps(*range));
+            figures::range(*range, parts, used.count());
+        }
+    }
 }
 
 /// The controller; all nodes are one key, so that no two get the same range.
 pub struct PodCidrs {
     nodes: Informer<Node>,
     ranges: Ranges,
+    alive: Alive,
 }
 
 impl PodCidrs {
@@ -57,6 +70,7 @@ impl PodCidrs {
         Self {
             nodes: informers.of(),
             ranges,
+            alive: Alive::default(),
         }
     }
 }
@@ -69,6 +83,9 @@ impl Controller for PodCidrs {
     type Observed = Vec<Arc<Node>>;
 
     fn watches(&self, watches: &mut Watches<()>) {
+        let (nodes, ranges) = (self.nodes.clone(), self.ranges.clone());
+        self.alive
+            .show(move |lives| ranges.show(&if lives { nodes.list() } else { Vec::new() }));
         watches.on(&self.nodes, |n| {
             if cidr(n).is_none() {
                 vec![()]
@@ -82,6 +99,10 @@ impl Controller for PodCidrs {
     }
     fn plan(&self, nodes: &Vec<Arc<Node>>, _: i64) -> Plan {
         plan(nodes, &self.ranges)
+    }
+    fn metrics(&self, _: &Vec<Arc<Node>>, plan: &Plan) -> Option<Count> {
+        let ranges = self.ranges.0.iter().map(|(range, _)| *range);
+        figures::ranges(ranges.collect(), plan)
     }
     fn workers(&self) -> usize {
         1

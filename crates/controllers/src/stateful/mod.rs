@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 
 use crate::common::{Key, key_of, selector_of, uid_of};
 use crate::failed_pods::Failures;
+use crate::metrics::{Alive, sets as figures};
 use crate::ownership;
 
 pub mod claims;
@@ -30,6 +31,7 @@ pub struct StatefulSets {
     claims: Informer<PersistentVolumeClaim>,
     /// Of pods that nodes refused; it begins again with the process.
     failures: Mutex<Failures>,
+    alive: Alive,
 }
 
 impl StatefulSets {
@@ -40,6 +42,7 @@ impl StatefulSets {
             revisions: informers.of(),
             claims: informers.of(),
             failures: Mutex::default(),
+            alive: Alive::default(),
         };
         ownership::index(&all.pods);
         all
@@ -60,6 +63,7 @@ impl Controller for StatefulSets {
     type Observed = Observed;
 
     fn watches(&self, watches: &mut Watches<Key>) {
+        figures::show_sets(&self.sets, &self.alive);
         watches.on(&self.sets, |s| vec![key_of(s)]);
         let sets = self.sets.clone();
         watches.on(&self.pods, move |pod| {

@@ -15,6 +15,7 @@ use super::{
     index_pods, volume_name, volume_phase,
 };
 use crate::common::{is_finished, key_of, uid_of};
+use crate::metrics::{Alive, volumes as figures};
 
 pub mod claim;
 mod matching;
@@ -46,6 +47,7 @@ pub struct Binder {
     volumes: Informer<PersistentVolume>,
     classes: Informer<StorageClass>,
     pods: Informer<Pod>,
+    alive: Alive,
 }
 
 impl Binder {
@@ -55,6 +57,7 @@ impl Binder {
             volumes: informers.of(),
             classes: informers.of(),
             pods: informers.of(),
+            alive: Alive::default(),
         };
         index_pods(&all.pods);
         all.volumes
@@ -133,6 +136,7 @@ impl Controller for Binder {
     type Observed = Observed;
 
     fn watches(&self, watches: &mut Watches<Key>) {
+        figures::show_volumes(&self.volumes, &self.claims, &self.alive);
         let volumes = self.volumes.clone();
         watches.on(&self.claims, move |claim| {
             let (namespace, name) = key_of(claim);

@@ -50,6 +50,7 @@ fn binder(world: &World) -> Binder {
                 }),
         ),
         pods: Informer::fixed(own(world.all("Pod"))),
+        alive: Alive::default(),
     };
     index_pods(&all.pods);
     all.volumes
