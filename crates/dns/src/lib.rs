@@ -3,10 +3,12 @@
 //!
 //! `index` is what names stand for, `answer` the specification as a pure function of it, `message`
 //! the form on the wire. `client_query` is a question on its way, under the name that `rewrite` gave it.
-//! `template` makes answers of names. `settings` is what a Corefile says about whose question is whose, `cache`
-//! keeps what others answered, as bytes that `packet` knows; `recent` keeps whole answers by the bytes
-//! of their questions, patched by `prepared`. `resolv_conf` follows the node's own resolvers; `forward`
-//! with `tls`, and `sockets` with `outgoing`, are the sockets, `server` goes from a question's bytes to an answer's.
+//! `search_path` knows which names are asked for next when one does not exist; `template` makes answers
+//! of names. `settings` is what a Corefile says about whose question is whose, `trusted` to whom long
+//! answers go by UDP. `cache` keeps what others answered, as bytes that `packet` knows; `recent` keeps
+//! whole answers by the bytes of their questions, patched by `prepared`. `resolv_conf` follows the node's
+//! own resolvers; `forward` with `tls`, and `sockets` with `outgoing`, are the sockets, `server` goes from
+//! a question's bytes to an answer's.
 //! It runs on every node, so that a question never leaves the node for a name of the cluster.
 #![forbid(unsafe_code)]
 
@@ -23,11 +25,13 @@ mod prepared;
 mod recent;
 mod resolv_conf;
 mod rewrite;
+mod search_path;
 mod server;
 mod settings;
 mod sockets;
 mod template;
 mod tls;
+mod trusted;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -49,9 +53,10 @@ use tokio::task::JoinSet;
 use crate::answer::Zone;
 use crate::metrics::METRICS;
 use crate::server::Answerer;
-use crate::settings::Settings;
+use crate::settings::{NodeResolvers, Settings};
 use crate::sockets::{make_room, serve_tcp, serve_udp};
 use crate::tls::Dialer;
+use crate::trusted::Trusted;
 
 /// How the server runs.
 #[derive(Debug, Clone)]
@@ -193,9 +198,9 @@ impl Corefiles {
     }
 
     /// How questions are led then, where the node has these resolvers.
-    fn settings(&self, zone: &Zone, upstreams: &[SocketAddr]) -> Settings {
+    fn settings(&self, zone: &Zone, node: &NodeResolvers) -> Settings {
         let (file, has_main) = &self.said;
-        let (settings, warnings) = Settings::of(file, *has_main, zone, upstreams);
+        let (settings, warnings) = Settings::of(file, *has_main, zone, node);
         for what in warnings {
             tracing::warn!(what, "part of the Corefile");
         }
@@ -240,9 +245,15 @@ fn follow(
     resolvers: Resolvers,
     listen: &[SocketAddr],
     tasks: &mut JoinSet<()>,
-) -> clock::watch::Receiver<Vec<SocketAddr>> {
+) -> clock::watch::Receiver<NodeResolvers> {
     match resolvers {
-        Resolvers::These(all) => clock::watch::Sender::new(all).subscribe(),
+        Resolvers::These(servers) => {
+            let node = NodeResolvers {
+                servers,
+                has_searches: false,
+            };
+            clock::watch::Sender::new(node).subscribe()
+        }
         Resolvers::File(path) => {
             // Whoever follows it says why, where it cannot be read.
             let first = resolv_conf::read(&path, listen).unwrap_or_default();
@@ -264,8 +275,7 @@ pub async fn run_on(
     let mut events = events.fuse();
     let (ttl, negative) = (config.ttl_seconds, config.negative_ttl_seconds);
     let zone = Zone::new(&config.cluster_domain, ttl, negative);
-    let mut trusted = config.trusted.clone();
-    trusted.extend(config.listen.iter().map(|a| (a.ip(), 128)));
+    let trusted = Trusted::new(config.trusted.clone(), &config.listen);
     let mut corefiles = Corefiles::default();
     let mut tasks = JoinSet::new();
     let mut upstreams = follow(config.upstreams, &config.listen, &mut tasks);

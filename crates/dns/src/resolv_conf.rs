@@ -12,6 +12,7 @@ use futures::StreamExt;
 use inotify::{EventMask, Inotify, WatchMask};
 
 use crate::forward::upstreams_of;
+use crate::settings::NodeResolvers;
 
 /// Between looks of which no event speaks, such as where a folder cannot be watched. A look reads one
 /// small file.
@@ -19,25 +20,42 @@ const LOOK: Duration = Duration::from_secs(5);
 /// Several events in a row are one look.
 const SETTLE: Duration = Duration::from_millis(20);
 
-/// The servers that the file names, but for those where this one listens: nobody is asked in a circle.
-pub fn read(path: &Path, listen: &[SocketAddr]) -> io::Result<Vec<SocketAddr>> {
-    let mut all = upstreams_of(&std::fs::read_to_string(path)?);
-    all.retain(|server| !listen.contains(server));
-    Ok(all)
+/// What the file says; without the servers where this one listens: nobody is asked in a circle.
+pub fn read(path: &Path, listen: &[SocketAddr]) -> io::Result<NodeResolvers> {
+    let text = std::fs::read_to_string(path)?;
+    let mut servers = upstreams_of(&text);
+    servers.retain(|server| !listen.contains(server));
+    Ok(NodeResolvers {
+        servers,
+        has_searches: has_searches(&text),
+    })
+}
+
+/// Whether the file gives pods search domains, read as the kubelet does: the last line of them counts,
+/// and the root adds nothing to a name.
+fn has_searches(text: &str) -> bool {
+    let mut has = false;
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        if matches!(words.next(), Some("search" | "domain")) {
+            has = words.any(|domain| domain != ".");
+        }
+    }
+    has
 }
 
 /// Publishes what the file names, each time it is something else. While it names nobody, those of before
 /// stay: a file is empty for a moment when it is written in place.
-pub async fn follow(path: PathBuf, listen: Vec<SocketAddr>, servers: Sender<Vec<SocketAddr>>) {
+pub async fn follow(path: PathBuf, listen: Vec<SocketAddr>, servers: Sender<NodeResolvers>) {
     let mut watched = Watched::default();
     let mut complained = false;
     loop {
         // Not before the watch: what changes in between would be missed.
         watched.renew(&path);
         match read(&path, &listen) {
-            Ok(now) if !now.is_empty() => {
+            Ok(now) if !now.servers.is_empty() => {
                 complained = false;
-                let shown = now.clone();
+                let shown = now.servers.clone();
                 let changed = servers.send_if_modified(|before| {
                     let other = *before != now;
                     *before = now;
@@ -133,8 +151,26 @@ mod tests {
         let text = "nameserver 192.0.2.1\nnameserver 192.0.2.2\n";
         std::fs::write(&path, text).unwrap();
         let [one, two] = ["192.0.2.1:53", "192.0.2.2:53"].map(|a| a.parse::<SocketAddr>().unwrap());
-        assert_eq!(read(&path, &[]).unwrap(), [one, two]);
-        assert_eq!(read(&path, &[one]).unwrap(), [two]);
+        assert_eq!(read(&path, &[]).unwrap().servers, [one, two]);
+        assert_eq!(read(&path, &[one]).unwrap().servers, [two]);
+    }
+
+    #[test]
+    fn search_domains_are_those_that_pods_get() {
+        for (text, expected) in [
+            ("nameserver 192.0.2.1\n", false),
+            ("search corp.example\n", true),
+            ("  domain corp.example\n", true),
+            ("search .\n", false),
+            ("search . corp.example\n", true),
+            ("search corp.example\nsearch\n", false),
+            (
+                "# search corp.example\nsearches a\noptions ndots:2\n",
+                false,
+            ),
+        ] {
+            assert_eq!(has_searches(text), expected, "{text}");
+        }
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! From a question's bytes to an answer's. What is known here is answered at once; other questions
 //! wait for those who know, a bounded number at a time, and the same question once. It knows no
-//! sockets of clients.
+//! sockets of clients. `path_end` goes down search paths.
+
+mod path_end;
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -27,6 +29,9 @@ use crate::recent::{Manner, Recent, Said};
 use crate::settings::{Led, Settings, Ways};
 use crate::template::{TemplateAnswer, TemplateOutcome};
 use crate::tls::Dialer;
+use crate::trusted::Trusted;
+
+use path_end::PathEnd;
 
 /// So many questions at most wait for others; more are refused at once. At two kilobytes and a socket
 /// each this stays far below the usual limit of descriptors.
@@ -55,7 +60,7 @@ pub struct Answerer {
     pub complete: AtomicBool,
     settings: RwLock<Arc<Settings>>,
     domain: String,
-    trusted: Vec<(IpAddr, u8)>,
+    trusted: Trusted,
     turn: AtomicUsize,
     random: Random,
     forwarded: Semaphore,
@@ -80,6 +85,8 @@ pub enum ImmediateReply {
     Always(Box<Message>, Option<Round>),
     /// The beginning of an answer, to which the addresses of this name belong.
     Alias(Box<Message>, Name),
+    /// The name does not exist, and whoever asks will ask others for another one.
+    Path(Box<PathEnd>),
     /// Others are to be asked.
     Ask,
 }
@@ -97,7 +104,7 @@ impl Answerer {
     pub fn new(
         zone: &Zone,
         settings: Settings,
-        trusted: Vec<(IpAddr, u8)>,
+        trusted: Trusted,
         (random, dialer): (Random, Dialer),
     ) -> Self {
         Self {
@@ -217,7 +224,7 @@ impl Answerer {
         (from, by_udp): (SocketAddr, bool),
         now: Instant,
     ) -> (Option<CountedQuestion>, Handled) {
-        let stranger = !self.trusts(from.ip());
+        let stranger = !self.trusted.has(from.ip());
         let (state, manner) = (self.state.load(Ordering::Acquire), (by_udp, stranger));
         let known = self.recent().get(state, manner, bytes, now);
         if let Some(known) = known {
@@ -242,7 +249,7 @@ impl Answerer {
         let rewritten = ways.and_then(|(_, ways, _)| ways.rewritten(&asked.name));
         let is_name = rewritten.is_none_or(|rewritten| asked.rename(rewritten));
         let said = match is_name {
-            true => self.say(&settings, &asked),
+            true => self.beyond(&settings, &asked, self.say(&settings, &asked)),
             false => {
                 let failed = error(&asked.question.request, ResponseCode::ServFail);
                 ImmediateReply::Answer(Box::new(failed))
@@ -265,11 +272,6 @@ impl Answerer {
             },
         };
         (Some(taken), handled)
-    }
-
-    fn trusts(&self, from: IpAddr) -> bool {
-        let from = from.to_canonical();
-        from.is_loopback() || self.trusted.iter().any(|net| network_has(*net, from))
     }
 
     /// Keeps what was said to a question, for the next time that it comes.
@@ -318,8 +320,12 @@ impl Answerer {
                 asked.encoded(*message)
             }
             ImmediateReply::Alias(message, name) => {
-                let whole = self.follow(&settings, *message, name, &asked).await;
+                let (whole, _) = self.follow(&settings, *message, name, &asked).await;
                 asked.encoded(whole)
+            }
+            ImmediateReply::Path(end) => {
+                let found = self.outside(&settings, &end, &asked).await;
+                asked.encoded(found.unwrap_or(end.absent))
             }
             ImmediateReply::Ask => {
                 let names = (asked.came_by.as_str(), asked.name.as_str());
@@ -333,47 +339,54 @@ impl Answerer {
     }
 
     /// Adds what the name stands for that an answer's last alias leads to, of the cluster or outside:
-    /// simple resolvers do not ask again.
+    /// simple resolvers do not ask again. Gives what was said of that name, too.
     async fn follow(
         &self,
         settings: &Settings,
         mut message: Message,
         name: Name,
         asked: &ClientQuery,
-    ) -> Message {
+    ) -> (Message, ResponseCode) {
         let mut next = asked.led_to(name);
         for _ in 0..ALIASES {
             let to = &next.question.query.name;
             // It leads in a circle.
             if message.answers.iter().any(|record| record.name == *to) {
-                return message;
+                break;
             }
             match self.say(settings, &next) {
                 ImmediateReply::Answer(more) | ImmediateReply::Always(more, _) => {
+                    let code = more.metadata.response_code;
                     message.answers.extend(more.answers);
-                    return message;
+                    return (message, code);
                 }
                 ImmediateReply::Alias(more, name) => {
                     message.answers.extend(more.answers);
                     next = next.led_to(name);
                 }
+                // Only clients have search paths.
+                ImmediateReply::Path(end) => return (message, end.absent.metadata.response_code),
                 ImmediateReply::Ask => {
-                    message
-                        .answers
-                        .extend(self.of_others(settings, &next).await);
-                    return message;
+                    let (more, code) = self.of_others(settings, &next).await;
+                    message.answers.extend(more);
+                    return (message, code);
                 }
             }
         }
-        message
+        (message, ResponseCode::ServFail)
     }
 
     /// The records that others have of a name to which an alias leads.
-    async fn of_others(&self, settings: &Settings, asked: &ClientQuery) -> Vec<Record> {
+    async fn of_others(
+        &self,
+        settings: &Settings,
+        asked: &ClientQuery,
+    ) -> (Vec<Record>, ResponseCode) {
         let names = (asked.name.as_str(), asked.name.as_str());
         let got = self.ask(settings, names, &asked.written, (None, false));
-        let Ok((answer, times)) = got.await else {
-            return Vec::new();
+        let (answer, times) = match got.await {
+            Ok(got) => got,
+            Err(code) => return (Vec::new(), code),
         };
         let client = Client {
             id: 0,
@@ -383,8 +396,10 @@ impl Answerer {
             turn: self.next_turn(),
         };
         let bytes = answer.layout.serve(&answer.bytes, &client, times);
-        let more = Message::from_vec(&bytes);
-        more.map(|more| more.answers).unwrap_or_default()
+        match Message::from_vec(&bytes) {
+            Ok(more) => (more.answers, more.metadata.response_code),
+            Err(_) => (Vec::new(), ResponseCode::ServFail),
+        }
     }
 
     /// Which of several is the first this time.
@@ -548,135 +563,5 @@ impl Drop for Landing<'_> {
     }
 }
 
-/// Whether an address lies in a network.
-fn network_has((network, length): (IpAddr, u8), address: IpAddr) -> bool {
-    let differs = |bits: u32, differ: u128| {
-        let kept = u32::from(length).min(bits);
-        kept > 0 && differ >> (bits - kept) != 0
-    };
-    match (network, address) {
-        (IpAddr::V4(a), IpAddr::V4(b)) => !differs(32, u128::from(a.to_bits() ^ b.to_bits())),
-        (IpAddr::V6(a), IpAddr::V6(b)) => !differs(128, a.to_bits() ^ b.to_bits()),
-        _ => false,
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use api::corefile::Corefile;
-    use hickory_proto::op::{MessageType, OpCode, Query};
-    use hickory_proto::rr::RecordType;
-    use kube::runtime::watcher::Event;
-    use serde_json::json;
-
-    use super::*;
-
-    /// A headless Service gets these addresses.
-    fn set_endpoints(answerer: &Answerer, family: &str, addresses: &[&str]) {
-        let endpoints: Vec<_> = addresses
-            .iter()
-            .map(|a| json!({"addresses": [a]}))
-            .collect();
-        let slice = json!({
-            "metadata": {"name": family, "namespace": "default",
-                         "labels": {"kubernetes.io/service-name": "many"}},
-            "addressType": family, "endpoints": endpoints,
-        });
-        let slice = serde_json::from_value(slice).expect("an EndpointSlice");
-        let mut index = answerer.index.write().expect("the index");
-        index.slice_event(Event::Apply(slice));
-        drop(index);
-        answerer.changed();
-    }
-
-    /// The first address of the answer, and how many there are.
-    fn asked(answerer: &Answerer, id: u16, kind: RecordType) -> (String, usize) {
-        let mut message = Message::new(id, MessageType::Query, OpCode::Query);
-        let name = Name::from_ascii("Many.default.svc.cluster.local.").expect("a name");
-        message.queries.push(Query::query(name.clone(), kind));
-        let bytes = message.to_vec().expect("encode");
-        let from = (SocketAddr::from(([127, 0, 0, 1], 9)), true);
-        let (_, handled) = answerer.handle(&bytes, from, Instant::now());
-        let Handled::Done(Some(answer)) = handled else {
-            panic!("it waits for others, or nobody gets an answer");
-        };
-        let answer = Message::from_vec(&answer).expect("decode");
-        assert_eq!(answer.metadata.id, id);
-        let first = answer.answers.first().expect("an address");
-        assert_eq!(first.name.to_ascii(), name.to_ascii());
-        (first.data.to_string(), answer.answers.len())
-    }
-
-    #[test]
-    fn addresses_of_each_family_go_round_by_themselves_until_they_change() {
-        let zone = Zone::new("cluster.local", 30, 5);
-        let (settings, _) = Settings::of(&Corefile::default(), false, &zone, &[]);
-        let means = (Random::seeded(1), Dialer::new(None));
-        let answerer = Answerer::new(&zone, settings, Vec::new(), means);
-        answerer.complete.store(true, Ordering::Release);
-        let metadata = json!({"name": "many", "namespace": "default"});
-        let service = json!({"metadata": metadata, "spec": {"clusterIP": "None"}});
-        let service = serde_json::from_value(service).expect("a Service");
-        let mut index = answerer.index.write().expect("the index");
-        index.service_event(Event::Apply(service));
-        drop(index);
-        set_endpoints(&answerer, "IPv4", &["10.244.0.1", "10.244.0.2"]);
-        set_endpoints(&answerer, "IPv6", &["fd00::1", "fd00::2", "fd00::3"]);
-        // As resolvers do: both families, again and again.
-        let (mut four, mut six) = (Vec::new(), Vec::new());
-        for id in 0..60 {
-            four.push(asked(&answerer, id, RecordType::A).0);
-            six.push(asked(&answerer, id + 100, RecordType::AAAA).0);
-        }
-        for (firsts, count) in [(four, 2), (six, 3)] {
-            for (now, then) in firsts.iter().zip(firsts.iter().skip(count)) {
-                assert_eq!(now, then);
-            }
-            let different: std::collections::BTreeSet<_> = firsts.iter().collect();
-            assert_eq!(different.len(), count);
-        }
-        set_endpoints(&answerer, "IPv4", &["10.244.0.9"]);
-        let only = ("10.244.0.9".to_owned(), 1);
-        assert_eq!(asked(&answerer, 7, RecordType::A), only);
-        assert_eq!(asked(&answerer, 8, RecordType::AAAA).1, 3);
-    }
-
-    #[test]
-    fn servers_that_never_answer_leave_places_for_others() {
-        let (mut free, mut silent) = (FORWARDED_AT_ONCE, 0);
-        while has_place(free, silent) {
-            (free, silent) = (free - 1, silent + 1);
-        }
-        assert_eq!(
-            (free, silent),
-            (LAST_PLACES, FORWARDED_AT_ONCE - LAST_PLACES)
-        );
-        // Several of them, and some that few ask for.
-        for waits in 0..FEW {
-            assert!(has_place(1, waits));
-        }
-        assert!(!has_place(1, FEW) && has_place(LAST_PLACES + 1, FEW));
-    }
-
-    #[test]
-    fn an_address_lies_in_a_network() {
-        for (network, length, address, expected) in [
-            ("10.244.0.0", 16, "10.244.3.4", true),
-            ("10.244.0.0", 16, "10.245.3.4", false),
-            ("0.0.0.0", 0, "203.0.113.1", true),
-            ("192.0.2.1", 32, "192.0.2.1", true),
-            ("192.0.2.1", 32, "192.0.2.0", false),
-            ("fd00::", 8, "fd12::1", true),
-            ("fd00::", 8, "2001:db8::1", false),
-            ("::", 0, "10.0.0.1", false),
-        ] {
-            let network = (network.parse().expect("an address"), length);
-            let address = address.parse().expect("an address");
-            assert_eq!(
-                network_has(network, address),
-                expected,
-                "{network:?} {address}"
-            );
-        }
-    }
-}
+mod tests;

@@ -21,6 +21,15 @@ use crate::template::{self, TemplateOutcome};
 /// So many questions at most wait for the servers of one `forward`; more are refused at once.
 const WAITING: usize = 512;
 
+/// What the node's own file says of resolving.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NodeResolvers {
+    /// Who is asked.
+    pub servers: Vec<SocketAddr>,
+    /// Pods look for names in domains of it, too, when they have found none in the cluster's.
+    pub has_searches: bool,
+}
+
 /// How questions are led.
 #[derive(Debug)]
 pub struct Settings {
@@ -36,6 +45,8 @@ pub struct Ways {
     hosts: Option<Table>,
     /// The cluster's own names, where they are answered; in others' zones they are not.
     cluster: Option<Names>,
+    /// Of which of them that do not exist the whole search path is answered.
+    path: Falls,
     /// How long answers of others are kept, if they are.
     pub terms: Option<Terms>,
     uncached: [Falls; 2],
@@ -121,7 +132,7 @@ impl Settings {
         corefile: &Corefile,
         has_main: bool,
         zone: &Zone,
-        node: &[SocketAddr],
+        node: &NodeResolvers,
     ) -> (Self, Vec<String>) {
         let mut warnings = Vec::new();
         let mut blocks = corefile.blocks.clone();
@@ -161,6 +172,10 @@ impl Settings {
                 ("template", !ways.templates.is_empty()),
                 ("hosts", ways.hosts.is_some()),
                 ("kubernetes", ways.cluster.is_some()),
+                (
+                    "autopath",
+                    ways.cluster.is_some() && ways.path != Falls::Never,
+                ),
                 ("cache", ways.terms.is_some()),
                 ("forward", !ways.routes.is_empty()),
             ];
@@ -212,7 +227,21 @@ fn add_defaults(blocks: &mut Vec<Block>) {
 }
 
 impl Ways {
-    fn of(block: Block, zone: &Zone, node: &[SocketAddr], warnings: &mut Vec<String>) -> Self {
+    fn of(block: Block, zone: &Zone, node: &NodeResolvers, warnings: &mut Vec<String>) -> Self {
+        let wished = block
+            .autopath
+            .as_ref()
+            .is_some_and(|path| *path != Falls::Never);
+        if wished && node.has_searches {
+            warnings.push(
+                "autopath: the node's resolv.conf has search domains for pods, so each name is asked for"
+                    .to_owned(),
+            );
+        }
+        let path = match node.has_searches {
+            true => Falls::Never,
+            false => block.autopath.unwrap_or(Falls::Always),
+        };
         let everything = block.zones.iter().any(String::is_empty);
         let cluster = match block.cluster {
             Some(said) => Some(Names {
@@ -242,9 +271,12 @@ impl Ways {
             templates: block.templates,
             hosts: block.hosts.map(Table::of),
             cluster,
+            path,
             terms,
             uncached,
-            routes: routes.map(|f| Route::of(f, node, warnings)).collect(),
+            routes: routes
+                .map(|f| Route::of(f, &node.servers, warnings))
+                .collect(),
         }
     }
 
@@ -264,6 +296,12 @@ impl Ways {
     /// How the cluster's names are answered for a question that came by this zone.
     pub fn cluster(&self) -> Option<&Names> {
         self.cluster.as_ref()
+    }
+
+    /// Whether the search path behind a name of the cluster is answered with it. While pods have search
+    /// domains of the node, too, it is not: only they know what stands where in theirs.
+    pub fn has_path(&self, name: &str) -> bool {
+        self.path.has(name)
     }
 
     /// Who is asked about a name.
@@ -414,8 +452,11 @@ mod tests {
         Settings::of(&file, true, &zone(), &node())
     }
 
-    fn node() -> [SocketAddr; 1] {
-        ["192.0.2.53:53".parse().expect("an address")]
+    fn node() -> NodeResolvers {
+        NodeResolvers {
+            servers: vec!["192.0.2.53:53".parse().expect("an address")],
+            has_searches: false,
+        }
     }
 
     /// Who is asked about a name; `-` for nobody, `cluster` for this server.
@@ -502,6 +543,34 @@ mod tests {
             assert_eq!(!warnings.is_empty(), is_warned, "{said}");
             let _one = route.waiting.try_acquire().expect("a place");
             assert_eq!(route.waits(), 1, "{said}");
+        }
+    }
+
+    #[test]
+    fn search_paths_are_answered_but_where_pods_have_more_of_it() {
+        let name = "www.example.com.default.svc.cluster.local";
+        for (line, has_searches, expected, warned) in [
+            ("errors", false, true, 0),
+            ("autopath @kubernetes", false, true, 0),
+            ("autopath off", false, false, 0),
+            ("autopath other.cluster.local @kubernetes", false, false, 0),
+            ("autopath svc.cluster.local @kubernetes", false, true, 0),
+            ("errors", true, false, 0),
+            ("autopath @kubernetes", true, false, 1),
+            ("autopath off", true, false, 0),
+        ] {
+            let text = format!(". {{\nkubernetes cluster.local\n{line}\n}}");
+            let file = Corefile::parse(&text).expect("a Corefile");
+            let node = NodeResolvers {
+                has_searches,
+                ..node()
+            };
+            let (settings, warnings) = Settings::of(&file, true, &zone(), &node);
+            let (_, ways, _) = settings.ways(name).expect("a way");
+            assert_eq!(ways.has_path(name), expected, "{line} {has_searches}");
+            assert_eq!(warnings.len(), warned, "{warnings:?}");
+            let shown = settings.plugins().iter().any(|(_, p)| *p == "autopath");
+            assert!(shown || !expected, "{line} {has_searches}");
         }
     }
 

@@ -1,5 +1,7 @@
 //! The server on loopback sockets, asked in both transports.
 
+mod asking;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,26 +9,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use clock::Random;
 use dns::{Config, DnsEvent, Resolvers, run_on};
 use futures::StreamExt;
-use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::op::{Edns, Message, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::A;
-use hickory_proto::rr::{Name, RData, Record, RecordType};
+use hickory_proto::rr::{RData, Record, RecordType};
 use kube::runtime::watcher::Event;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
-async fn free_address() -> SocketAddr {
-    loop {
-        // A port that is free in both transports.
-        let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))
-            .await
-            .expect("bind");
-        let address = udp.local_addr().expect("address");
-        if TcpListener::bind(address).await.is_ok() {
-            return address;
-        }
-    }
-}
+use asking::{ask_tcp, ask_udp, free_address, question};
 
 /// A server that knows a headless Service `many` with this many endpoints.
 async fn start(endpoints: u8, upstreams: Vec<SocketAddr>) -> SocketAddr {
@@ -103,38 +94,6 @@ async fn start_from(
     });
     let _ = all_taken.await;
     address
-}
-
-fn question(name: &str) -> Message {
-    let mut message = Message::new(7, MessageType::Query, OpCode::Query);
-    message.metadata.recursion_desired = true;
-    let name = Name::from_ascii(name).expect("a name");
-    message.queries.push(Query::query(name, RecordType::A));
-    message
-}
-
-async fn ask_udp(server: SocketAddr, message: &Message) -> Message {
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))
-        .await
-        .expect("bind");
-    let bytes = message.to_vec().expect("encode");
-    socket.send_to(&bytes, server).await.expect("send");
-    let mut buffer = [0; 4096];
-    let (length, _) = socket.recv_from(&mut buffer).await.expect("receive");
-    Message::from_vec(&buffer[..length]).expect("decode")
-}
-
-async fn ask_tcp(server: SocketAddr, message: &Message) -> Message {
-    let mut stream = TcpStream::connect(server).await.expect("connect");
-    let bytes = message.to_vec().expect("encode");
-    stream
-        .write_u16(u16::try_from(bytes.len()).expect("short"))
-        .await
-        .expect("write");
-    stream.write_all(&bytes).await.expect("write");
-    let mut answer = vec![0; usize::from(stream.read_u16().await.expect("read"))];
-    stream.read_exact(&mut answer).await.expect("read");
-    Message::from_vec(&answer).expect("decode")
 }
 
 #[tokio::test]

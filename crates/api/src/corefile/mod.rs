@@ -65,6 +65,9 @@ pub struct Block {
     pub hosts: Option<Hosts>,
     /// Names of Services and pods.
     pub cluster: Option<Cluster>,
+    /// Of which names of the cluster that do not exist the whole search path is answered at once, where
+    /// that is said.
+    pub autopath: Option<Falls>,
     /// How long answers of others are kept.
     pub cache: Option<Cache>,
     /// Who is asked for the rest; the first whose zone fits.

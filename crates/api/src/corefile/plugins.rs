@@ -17,6 +17,9 @@ const UPSTREAMS: usize = 15;
 /// Rules of `rewrite` and of `template` in a block at most: each is asked about every name.
 const RULES: usize = 256;
 
+/// The search path that `autopath` looks through: the one that pods have.
+const PODS_PATH: &str = "@kubernetes";
+
 /// Plugins that say what is always so here.
 const ALWAYS: &[&str] = &["errors", "loop", "reload"];
 /// Plugins whose pages are elsewhere, and where.
@@ -36,6 +39,7 @@ impl Reader {
         match name {
             "hosts" => block.hosts = Some(self.hosts(directive)),
             "kubernetes" => block.cluster = Some(self.cluster(directive)),
+            "autopath" => self.autopath(block, directive),
             "cache" => block.cache = Some(self.cache(directive)),
             "forward" => block.forwards.extend(self.forward(directive)),
             "rewrite" => self.rule(&mut block.rewrites, directive, Self::rewrite),
@@ -105,6 +109,25 @@ impl Reader {
             None | Some("round_robin") => {}
             Some(_) => self.unknown("loadbalance", directive),
         }
+    }
+
+    /// The path is that of pods; `off` is a word of our own.
+    fn autopath(&mut self, block: &mut Block, directive: &Directive) {
+        let line = directive.line;
+        let path = match directive.arguments() {
+            [word] if word == "off" => Falls::Never,
+            [word] if word == PODS_PATH => Falls::Always,
+            [zones @ .., word] if word == PODS_PATH => Falls::Within(self.zones(line, zones)),
+            _ => {
+                let what = format!(
+                    "{}: only {PODS_PATH} and off are acted on; it is as without this line",
+                    directive.words.join(" ")
+                );
+                self.warn(line, what);
+                return;
+            }
+        };
+        block.autopath = Some(path);
     }
 
     fn unknown(&mut self, plugin: &str, property: &Directive) {

@@ -166,7 +166,11 @@ fn what_nobody_acts_on_is_said() {
             "neither files nor snippets are read",
         ),
         ("log", "log: nobody acts on it"),
-        ("autopath @kubernetes", "autopath: nobody acts on it"),
+        (
+            "autopath /etc/resolv.conf",
+            "line 2: autopath /etc/resolv.conf: only @kubernetes and off are acted on",
+        ),
+        ("autopath", "line 2: autopath: only @kubernetes"),
         ("hosts /etc/hosts", "/etc/hosts is not read"),
         ("hosts {\nnonsense\n}", "line 3: hosts: nonsense"),
         ("forward . https://192.0.2.1", "https is not spoken"),
@@ -212,6 +216,27 @@ fn what_nobody_acts_on_is_said() {
     );
     assert!(file.blocks.is_empty());
     assert_eq!(file.warnings.len(), 5, "{:?}", file.warnings);
+}
+
+#[test]
+fn search_paths_are_answered_or_not() {
+    for (line, expected) in [
+        ("errors", None),
+        ("autopath @kubernetes", Some(Falls::Always)),
+        ("autopath off", Some(Falls::Never)),
+        (
+            "autopath A.cluster.local. b.example @kubernetes",
+            Some(Falls::Within(zones(&["a.cluster.local", "b.example"]))),
+        ),
+        (
+            "autopath @kubernetes\nautopath /a.conf",
+            Some(Falls::Always),
+        ),
+    ] {
+        let file = parsed(&format!(". {{\n{line}\n}}"));
+        assert_eq!(file.blocks[0].autopath, expected, "{line}");
+        assert_eq!(file.warnings.len(), line.matches("/a.conf").count());
+    }
 }
 
 #[test]
