@@ -40,10 +40,11 @@ mod tests {
 
     #[test]
     fn pods_and_this_machine_are_believed_and_nobody_else() {
-        let network = |address: &str, length| (address.parse().expect("an address"), length);
+        let network =
+            |address: &str, length| (address.parse::<IpAddr>().expect("an address"), length);
         let networks = vec![network("10.244.0.0", 16), network("fd00:10:244::", 56)];
         let listen = ["192.0.2.1:10053", "[2001:db8::1]:10053"];
-        let listen = listen.map(|own| own.parse().expect("an address"));
+        let listen = listen.map(|own| own.parse::<SocketAddr>().expect("an address"));
         let trusted = Trusted::new(networks, &listen);
         for (from, expected) in [
             ("127.0.0.1", true),
