@@ -14,12 +14,16 @@ use serde_json::{Value, json};
 const READERS: [&str; 3] = ["controllers", "scheduler", "control"];
 
 /// Reads of a field of the same name of another type: file and field.
-const OTHER_TYPES: [(&str, &str); 8] = [
+const OTHER_TYPES: [(&str, &str); 12] = [
     // A Secret itself; pods are read whole there.
     ("controllers/src/service_account/tokens.rs", "secret"),
     ("controllers/src/service_account/unused_tokens.rs", "secret"),
     // Of a PersistentVolume.
     ("controllers/src/attach_detach/plan.rs", "csi"),
+    ("controllers/src/metrics/volumes.rs", "csi"),
+    ("controllers/src/metrics/volumes.rs", "fc"),
+    ("controllers/src/metrics/volumes.rs", "host_path"),
+    ("controllers/src/metrics/volumes.rs", "nfs"),
     ("controllers/src/volumes/expand.rs", "csi"),
     ("controllers/src/volumes/binder/volume.rs", "csi"),
     ("scheduler/src/plugins/volume_limits.rs", "csi"),
