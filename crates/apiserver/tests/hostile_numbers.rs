@@ -85,7 +85,7 @@ async fn numbers_of_custom_kinds_keep_their_values_or_are_refused() {
         ("part", "5e-324", 201),
         ("any", "9223372036854775807", 201),
         ("any", "0.1", 201),
-        // What no double holds is no number.
+        // What no double holds is not a number.
         ("whole", "1e400", 400),
         ("part", "1e400", 400),
         ("part", "-1e400", 400),

@@ -286,7 +286,7 @@ async fn an_extension_server_hears_one_request_for_one() {
     assert_eq!(r.heard().len(), 0);
 }
 
-/// As upstream: written anew from what was read here, so that both read the same.
+/// As upstream: written again from what was read here, so that both read the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_extension_server_hears_the_path_that_was_authorized() {
     let r = start().await;

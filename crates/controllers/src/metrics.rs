@@ -28,8 +28,8 @@ impl Alive {
         Arc::downgrade(&self.0)
     }
 
-    /// Has something shown before figures are read, with whether the controller lives; it is told
-    /// once that it does not.
+    /// Has something shown before figures are read, with whether the controller lives; once it
+    /// does not, that is shown, too.
     pub fn show(&self, mut show: impl FnMut(bool) + Send + 'static) {
         let alive = self.watch();
         metrics::before_reading(move || {

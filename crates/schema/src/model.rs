@@ -113,7 +113,7 @@ pub struct TypeDef {
     pub atomic: bool,
     /// `x-kubernetes-preserve-unknown-fields`: fields without a definition are kept.
     pub preserve_unknown: bool,
-    /// A custom resource's own: its schema judges values, not the decoder. No name tells: those of
+    /// A custom resource's own: its schema judges values, not the decoder. No name shows it: those of
     /// groups such as `gateway.networking.k8s.io` begin as the built-in types' do.
     pub custom: bool,
     /// The GVKs this type is served as (a few, such as `DeleteOptions`, have many).

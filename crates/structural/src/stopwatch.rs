@@ -1,10 +1,10 @@
-//! What compiling and running rules takes, told to whoever counts it. Rules read no clock of their
+//! What compiling and running rules takes, reported to whoever counts it. Rules read no clock of their
 //! own: where nobody has given one nothing is measured.
 
 use std::sync::OnceLock;
 use std::time::Duration;
 
-/// A clock, and who is told.
+/// A clock, and to whom is reported.
 pub struct Stopwatch {
     /// The time since some moment.
     pub now: fn() -> Duration,

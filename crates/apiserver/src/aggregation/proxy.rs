@@ -61,7 +61,7 @@ where
         Ok(backend) => backend,
         Err(why) => return words(500, why),
     };
-    // Written anew, so that nothing is hidden in it from whoever authorized the request here.
+    // Written again, so that nothing is hidden in it from whoever authorized the request here.
     let mut path = encoded_path(&decoded_bytes(head.uri.path()));
     if let Some(query) = head.uri.query() {
         path.push('?');

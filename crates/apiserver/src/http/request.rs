@@ -235,7 +235,7 @@ pub fn decoded_bytes(text: &str) -> Vec<u8> {
     out
 }
 
-/// A path as it is sent to others: all that is no part of a path's plain characters encoded, and
+/// A path as it is sent to others: all but a path's plain characters encoded, and
 /// nothing else, so that both sides read the same segments.
 pub fn encoded_path(path: &[u8]) -> String {
     let mut out = String::with_capacity(path.len());

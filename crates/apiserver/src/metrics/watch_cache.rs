@@ -49,7 +49,7 @@ static ALL: LazyLock<All> = LazyLock::new(|| {
     All {
         initialised: counter(
             "apiserver_watch_cache_initializations_total",
-            "Times that a resource's objects were read anew",
+            "Times that a resource's objects were read again",
         ),
         initial: counter(
             "apiserver_init_events_total",
@@ -215,7 +215,7 @@ impl CacheFigures {
         changes.revision.set((revision % SHOWN_REVISIONS) as f64);
     }
 
-    /// All objects were read anew, so many. What has none, and had none, is not shown.
+    /// All objects were read again, so many. What has none, and had none, is not shown.
     pub fn replaced(&self, objects: usize, revision: u64) {
         if objects == 0 && self.changes.get().is_none() {
             return;
