@@ -505,6 +505,27 @@ fn claim_of(cx: &Context, pod: &str) -> Result<String> {
     cx.field(&format!("pod {pod}"), path)
 }
 
+/// The second pod waits for the one device, and gets it when the first pod and its claim have gone. Gives
+/// the second pod's claim, as `claim_of` finds it.
+pub fn device_goes_on(
+    cx: &Context,
+    running: &Plugin,
+    claim: &str,
+    second: &Value,
+    claim_of: impl Fn(&Context, &str) -> Result<String>,
+) -> Result<String> {
+    cx.apply_json(second)?;
+    cx.wait_event("FailedScheduling", "cannot allocate all claims")
+        .map(drop)?;
+    cx.kubectl("delete pod first --now")?;
+    running.0.line(|l| l == format!("unprepare: {claim}"))?;
+    cx.wait(&format!("resourceclaim/{claim}"), "delete")?;
+    cx.wait_ready("second")?;
+    let next = claim_of(cx, "second")?;
+    ensure!(next != claim && cx.sh("second", "echo $CLAIM")? == format!("{next}\n"));
+    Ok(next)
+}
+
 /// From a template to a device in a container, back to the pool, to the next pod, and away from a
 /// pod when the device gets a taint.
 pub fn a_claim_goes_its_whole_way(cx: &Context) -> Result<()> {
@@ -529,15 +550,7 @@ pub fn a_claim_goes_its_whole_way(cx: &Context) -> Result<()> {
     running.0.line(|l| l == format!("prepare: {claim}"))?;
 
     // There is one such device: the next one waits, and says for what.
-    cx.apply_json(&templated("second"))?;
-    cx.wait_event("FailedScheduling", "cannot allocate all claims")
-        .map(drop)?;
-    cx.kubectl("delete pod first --now")?;
-    running.0.line(|l| l == format!("unprepare: {claim}"))?;
-    cx.wait(&format!("resourceclaim/{claim}"), "delete")?;
-    cx.wait_ready("second")?;
-    let next = claim_of(cx, "second")?;
-    ensure!(next != claim && cx.sh("second", "echo $CLAIM")? == format!("{next}\n"));
+    let next = device_goes_on(cx, &running, &claim, &templated("second"), claim_of)?;
 
     // The driver finds its device broken.
     let taint = json!([{ "op": "add", "path": "/spec/devices/1/taints",

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tests::Context;
 use tests::context::{STAY, pod};
 
-use crate::drivers::{NODE, ROOT, plugin};
+use crate::drivers::{NODE, ROOT, device_goes_on, plugin};
 
 /// One device, and a class by which it is an amount of a resource.
 fn offer(cx: &Context, driver: &str, resource: &str) -> Result<()> {
@@ -76,15 +76,7 @@ pub fn an_amount_of_a_class_comes_from_its_driver(cx: &Context) -> Result<()> {
     ensure!(own == format!("{claim}\nthere\n"), "{own}");
 
     // There is one; the next pod waits until it is given back.
-    cx.apply_json(&user("second", &resource))?;
-    cx.wait_event("FailedScheduling", "cannot allocate all claims")
-        .map(drop)?;
-    cx.kubectl("delete pod first --now")?;
-    running.0.line(|l| l == format!("unprepare: {claim}"))?;
-    cx.wait(&format!("resourceclaim/{claim}"), "delete")?;
-    cx.wait_ready("second")?;
-    let next = claim_of(cx, "second")?;
-    ensure!(next != claim && cx.sh("second", "echo $CLAIM")? == format!("{next}\n"));
+    let next = device_goes_on(cx, &running, &claim, &user("second", &resource), claim_of)?;
 
     cx.kubectl("delete pod second --now")?;
     running.0.line(|l| l == format!("unprepare: {next}"))?;
