@@ -11,7 +11,7 @@ pub mod history;
 pub mod machine;
 pub mod operator;
 pub mod plugins;
-pub mod pod_rules;
+pub mod pods_on_any_runtime;
 pub mod policies;
 pub mod runner;
 pub mod slot;

@@ -5,13 +5,13 @@ use serde_json::json;
 use tests::Context;
 use tests::command::eventually;
 use tests::context::{STAY, pod};
-use tests::pod_rules::{Program, rules};
+use tests::pods_on_any_runtime::{Program, rules};
 
 /// For probes by commands: how fast a loaded machine runs one is not what they find out.
 const PROBE_SECONDS: u32 = 60;
 const RESTARTED: &str = "jsonpath={.status.containerStatuses[0].restartCount}=1";
 
-/// The runtime in memory is asked the same (`crates/sim/tests/pod_rules.rs`).
+/// The runtime in memory is asked the same (`crates/sim/tests/pods_on_any_runtime.rs`).
 pub fn pods_live_by_their_rules(cx: &Context) -> Result<()> {
     let program = |does: Program| {
         let line = match does {

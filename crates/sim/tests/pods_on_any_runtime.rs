@@ -1,17 +1,17 @@
 //! The rules of pods' lives on the runtime in memory.
 #![expect(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 
-#[path = "../../../tests/src/pod_rules.rs"]
-mod told;
+#[path = "../../../tests/src/pods_on_any_runtime.rs"]
+mod listed;
 
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{DeleteParams, PostParams};
+use listed::Program;
 use serde_json::json;
 use sim::{Cluster, Plan, Size};
-use told::Program;
 
 /// Longest that anything may take, in virtual time.
 const MOST: Duration = Duration::from_secs(120);
@@ -31,7 +31,7 @@ fn pods_live_by_their_rules() {
         Program::Ends(42) => json!({ "image": "again:1" }),
         other => panic!("no image does {other:?}"),
     };
-    let rules = told::rules(&image);
+    let rules = listed::rules(&image);
     runtime.block_on(async {
         let cluster = Cluster::start(&plan).await.expect("a cluster");
         let pods: Api<Pod> = Api::default_namespaced(cluster.admin().clone());
