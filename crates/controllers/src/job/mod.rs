@@ -16,6 +16,7 @@ use crate::{metrics, ownership};
 mod backoff;
 mod count;
 pub mod indexes;
+mod outcome;
 pub mod plan;
 mod pod;
 mod policy;
@@ -24,8 +25,8 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+pub use outcome::is_finished_job;
 pub use plan::Observed;
-pub use state::is_finished_job;
 
 /// The index of pods that are not counted yet, by namespace and name of their Job.
 const TRACKED: &str = "tracked by job";

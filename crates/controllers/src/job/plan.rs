@@ -10,9 +10,10 @@ use k8s_openapi::api::batch::v1::{Job, JobStatus};
 use k8s_openapi::api::core::v1::Pod;
 
 use super::count;
+use super::outcome::{Ending, condition, ending, is_finished_job, is_true};
 use super::pod::{TRACKED, is_tracked, untrack};
 use super::run;
-use super::state::{Ending, State, condition, is_finished_job, is_true};
+use super::state::State;
 use crate::common::{is_ready, time_at, uid_of, update_status, value_of, wake_at};
 use crate::ownership::{Parent, any};
 
@@ -57,7 +58,7 @@ pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
         .extend(untracked(&seen.pods, |p| !owned.contains(&uid_of(p))));
     let mut state = State::new(job, spec, own, now_millis);
     start(&mut state);
-    state.ending = super::state::ending(&state, &mut plan);
+    state.ending = ending(&state, &mut plan);
     if state.ending.is_some() {
         run::delete_all(&state, &parent, &mut plan);
     } else if !parent.deleting {
