@@ -90,7 +90,7 @@ impl Settings {
             random,
             keys: None,
             scratch: std::env::temp_dir(),
-            kinds: registry::served::by_default(),
+            kinds: registry::served_versions::by_default(),
             features: Arc::default(),
         }
     }

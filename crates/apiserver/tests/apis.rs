@@ -9,12 +9,12 @@ use std::sync::Arc;
 use apiserver::Config;
 use http::Method;
 use over_tls::{Running, ask, start};
-use registry::{Features, served};
+use registry::{Features, served_versions};
 use serde_json::{Value, json};
 
 fn configured(config: &mut Config, gates: &[&str], apis: &[&str]) {
     let features = Features::read(gates).expect("known gates");
-    let served = served::configured(apis, &features).expect("known APIs");
+    let served = served_versions::configured(apis, &features).expect("known APIs");
     config.settings.kinds = served.kinds;
     config.settings.features = Arc::new(features);
 }

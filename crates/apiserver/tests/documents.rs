@@ -16,7 +16,7 @@ use apiserver::{ApiServer, Config};
 use common::{raw, request, server_with};
 use golden::Files;
 use http::Method;
-use registry::{Features, Kinds, served};
+use registry::{Features, Kinds, served_versions};
 use serde_json::Value;
 
 /// As upstream's published documents are made.
@@ -40,7 +40,7 @@ fn main() {
 /// All that can be served, and what it depends on.
 fn everything() -> (Arc<Kinds>, Features) {
     let features = Features::read(GATES).expect("known gates");
-    let served = served::configured(APIS, &features).expect("known APIs");
+    let served = served_versions::configured(APIS, &features).expect("known APIs");
     (served.kinds, features)
 }
 

@@ -8,7 +8,7 @@ use api::FieldPath;
 use serde_json::Value;
 
 use crate::check::{at, is_empty};
-use crate::features::Features;
+use crate::feature_gates::Features;
 use crate::row::Row;
 
 const TEXT: &str = include_str!("../data/gated_fields.txt");
@@ -228,7 +228,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::features;
+    use crate::feature_gates;
 
     fn row(resource: &str) -> std::sync::Arc<Row> {
         let mut all = crate::kinds().rows().iter();
@@ -263,7 +263,7 @@ mod tests {
             let (types, ty) = (row.storage_type.table(), row.storage_type.id());
             for rule in rules {
                 seen += 1;
-                assert!(features::decides(rule.gate), "{}", rule.gate);
+                assert!(feature_gates::decides(rule.gate), "{}", rule.gate);
                 assert!(!rule.paths.is_empty(), "{}", rule.gate);
                 for path in &rule.paths {
                     let ty = FieldType::Object(ty);

@@ -24,7 +24,7 @@ fn with_gates(config: &mut apiserver::Config) {
         ["ClusterTrustBundle=true,ClusterTrustBundleProjection=true,PodCertificateRequest=true"];
     let features = registry::Features::read(&gates).expect("known gates");
     let apis = ["certificates.k8s.io/v1beta1=true"];
-    let served = registry::served::configured(&apis, &features).expect("known APIs");
+    let served = registry::served_versions::configured(&apis, &features).expect("known APIs");
     config.settings.kinds = served.kinds;
     config.settings.features = std::sync::Arc::new(features);
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use apiserver::settings::Settings;
 use clap::Args;
-use registry::{Features, served};
+use registry::{Features, served_versions};
 
 /// Upstream's flags.
 #[derive(Args, Clone, Default)]
@@ -27,7 +27,7 @@ impl ApiFlags {
             Ok(features) => features,
             Err(errors) => bail!("--feature-gates: {}", errors.join("; ")),
         };
-        let served = match served::configured(&self.runtime_config, &features) {
+        let served = match served_versions::configured(&self.runtime_config, &features) {
             Ok(served) => served,
             Err(why) => bail!("--runtime-config: {why}"),
         };

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::features::{Features, go_bool, not_a_bool};
+use crate::feature_gates::{Features, go_bool, not_a_bool};
 use crate::kinds::version_rank;
 use crate::{Kinds, Row, kinds};
 
