@@ -22,6 +22,7 @@ mod pointer;
 pub mod print;
 pub mod row;
 pub mod served_versions;
+pub mod status_writes;
 mod strategies;
 pub mod strategy;
 

@@ -7,7 +7,7 @@ use api::{FieldError, FieldPath, GroupKind, Status};
 use bytes::Bytes;
 use registry::Scale;
 use registry::meta::{validate_finalizer_names, validate_object_meta_update};
-use registry::strategy::keep_metadata;
+use registry::status_writes::keep_metadata;
 use serde_json::Value;
 use store::Compare;
 

@@ -5,7 +5,8 @@ use serde_json::{Map, Value, json};
 
 use super::{check, schema, storage_version, versions};
 use crate::check::{at, fill, flag, items, make, set, text};
-use crate::strategy::{Context, Strategy, keep_other_half};
+use crate::status_writes::keep_other_half;
+use crate::strategy::{Context, Strategy};
 
 /// The finalizer under which a definition stays until its objects are deleted. Upstream adds it
 /// when the deletion begins; here a definition has it from the beginning.

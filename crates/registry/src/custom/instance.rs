@@ -10,7 +10,8 @@ use structural::openapi::{Form, Packed, publish, publish_list};
 use structural::{KindNames, Rules, Structural, lists, prune_and_default, validate};
 
 use crate::check::{at, items, text};
-use crate::strategy::{Context, METADATA, Scale, Strategy, keep_other_half, no_status};
+use crate::status_writes::{METADATA, keep_other_half, no_status};
+use crate::strategy::{Context, Scale, Strategy};
 
 /// A schema that is ready for values.
 pub(super) struct Shape {

@@ -12,7 +12,8 @@ use crate::check::{
     items_mut, label_selector, make, one_of, set, text,
 };
 use crate::meta::name_is_path_segment;
-use crate::strategy::{Context, Strategy, keep_other_half};
+use crate::status_writes::keep_other_half;
+use crate::strategy::{Context, Strategy};
 use crate::{base64, go_form, pem};
 
 const GROUP: &str = "rbac.authorization.k8s.io";

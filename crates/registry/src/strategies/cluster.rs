@@ -10,7 +10,8 @@ use crate::check::{
     items, items_mut, make, mirror, no_equal_items, port, qualified_name, required_word, set, text,
     unset,
 };
-use crate::strategy::{Context, Strategy, keep_other_half};
+use crate::status_writes::keep_other_half;
+use crate::strategy::{Context, Strategy};
 
 /// The strategy of namespaces.
 pub struct Namespace;

@@ -11,7 +11,8 @@ use crate::check::{
     Errors, at, dns_label, dns_subdomain, fill, has, immutable, invalid_each, ip, items, items_mut,
     labels, optional_word, qualified_name, required_word, set, text, unset,
 };
-use crate::strategy::{Context, Dependents, Strategy, keep_other_half};
+use crate::status_writes::keep_other_half;
+use crate::strategy::{Context, Dependents, Strategy};
 
 const ENDPOINTS: usize = 1000;
 const PORTS: usize = 20_000;

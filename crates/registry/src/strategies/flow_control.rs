@@ -10,7 +10,8 @@ use crate::check::{
     Errors, at, dns_subdomain, fill, fill_zero, flag, has, int, invalid, invalid_each, items, make,
     one_of, required_text, text,
 };
-use crate::strategy::{Context, METADATA, Strategy, no_status};
+use crate::status_writes::{METADATA, no_status};
+use crate::strategy::{Context, Strategy};
 
 const VERBS: &[&str] = &[
     "create",

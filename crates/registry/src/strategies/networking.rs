@@ -9,9 +9,10 @@ use crate::check::{
     has, immutable, int, int_or_percent, invalid, invalid_each, items, items_mut, label_selector,
     make, not_negative, one_of, optional_word, port, port_or_name, required_text, set, text,
 };
+use crate::status_writes::METADATA;
 use crate::strategies::conditions::conditions;
 use crate::strategies::warnings;
-use crate::strategy::{Context, METADATA, Strategy};
+use crate::strategy::{Context, Strategy};
 
 /// The strategy of ingress classes.
 pub struct IngressClass;

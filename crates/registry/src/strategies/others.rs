@@ -8,7 +8,8 @@ use crate::check::{
     set, text,
 };
 use crate::meta::name_is_path_segment;
-use crate::strategy::{Context, Strategy, no_status};
+use crate::status_writes::no_status;
+use crate::strategy::{Context, Strategy};
 
 /// The strategy of registrations of API versions.
 pub struct ApiService;

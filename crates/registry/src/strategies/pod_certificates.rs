@@ -8,10 +8,11 @@ use crate::base64;
 use crate::check::{
     Errors, at, dns_subdomain, fill, int, invalid, is_empty, items, make, one_of, set, text,
 };
+use crate::status_writes::{METADATA, keep_other_half};
 use crate::strategies::access::{signer, user_annotations};
 use crate::strategies::conditions;
 use crate::strategies::pod::projections::{SHORTEST, longest};
-use crate::strategy::{Context, METADATA, Strategy, keep_other_half};
+use crate::strategy::{Context, Strategy};
 
 /// How long a certificate may be good where the request does not say: a day.
 const USUAL_SECONDS: i64 = 86_400;

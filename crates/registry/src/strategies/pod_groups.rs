@@ -8,7 +8,8 @@ use crate::check::{
     Errors, at, dns_label, dns_subdomain, has, int, invalid, invalid_each, is_empty, items,
     items_mut, make, required_text, set, text, unset,
 };
-use crate::strategy::{Context, METADATA, Strategy, keep_other_half, no_status};
+use crate::status_writes::{METADATA, keep_other_half, no_status};
+use crate::strategy::{Context, Strategy};
 
 /// Most templates of groups in a workload.
 const MOST_TEMPLATES: usize = 8;

@@ -13,7 +13,8 @@ use crate::check::{
     Errors, at, dns_subdomain, fill, has, invalid, invalid_each, items, label_selector, make,
     one_of, qualified_name, required_word, text,
 };
-use crate::strategy::{Context, METADATA, Strategy, no_status};
+use crate::status_writes::{METADATA, no_status};
+use crate::strategy::{Context, Strategy};
 
 const FAILURE_POLICIES: [&str; 2] = ["Fail", "Ignore"];
 const MATCH_POLICIES: [&str; 2] = ["Equivalent", "Exact"];

@@ -12,7 +12,8 @@ use crate::check::{
     is_empty, items, label_selector, make, no_duplicates, not_negative, one_of, optional_word,
     qualified_name, required_text, set, text,
 };
-use crate::strategy::{Context, METADATA, Strategy, keep_other_half};
+use crate::status_writes::{METADATA, keep_other_half};
+use crate::strategy::{Context, Strategy};
 
 /// Most parameters of a class, and bytes of all of them.
 const PARAMETERS: usize = 512;

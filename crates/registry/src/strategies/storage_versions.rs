@@ -9,7 +9,8 @@ use super::conditions::{conditions, is_true};
 use crate::check::{
     Errors, at, dns_subdomain, has, immutable, invalid, items, qualified_name, required_text, text,
 };
-use crate::strategy::{Context, METADATA, Strategy, no_status};
+use crate::status_writes::{METADATA, no_status};
+use crate::strategy::{Context, Strategy};
 
 const NO_NAME: &str = "must be non-empty";
 const NO_VERSION: &str = "an apiVersion is a DNS-1035 label, which must consist of lower case \

@@ -12,7 +12,8 @@ use crate::check::{
     qualified_name, required_text, set, text, unset,
 };
 use crate::go_form;
-use crate::strategy::{Context, Strategy, keep_other_half};
+use crate::status_writes::keep_other_half;
+use crate::strategy::{Context, Strategy};
 
 const ACCESS_MODES: &[&str] = &[
     "ReadOnlyMany",

@@ -10,7 +10,8 @@ use crate::check::{
     is_empty, is_zero, items, label_selector, labels, make, not_negative, one_of, selector_matches,
     selects_all, set, text,
 };
-use crate::strategy::{Context, Dependents, Strategy, keep_other_half};
+use crate::status_writes::keep_other_half;
+use crate::strategy::{Context, Dependents, Strategy};
 
 /// Defaults of a pod template.
 pub fn template_defaults(template: &mut Value) {

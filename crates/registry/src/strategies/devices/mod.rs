@@ -16,8 +16,9 @@ use serde_json::{Map, Value};
 use crate::check::{
     Errors, at, deep, fill, fill_zero, has, immutable, items, items_mut, set, text,
 };
+use crate::status_writes::{METADATA, keep_other_half, no_status};
 use crate::strategies::{quantity, warnings};
-use crate::strategy::{Context, METADATA, Read, Strategy, keep_other_half, no_status};
+use crate::strategy::{Context, Read, Strategy};
 
 /// The label of namespaces in which claims may ask for access as an administrator.
 const ADMIN_LABEL: &str = "resource.kubernetes.io/admin-access";

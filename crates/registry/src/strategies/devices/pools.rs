@@ -7,7 +7,8 @@ use super::checks::{conditions, driver, each, pool};
 use crate::check::{
     Errors, IMMUTABLE, at, fill, has, int, invalid, invalid_each, is_empty, items, make, text,
 };
-use crate::strategy::{Context, METADATA, Strategy, no_status};
+use crate::status_writes::{METADATA, no_status};
+use crate::strategy::{Context, Strategy};
 
 /// How many pools are reported where the request does not say, and at most.
 const USUAL_POOLS: i64 = 100;

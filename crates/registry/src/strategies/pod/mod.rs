@@ -19,7 +19,8 @@ use serde_json::{Value, json};
 
 use super::workload;
 use crate::check::{at, has, int, items, set, text, unset};
-use crate::strategy::{Context, Strategy, keep_other_half};
+use crate::status_writes::keep_other_half;
+use crate::strategy::{Context, Strategy};
 
 pub use annotations::check as validate_annotations;
 pub use spec::pod_spec as validate_pod_spec;

@@ -14,8 +14,9 @@ use crate::check::{
     Errors, at, fill, fill_zero, has, int, is_empty, items, items_mut, labels, make, required_word,
     set, text, unset,
 };
+use crate::status_writes::keep_other_half;
 use crate::strategies::warnings;
-use crate::strategy::{Claim, Context, Strategy, keep_other_half};
+use crate::strategy::{Claim, Context, Strategy};
 pub use checks::endpoint_ip;
 use checks::{
     addresses, affinity, balancer, by_type, external_ips, kept_addresses, service_port, traffic,
