@@ -9,7 +9,8 @@ use tokio::time::Instant;
 
 use super::ask::{Failure, Passed, Question, warnings};
 use super::hook::{Hook, Hooks, Source};
-use super::{invocation, review};
+use super::invocation::invocation;
+use super::review;
 use crate::admission::matching::Hit;
 use crate::admission::versions::stored;
 use crate::admission::{Admit, Operation, Review};

@@ -9,7 +9,8 @@ use tokio::time::Instant;
 
 use super::ask::{Passed, Question, warnings};
 use super::hook::{Hooks, Source};
-use super::{Invocation, invocation, review};
+use super::invocation::{Invocation, invocation};
+use super::review;
 use crate::admission::matching::Gvk;
 use crate::admission::{Admit, Operation, Review};
 use crate::state::State;
