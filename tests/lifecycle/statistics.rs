@@ -317,6 +317,7 @@ pub fn figures_are_the_kernels_through_restarts(cx: &Context) -> Result<()> {
         same == next && goes_on >= again,
         "{same} {goes_on}, before {next} {again}"
     );
+    cx.cluster.wait_agent("node-1")?;
     cx.kubectl("delete pod exact receiver").map(drop)
 }
 

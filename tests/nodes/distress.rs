@@ -170,6 +170,47 @@ fn processes(cx: &Context, uid: &str) -> Result<usize> {
     Ok(cx.cluster.in_node(NODE, &line)?.ok()?.trim().parse()?)
 }
 
+/// Has a process run in a pod's group as if a container of it did of which the runtime knows nothing: what a
+/// runtime leaves that is given up in the middle of a start.
+fn forget_one(cx: &Context, pod: &str, uid: &str) -> Result<()> {
+    let id = "f".repeat(64);
+    // Some controllers take nobody before they are set up; that of memory does.
+    let line = format!(
+        "setsid sleep 1000000 >/dev/null 2>&1 & \
+         for group in $(find /sys/fs/cgroup -type d -name 'pod{uid}'); do \
+         mkdir -p $group/{id} && echo $! > $group/{id}/cgroup.procs; done; true"
+    );
+    cx.cluster.in_node(NODE, &line)?.ok()?;
+    let found = processes(cx, uid)?;
+    ensure!(found == 3, "{found} processes of {pod}");
+    Ok(())
+}
+
+pub fn what_the_runtime_forgot_is_ended(cx: &Context) -> Result<()> {
+    let before = Before::of(cx, NODE)?;
+    cx.apply_json(&tenant("forgotten"))?;
+    cx.wait_ready("forgotten")?;
+    let uid = cx.field("pod forgotten", ".metadata.uid")?;
+    forget_one(cx, "forgotten", &uid)?;
+    // The next start looks for it.
+    let id = cx.field("pod forgotten", ".status.containerStatuses[0].containerID")?;
+    let id = id.rsplit('/').next().context("no id")?;
+    let kill =
+        format!("cat $(find /sys/fs/cgroup -path '*{id}/cgroup.procs') | sort -u | xargs kill -9");
+    cx.cluster.in_node(NODE, &kill)?.ok()?;
+    eventually("it runs again, and what was forgotten does not", || {
+        ensure!(count(cx, "forgotten")? == 1);
+        let found = processes(cx, &uid)?;
+        ensure!(found == 2, "{found} processes");
+        Ok(())
+    })?;
+    // And the end of the pod.
+    forget_one(cx, "forgotten", &uid)?;
+    let uids = uids(cx, "tenant=yes")?;
+    cx.kubectl("delete pods -l tenant=yes")?;
+    wait_nothing_left(cx, NODE, &uids, &before)
+}
+
 fn under_troubles(cx: &Context) -> Result<()> {
     for (name, what) in TROUBLES {
         trouble(cx, what)?;

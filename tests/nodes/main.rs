@@ -116,6 +116,7 @@ const CHECKS: &[Check] = checks![
     faults::many_pods_come_and_go_at_once,
     distress::clocks_that_jump_restart_nothing,
     distress::a_runtime_that_answers_badly_loses_nothing,
+    distress::what_the_runtime_forgot_is_ended,
     partition::a_partitioned_node_goes_on,
     partition::a_node_out_of_service_gives_its_identities_up,
     faults::a_full_disk_is_relieved,

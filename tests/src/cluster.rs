@@ -334,13 +334,15 @@ impl Cluster {
         self.in_node(node, &line)?.ok().map(drop)
     }
 
-    /// Waits until a node's agent runs and its kubelet answers. That the node is Ready says nothing:
-    /// it may be so since before a kill.
+    /// Waits until a node's agent runs, its kubelet answers, and its proxy has programmed what there is.
+    /// That the node is Ready says nothing: it may be so since before a kill.
     pub fn wait_agent(&self, node: &str) -> Result<()> {
         let line = format!("get --raw /api/v1/nodes/{node}/proxy/healthz");
         eventually("the node's agent answers", || {
             self.agent(node)?;
-            self.kubectl(&line)?.ok().map(drop)
+            self.kubectl(&line)?.ok()?;
+            let proxy = "busybox wget -q -O - http://127.0.0.1:10256/healthz";
+            self.in_node(node, proxy)?.ok().map(drop)
         })
     }
 

@@ -92,6 +92,15 @@ impl Process {
     }
 }
 
+/// Kills those of these processes that are in the control group of this name, at once; how many that were.
+pub fn kill_in_group(pids: &[u32], group: &str) -> usize {
+    let found = pids
+        .iter()
+        .filter_map(|pid| Process::find(*pid, group).ok()?);
+    let killed = found.filter(|process| pidfd_send_signal(&process.fd, Signal::KILL).is_ok());
+    killed.count()
+}
+
 /// The arguments of a process, as the kernel shows them.
 fn arguments(line: &[u8]) -> Vec<String> {
     let line = line.strip_suffix(b"\0").unwrap_or(line);

@@ -174,10 +174,10 @@ impl Metrics {
             METRICS.failures.of(ip(family));
             METRICS.cleanup_failures.of(ip(family));
         }
-        Self {
-            clock,
-            start: clock.now(),
-        }
+        // Changes are known by their whole seconds: those of this second may be of this proxy's time.
+        let now = clock.now();
+        let start = Timestamp::from_second(now.as_second()).unwrap_or(now);
+        Self { clock, start }
     }
 
     /// Changes were heard of: so many of Services, so many of endpoints.
@@ -208,7 +208,7 @@ impl Metrics {
 
     /// What changed at that time is in the kernel now.
     pub fn programmed(&self, family: Ip, changed: Timestamp) {
-        if changed > self.start {
+        if changed >= self.start {
             let took = self.clock.now().duration_since(changed);
             // The clocks of machines differ.
             let seconds = took.as_secs_f64().max(0.0);
@@ -298,6 +298,8 @@ mod tests {
             ..metrics
         };
         // Before the start, and two seconds ago.
+        let begun = Metrics::new(Clock::read_by(|| Timestamp::constant(7, 900_000_000)));
+        assert_eq!(begun.start, Timestamp::constant(7, 0));
         later.programmed(Ip::Ip4, Timestamp::constant(-1, 0));
         later.programmed(Ip::Ip4, Timestamp::constant(10, 0));
         let text = metrics.text();

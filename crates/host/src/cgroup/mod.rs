@@ -199,6 +199,12 @@ impl Hierarchy {
         Ok(())
     }
 
+    /// Kills whatever runs in a group and below it, at once; how many processes that were.
+    pub fn kill(&self, group: &str) -> usize {
+        let name = group.rsplit('/').next().unwrap_or_default();
+        crate::process::kill_in_group(&self.group(group).processes(), name)
+    }
+
     /// The group's folder under every controller that is mounted, also those that the runtime
     /// fills (devices, freezer, blkio and the like).
     fn all_folders(&self, group: &str) -> Vec<PathBuf> {

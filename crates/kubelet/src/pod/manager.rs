@@ -289,8 +289,11 @@ impl Pods {
                 );
             }
         }
-        for (uid, group) in groups.iter().filter(|(uid, _)| !busy.contains(uid)) {
-            if let Err(e) = STARTS.group("destroy", || self.deps.cgroups.remove(group)) {
+        // What runs in them is ended: not that of a pod that has come back meanwhile.
+        let has_come = |uid: &str| self.handles.lock().contains_key(uid);
+        let stays = |uid: &str| busy.contains(uid) || staying.contains(uid) || has_come(uid);
+        for (uid, group) in groups.iter().filter(|(uid, _)| !stays(uid)) {
+            if let Err(e) = super::remains::remove_group(&self.deps, group) {
                 tracing::debug!(uid, error = %e, "an orphaned group could not be removed");
             }
         }

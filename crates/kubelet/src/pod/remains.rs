@@ -1,9 +1,11 @@
-//! What is left on the node of pods and containers that are gone: folders, logs.
+//! What is left on the node of pods and containers that are gone: folders, logs, processes.
 
 use super::deps::Deps;
+use super::runtime_state::{Run, SeenPod};
 use super::spec;
 use crate::folder;
 use crate::log_links::Links;
+use crate::metrics::STARTS;
 use k8s_openapi::api::core::v1::Pod;
 use std::path::{Path, PathBuf};
 
@@ -23,6 +25,49 @@ pub(super) async fn remove_files(deps: &Deps, pod: &Pod) {
     if let Some(links) = Links::of(&deps.config) {
         links.tidy();
     }
+}
+
+/// Ends what runs in a pod's control group though the runtime does not know it, or says that it has ended:
+/// a runtime that is given up in the middle of a start can forget the process that it had begun.
+pub(super) fn kill_forgotten(deps: &Deps, pod: &Pod, group: &str, seen: &SeenPod) {
+    for child in forgotten(deps.cgroups.children(group), seen) {
+        let count = deps.cgroups.kill(&format!("{group}/{child}"));
+        if count > 0 {
+            let pod = spec::full_name(pod);
+            tracing::warn!(
+                pod,
+                container = child,
+                count,
+                "processes that the runtime had forgotten are ended"
+            );
+        }
+    }
+}
+
+/// Those of a pod's groups that are named like containers and are of none that may run. Others are the
+/// runtime's own, as those of monitors of containers.
+fn forgotten(mut groups: Vec<String>, seen: &SeenPod) -> Vec<String> {
+    let sandboxes = seen.sandboxes.iter().filter(|s| s.ready);
+    let containers = seen.containers.iter().filter(|c| c.run != Run::Exited);
+    let may_run: Vec<&str> = sandboxes
+        .map(|s| s.id.as_str())
+        .chain(containers.map(|c| c.id.as_str()))
+        .collect();
+    let is_id = |name: &str| {
+        let like = |id: &str| id.len() == name.len();
+        name.bytes().all(|b| b.is_ascii_hexdigit()) && may_run.iter().any(|id| like(id))
+    };
+    groups.retain(|name| is_id(name) && !may_run.contains(&name.as_str()));
+    groups
+}
+
+/// Removes a pod's control group. What still runs in it is ended first, as upstream does: nothing of the
+/// pod is to run any more.
+pub(super) fn remove_group(deps: &Deps, group: &str) -> std::io::Result<()> {
+    STARTS.group("destroy", || {
+        deps.cgroups.kill(group);
+        deps.cgroups.remove(group)
+    })
 }
 
 /// Removes folders of logs of pods that are no more: a kubelet died before it came to them.
@@ -64,6 +109,50 @@ pub(super) fn remove_log(deps: &Deps, pod: &Pod, id: &str, path: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pod::runtime_state::SeenSandbox;
+    use crate::pod::tests::container;
+
+    #[test]
+    fn only_groups_of_containers_that_the_runtime_does_not_run_are_forgotten() {
+        let sandbox = |id: &str, ready| SeenSandbox {
+            id: id.into(),
+            attempt: 0,
+            ready,
+            created_at: None,
+            ips: Vec::new(),
+        };
+        let seen = SeenPod {
+            sandboxes: vec![sandbox("aa01", true), sandbox("aa00", false)],
+            containers: [
+                ("bb03", Run::Running),
+                ("bb02", Run::Created),
+                ("bb01", Run::Unknown),
+                ("bb00", Run::Exited),
+            ]
+            .map(|(id, run)| {
+                let mut one = container("main", run, 0, 0);
+                id.clone_into(&mut one.id);
+                one
+            })
+            .into(),
+        };
+        let of =
+            |groups: &[&str]| forgotten(groups.iter().map(|g| (*g).to_owned()).collect(), &seen);
+        let ends = ["aa00", "bb00", "cc00"];
+        assert_eq!(of(&ends), ends);
+        let stays = [
+            "aa01",
+            "bb01",
+            "bb02",
+            "bb03",
+            "crio-conmon-aa01",
+            "init",
+            "bb",
+        ];
+        assert!(of(&stays).is_empty());
+        // Of a pod without anything that may run nobody knows what is named like a container.
+        assert!(forgotten(vec!["cc00".into()], &SeenPod::default()).is_empty());
+    }
 
     #[test]
     fn logs_of_pods_that_are_no_more_go_and_nothing_else() {

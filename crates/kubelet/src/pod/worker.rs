@@ -296,6 +296,12 @@ impl Worker {
                 return false;
             }
         }
+        let starts = |effect: &Effect| matches!(effect, Effect::Start { .. });
+        if decision.effects.iter().any(starts) {
+            // Before the first of them: what they start was not seen yet.
+            let group = self.hands.grants.group(pod);
+            super::remains::kill_forgotten(&self.deps, pod, &group, seen);
+        }
         let may_be_interrupted = *self.machine.stage() == Stage::Running;
         for effect in &decision.effects {
             if *effect == Effect::Release {
