@@ -23,6 +23,8 @@ mod matching;
 mod tests;
 pub mod volume;
 
+pub use matching::is_bound_to;
+
 /// The index of volumes by the claim that they name, as `namespace/claim`.
 const VOLUMES_BY_CLAIM: &str = "by claim";
 /// The index of volumes by class.
