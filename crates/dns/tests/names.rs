@@ -340,6 +340,51 @@ fn a_namespace_is_there_with_its_first_service() {
 }
 
 #[test]
+fn pods_that_are_published_before_they_are_ready_have_names() {
+    let mut index = index();
+    // As the control plane writes them of a Service with publishNotReadyAddresses: ready, though
+    // they do not serve or are about to end.
+    let ports = json!([{"name": "sql", "port": 5432, "protocol": "TCP"}]);
+    let endpoint = |ip: &str, host: &str, serving: bool, terminating: bool| {
+        json!({"addresses": [ip], "hostname": host, "conditions": {
+            "ready": true, "serving": serving, "terminating": terminating,
+        }})
+    };
+    let endpoints = json!([
+        endpoint("10.244.0.5", "db-0", false, false),
+        endpoint("10.244.1.6", "db-1", true, true),
+    ]);
+    slice(&mut index, "db-1", "db", ports, endpoints);
+    for (name, kind, expected) in [
+        (
+            "db.default.svc.cluster.local",
+            QueryType::A,
+            expect![[r#"
+                db.default.svc.cluster.local. 30 A 10.244.0.5
+                db.default.svc.cluster.local. 30 A 10.244.1.6
+            "#]],
+        ),
+        (
+            "db-0.db.default.svc.cluster.local",
+            QueryType::A,
+            expect![[r#"
+                db-0.db.default.svc.cluster.local. 30 A 10.244.0.5
+            "#]],
+        ),
+        (
+            "db-1.db.default.svc.cluster.local",
+            QueryType::A,
+            expect![[r#"
+                db-1.db.default.svc.cluster.local. 30 A 10.244.1.6
+            "#]],
+        ),
+    ] {
+        let answer = answer(&index, &zone(), name, kind).expect("ours");
+        expected.assert_eq(&answer.to_string());
+    }
+}
+
+#[test]
 fn an_endpoint_of_several_slices_is_named_once() {
     let mut index = index();
     let ports = |names: &[&str]| -> Value {

@@ -176,6 +176,64 @@ fn endpoints_follow_pods_and_settle() {
 }
 
 #[test]
+fn a_service_may_publish_pods_that_are_not_ready() {
+    let mut ends = (*pod(2, true)).clone();
+    ends.metadata.deletion_timestamp =
+        serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
+    let mut starts = (*pod(3, false)).clone();
+    let status = starts.status.as_mut().unwrap();
+    (status.phase, status.conditions) = (Some("Pending".to_owned()), None);
+    let mut failed = (*pod(4, false)).clone();
+    failed.status.as_mut().unwrap().phase = Some("Failed".to_owned());
+    let mut seen = observed(vec![
+        pod(0, true),
+        pod(1, false),
+        Arc::new(ends),
+        Arc::new(starts),
+        Arc::new(failed),
+    ]);
+    // By address: whether it is ready, serving, terminating. One that has ended has none.
+    let mut conditions = |publish: bool| {
+        let mut new = service();
+        let spec = new.spec.as_mut().unwrap();
+        spec.cluster_ip = Some("None".to_owned());
+        spec.publish_not_ready_addresses = Some(publish);
+        seen.service = Some(Arc::new(new));
+        apply(&mut seen, 1);
+        assert_eq!(apply(&mut seen, 2), 0, "it settles");
+        let mut all: Vec<_> = seen
+            .slices
+            .iter()
+            .flat_map(|s| s.endpoints.iter().flatten())
+            .collect();
+        all.sort_by(|a, b| a.addresses.cmp(&b.addresses));
+        let of = |e: &k8s_openapi::api::discovery::v1::Endpoint| {
+            let c = e.conditions.clone().unwrap();
+            [c.ready, c.serving, c.terminating].map(Option::unwrap)
+        };
+        let conditions: Vec<[bool; 3]> = all.into_iter().map(of).collect();
+        let endpoints = written(&with_endpoints(&seen, None)).flatten().unwrap();
+        let subsets = endpoints.subsets.unwrap();
+        let count = |of: fn(&k8s_openapi::api::core::v1::EndpointSubset) -> usize| {
+            subsets.iter().map(of).sum::<usize>()
+        };
+        let ready = count(|s| s.addresses.iter().flatten().count());
+        let others = count(|s| s.not_ready_addresses.iter().flatten().count());
+        (conditions, ready, others)
+    };
+    let hidden = [
+        [true, true, false],
+        [false, false, false],
+        [false, true, true],
+        [false, false, false],
+    ];
+    assert_eq!(conditions(false), (hidden.to_vec(), 1, 2));
+    let shown = hidden.map(|[_, serving, terminating]| [true, serving, terminating]);
+    assert_eq!(conditions(true), (shown.to_vec(), 4, 0));
+    assert_eq!(conditions(false).0, hidden, "and back");
+}
+
+#[test]
 fn hints_follow_the_traffic_distribution_of_the_service() {
     let mut seen = observed(vec![pod(0, true), pod(1, false)]);
     let mut hinted = |distribution: Option<&str>| {
