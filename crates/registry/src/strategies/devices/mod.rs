@@ -2,22 +2,20 @@
 //! versions, and what is wrong with them, in upstream's words and at its field paths.
 
 mod checks;
-mod claims;
 mod pools;
-mod slices;
-mod status;
 #[cfg(test)]
 mod tests;
 
 use api::{FieldError, FieldPath};
+use checks::classes::device_class;
+use checks::taint_rules::taint_rule;
+use checks::{claims, slices, status};
 pub use pools::PoolStatusRequest;
 use serde_json::{Map, Value};
 
-use crate::check::{
-    Errors, at, deep, fill, fill_zero, has, immutable, items, items_mut, set, text,
-};
+use crate::check::{Errors, at, deep, fill, fill_zero, immutable, items_mut, set, text};
 use crate::status_writes::{METADATA, keep_other_half, no_status};
-use crate::strategies::{quantity, warnings};
+use crate::strategies::warnings;
 use crate::strategy::{Context, Read, Strategy};
 
 /// The label of namespaces in which claims may ask for access as an administrator.
@@ -195,26 +193,6 @@ impl Strategy for DeviceClass {
     }
 }
 
-fn device_class(obj: &Value, old: Option<&Value>) -> Errors {
-    let (mut errs, path, spec) = (Errors::new(), FieldPath::new("spec"), at(obj, "spec"));
-    checks::selectors(&mut errs, &path, spec);
-    let stored = old.is_some_and(|old| at(at(old, "spec"), "config") == at(spec, "config"));
-    checks::each(
-        &mut errs,
-        &path.child("config"),
-        items(spec, "config"),
-        checks::MOST_CONFIGS,
-        |errs, path, config| checks::configuration(errs, path, config, stored),
-    );
-    let extended = "extendedResourceName";
-    let name = text(spec, extended);
-    if has(spec, extended) && !quantity::is_extended(name) {
-        let why = "must be a valid extended resource name";
-        errs.push(FieldError::invalid_str(&path.child(extended), name, why));
-    }
-    errs
-}
-
 /// The strategy of slices of devices.
 pub struct ResourceSlice;
 
@@ -349,22 +327,4 @@ impl Strategy for DeviceTaintRule {
         }
         taint_rule(obj, Some(old))
     }
-}
-
-fn taint_rule(obj: &Value, old: Option<&Value>) -> Errors {
-    let (mut errs, path) = (Errors::new(), FieldPath::new("spec"));
-    let (spec, selector) = (at(obj, "spec"), path.child("deviceSelector"));
-    let which = at(spec, "deviceSelector");
-    if has(which, "driver") {
-        checks::driver(&mut errs, &selector.child("driver"), text(which, "driver"));
-    }
-    if has(which, "pool") {
-        checks::pool(&mut errs, &selector.child("pool"), text(which, "pool"));
-    }
-    if has(which, "device") {
-        checks::device_name(&mut errs, &selector, which, "device");
-    }
-    let old = old.map(|old| deep(old, "/spec/taint"));
-    checks::taint(&mut errs, &path.child("taint"), at(spec, "taint"), old);
-    errs
 }

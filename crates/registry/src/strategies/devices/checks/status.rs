@@ -7,11 +7,11 @@ use std::net::IpAddr;
 use api::{FieldError, FieldPath};
 use serde_json::{Value, json};
 
-use super::checks::{
+use super::claims::{Requests, request_reference, request_references};
+use super::{
     MOST_CONFIGS, MOST_REQUESTS, binding_conditions, conditions, configuration, device_name,
     driver, each, each_once, pool, raw_object, share_id,
 };
-use super::claims::{Requests, request_reference, request_references};
 use crate::check::{
     Errors, at, flag, has, immutable, is_empty, items, required_text, required_word, text,
 };

@@ -1,5 +1,11 @@
 //! What claims, classes, slices and taints of devices have in common: names, lists with a bound,
-//! selectors, configurations, taints.
+//! selectors, configurations, taints. What is wrong with each of them has a file below.
+
+pub mod claims;
+pub mod classes;
+pub mod slices;
+pub mod status;
+pub mod taint_rules;
 
 use std::collections::BTreeSet;
 

@@ -3,9 +3,7 @@
 use api::{FieldError, FieldPath, Quantity};
 use serde_json::Value;
 
-use super::checks::{
-    attribute_name, binding_conditions, driver, each, each_once, name_of, pool, taint,
-};
+use super::{attribute_name, binding_conditions, driver, each, each_once, name_of, pool, taint};
 use crate::check::{Errors, at, dns_label, dns_subdomain, flag, has, immutable, int, items, text};
 use crate::strategies::quantity::is_native;
 use crate::strategies::scheduling::node_selector;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use api::{FieldError, FieldPath};
 use serde_json::Value;
 
-use super::checks::{
+use super::{
     MOST_CONFIGS, MOST_REQUESTS, configuration, each, each_once, full_attribute_name, name_of,
     selectors, toleration,
 };
