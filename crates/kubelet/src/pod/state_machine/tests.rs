@@ -5,6 +5,7 @@ mod simulated;
 use super::*;
 use crate::pod::tests::{at, container, pod, seen};
 use serde_json::json;
+use std::time::Duration;
 
 fn machine() -> Machine {
     let backoff = Backoff::new(Duration::from_secs(10), Duration::from_secs(300));
