@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use super::columns;
 use super::def::*;
-use super::fields;
+use super::selectable_fields;
 use crate::strategies::{classes, events, flow_control, leases, pod_groups, storage_versions};
 
 pub(super) const EVENTS: &[Def] = &[namespaced("events.k8s.io", "Event", "events", V1)
     .put_creates()
-    .fields(fields::NEW_EVENTS)
+    .fields(selectable_fields::NEW_EVENTS)
     .strategy(|| Arc::new(events::Event { strict: true }))
     .columns(columns::EVENTS)
     .short(&["ev"])
@@ -41,7 +41,7 @@ pub(super) const ROWS: &[Def] = &[
     .versioned()
     .put_creates()
     .strategy(|| Arc::new(leases::LeaseCandidate))
-    .fields(fields::LEASE_CANDIDATES)
+    .fields(selectable_fields::LEASE_CANDIDATES)
     .columns(columns::LEASE_CANDIDATES)
     .stored("coordination.k8s.io", "v1beta1")
     .inert(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::columns;
 use super::def::*;
-use super::fields;
+use super::selectable_fields;
 use crate::strategies::{cluster, config_maps, events, pod, quotas, service, volumes, workload};
 
 const PODS: &[Sub] = &[
@@ -73,7 +73,7 @@ pub(super) const ROWS: &[Def] = &[
         .prefix("services/endpoints"),
     namespaced("", "Event", "events", V1)
         .put_creates()
-        .fields(fields::EVENTS)
+        .fields(selectable_fields::EVENTS)
         .strategy(|| Arc::new(events::Event { strict: false }))
         .columns(columns::EVENTS)
         .short(&["ev"])
@@ -84,14 +84,14 @@ pub(super) const ROWS: &[Def] = &[
         .columns(columns::NAME_CREATED)
         .short(&["limits"]),
     cluster("", "Namespace", "namespaces", V1)
-        .fields(fields::NAMESPACES)
+        .fields(selectable_fields::NAMESPACES)
         .strategy(|| Arc::new(cluster::Namespace))
         .columns(columns::NAMESPACES)
         .short(&["ns"])
         .verbs(NAMESPACE_VERBS)
         .subs(NAMESPACES),
     cluster("", "Node", "nodes", V1)
-        .fields(fields::NODES)
+        .fields(selectable_fields::NODES)
         .strategy(|| Arc::new(cluster::Node))
         .columns(columns::NODES)
         .short(&["no"])
@@ -99,21 +99,21 @@ pub(super) const ROWS: &[Def] = &[
         .prefix("minions"),
     namespaced("", "PersistentVolumeClaim", "persistentvolumeclaims", V1)
         .returned()
-        .fields(fields::NAMED)
+        .fields(selectable_fields::NAMED)
         .strategy(|| Arc::new(volumes::PersistentVolumeClaim))
         .columns(columns::CLAIMS)
         .short(&["pvc"])
         .subs(&[STATUS]),
     cluster("", "PersistentVolume", "persistentvolumes", V1)
         .returned()
-        .fields(fields::NAMED)
+        .fields(selectable_fields::NAMED)
         .strategy(|| Arc::new(volumes::PersistentVolume))
         .columns(columns::VOLUMES)
         .short(&["pv"])
         .subs(&[STATUS]),
     namespaced("", "Pod", "pods", V1)
         .returned()
-        .fields(fields::PODS)
+        .fields(selectable_fields::PODS)
         .strategy(|| Arc::new(pod::Pod))
         .columns(columns::PODS)
         .short(&["po"])
@@ -124,7 +124,7 @@ pub(super) const ROWS: &[Def] = &[
         .strategy(|| Arc::new(pod::PodTemplate))
         .columns(columns::POD_TEMPLATES),
     namespaced("", "ReplicationController", "replicationcontrollers", V1)
-        .fields(fields::REPLICAS)
+        .fields(selectable_fields::REPLICAS)
         .strategy(|| Arc::new(workload::ReplicationController))
         .columns(columns::REPLICATION_CONTROLLERS)
         .short(&["rc"])
@@ -138,7 +138,7 @@ pub(super) const ROWS: &[Def] = &[
         .short(&["quota"])
         .subs(&[STATUS]),
     namespaced("", "Secret", "secrets", V1)
-        .fields(fields::SECRETS)
+        .fields(selectable_fields::SECRETS)
         .strategy(|| Arc::new(config_maps::Secret))
         .columns(columns::SECRETS),
     namespaced("", "ServiceAccount", "serviceaccounts", V1)
@@ -149,7 +149,7 @@ pub(super) const ROWS: &[Def] = &[
     namespaced("", "Service", "services", V1)
         .put_creates()
         .returned()
-        .fields(fields::SERVICES)
+        .fields(selectable_fields::SERVICES)
         .strategy(|| Arc::new(service::Service))
         .columns(columns::SERVICES)
         .short(&["svc"])

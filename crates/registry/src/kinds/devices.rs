@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::columns;
 use super::def::*;
-use super::fields;
+use super::selectable_fields;
 use crate::strategies::devices;
 
 pub(super) const ROWS: &[Def] = &[
@@ -41,7 +41,7 @@ pub(super) const ROWS: &[Def] = &[
         &["v1", "v1beta2", "v1beta1"],
     )
     .returned()
-    .fields(fields::RESOURCE_SLICES)
+    .fields(selectable_fields::RESOURCE_SLICES)
     .strategy(|| Arc::new(devices::ResourceSlice))
     .columns(columns::RESOURCE_SLICES),
     cluster(

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::columns;
 use super::def::*;
-use super::fields;
+use super::selectable_fields;
 use crate::strategies::{access, pod_certificates};
 
 pub(super) const ROWS: &[Def] = &[
@@ -52,7 +52,7 @@ pub(super) const CERTIFICATES: &[Def] = &[
         "certificatesigningrequests",
         V1,
     )
-    .fields(fields::SIGNING_REQUESTS)
+    .fields(selectable_fields::SIGNING_REQUESTS)
     .strategy(|| Arc::new(access::SigningRequest))
     .columns(columns::SIGNING_REQUESTS)
     .short(&["csr"])
@@ -64,7 +64,7 @@ pub(super) const CERTIFICATES: &[Def] = &[
         &["v1beta1", "v1alpha1"],
     )
     .versioned()
-    .fields(fields::SIGNING_REQUESTS)
+    .fields(selectable_fields::SIGNING_REQUESTS)
     .strategy(|| Arc::new(access::TrustBundle))
     .columns(columns::TRUST_BUNDLES),
     namespaced(
@@ -74,7 +74,7 @@ pub(super) const CERTIFICATES: &[Def] = &[
         &["v1beta1"],
     )
     .versioned()
-    .fields(fields::POD_CERTIFICATES)
+    .fields(selectable_fields::POD_CERTIFICATES)
     .strategy(|| Arc::new(pod_certificates::PodCertificateRequest))
     .columns(columns::POD_CERTIFICATES)
     .subs(&[STATUS]),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::columns;
 use super::def::*;
-use super::fields;
+use super::selectable_fields;
 use crate::strategies::{autoscaler, jobs, networking, stateful, workload};
 
 pub(super) const ROWS: &[Def] = &[
@@ -24,7 +24,7 @@ pub(super) const ROWS: &[Def] = &[
         .categories(&["all"])
         .subs(&[SCALE, STATUS]),
     namespaced("apps", "ReplicaSet", "replicasets", V1)
-        .fields(fields::REPLICAS)
+        .fields(selectable_fields::REPLICAS)
         .strategy(|| Arc::new(workload::ReplicaSet))
         .columns(columns::REPLICA_SETS)
         .short(&["rs"])
@@ -56,7 +56,7 @@ pub(super) const SCALING: &[Def] = &[
         .categories(&["all"])
         .subs(&[STATUS]),
     namespaced("batch", "Job", "jobs", V1)
-        .fields(fields::JOBS)
+        .fields(selectable_fields::JOBS)
         .strategy(|| Arc::new(jobs::Job))
         .columns(columns::JOBS)
         .categories(&["all"])
