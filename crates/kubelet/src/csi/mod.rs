@@ -7,35 +7,35 @@
 mod attach;
 mod block;
 pub mod driver;
+mod driver_requests;
 mod error;
 mod expand;
 mod in_use;
-pub mod limits;
+mod over_limit;
 mod paths;
 pub mod publish;
 pub mod record;
 mod register;
-mod request;
 mod stats;
 mod tokens;
 mod unpublish;
-mod volume_limits;
+pub mod volume_limits;
 
 pub use driver::Driver;
+pub use driver_requests::CsiVolume;
 pub use error::Error;
 pub use in_use::InUse;
-pub use request::CsiVolume;
 
 use crate::objects::Objects;
 use crate::volumes::tokens::Tokens;
 use k8s_openapi::api::storage::v1::{CSIDriver, CSIDriverSpec};
+use over_limit::OverLimit;
 use parking_lot::Mutex;
 pub use paths::PLUGIN;
 use paths::Paths;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Weak};
-use volume_limits::VolumeLimits;
 
 /// One after another for each volume: by its name in the node's status.
 type Busy = BTreeMap<String, Weak<tokio::sync::Mutex<()>>>;
@@ -51,7 +51,7 @@ pub struct Csi {
     busy: Mutex<Busy>,
     /// Volumes that this kubelet has staged: driver and handle.
     staged: Mutex<BTreeSet<(String, String)>>,
-    limits: VolumeLimits,
+    limits: OverLimit,
     /// What may not be detached from the node.
     pub in_use: InUse,
 }
@@ -86,7 +86,7 @@ impl Csi {
             drivers: Mutex::default(),
             busy: Mutex::default(),
             staged: Mutex::default(),
-            limits: VolumeLimits::default(),
+            limits: OverLimit::default(),
         }
     }
 

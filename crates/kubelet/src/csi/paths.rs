@@ -1,8 +1,8 @@
 //! Where things of CSI volumes lie below the kubelet's folder: upstream's places.
 
+use super::driver_requests::CsiVolume;
 use super::error::{Error, at};
 use super::record::{Record, gone};
-use super::request::CsiVolume;
 use crate::volumes::error::private_folder;
 use std::path::{Path, PathBuf};
 

@@ -2,10 +2,10 @@
 //! taken again, as the interface demands of drivers; what was done is noted on the disk before.
 
 use super::driver::{Abilities, CallError, Driver};
+use super::driver_requests::Reference;
 use super::error::{Error, at};
 use super::paths::{VolumePaths, text};
 use super::record::Record;
-use super::request::Reference;
 use super::{Csi, CsiVolume};
 use crate::objects::{Key, ObjectKind};
 use crate::pod::spec;

@@ -8,7 +8,7 @@ use super::static_pods::Statics;
 use super::status::PREEMPTING;
 use super::worker;
 use super::{runtime_state, spec};
-use crate::csi::limits;
+use crate::csi::volume_limits;
 use crate::events::Severity;
 use crate::folder;
 use crate::log_links::Links;
@@ -474,7 +474,7 @@ impl Pods {
                 let pod = handles.get(&uid).map(|h| h.desired.borrow().pod.clone());
                 drop(handles);
                 let Some(pod) = pod else { continue };
-                let (reason, message) = (limits::REASON, limits::MESSAGE);
+                let (reason, message) = (volume_limits::REASON, volume_limits::MESSAGE);
                 let (recorder, warning) = (&self.deps.recorder, Severity::Warning);
                 recorder.pod(&pod, None, warning, reason, message);
                 STARTS.rejected(reason);
