@@ -5,7 +5,7 @@
 
 pub mod cidr;
 pub mod corefile;
-pub mod cron;
+pub mod cron_schedule;
 pub mod csi;
 pub mod declared_features;
 pub mod duration;

@@ -9,7 +9,7 @@ use k8s_openapi::api::batch::v1::{CronJob, Job};
 
 use crate::common::{Key, controller_of, key_of, uid_of};
 
-mod missed;
+mod due;
 pub mod plan;
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use api::cron::Schedule;
+use api::cron_schedule::Schedule;
 use control::action::{Action, Plan, Propagation, Target};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
-use super::missed::{self, Missed};
+use super::due::{self, Missed};
 use crate::common::{is_deleting, key_of, uid_of, update_status, value_of, wake_at};
 use crate::ownership::Parent;
 
@@ -212,7 +212,7 @@ impl Cron<'_> {
     /// Starts the Job that is due, if one is and it may.
     fn start(&mut self, plan: &mut Plan) {
         let name = self.spec.time_zone.as_deref();
-        let Some(zone) = api::cron::zone(name.unwrap_or_default()) else {
+        let Some(zone) = api::cron_schedule::zone(name.unwrap_or_default()) else {
             let name = name.unwrap_or_default();
             let text = format!("invalid timeZone: {name:?}: unknown time zone {name}");
             plan.last.push(self.event(true, "UnknownTimeZone", text));
@@ -231,7 +231,7 @@ impl Cron<'_> {
                 return;
             }
         };
-        let Ok(due) = missed::last(&schedule, &zone, self.since(), self.now) else {
+        let Ok(due) = due::last(&schedule, &zone, self.since(), self.now) else {
             let why = "time difference between two schedules is less than 1 second";
             let message = format!("invalid schedule: {text} : {why}");
             plan.last.push(self.event(true, "InvalidSchedule", message));

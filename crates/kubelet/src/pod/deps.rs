@@ -15,7 +15,7 @@ use crate::node::machine::Resources;
 use crate::node::own_object::OwnNode;
 use crate::objects::Objects;
 use crate::services::Services;
-use crate::streaming::commands::ClientCommands;
+use crate::streaming::client_commands::ClientCommands;
 use crate::topology::Topology;
 use crate::user_ids::UserIds;
 use crate::volumes::Volumes;

@@ -1,6 +1,6 @@
 //! One question to a container: by command, HTTP, TCP or gRPC.
 
-use super::probe_url::{self, ProbeUrl};
+use super::redirects::{self, ProbeUrl};
 use crate::pod::env;
 use host::cri::proto::grpc::health::v1::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -212,7 +212,7 @@ async fn follow(mut place: ProbeUrl, get: &HTTPGetAction) -> Answer {
         if next.host != host {
             return judge(&got);
         }
-        is_relative = probe_url::scheme(location).is_none();
+        is_relative = redirects::scheme(location).is_none();
         place = next;
     }
     Answer::Bad(format!(

@@ -3,7 +3,7 @@
 
 pub mod ask;
 pub mod hook;
-pub mod probe_url;
+pub mod redirects;
 
 use crate::events::Severity;
 use crate::pod::deps::Deps;

@@ -7,7 +7,7 @@
 //! container it means, is decided before. A command ends with its client: runtimes go on running
 //! what nobody listens to any more.
 
-pub mod commands;
+pub mod client_commands;
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -25,7 +25,7 @@ use wire::stream::remote::{self, Ended, RequestedStreams};
 use wire::stream::upgrade::{UpgradeError, UpgradeRequest};
 use wire::stream::{BoxIo, ports};
 
-use commands::ExpectedCommand;
+use client_commands::ExpectedCommand;
 
 /// How long a connection to a container's port or to the runtime may take to come about.
 const DIALLING: Duration = Duration::from_secs(10);

@@ -386,7 +386,7 @@ fn time_zone(errs: &mut Errors, path: &FieldPath, zone: &Value) {
     } else if name.eq_ignore_ascii_case("Local") {
         "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones"
             .to_owned()
-    } else if !name.split('/').all(is_part) || api::cron::zone(name).is_none() {
+    } else if !name.split('/').all(is_part) || api::cron_schedule::zone(name).is_none() {
         format!("unknown time zone {name}")
     } else {
         return;
@@ -458,7 +458,7 @@ fn whole_cron_job(obj: &Value, was: Option<&Value>) -> Errors {
         "" => errs.push(FieldError::required(&path.child("schedule"), "")),
         s => {
             let path = path.child("schedule");
-            if let Err(why) = api::cron::Schedule::parse(s) {
+            if let Err(why) = api::cron_schedule::Schedule::parse(s) {
                 errs.push(FieldError::invalid_str(&path, s, &why));
             }
             let had = was.is_some_and(|was| text(was, "schedule").contains("TZ"));

@@ -1,6 +1,6 @@
 //! Which of the times that a schedule names is to be run now, when some were missed: the last one.
 
-use api::cron::Schedule;
+use api::cron_schedule::Schedule;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 

@@ -1,4 +1,4 @@
-//! What an HTTP probe asks, and where an answer leads that says "elsewhere". Pure.
+//! Where an answer leads that sends an HTTP probe elsewhere, and the URL that it asks. Pure.
 
 use std::fmt;
 
