@@ -9,10 +9,10 @@ use std::sync::Arc;
 use crate::decide::{
     Among, Checks, Decision, Outcome, Profile, best_of, columns, decide_among, filter,
 };
+use crate::decision_timings::{Code, Point, Timings};
 use crate::node::Node;
 use crate::pod::Pod;
 use crate::snapshot::Snapshot;
-use crate::timings::{Code, Point, Timings};
 
 /// Pods of one batch, at most: then the nodes to choose among are looked for again, elsewhere in a
 /// large cluster.

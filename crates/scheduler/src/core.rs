@@ -17,6 +17,7 @@ use gang_trial::VainTrials;
 
 use crate::batch::Batch;
 use crate::decide::{Decision, Outcome, Profile};
+use crate::decision_timings::{Code, Point, Timings};
 use crate::extenders::{self, Extender, Question};
 use crate::interned::Strings;
 use crate::message;
@@ -26,7 +27,6 @@ use crate::preempt::{self, Preemption};
 use crate::queue::{Queue, Waits};
 use crate::queueing_hints::Happened;
 use crate::snapshot::Snapshot;
-use crate::timings::{Code, Point, Timings};
 
 /// What is to be done about a pod.
 #[derive(Debug)]

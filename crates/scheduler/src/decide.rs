@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::decision_timings::{Code, Point, Timings};
 use crate::extenders::Opinion;
 use crate::message;
 use crate::node::Node;
@@ -9,7 +10,6 @@ use crate::plugins::{self, Check, Plugin, Reason, Refused, Verdict};
 use crate::pod::Pod;
 use crate::preempt::Candidates;
 use crate::snapshot::Snapshot;
-use crate::timings::{Code, Point, Timings};
 
 /// With fewer nodes all are looked at.
 const FEWEST_NODES: usize = 100;

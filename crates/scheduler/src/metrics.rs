@@ -7,8 +7,8 @@ use std::time::Duration;
 use metrics::{Counters, Gauges, Histogram, Histograms, exponential};
 
 use crate::core::Core;
+use crate::decision_timings::{Code, Noted, Point};
 use crate::queue::Lengths;
-use crate::timings::{Code, Noted, Point};
 
 /// The figures; those of several schedulers in one process are counted together.
 pub struct SchedulerMetrics {
@@ -298,8 +298,8 @@ mod tests {
 
     use super::*;
     use crate::decide::Profile;
+    use crate::decision_timings::Timings;
     use crate::queue::Waits;
-    use crate::timings::Timings;
 
     /// The figures are those of the whole process, and so of all tests.
     static ALONE: Mutex<()> = Mutex::new(());

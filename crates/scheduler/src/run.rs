@@ -20,6 +20,7 @@ use traces::{Span, Tracer};
 
 use crate::core::{Core, Nomination, Step};
 use crate::decide::Profile;
+use crate::decision_timings::Timings;
 use crate::extenders::http::{self, Lines};
 use crate::extenders::{Chosen, Extender, Opinion, Question};
 use crate::feeds::{News, follow_all};
@@ -28,7 +29,6 @@ use crate::metrics::{Attempt, CoreFigures, METRICS};
 use crate::plugins::Write;
 use crate::pod::Pod;
 use crate::queue::Waits;
-use crate::timings::Timings;
 use crate::totals;
 use crate::write::{
     Preemptor, Report, announce, bind, groups, is_gated, publish, reference, scheduled_reason,

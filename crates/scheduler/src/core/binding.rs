@@ -7,11 +7,11 @@ use std::time::Duration;
 use clock::Instant;
 
 use super::{Core, Nomination, Step};
+use crate::decision_timings::{Code, Point};
 use crate::gangs::GroupState;
 use crate::message;
 use crate::plugins::{Events, Ready, Refused, Write};
 use crate::pod::Pod;
-use crate::timings::{Code, Point};
 
 /// A pod that has a node and waits until it can be bound.
 pub(super) struct Waiting {

@@ -7,6 +7,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim};
 
 use super::Core;
+use crate::decision_timings::{Code, Point};
 use crate::devices::Devices;
 use crate::node::Offer;
 use crate::plugins::Events;
@@ -14,7 +15,6 @@ use crate::pod::{Pod, group_of, is_terminal, scheduler_of};
 use crate::resources::is_infeasible;
 use crate::selectors::Selectors;
 use crate::storage::{self, Storage};
-use crate::timings::{Code, Point};
 
 impl Core {
     pub fn node_changed(&mut self, old: Option<&k8s::Node>, new: Option<&k8s::Node>) {
