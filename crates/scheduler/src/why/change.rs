@@ -8,8 +8,8 @@ use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Amount;
 use kube::ResourceExt;
 
-use super::answers::{Answer, Profiles, WhyError};
 use super::deployment;
+use super::report::{Answer, Profiles, WhyError};
 use super::state::{self, State};
 use crate::core::Step;
 use crate::pod::is_terminal;

@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::ResourceExt;
 
-use super::answers::Answer;
+use super::report::Answer;
 use super::state::{self, State};
 use crate::interned::Strings;
 use crate::storage::{Claim, Volume, unsuited};

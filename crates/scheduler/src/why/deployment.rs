@@ -5,8 +5,8 @@ use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
-use super::answers::{Answer, Profiles, WhyError};
 use super::pod;
+use super::report::{Answer, Profiles, WhyError};
 use super::state::{self, State};
 use crate::pod::is_terminal;
 

@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::Namespace;
 use kube::ResourceExt;
 
-use super::answers::Answer;
+use super::report::Answer;
 use super::state::{State, TerminatingObject};
 
 /// Objects that are named one by one beside the first.

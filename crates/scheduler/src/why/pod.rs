@@ -6,8 +6,8 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1 as k8s;
 use kube::ResourceExt;
 
-use super::answers::{Answer, NodeAnswer, Profiles, Refusal, WhyError};
 use super::claim;
+use super::report::{Answer, NodeAnswer, Profiles, Refusal, WhyError};
 use super::state::{self, State};
 use crate::core::Core;
 use crate::decide::{Checks, Outcome, Profile, decide, filter_for};

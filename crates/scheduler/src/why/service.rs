@@ -6,8 +6,8 @@ use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 
-use super::answers::Answer;
 use super::pod;
+use super::report::Answer;
 use super::state::{self, State};
 use crate::pod::is_terminal;
 

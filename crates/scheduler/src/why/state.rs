@@ -13,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use kube::ResourceExt;
 use serde_json::Value;
 
-use super::answers::{Profiles, WhyError};
+use super::report::{Profiles, WhyError};
 use crate::core::Core;
 use crate::decide::Profile;
 use crate::feeds;
