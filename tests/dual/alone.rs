@@ -16,7 +16,7 @@ pub fn a_cluster_of_ipv6_alone_works(cx: &Context) -> Result<()> {
         ..Setup::nodes(2)
     })?;
     let ns = cx.ns.clone();
-    cluster.kubectl(&format!("create namespace {ns}"))?.ok()?;
+    cluster.make_namespace(&ns)?;
     let cx = Context {
         cluster: &cluster,
         ns,

@@ -19,7 +19,8 @@ pub fn server(name: &str, node: &str) -> Value {
             "containers": [{
                 "name": "main", "image": tests::DEMO,
                 "ports": [{ "name": "http", "containerPort": 8080 }],
-                "readinessProbe": { "httpGet": { "path": "/healthz", "port": "http" }, "periodSeconds": 1 },
+                "readinessProbe": { "httpGet": { "path": "/healthz", "port": "http" },
+                    "periodSeconds": 1, "timeoutSeconds": 60 },
             }],
         },
     })

@@ -48,7 +48,7 @@ pub fn a_pod_is_reached_by_whom_its_policies_allow(cx: &Context) -> Result<()> {
     let nodes = cx.cluster.node_names();
     let (near, far) = (&nodes[0], &nodes[1]);
     let (home, away) = (cx.ns.clone(), format!("{}-away", cx.ns));
-    cx.kubectl(&format!("create namespace {away}"))?;
+    cx.cluster.make_namespace(&away)?;
     cx.kubectl(&format!("label namespace {away} team=away"))?;
     let clients = [(&*home, "near"), (&*home, "far"), (&*away, "stranger")];
     cx.apply_json(&server("server", near, &home))?;

@@ -275,6 +275,16 @@ impl Cluster {
         command::run(command, "")
     }
 
+    /// Makes a namespace and waits for its account: a pod that comes at once waits for it two seconds at
+    /// most, and controllers that have just begun, or a busy machine, take longer.
+    pub fn make_namespace(&self, name: &str) -> Result<()> {
+        self.kubectl(&format!("create namespace {name}"))?.ok()?;
+        let line = format!("get serviceaccount default --namespace {name} -o name");
+        eventually("the namespace has its account", || {
+            self.kubectl(&line)?.ok().map(drop)
+        })
+    }
+
     pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
         self.runtime.block_on(future)
     }

@@ -249,7 +249,9 @@ pub fn web(name: &str, replicas: u32) -> Value {
                     "containers": [{
                         "name": "web", "image": crate::DEMO,
                         "ports": [{ "name": "http", "containerPort": 8080 }],
-                        "readinessProbe": { "httpGet": { "path": "/healthz", "port": "http" }, "periodSeconds": 1 },
+                        // An answer that a busy machine gives late is one.
+                        "readinessProbe": { "httpGet": { "path": "/healthz", "port": "http" },
+                            "periodSeconds": 1, "timeoutSeconds": 60 },
                     }],
                 },
             },

@@ -140,7 +140,7 @@ fn namespace(check: &str) -> String {
 
 fn run_check(cluster: &Cluster, name: &str, check: fn(&Context<'_>) -> Result<()>) -> Result<()> {
     let ns = namespace(name);
-    cluster.kubectl(&format!("create namespace {ns}"))?.ok()?;
+    cluster.make_namespace(&ns)?;
     let context = Context { cluster, ns };
     let outcome = catch_unwind(AssertUnwindSafe(|| check(&context))).unwrap_or_else(|panic| {
         let text = panic
