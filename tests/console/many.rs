@@ -44,8 +44,12 @@ pub fn thousands_of_pods_stay_smooth(cx: &Context) -> Result<()> {
     let rows = "document.querySelectorAll('tbody tr').length";
     let drawn = page.value(rows)?.as_u64().context("no rows")?;
     ensure!(drawn < ROWS, "{drawn} rows are drawn");
-    page.value("scrollTo(0, document.body.scrollHeight)")?;
-    page.until_shown(&format!("held-{:04}", MANY - 1))?;
+    // Again and again: the page may grow below where it was scrolled to.
+    let last = format!(
+        "(scrollTo(0, document.body.scrollHeight), document.body.innerText.includes('held-{:04}'))",
+        MANY - 1
+    );
+    page.until("the last one is shown", &last)?;
     let drawn = page.value(rows)?.as_u64().context("no rows")?;
     ensure!(drawn < ROWS, "{drawn} rows are drawn at the end");
     page.picture("many")?;

@@ -31,7 +31,11 @@ pub fn a_cluster_of_ipv6_alone_works(cx: &Context) -> Result<()> {
     let own = ips(&cx.json("get pod shell")?, "/status/podIPs", "ip")?;
     ensure!(matches!(own[..], [IpAddr::V6(_)]), "{own:?}");
     for pod in cx.pods("app=web")? {
-        let seen = ask(&cx, "shell", cx.pod_ip(&pod)?, 8080, "/clientip")?;
+        let ip = cx.pod_ip(&pod)?;
+        // The way to another node may still be made.
+        let seen = eventually(&format!("{pod} answers"), || {
+            ask(&cx, "shell", ip, 8080, "/clientip")
+        })?;
         ensure!(seen == own[0].to_string(), "{pod} saw {seen}");
     }
     let object = cx.json("get service web")?;
@@ -59,7 +63,9 @@ pub fn a_cluster_of_ipv6_alone_works(cx: &Context) -> Result<()> {
         .cluster
         .kubectl("get service kubernetes -n default -o json")?;
     let api = ips(&serde_json::from_str(&api.ok()?)?, "/spec/clusterIPs", "-")?;
-    cx.sh("shell", &format!("nc -w 5 {} 443 </dev/null", api[0]))?;
+    eventually("the API server is reached at its Service", || {
+        cx.sh("shell", &format!("nc -w 5 {} 443 </dev/null", api[0]))
+    })?;
     // Through the kubelets: exec was used, logs and a proxied request are left.
     let pod = cx.pods("app=web")?.pop().context("no pod")?;
     cx.logs(&pod)?;

@@ -117,13 +117,18 @@ pub fn pods_of_two_nodes_meet_in_both_families(cx: &Context) -> Result<()> {
     }
     for name in ["near", "far"] {
         for (to, own) in pod_ips(cx, name)?.into_iter().zip(&own) {
-            let seen = ask(cx, "shell", to, 8080, "/clientip")?;
+            // The way to another node may still be made.
+            let seen = eventually(&format!("{name} answers at {to}"), || {
+                ask(cx, "shell", to, 8080, "/clientip")
+            })?;
             ensure!(seen == own.to_string(), "{name} at {to} saw {seen}");
         }
     }
     // Larger than a packet: who sends learns what fits.
     let six = pod_ips(cx, "far")?[1];
-    cx.sh("shell", &format!("ping6 -c 1 -W 5 -s 4000 {six}"))?;
+    eventually("it arrives in parts", || {
+        cx.sh("shell", &format!("ping6 -c 1 -W 5 -s 4000 {six}"))
+    })?;
     // A pod with its node's network has its node's addresses.
     let mut guest = client("guest", "node-2");
     guest["spec"]["hostNetwork"] = json!(true);

@@ -58,8 +58,18 @@ fn metric(text: &str, name: &str, labels: &[(&str, &str)]) -> Result<f64> {
         .with_context(|| format!("no value: {line}"))
 }
 
+/// A pod that takes what one connection brings at port 9000, when it listens: who sends tries once.
+fn listener(cx: &Context, name: &str) -> Result<()> {
+    // An end of what it has to send would end the other side, too.
+    cx.shell_pod(name, "sleep 1000000 | nc -l -p 9000 > /dev/null")?;
+    eventually(&format!("{name} listens"), || {
+        cx.sh(name, "cat /proc/net/tcp* | grep ':2328 .* 0A '")
+    })
+    .map(drop)
+}
+
 pub fn known_loads_appear(cx: &Context) -> Result<()> {
-    cx.shell_pod("sink", "sleep 1000000 | nc -l -p 9000 > /dev/null")?;
+    listener(cx, "sink")?;
     let sink = cx.pod_ip("sink")?;
     // Half a core, memory, files, and bytes on the network.
     let line = format!(
@@ -232,8 +242,7 @@ fn compare(cx: &Context) -> Result<(String, f64, f64)> {
 /// A container that burns half a core, holds 200 MiB, writes 50 MiB to its disk and sends 50 MB: what is
 /// reported is what the kernel counts, also after restarts of the container and of the kubelet.
 pub fn figures_are_the_kernels_through_restarts(cx: &Context) -> Result<()> {
-    // An end of what it has to send would end the other side, too.
-    cx.shell_pod("receiver", "sleep 1000000 | nc -l -p 9000 > /dev/null")?;
+    listener(cx, "receiver")?;
     let receiver = cx.pod_ip("receiver")?;
     let line = format!(
         "head -c {HELD} /dev/zero > /held/file; \

@@ -325,6 +325,8 @@ pub fn devices_of_a_plugin_go_to_pods(cx: &Context) -> Result<()> {
     // The kubelet starts again: the pod keeps its device, also when its container starts again.
     cx.cluster.kill_agent(NODE)?;
     cx.cluster.wait_agent(NODE)?;
+    // What the node says may be what it said before: the next pod needs a kubelet that knows the plugin.
+    running.0.line(|l| l.starts_with("registered"))?;
     wait_amounts(cx, &resource, ("2", "2"))?;
     starts_again(cx, "first")?;
     still_has(cx, "first", "echo $DEVICES", "one\n")?;

@@ -310,12 +310,13 @@ fn many() -> usize {
 
 pub fn many_pods_come_and_go_at_once(cx: &Context) -> Result<()> {
     let node = "node-2";
+    // Those that have left count no more.
+    let before = Before::of(cx, node)?;
     let taken = cx.json(&format!(
         "get pods --all-namespaces --field-selector spec.nodeName={node}"
     ))?;
     let taken = taken["items"].as_array().map_or(0, Vec::len);
     let count = many() - taken.min(many());
-    let before = Before::of(cx, node)?;
     let mut template = tenant("many");
     template["spec"]["nodeName"] = node.into();
     cx.apply_json(

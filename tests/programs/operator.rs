@@ -220,9 +220,9 @@ fn all_is_cleaned_up(cx: &Context) -> Result<()> {
     ensure!(cx.field("configmap farewell-old", ".data.title")? == "Old");
     let notes = cx.kubectl("get configmaps -o name")?;
     ensure!(notes.matches("/farewell-").count() == 22, "{notes}");
-    cx.kubectl("wait deployments --all --for=delete --timeout=280s")?;
-    eventually("the maps of the sites are gone", || {
-        let left = cx.kubectl("get configmaps -l site -o name")?;
+    eventually("what the sites owned is gone", || {
+        let left = cx.kubectl("get deployments -o name")?;
+        let left = left + &cx.kubectl("get configmaps -l site -o name")?;
         ensure!(left.is_empty(), "{left}");
         Ok(())
     })?;

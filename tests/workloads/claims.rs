@@ -195,7 +195,10 @@ pub fn a_stateful_set_keeps_its_data(cx: &Context) -> Result<()> {
     })?;
     cx.kubectl("scale sts db --replicas=1")?;
     cx.wait_rollout("sts/db")?;
-    ensure!(cx.sh("db-0", "cat /data/who")?.trim() == "db-0");
+    eventually("the one that came again finds its data", || {
+        ensure!(cx.sh("db-0", "cat /data/who")?.trim() == "db-0");
+        Ok(())
+    })?;
     cx.kubectl("delete sts db")?;
     cx.kubectl("delete pvc data-db-0 data-db-1").map(drop)
 }

@@ -17,10 +17,12 @@ pub fn a_replication_controller_keeps_one_pod(cx: &Context) -> Result<()> {
     cx.wait("rc/rc", "jsonpath={.status.readyReplicas}=1")?;
     let first = cx.pods("app=rc")?.pop().context("no pod")?;
     let node = cx.field(&format!("pod {first}"), ".spec.nodeName")?;
-    // kill -9 from outside: restarted in place.
-    cx.cluster
-        .in_node(&node, "pkill -9 -x -f 'sleep 7654321'")?
-        .ok()?;
+    // kill -9 from outside: restarted in place. A container that runs may still be the shell before it.
+    eventually("its process is killed", || {
+        cx.cluster
+            .in_node(&node, "pkill -9 -x -f 'sleep 7654321'")?
+            .ok()
+    })?;
     cx.wait(
         &format!("pod/{first}"),
         "jsonpath={.status.containerStatuses[0].restartCount}=1",
@@ -137,8 +139,12 @@ pub fn labels_move_pods_between_services(cx: &Context) -> Result<()> {
     cx.kubectl("label pod b app=two --overwrite")?;
     cx.wait_endpoints("one", 2)?;
     cx.wait_endpoints("two", 1)?;
-    let at = cx.field("endpoints two", ".subsets[0].addresses[0].targetRef.name")?;
-    ensure!(at == "b", "{at}");
+    // Written by another controller than the slices.
+    eventually("the Endpoints name it, too", || {
+        let at = cx.field("endpoints two", ".subsets[0].addresses[0].targetRef.name")?;
+        ensure!(at == "b", "{at}");
+        Ok(())
+    })?;
     cx.kubectl("label pods -l app=one app=two --overwrite")?;
     cx.wait_endpoints("one", 0)?;
     cx.wait_endpoints("two", 3)?;

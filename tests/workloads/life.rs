@@ -227,7 +227,7 @@ pub fn a_pod_gets_time_to_end(cx: &Context) -> Result<()> {
     let dir = format!("/run/end-{}", cx.ns);
     let mut pod = pod(
         "p",
-        "trap 'echo term >> /v/end; exit 0' TERM; while true; do sleep 0.1; done",
+        "trap 'echo term >> /v/end; exit 0' TERM; touch /v/up; while true; do sleep 0.1; done",
     );
     pod["spec"]["terminationGracePeriodSeconds"] = 60.into();
     pod["spec"]["nodeName"] = "node-1".into();
@@ -238,6 +238,11 @@ pub fn a_pod_gets_time_to_end(cx: &Context) -> Result<()> {
         json!({ "preStop": { "exec": { "command": ["sh", "-c", "echo pre >> /v/end"] } } });
     cx.apply_json(&pod)?;
     cx.wait_ready("p")?;
+    // Before its trap is set it would not hear the signal.
+    let up = format!("test -e {dir}/up");
+    eventually("its trap is set", || {
+        cx.cluster.in_node("node-1", &up)?.ok()
+    })?;
     cx.kubectl("delete pod p")?;
     let seen = cx
         .cluster

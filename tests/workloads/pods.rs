@@ -284,9 +284,12 @@ pub fn a_node_selector_is_followed(cx: &Context) -> Result<()> {
     }
     // Pods of different nodes reach each other under their own addresses.
     let (one, two) = (cx.pod_ip("on-node-1")?, cx.pod_ip("on-node-2")?);
-    cx.sh("on-node-1", &format!("ping -c 1 -W 5 {two}"))?;
-    cx.sh("on-node-2", &format!("ping -c 1 -W 5 {one}"))
-        .map(drop)
+    for (from, to) in [("on-node-1", two), ("on-node-2", one)] {
+        tests::command::eventually(&format!("{from} reaches the other"), || {
+            cx.sh(from, &format!("ping -c 1 -W 5 {to}"))
+        })?;
+    }
+    Ok(())
 }
 
 pub fn variables_come_from_a_file_that_the_pod_wrote(cx: &Context) -> Result<()> {

@@ -81,8 +81,11 @@ pub fn a_command_ends_with_its_client(cx: &Context) -> Result<()> {
     let tty = tests::command::Running::start(tty)?;
     tty.line(|l| l.trim() == "here")?;
     for seconds in ["7000001", "7000002", "7000003"] {
-        let count = sleepers(cx, "p", seconds)?;
-        ensure!(count > 0, "{seconds} does not run");
+        // It is started after the word that was waited for.
+        eventually(&format!("{seconds} runs"), || {
+            ensure!(sleepers(cx, "p", seconds)? > 0, "it does not");
+            Ok(())
+        })?;
     }
     // Dropping them kills them.
     drop((plain, tty));
@@ -261,7 +264,10 @@ pub fn pods_are_reached_through_the_api_server(cx: &Context) -> Result<()> {
         "services/web:http".into(),
         "services/http:web:http".into(),
     ] {
-        let output = cx.kubectl(&format!("get --raw {ns}/{place}/proxy/hostname"))?;
+        // The server may hear of an endpoint after who asks for slices.
+        let output = eventually(&format!("{place} answers"), || {
+            cx.kubectl(&format!("get --raw {ns}/{place}/proxy/hostname"))
+        })?;
         ensure!(output.trim() == name, "{place}: {output}");
     }
     let refused = cx.refused(&format!("get --raw {ns}/pods/{name}:81/proxy/"))?;
@@ -301,10 +307,13 @@ pub fn host_ports_differ_by_address_and_protocol(cx: &Context) -> Result<()> {
     }
     cx.kubectl("delete pod loopback address datagram")?;
     cx.wait("pod/address", "delete")?;
-    let left = cx.sh(
-        "host",
-        &format!("wget -qO- -T 5 http://{ip}:54321/hostname || echo none"),
-    )?;
-    ensure!(left.trim() == "none", "{left}");
-    Ok(())
+    // Without time to end, objects go before their containers.
+    eventually("nobody answers any more", || {
+        let left = cx.sh(
+            "host",
+            &format!("wget -qO- -T 5 http://{ip}:54321/hostname || echo none"),
+        )?;
+        ensure!(left.trim() == "none", "{left}");
+        Ok(())
+    })
 }
