@@ -13,6 +13,8 @@ use clock::Clock;
 use jiff::SignedDuration;
 use wire::kubeconfig::Remote;
 
+use crate::flags::BoolFlag as _;
+
 /// The file below the data directory, where none is named.
 const FILE: &str = "audit.log";
 /// Files of it that are kept beside it: half a gigabyte in all. Of a file that is named, upstream's
@@ -94,14 +96,7 @@ pub struct AuditFlags {
     #[arg(long, default_value = "30s")]
     audit_webhook_batch_max_wait: SignedDuration,
     /// Whether batches are held to a pace.
-    #[arg(
-        long,
-        default_value_t = true,
-        action = clap::ArgAction::Set,
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true"
-    )]
+    #[arg(long, bool_flag(true))]
     audit_webhook_batch_throttle_enable: bool,
     /// Batches a second.
     #[arg(long, default_value_t = 10.0)]

@@ -24,7 +24,7 @@ use http::HeaderName;
 use wire::jwks::Algorithm;
 use wire::trust::Clients;
 
-use crate::flags::go_duration;
+use crate::flags::{BoolFlag as _, go_duration};
 
 /// How long a webhook's answers hold; as upstream.
 const WEBHOOK_TTL: Duration = Duration::from_secs(120);
@@ -38,7 +38,7 @@ pub struct AuthenticationFlags {
     #[arg(long)]
     authentication_config: Option<PathBuf>,
     /// Whether clients without credentials are `system:anonymous` [default: true].
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, bare_is_true())]
     anonymous_auth: Option<bool>,
     /// The URL of an OpenID issuer whose tokens are believed.
     #[arg(long)]

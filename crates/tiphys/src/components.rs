@@ -26,7 +26,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::flags::Ranges;
+use crate::flags::{BoolFlag as _, Ranges};
 use crate::machine::{host_name, read};
 use crate::server::{Keys, local};
 use crate::tracing_file::Tracers;
@@ -49,14 +49,7 @@ pub struct ControllerManagerArgs {
     root_ca_file: Option<PathBuf>,
     /// Act in each controller as the service account of its name in kube-system; `false`: all as
     /// the kubeconfig's user, which then needs the rights of each.
-    #[arg(
-        long,
-        default_value_t = true,
-        action = clap::ArgAction::Set,
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true"
-    )]
+    #[arg(long, bool_flag(true))]
     use_service_account_credentials: bool,
     #[command(flatten)]
     secure: secure::SecureFlags,

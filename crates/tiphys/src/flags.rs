@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use clap::Args;
+use clap::{Arg, ArgAction, Args};
 use supervisor::config::{Cidr, Cidrs};
 
 /// Nanoseconds of a duration as Go writes it, such as `1m30s`; what is negative is refused.
@@ -12,6 +12,30 @@ pub fn go_duration(text: &str) -> Result<i64, String> {
     match api::duration::parse(text)? {
         nanos if nanos < 0 => Err("it is negative".into()),
         nanos => Ok(nanos),
+    }
+}
+
+/// Flags that say yes or no, as upstream's: `--NAME`, `--NAME=true` or `--NAME=false`. In `#[arg]` they
+/// stand beside `long`.
+pub trait BoolFlag {
+    /// Its name alone says yes; for an `Option<bool>`, which is none where the flag is not given.
+    fn bare_is_true(self) -> Self;
+    /// The same for a `bool`, which is `default` where the flag is not given.
+    fn bool_flag(self, default: bool) -> Self;
+}
+
+impl BoolFlag for Arg {
+    fn bare_is_true(self) -> Self {
+        self.num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("true")
+    }
+
+    fn bool_flag(self, default: bool) -> Self {
+        let default = if default { "true" } else { "false" };
+        self.bare_is_true()
+            .action(ArgAction::Set)
+            .default_value(default)
     }
 }
 
@@ -76,5 +100,40 @@ pub fn prefix_of(range: Cidr) -> host::nft::Prefix {
     host::nft::Prefix {
         address: range.base,
         length: range.prefix,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Asked {
+        #[arg(long, bool_flag(true))]
+        on: bool,
+        #[arg(long, bool_flag(false))]
+        off: bool,
+        #[arg(long, bare_is_true())]
+        maybe: Option<bool>,
+    }
+
+    fn read(words: &[&str]) -> Option<(bool, bool, Option<bool>)> {
+        let words = std::iter::once("x").chain(words.iter().copied());
+        let asked = Asked::try_parse_from(words).ok()?;
+        Some((asked.on, asked.off, asked.maybe))
+    }
+
+    #[test]
+    fn a_flag_by_its_name_alone_says_yes() {
+        assert_eq!(read(&[]), Some((true, false, None)));
+        let all = read(&["--on", "--off", "--maybe"]);
+        assert_eq!(all, Some((true, true, Some(true))));
+        let all = read(&["--on=false", "--off=true", "--maybe=false"]);
+        assert_eq!(all, Some((false, true, Some(false))));
+        // As upstream's: what follows without `=` is a word of its own.
+        assert_eq!(read(&["--on", "false"]), None);
+        assert_eq!(read(&["--off=1x"]), None);
     }
 }

@@ -13,7 +13,7 @@ use controllers::nodes::cidr::{NODE_PREFIX_IPV4, NODE_PREFIX_IPV6};
 
 use super::autoscaling::AutoscalingFlags;
 use super::scheduling::SchedulerFile;
-use crate::flags::Ranges;
+use crate::flags::{BoolFlag as _, Ranges};
 use crate::machine::read;
 
 /// Periods of failure detection. A node's heartbeat comes every 2 s; upstream's defaults (40 s
@@ -43,14 +43,7 @@ pub struct ControllerFlags {
     pub terminated_pod_gc_threshold: usize,
     /// Give each node its ranges of pod IPs, as this program's nodes need them; false where every
     /// node's network plugin has addresses of its own.
-    #[arg(
-        long,
-        default_value_t = true,
-        action = clap::ArgAction::Set,
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true"
-    )]
+    #[arg(long, bool_flag(true))]
     pub allocate_node_cidrs: bool,
     /// Length of the prefixes of nodes' ranges of pod IPs, in a cluster of one family [default: as
     /// of the family].
@@ -133,7 +126,7 @@ impl ControllerFlags {
 #[derive(Args, Clone)]
 pub struct ElectionFlags {
     /// Lead by Lease [default: where several servers can run].
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, bare_is_true())]
     leader_elect: Option<bool>,
     /// Time after which a silent leader is replaced, such as `6s`.
     #[arg(long, default_value = "6s")]

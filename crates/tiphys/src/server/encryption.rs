@@ -20,6 +20,8 @@ use store::{Compare, KeyValue, Op, Outcome, Revision, Store, Txn};
 use wire::pki;
 use wire::seal::Sealed;
 
+use crate::flags::BoolFlag as _;
+
 /// Upstream's flag.
 #[derive(Args, Clone, Default)]
 pub struct EncryptionFlags {
@@ -28,14 +30,7 @@ pub struct EncryptionFlags {
     #[arg(long)]
     encryption_provider_config: Option<PathBuf>,
     /// Put changes of that file into effect while the server runs.
-    #[arg(
-        long,
-        default_value_t = false,
-        action = clap::ArgAction::Set,
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true"
-    )]
+    #[arg(long, bool_flag(false))]
     encryption_provider_config_automatic_reload: bool,
 }
 

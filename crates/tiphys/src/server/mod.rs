@@ -36,7 +36,7 @@ use crate::apis::ApiFlags;
 use crate::audit::AuditFlags;
 use crate::authentication::AuthenticationFlags;
 use crate::authorization::AuthorizationFlags;
-use crate::flags::Ranges;
+use crate::flags::{BoolFlag as _, Ranges};
 use crate::runtime::LargeLane;
 use crate::tracing_file::TracingFlags;
 use crate::up::Switch;
@@ -94,25 +94,11 @@ pub struct ServerArgs {
     direct_pods: bool,
     /// Let pods' tokens (3607 s) live a year, for clients that read theirs only once; uses after
     /// the shown time are counted (`serviceaccount_stale_tokens_total`) and logged.
-    #[arg(
-        long,
-        default_value_t = true,
-        action = clap::ArgAction::Set,
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true"
-    )]
+    #[arg(long, bool_flag(true))]
     service_account_extend_token_expiration: bool,
     /// Make the storage class `local` at the start, where it is missing: volumes on the nodes'
     /// disks, the default for claims that name no class.
-    #[arg(
-        long,
-        default_value_t = true,
-        action = clap::ArgAction::Set,
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true"
-    )]
+    #[arg(long, bool_flag(true))]
     local_storage_class: bool,
     /// Requests that run at once: priority levels divide the sum of this number and the next one.
     #[arg(long, default_value_t = MAX_READS, value_parser = clap::value_parser!(u32).range(1..))]
