@@ -5,11 +5,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::Fence;
 use apiserver::settings::Shared;
 use apiserver::{ApiServer, admission, filters};
 use client::{Accounts, Informers};
 use clock::{Clock, Random};
 use control::lease::{Election, Times, lead};
+use kube::Client;
 use store::Store;
 use tokio_util::sync::CancellationToken;
 
@@ -181,28 +183,41 @@ struct Part {
     stop: CancellationToken,
 }
 
+/// Leads in one term after another until the process dies, as whom `own` speaks. `lease`: by which
+/// Lease, and how the candidate is called there; `begin` gives the work of the next term.
+async fn in_terms<W, F>(
+    part: Part,
+    own: Client,
+    (lease, candidate): (&str, &str),
+    random: Random,
+    mut begin: impl FnMut() -> W,
+) where
+    W: FnOnce(Fence, CancellationToken) -> F,
+    F: Future<Output = ()> + Send + 'static,
+{
+    while !part.stop.is_cancelled() {
+        let identity = format!("{candidate}_{}", random.uuid());
+        let election = Election {
+            times: part.course.elections,
+            ..Election::new(lease, &identity, part.clock)
+        };
+        let work = begin();
+        lead(own.clone(), election, part.stop.clone(), work).await;
+        tokio::time::sleep(BETWEEN_TERMS).await;
+    }
+}
+
 async fn controllers(part: Part, random: Random) {
-    let Part {
-        course,
-        clock,
-        cable,
-        informers,
-        stop,
-    } = part;
+    let (course, cable, informers) = (part.course, part.cable.clone(), part.informers.clone());
     let own = informers.client().clone();
     let accounts = Accounts::new(own.clone(), move |account| {
         let (name, groups) = client::accounts::user_of(account);
         let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
         cable.client(&name, &groups)
     });
-    while !stop.is_cancelled() {
-        let identity = format!("controllers_{}", random.uuid());
-        let election = Election {
-            times: course.elections,
-            ..Election::new("kube-controller-manager", &identity, clock)
-        };
+    let begin = move || {
         let (informers, accounts) = (informers.clone(), accounts.clone());
-        let work = move |fence, term| async move {
+        move |fence: Fence, term: CancellationToken| async move {
             let usual = controllers::Config::default();
             let config = controllers::Config {
                 ca_pem: "the simulation's".into(),
@@ -214,10 +229,10 @@ async fn controllers(part: Part, random: Random) {
             if let Err(e) = controllers::run(&informers, &accounts, config, term).await {
                 tracing::error!("controllers ended: {e}");
             }
-        };
-        lead(own.clone(), election, stop.clone(), work).await;
-        tokio::time::sleep(BETWEEN_TERMS).await;
-    }
+        }
+    };
+    let lease = ("kube-controller-manager", "controllers");
+    in_terms(part, own, lease, random, begin).await;
 }
 
 /// The range of all pods' addresses, cut as upstream does.
@@ -228,29 +243,18 @@ fn pod_ranges() -> Option<controllers::nodes::cidr::Ranges> {
 }
 
 async fn scheduler(part: Part, random: Random) {
-    let Part {
-        course,
-        clock,
-        cable,
-        informers,
-        stop,
-    } = part;
-    let own = cable.client("system:kube-scheduler", &[]);
-    while !stop.is_cancelled() {
-        let identity = format!("scheduler_{}", random.uuid());
-        let election = Election {
-            times: course.elections,
-            ..Election::new("kube-scheduler", &identity, clock)
-        };
-        let (informers, client) = (informers.clone(), own.clone());
-        let work = move |fence, term| async move {
+    let own = part.cable.client("system:kube-scheduler", &[]);
+    let (informers, client) = (part.informers.clone(), own.clone());
+    let begin = move || {
+        let (informers, client) = (informers.clone(), client.clone());
+        move |fence: Fence, term: CancellationToken| async move {
             let client = client::fenced(&client, &fence);
             let config = scheduler::Config::default();
             if let Err(e) = scheduler::run(&informers, client, config, term).await {
                 tracing::error!("the scheduler ended: {e}");
             }
-        };
-        lead(own.clone(), election, stop.clone(), work).await;
-        tokio::time::sleep(BETWEEN_TERMS).await;
-    }
+        }
+    };
+    let lease = ("kube-scheduler", "scheduler");
+    in_terms(part, own, lease, random, begin).await;
 }
