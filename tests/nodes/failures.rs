@@ -385,3 +385,26 @@ pub fn a_paused_agent_goes_on(cx: &Context) -> Result<()> {
     ensure!(cx.field("pod still", ".status.containerStatuses[0].restartCount")? == "0");
     Ok(())
 }
+
+/// As of a pod's status (`workloads`), the kubelet repairs what others say of its node. Nobody else's pods are
+/// there: they count as not ready meanwhile.
+pub fn what_others_write_over_a_nodes_status_is_repaired(cx: &Context) -> Result<()> {
+    let node = "node-2";
+    cx.wait(&format!("node/{node}"), "condition=Ready")?;
+    let condition = |kind: &str, status: &str| json!({ "type": kind, "status": status, "reason": "Test", "message": "by hand" });
+    let conditions = [
+        condition("Ready", "Unknown"),
+        condition("MemoryPressure", "True"),
+    ];
+    let body = json!({ "status": { "conditions": conditions } });
+    cx.kubectl(&format!(
+        "patch node {node} --subresource=status -p '{body}'"
+    ))?;
+    cx.wait(&format!("node/{node}"), "condition=Ready")?;
+    cx.wait(&format!("node/{node}"), "condition=MemoryPressure=False")?;
+    eventually("the node takes pods", || {
+        let taints = cx.field(&format!("node {node}"), ".spec.taints")?;
+        ensure!(taints.is_empty(), "{taints}");
+        Ok(())
+    })
+}

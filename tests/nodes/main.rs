@@ -101,6 +101,7 @@ const CHECKS: &[Check] = checks![
     failures::a_killed_control_plane_loses_no_write,
     failures::a_killed_agent_leaves_containers_alone,
     failures::a_paused_agent_goes_on,
+    failures::what_others_write_over_a_nodes_status_is_repaired,
     drivers::a_drivers_volumes_outlive_driver_and_kubelet,
     drivers::an_attached_volume_is_used_when_it_is_there,
     drivers::devices_of_a_plugin_go_to_pods,

@@ -92,9 +92,9 @@ pub fn a_rolling_update_loses_no_request(cx: &Context) -> Result<()> {
     let updates = tests::times(2, 20)?;
     let mut deployment = web("roll", 3);
     let template = &mut deployment["spec"]["template"]["spec"];
-    template["terminationGracePeriodSeconds"] = json!(20);
-    // As for every server: it goes on serving until all nodes have heard that it goes.
-    template["containers"][0]["lifecycle"] = json!({ "preStop": { "sleep": { "seconds": 6 } } });
+    template["terminationGracePeriodSeconds"] = json!(40);
+    // As for every server: it goes on serving until all nodes have heard that it goes, busy ones as well.
+    template["containers"][0]["lifecycle"] = json!({ "preStop": { "sleep": { "seconds": 12 } } });
     deployment["spec"]["strategy"] =
         json!({ "rollingUpdate": { "maxSurge": 1, "maxUnavailable": 0 } });
     cx.apply_json(&deployment)?;

@@ -387,18 +387,6 @@ pub fn what_others_write_over_a_status_is_repaired(cx: &Context) -> Result<()> {
             Ok(())
         })?;
     }
-    let node = cx.field("pod p", ".spec.nodeName")?;
-    let condition = |kind: &str, status: &str| json!({ "type": kind, "status": status, "reason": "Test", "message": "by hand" });
-    let conditions = [
-        condition("Ready", "Unknown"),
-        condition("MemoryPressure", "True"),
-    ];
-    let body = json!({ "status": { "conditions": conditions } });
-    cx.kubectl(&format!(
-        "patch node {node} --subresource=status -p '{body}'"
-    ))?;
-    cx.wait(&format!("node/{node}"), "condition=Ready")?;
-    cx.wait(&format!("node/{node}"), "condition=MemoryPressure=False")?;
     cx.wait_ready("p")
 }
 

@@ -10,8 +10,9 @@ use kube::Api;
 use kube::api::{ObjectMeta, PostParams};
 use tokio::time::Instant;
 
-/// How long a leader may be silent before another one takes its place.
-const LEASE: Duration = Duration::from_secs(3);
+/// How long a leader may be silent before another one takes its place: on a busy machine, too, only when it
+/// has ended.
+const LEASE: Duration = Duration::from_secs(6);
 /// How often it is renewed, or looked at.
 const LOOK: Duration = Duration::from_millis(500);
 
