@@ -167,6 +167,37 @@ fn folder_has_plain_text(folder: &Path) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_write_without_a_change_encrypts_what_was_not() {
+    let store: Arc<dyn Store> = Arc::new(Memory::new(clock::Clock::system()));
+    let (first, stop) = server(store.clone(), None).await;
+    for name in ["a", "b"] {
+        assert_eq!(post(&first, SECRETS, secret(name)).await.0, 201);
+    }
+    stop.cancel();
+    drop(first);
+    assert!(has_plain_text(&stored(&*store, "a").await));
+
+    let keys = Keys::new(store.clone());
+    let now = encrypted(store.clone(), &keys).await;
+    let (second, _stop) = server(Arc::new(now.clone()), Some(&now)).await;
+    let one = format!("{SECRETS}/a");
+    let (_, read) = get(&second, &one).await;
+    let (code, put) = ask(&second, Method::PUT, &one, read.clone()).await;
+    assert_eq!(code, 200, "{put}");
+    let version = |of: &Value| of["metadata"]["resourceVersion"].clone();
+    assert_ne!(version(&put), version(&read));
+    assert_eq!(put["data"], read["data"]);
+    assert!(!has_plain_text(&stored(&*store, "a").await));
+    assert!(
+        has_plain_text(&stored(&*store, "b").await),
+        "nobody wrote it"
+    );
+    // Once is enough.
+    let (_, again) = ask(&second, Method::PUT, &one, put.clone()).await;
+    assert_eq!(again, put);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_files_of_the_store_show_no_secret_and_a_restart_reads_them() {
     let dir = tempfile::tempdir().expect("dir");
     let open = || {

@@ -43,6 +43,10 @@ pub trait Layer: Send + Sync + 'static {
         self.below().compact(before)
     }
 
+    fn is_outdated(&self, key: Bytes) -> BoxFuture<'_, Result<bool>> {
+        self.below().is_outdated(key)
+    }
+
     fn disk_bytes(&self) -> BoxFuture<'_, Result<Option<u64>>> {
         self.below().disk_bytes()
     }
@@ -85,6 +89,10 @@ impl<L: Layer> Store for L {
 
     fn compact(&self, before: Revision) -> BoxFuture<'_, Result<()>> {
         Layer::compact(self, before)
+    }
+
+    fn is_outdated(&self, key: Bytes) -> BoxFuture<'_, Result<bool>> {
+        Layer::is_outdated(self, key)
     }
 
     fn disk_bytes(&self) -> BoxFuture<'_, Result<Option<u64>>> {

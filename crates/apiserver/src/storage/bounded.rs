@@ -95,6 +95,10 @@ impl Store for Bounded {
         Box::pin(self.timed("compact", WHOLE, self.inner.compact(before)))
     }
 
+    fn is_outdated(&self, key: Bytes) -> BoxFuture<'_, Result<bool>> {
+        Box::pin(self.timed("get", POINT, self.inner.is_outdated(key)))
+    }
+
     fn disk_bytes(&self) -> BoxFuture<'_, Result<Option<u64>>> {
         Box::pin(self.timed("size", POINT, self.inner.disk_bytes()))
     }

@@ -156,6 +156,22 @@ impl Form {
         Ok(encode(&value))
     }
 
+    /// Whether a value has another form than one that is written now: another encoding, or another
+    /// version. Of custom objects their kinds say it, which are not known here.
+    pub fn is_outdated(&self, stored: &[u8]) -> bool {
+        if self.is_custom() {
+            return false;
+        }
+        let version = match self.is_proto() {
+            true => proto::unwrap_unknown(stored).ok().map(|u| u.api_version),
+            false => serde_json::from_slice::<Value>(stored).ok().and_then(|v| {
+                let version = v.get("apiVersion")?.as_str()?;
+                Some(version.to_owned())
+            }),
+        };
+        version.as_ref() != Some(&self.api_version)
+    }
+
     fn read_proto(&self, stored: &[u8]) -> Result<Value, BadForm> {
         let unknown = proto::unwrap_unknown(stored)?;
         let (group, version) = split(&unknown.api_version);

@@ -136,4 +136,16 @@ impl Layer for Upstream {
             Ok(translated.boxed())
         })
     }
+
+    fn is_outdated(&self, key: Bytes) -> BoxFuture<'_, Result<bool>> {
+        Box::pin(async move {
+            if let Some(form) = self.layout.of(&key) {
+                let found = self.inner.get(key.clone(), 0).await?;
+                if found.is_some_and(|kv| form.is_outdated(&kv.value)) {
+                    return Ok(true);
+                }
+            }
+            self.inner.is_outdated(key).await
+        })
+    }
 }

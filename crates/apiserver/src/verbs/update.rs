@@ -20,8 +20,10 @@ use super::{managed_fields, owners};
 use crate::admission::{Operation, Together};
 use crate::cache::{Live, Object, encode_with};
 use crate::call::{Answer, Call};
+use crate::errors::from_store;
 use crate::object::{meta, meta_mut, meta_text};
 use crate::scaled::{put, scale_of};
+use crate::state::State;
 use crate::{allocations, codec};
 
 /// Replaces an object from a request's body.
@@ -298,7 +300,10 @@ impl Write<'_> {
         let claims = claims.with(together);
         codec::settle_changed(row, &mut new, self.old);
         let value = encode_with(&new, &managed);
-        if !gone && value == *current.stored() && !current.is_refreshed() {
+        let is_same = !gone && value == *current.stored() && !current.is_refreshed();
+        // What lies there in an older form is written even without a change: so it is migrated, and
+        // encrypted with the key of today.
+        if is_same && !self.is_outdated().await? {
             return Ok(Tried::Done(current.clone()));
         }
         let object = written(row, &current.key, &new, value, current.revision)?;
@@ -311,6 +316,13 @@ impl Write<'_> {
             seen: current.revision,
         };
         commit::object(call, change, reads, claims).await
+    }
+
+    /// Whether the store has the object otherwise than it would be written now.
+    async fn is_outdated(&self) -> Result<bool, Status> {
+        let key = State::store_key(&self.call.row, &self.current.key);
+        let found = self.call.state.store().is_outdated(key).await;
+        found.map_err(|e| from_store(&e))
     }
 
     fn preconditions(&self, new: &Value) -> Result<(), Status> {

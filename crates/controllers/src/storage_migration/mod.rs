@@ -22,7 +22,7 @@ use serde_json::Value;
 
 use crate::common::value_of;
 use crate::scales::{name_of, text_of};
-use plan::{Item, Observed, Of, bound, has_ended};
+use plan::{Item, Observed, Of, bound, has_ended, is_done, is_its_turn};
 
 /// Objects of one answer.
 const PAGE: u32 = 500;
@@ -101,7 +101,7 @@ fn number(version: Option<&str>) -> u64 {
     version.and_then(|v| v.parse().ok()).unwrap_or(0)
 }
 
-/// Puts the names of migrations there that have not ended, as they come and change.
+/// Puts the names of migrations there that have something left to do, as they come and change.
 async fn follow(client: Client, random: Random, served: ServedKinds, keys: Keys<String>) {
     let resource = plan::resource();
     let mut looks = served.subscribe();
@@ -113,7 +113,7 @@ async fn follow(client: Client, random: Random, served: ServedKinds, keys: Keys<
         let all = async {
             while let Some(event) = events.next().await {
                 if let Event::Apply(one) | Event::InitApply(one) = event
-                    && !has_ended(&value_of(&one))
+                    && !is_done(&value_of(&one))
                 {
                     keys.add(one.metadata.name);
                 }
@@ -125,6 +125,20 @@ async fn follow(client: Client, random: Random, served: ServedKinds, keys: Keys<
             () = all => {}
         }
     }
+}
+
+/// The definition of what a migration is about; none where that is built in.
+async fn definition(client: &Client, migration: &Value) -> Result<Option<Value>, kube::Error> {
+    let asked = &migration["spec"]["resource"];
+    let part = |field: &str| asked[field].as_str().unwrap_or_default();
+    let (group, plural) = (part("group"), part("resource"));
+    // Groups without a dot are built in.
+    if !group.contains('.') {
+        return Ok(None);
+    }
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &plan::definitions());
+    let found = api.get_opt(&format!("{plural}.{group}")).await?;
+    Ok(found.map(|one| value_of(&one)))
 }
 
 /// Whether an object could be written another time.
@@ -161,16 +175,27 @@ impl Controller for Migrations {
         let Err(name) = seen else { return Ok(seen) };
         let api: Api<DynamicObject> = Api::all_with(client.clone(), &plan::resource());
         let failure = self.failures.lock().remove(&name);
-        let Some(migration) = api.get_opt(&name).await? else {
+        // There are few of them, and others of the same resource may come first.
+        let all = match api.list(&ListParams::default()).await {
+            // The kind is not served any more.
+            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(Err(name)),
+            listed => listed?.items,
+        };
+        let all: Vec<Value> = all.iter().map(value_of).collect();
+        let found = all.iter().find(|one| one["metadata"]["name"] == *name);
+        let Some(migration) = found.filter(|one| !is_done(one)).cloned() else {
             return Ok(Err(name));
         };
-        let migration = value_of(&migration);
-        let of = match has_ended(&migration) {
+        let is_its_turn = is_its_turn(&migration, &all);
+        let of = match has_ended(&migration) || !is_its_turn {
             true => Of::Nothing,
             false => self.of(client, &migration).await?,
         };
+        let definition = definition(client, &migration).await?;
         Ok(Ok(Observed {
             migration,
+            is_its_turn,
+            definition,
             of,
             failure,
         }))

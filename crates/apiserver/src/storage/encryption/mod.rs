@@ -381,6 +381,19 @@ impl Layer for Encrypted {
         })
     }
 
+    fn is_outdated(&self, key: Bytes) -> BoxFuture<'_, Result<bool>> {
+        Box::pin(async move {
+            let concerns = self.vault.now.load().rules.of(&key).is_some();
+            if concerns {
+                let found = self.inner.get(key.clone(), 0).await?;
+                if found.is_some_and(|kv| self.is_stale(&kv)) {
+                    return Ok(true);
+                }
+            }
+            self.inner.is_outdated(key).await
+        })
+    }
+
     fn range(
         &self,
         prefix: Bytes,

@@ -150,7 +150,7 @@ impl Encrypted {
         Ok(name.unwrap_or_default())
     }
 
-    fn is_stale(&self, kv: &KeyValue) -> bool {
+    pub(super) fn is_stale(&self, kv: &KeyValue) -> bool {
         let now = self.vault.now.load();
         now.rules.of(&kv.key).is_some_and(|p| p.is_stale(&kv.value))
     }
