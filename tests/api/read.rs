@@ -143,6 +143,13 @@ pub fn kinds_are_explained(cx: &Context) -> Result<()> {
     ensure!(pod.contains("terminationGracePeriodSeconds"), "{pod}");
     let output = cx.refused("explain pods.spec.none")?;
     ensure!(output.contains("field \"none\" does not exist"), "{output}");
+    // By the protobuf form of OpenAPI v2, which kubectl reads whole.
+    let older = "explain deployment.spec.replicas --output=plaintext-openapiv2";
+    let older = cx.kubectl(older)?;
+    ensure!(
+        older.contains("apps/v1") && older.contains("<integer>"),
+        "{older}"
+    );
     cx.kubectl("explain hpa --api-version=autoscaling/v1")
         .map(drop)
 }

@@ -370,14 +370,31 @@ fn varint_len(n: u64) -> usize {
     (64 - (n | 1).leading_zeros() as usize).div_ceil(7)
 }
 
-/// Appends a length-delimited field (number below 16).
-pub fn put_field(out: &mut Vec<u8>, number: u8, bytes: &[u8]) {
-    out.push((number << 3) | 2);
+/// A field's number, and how its content is written.
+fn key(out: &mut Vec<u8>, number: u32, wire_type: u64) {
+    varint(out, (u64::from(number) << 3) | wire_type);
+}
+
+/// Appends a length-delimited field.
+pub fn put_field(out: &mut Vec<u8>, number: u32, bytes: &[u8]) {
+    key(out, number, 2);
     varint(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
 }
 
-/// The size of [`put_field`]'s result.
+/// Appends a whole number; a flag is 0 or 1.
+pub fn put_number(out: &mut Vec<u8>, number: u32, content: u64) {
+    key(out, number, 0);
+    varint(out, content);
+}
+
+/// Appends a double.
+pub fn put_double(out: &mut Vec<u8>, number: u32, content: f64) {
+    key(out, number, 1);
+    out.extend_from_slice(&content.to_le_bytes());
+}
+
+/// The size of [`put_field`]'s result, of a number below 16.
 pub fn field_len(len: usize) -> usize {
     1 + varint_len(len as u64) + len
 }

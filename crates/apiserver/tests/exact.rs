@@ -201,6 +201,7 @@ async fn forms() {
         ("/apis", "application/cbor", 406, JSON),
         ("/version", YAML, 200, JSON),
         ("/openapi/v2", "application/json", 200, JSON),
+        ("/openapi/v2", YAML, 406, JSON),
     ] {
         let answer = get(&running, path, &[("accept", accept)]).await;
         let had = (answer.code, answer.header("content-type"));

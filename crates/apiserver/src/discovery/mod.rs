@@ -30,12 +30,14 @@ use crate::aggregation::{Aggregation, ExtensionVersions};
 use crate::filters::authn::UserInfo;
 use crate::hooks::Plugins;
 use crate::http::body::Body;
-use crate::http::negotiate::{Accept, Encoding, JSON};
+use crate::http::negotiate::{Accept, Encoding, JSON, takes_gzip};
 use crate::http::ordered;
 use crate::http::request::{Query, RequestInfo};
-use crate::http::respond::respond;
+use crate::http::respond::{maybe_gzip, respond};
 use crate::render;
 use crate::state::State;
+
+use self::openapi::{Edition, Form};
 
 pub use api::version::KUBERNETES as GIT_VERSION;
 
@@ -59,8 +61,9 @@ struct Served {
     aggregated_core: Document,
     aggregated: Document,
     openapi_v2: Document,
+    openapi_v2_protobuf: Document,
     openapi_v3_index: Document,
-    openapi_v3: Mutex<BTreeMap<String, Arc<(Bytes, String)>>>,
+    openapi_v3: Mutex<BTreeMap<(String, Form), Arc<(Bytes, String)>>>,
 }
 
 impl Documents {
@@ -79,6 +82,7 @@ impl Documents {
             aggregated_core: Document::default(),
             aggregated: Document::default(),
             openapi_v2: Document::default(),
+            openapi_v2_protobuf: Document::default(),
             openapi_v3_index: Document::default(),
             openapi_v3: Mutex::default(),
         });
@@ -180,13 +184,7 @@ pub async fn answer(
         ["apis", group, version] => {
             negotiated(head, query, groups::resources(kinds, group, version))
         }
-        ["openapi", "v2"] if wants_gnostic(head) => {
-            Ok(respond(200, GNOSTIC, openapi::v2_gnostic()))
-        }
-        ["openapi", "v2"] => {
-            let made = || hashed(&openapi::v2(kinds, shown));
-            Ok(document(head, documents.openapi_v2.get_or_init(made), JSON))
-        }
+        ["openapi", "v2"] => openapi_v2(&documents, head),
         ["openapi", "v3"] => {
             // Its hashes are of every custom kind's schema, and kubectl asks for it often.
             let made = || hashed(&openapi::index(kinds, shown));
@@ -252,17 +250,6 @@ async fn lines(state: &State, aggregation: &Aggregation) -> String {
     state.metrics().text(objects, &more)
 }
 
-/// The protobuf form of OpenAPI v2 that kubectl asks for.
-const GNOSTIC: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
-
-fn wants_gnostic(head: &Parts) -> bool {
-    let accept = head
-        .headers
-        .get(http::header::ACCEPT)
-        .and_then(|v| v.to_str().ok());
-    accept.is_some_and(|a| a.contains("proto-openapi.spec.v2"))
-}
-
 /// The words of a path. An empty one within it is on no page; a slash behind it means nothing for
 /// what upstream routes as it routes resources, and elsewhere names another page, which is not there.
 fn words(path: &str) -> Result<Vec<&str>, Status> {
@@ -303,6 +290,36 @@ fn negotiated(head: &Parts, query: &Query, page: Option<Value>) -> Result<Respon
     })
 }
 
+/// The form of a document that the client takes.
+fn form(head: &Parts, edition: Edition) -> Result<Form, Status> {
+    let accept = head.headers.get(ACCEPT);
+    // What is no text is a type that nobody has.
+    let accept = accept.map_or("", |v| v.to_str().unwrap_or("?"));
+    Form::chosen(accept, edition).ok_or_else(|| {
+        let protobuf = Form::Protobuf.media(edition);
+        Status::not_acceptable(format!(
+            "only the following media types are accepted: {JSON}, {protobuf}"
+        ))
+    })
+}
+
+/// The document of v2, which is large, and compressed for who takes that.
+fn openapi_v2(documents: &Served, head: &Parts) -> Result<Response<Body>, Status> {
+    let form = form(head, Edition::V2)?;
+    let value = || openapi::v2(&documents.kinds, &documents.shown);
+    let json = documents.openapi_v2.get_or_init(|| hashed(&value()));
+    let doc = match form {
+        Form::Json => json,
+        // Its tag is that of JSON, as upstream; caches know them apart by `Vary`.
+        Form::Protobuf => documents.openapi_v2_protobuf.get_or_init(|| {
+            let bytes = openapi::in_protobuf(Edition::V2, &value());
+            Arc::new((bytes.into(), json.1.clone()))
+        }),
+    };
+    let made = document(head, doc, form.media(Edition::V2));
+    Ok(maybe_gzip(takes_gzip(&head.headers), made))
+}
+
 /// Upstream lets caches keep what was asked for by the hash in its address.
 const KEEP_SECONDS: i64 = 365 * 24 * 3600;
 
@@ -314,7 +331,8 @@ fn openapi_v3(
     query: &Query,
     name: &str,
 ) -> Result<Response<Body>, Status> {
-    let doc = openapi::v3(documents, name).ok_or_else(Status::no_such_path)?;
+    let form = form(head, Edition::V3)?;
+    let doc = openapi::v3(documents, name, form).ok_or_else(Status::no_such_path)?;
     let mut r = match query.get("hash") {
         Some(hash) if hash != doc.1 => {
             let mut r = respond(301, JSON, Bytes::new());
@@ -324,7 +342,7 @@ fn openapi_v3(
             }
             return Ok(r);
         }
-        _ => document(head, &doc, JSON),
+        _ => document(head, &doc, form.media(Edition::V3)),
     };
     if query.get("hash").is_some() {
         let keep = HeaderValue::from_static("public, immutable");

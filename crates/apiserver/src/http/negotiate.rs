@@ -49,6 +49,15 @@ fn is_pretty(headers: &HeaderMap, query: &Query) -> bool {
     !is_script && shows.iter().any(|name| agent.starts_with(name))
 }
 
+/// Whether the client takes what is compressed.
+pub fn takes_gzip(headers: &HeaderMap) -> bool {
+    headers
+        .get(ACCEPT_ENCODING)
+        .and_then(|v| v.to_str().ok())
+        // Upstream reads no weights: `gzip;q=0` would be a refusal.
+        .is_some_and(|v| v.split(',').any(|e| e.trim() == "gzip"))
+}
+
 impl Accept {
     /// JSON, as an error is written.
     pub fn json() -> Self {
@@ -80,16 +89,11 @@ impl Accept {
                 "only the following media types are accepted: {JSON}, {YAML}, {PROTO}"
             ))
         })?;
-        let gzip = headers
-            .get(ACCEPT_ENCODING)
-            .and_then(|v| v.to_str().ok())
-            // Upstream reads no weights: `gzip;q=0` would be a refusal.
-            .is_some_and(|v| v.split(',').any(|e| e.trim() == "gzip"));
         Ok(Self {
             encoding,
             shape,
             pretty: is_pretty(headers, query),
-            gzip,
+            gzip: takes_gzip(headers),
         })
     }
 

@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::body::{Body, BoxError};
-use super::negotiate::{Accept, JSON};
+use super::negotiate::JSON;
 use super::ordered;
 
 /// Answers of at least this size are compressed for clients that accept it; as upstream.
@@ -127,10 +127,10 @@ fn zip(
     })
 }
 
-/// Compresses a whole body that is large enough.
-pub fn maybe_gzip(accept: &Accept, r: Response<Body>) -> Response<Body> {
+/// Compresses a whole body that is large enough, for a client that takes that.
+pub fn maybe_gzip(gzip: bool, r: Response<Body>) -> Response<Body> {
     let large = r.body().whole().is_some_and(|b| b.len() >= GZIP_FROM);
-    if !accept.gzip || !large || r.headers().contains_key(CONTENT_ENCODING) {
+    if !gzip || !large || r.headers().contains_key(CONTENT_ENCODING) {
         return r;
     }
     let (mut head, body) = r.into_parts();
@@ -138,7 +138,7 @@ pub fn maybe_gzip(accept: &Accept, r: Response<Body>) -> Response<Body> {
     head.headers
         .insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     head.headers
-        .insert(VARY, HeaderValue::from_static("Accept-Encoding"));
+        .append(VARY, HeaderValue::from_static("Accept-Encoding"));
     Response::from_parts(
         head,
         Body::stream(futures::stream::iter(zip(std::iter::once(all)))),

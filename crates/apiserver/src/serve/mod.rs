@@ -410,7 +410,7 @@ impl ApiServer {
                     call.audit
                         .response_body(render::whole_json(&call, &a, Trail::most_bytes()));
                 }
-                respond::maybe_gzip(&call.accept, render::answer(&call, a))
+                respond::maybe_gzip(call.accept.gzip, render::answer(&call, a))
             }
             Err(s) => {
                 call.audit.refused(&s);

@@ -2,6 +2,8 @@
 //! (`operations.rs`). A document defines what its paths name, and what that needs; nothing else.
 
 mod edition;
+mod form;
+mod gnostic;
 mod operations;
 mod parameters;
 
@@ -14,10 +16,12 @@ use schema::{Type, TypeTable};
 use serde_json::{Map, Value, json};
 use sha2::Digest;
 
-use self::edition::Edition;
+pub use self::edition::Edition;
+pub use self::form::Form;
+pub use self::gnostic::written as in_protobuf;
 use self::operations::Page;
 use self::parameters::Parameters;
-use super::{Served, hashed};
+use super::Served;
 use crate::aggregation::ExtensionVersions;
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
@@ -146,24 +150,6 @@ fn rename(value: &mut Value, references: &[(String, String)]) {
     }
 }
 
-/// `/openapi/v2` in gnostic's protobuf: edition, title and version, without definitions. Clients
-/// that still check objects by it (kubectl, for kinds that OpenAPI v3 does not offer a PATCH of)
-/// then leave the check to the server, which does it anyway.
-pub fn v2_gnostic() -> Vec<u8> {
-    fn field(out: &mut Vec<u8>, number: u8, bytes: &[u8]) {
-        out.push(number << 3 | 2);
-        // Everything here is shorter than 128 bytes: a length of one byte.
-        out.push(u8::try_from(bytes.len()).unwrap_or(0));
-        out.extend(bytes);
-    }
-    let (mut info, mut document) = (Vec::new(), Vec::new());
-    field(&mut info, 1, b"Kubernetes");
-    field(&mut info, 2, super::GIT_VERSION.as_bytes());
-    field(&mut document, 1, b"2.0");
-    field(&mut document, 2, &info);
-    document
-}
-
 /// The documents there are: `api/v1`, `apis/apps/v1`, …
 fn names(kinds: &Kinds) -> Vec<(String, Arc<str>, Arc<str>)> {
     let mut all = Vec::new();
@@ -251,25 +237,31 @@ pub fn index(kinds: &Kinds, shown: &ExtensionVersions) -> Value {
     json!({ "paths": paths })
 }
 
-/// `/openapi/v3/{name}`.
-pub fn v3(served: &Served, name: &str) -> Option<Arc<(Bytes, String)>> {
-    if let Some(doc) = served.openapi_v3.lock().get(name) {
+/// `/openapi/v3/{name}`. Its hash is the same in each form, as upstream.
+pub fn v3(served: &Served, name: &str, form: Form) -> Option<Arc<(Bytes, String)>> {
+    let key = (name.to_owned(), form);
+    if let Some(doc) = served.openapi_v3.lock().get(&key) {
         return Some(doc.clone());
     }
     let kinds = &*served.kinds;
-    let doc = match names(kinds).into_iter().find(|(n, _, _)| n == name) {
-        Some((_, group, version)) => {
-            let bytes = hashed(&document(kinds, &group, &version)).0.clone();
-            Arc::new((bytes, content_hash(kinds, name, &group, &version)))
-        }
+    let (value, hash) = match names(kinds).into_iter().find(|(n, _, _)| n == name) {
+        Some((_, group, version)) => (
+            document(kinds, &group, &version),
+            content_hash(kinds, name, &group, &version),
+        ),
         None => {
             let page = lone_pages(kinds).into_iter().find(|p| p.name == name)?;
             let hash = page_hash(&page.name);
-            Arc::new((hashed(&of_page(page)).0.clone(), hash))
+            (of_page(page), hash)
         }
     };
+    let bytes = match form {
+        Form::Json => Bytes::from(value.to_string()),
+        Form::Protobuf => in_protobuf(Edition::V3, &value).into(),
+    };
+    let doc = Arc::new((bytes, hash));
     let mut all = served.openapi_v3.lock();
-    all.insert(name.to_owned(), doc.clone());
+    all.insert(key, doc.clone());
     Some(doc)
 }
 
