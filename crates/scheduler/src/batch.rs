@@ -1,17 +1,20 @@
 //! Equal pods that are decided one after the other: the nodes that fit the first one are kept with their
 //! points, and for the next ones only nodes are judged again where something has happened. So a batch
-//! costs little more than one decision. It is for pods all of whose checks are steady
-//! ([`Check::is_steady`](crate::plugins::Check::is_steady)), while room is made for nobody; else, and
-//! after whatever is not a pod that came to a node or went, each pod is decided by itself.
+//! costs little more than one decision. It is for pods that are alike ([`Alike`]), while room is made
+//! for nobody; else, and after whatever is not a pod that came to a node or went, each pod is decided by
+//! itself. Pods for which no node is found are kept beside ([`Refusals`]).
 
 use std::sync::Arc;
 
+use crate::alike::Alike;
 use crate::decide::{
-    Among, Checks, Decision, Outcome, Profile, best_of, columns, decide_among, filter,
+    Among, Checks, Decision, Outcome, Profile, best_of, columns, decide_among, decide_with, filter,
 };
 use crate::decision_timings::{Code, Point, Timings};
 use crate::node::Node;
 use crate::pod::Pod;
+use crate::preempt::Trials;
+use crate::refusals::Refusals;
 use crate::snapshot::Snapshot;
 
 /// Pods of one batch, at most: then the nodes to choose among are looked for again, elsewhere in a
@@ -20,39 +23,97 @@ const MOST: usize = 64;
 /// The points of a node that does not fit any more.
 const NONE: i64 = i64::MIN;
 
+/// What is kept of decisions for equal pods.
+#[derive(Default)]
+pub struct Batches {
+    /// Pods that fit.
+    fitting: Option<Batch>,
+    /// Pods that do not fit anywhere. Others may come between them, as those do for which they make room.
+    refused: Option<Refusals>,
+}
+
 /// A batch under way.
-pub struct Batch {
-    like: Arc<Pod>,
-    /// The place of its profile.
-    profile: usize,
-    /// The places of the plugins that have a say.
-    plugins: Vec<usize>,
+struct Batch {
+    alike: Alike,
     /// The nodes that fit the first pod, by their places in the snapshot, ascending.
     places: Vec<usize>,
     points: Vec<i64>,
     left: usize,
+    /// What had happened when the points held.
+    mark: usize,
 }
 
-/// Decides about a pod by the batch that is under way, or else by itself; then a batch may begin.
+/// Decides about a pod by what is kept of equal ones, or else by itself; then a batch may begin.
 pub fn decide(
-    batch: &mut Option<Batch>,
-    snapshot: &mut Snapshot,
+    batches: &mut Batches,
+    snapshot: &Snapshot,
     pod: &Arc<Pod>,
     (at, profile): (usize, &Profile),
     seed: u64,
     timings: &Timings,
 ) -> Decision {
-    let changed = snapshot.take_changes();
+    // Room that is made for it is taken for all but itself.
+    if snapshot.nomination(&pod.uid).is_some() {
+        return decide_with(snapshot, pod, profile, seed, None, timings);
+    }
     let began = timings.now();
-    if let Some((kept, changed)) = batch.as_mut().zip(changed)
-        && let Some(decision) = kept.next(snapshot, &changed, pod, (at, profile), seed)
-    {
+    if let Some(decision) = batches.next(snapshot, pod, (at, profile), seed) {
         timings.part(began, Point::Filter, Code::Success, pod);
         return decision;
     }
     let (decision, among) = decide_among(snapshot, pod, profile, seed, None, timings);
-    *batch = among.and_then(|among| Batch::begin(snapshot, among, pod, at));
+    batches.begin(snapshot, &decision, among, pod, at);
     decision
+}
+
+impl Batches {
+    fn next(
+        &mut self,
+        snapshot: &Snapshot,
+        pod: &Pod,
+        (at, profile): (usize, &Profile),
+        seed: u64,
+    ) -> Option<Decision> {
+        if let Some(refusals) = self.refused.as_mut().filter(|r| r.means(pod, at)) {
+            let decision = refusals.next(snapshot, pod, profile);
+            if decision.is_some() {
+                return decision;
+            }
+            self.refused = None;
+        }
+        let batch = self.fitting.as_mut()?;
+        batch.next(snapshot, pod, (at, profile), seed)
+    }
+
+    fn begin(
+        &mut self,
+        snapshot: &Snapshot,
+        decision: &Decision,
+        among: Option<Among<'_>>,
+        pod: &Arc<Pod>,
+        profile: usize,
+    ) {
+        self.fitting = None;
+        let Some(among) = among else {
+            return;
+        };
+        match &decision.outcome {
+            Outcome::Node(_) => self.fitting = Batch::begin(snapshot, among, pod, profile),
+            Outcome::Unschedulable => {
+                let checks = &among.checks;
+                let new = Refusals::begin(snapshot, checks, pod, profile, decision);
+                if new.is_some() {
+                    self.refused = new;
+                }
+            }
+            Outcome::NoNodes => {}
+        }
+    }
+
+    /// What trials to make room came to for pods like that of this decision, where they are kept.
+    pub fn trials(&mut self, decision: &Decision) -> Option<&mut Trials> {
+        self.refused.as_mut()?.trials(decision)
+    }
 }
 
 impl Batch {
@@ -68,43 +129,36 @@ impl Batch {
             places,
             points,
         } = among;
-        // Pods that are not even like themselves are never equal.
-        let fits = !snapshot.any_nominations() && pod.is_like(pod) && are_steady(&checks);
-        if !fits || points.is_empty() || places.len() != points.len() {
+        if snapshot.any_nominations() || points.is_empty() || places.len() != points.len() {
             return None;
         }
+        let alike = Alike::new(&checks, pod, profile)?;
         let mut nodes: Vec<(usize, i64)> = places.into_iter().zip(points).collect();
         nodes.sort_unstable_by_key(|(place, _)| *place);
         let (places, points) = nodes.into_iter().unzip();
         Some(Self {
-            like: pod.clone(),
-            profile,
-            plugins: plugins(&checks).collect(),
+            alike,
             places,
             points,
             left: MOST - 1,
+            mark: snapshot.mark(),
         })
     }
 
-    /// The decision about a pod, if it is one of this batch. These nodes have changed.
+    /// The decision about a pod, if it is one of this batch.
     fn next(
         &mut self,
         snapshot: &Snapshot,
-        changed: &[usize],
         pod: &Pod,
         (at, profile): (usize, &Profile),
         seed: u64,
     ) -> Option<Decision> {
         self.left = self.left.checked_sub(1)?;
-        if self.profile != at || snapshot.any_nominations() || !self.like.is_like(pod) {
+        if snapshot.any_nominations() || !self.alike.means(pod, at) {
             return None;
         }
-        let checks = profile.prepare(pod, snapshot).ok()?;
-        // A pod that came may have given a plugin a say that had none.
-        if !are_steady(&checks) || !plugins(&checks).eq(self.plugins.iter().copied()) {
-            return None;
-        }
-        for place in changed {
+        let checks = self.alike.checks(snapshot, pod, profile)?;
+        for place in snapshot.changed_since(self.mark)? {
             let Ok(nth) = self.places.binary_search(place) else {
                 continue;
             };
@@ -113,6 +167,7 @@ impl Batch {
                 *points = judge(&checks, node);
             }
         }
+        self.mark = snapshot.mark();
         let fit = self.points.iter().filter(|p| **p != NONE).count();
         // Among few that are left the choice is poor, and of none nobody knows why.
         if fit == 0 || fit * 2 < self.points.len() {
@@ -126,7 +181,7 @@ impl Batch {
             outcome: Outcome::Node(node.name.clone()),
             nodes: snapshot.len(),
             feasible: fit,
-            rejections: Vec::new(),
+            rejections: Arc::default(),
             refused: None,
             scores: scores.collect(),
         })
@@ -140,14 +195,6 @@ fn judge(checks: &Checks<'_>, node: &Node) -> i64 {
     }
     let points = columns(&[node], checks).into_iter();
     points.flat_map(|(_, points)| points).sum()
-}
-
-fn are_steady(checks: &Checks<'_>) -> bool {
-    checks.iter().all(|p| p.check.is_steady())
-}
-
-fn plugins(checks: &Checks<'_>) -> impl Iterator<Item = usize> {
-    checks.iter().map(|p| p.plugin)
 }
 
 #[cfg(test)]
@@ -182,7 +229,8 @@ mod tests {
 
     #[test]
     fn a_batch_decides_as_well_as_each_by_itself() {
-        let (mut cluster, profile, mut batch) = (cluster(), Profile::default(), None);
+        let (mut cluster, profile) = (cluster(), Profile::default());
+        let mut batches = Batches::default();
         let (mut placed, mut of_batches) = (0, 0);
         for seed in 0..300 {
             // Other pods come and go meanwhile.
@@ -194,17 +242,17 @@ mod tests {
             }
             let pod = cluster.pod(asks(if seed < 200 { "400m" } else { "200m" }));
             let single = crate::decide::decide(&cluster.snapshot, &pod, &profile, seed);
-            let before = batch.as_ref().map(|b: &Batch| b.left);
+            let before = batches.fitting.as_ref().map(|b| b.left);
             let own = (0, &profile);
             let decision = decide(
-                &mut batch,
-                &mut cluster.snapshot,
+                &mut batches,
+                &cluster.snapshot,
                 &pod,
                 own,
                 seed,
                 &Timings::default(),
             );
-            let after = batch.as_ref().map(|b| b.left);
+            let after = batches.fitting.as_ref().map(|b| b.left);
             of_batches += usize::from(before.is_some() && after < before);
             assert_eq!(decision.feasible, single.feasible, "{seed}");
             assert_eq!(sum(&decision), sum(&single), "{seed}");
@@ -219,12 +267,12 @@ mod tests {
     #[test]
     fn what_is_not_a_pod_on_a_node_ends_a_batch() {
         let (mut cluster, profile) = (cluster(), Profile::default());
-        let mut batch = None;
+        let mut batches = Batches::default();
         let mut left = |cluster: &mut Cluster, spec: Value| {
             let pod = cluster.pod(spec);
             let (own, timings) = ((0, &profile), Timings::default());
-            decide(&mut batch, &mut cluster.snapshot, &pod, own, 1, &timings);
-            batch.as_ref().map(|b| b.left)
+            decide(&mut batches, &cluster.snapshot, &pod, own, 1, &timings);
+            batches.fitting.as_ref().map(|b| b.left)
         };
         let plain = || asks("100m");
         assert_eq!(left(&mut cluster, plain()), Some(MOST - 1));

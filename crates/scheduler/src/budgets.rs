@@ -20,7 +20,11 @@ struct Budget {
 
 /// The budgets of all namespaces.
 #[derive(Default)]
-pub struct Budgets(HashMap<Arc<str>, Vec<Budget>>);
+pub struct Budgets {
+    by_namespace: HashMap<Arc<str>, Vec<Budget>>,
+    /// How often one has changed.
+    changes: usize,
+}
 
 impl Budgets {
     /// A budget came, changed, or went.
@@ -32,17 +36,24 @@ impl Budgets {
         let Some(meta) = new.or(old).map(|b| &b.metadata) else {
             return;
         };
+        self.changes += 1;
         let name = meta.name.as_deref().unwrap_or_default();
         let namespace = meta.namespace.as_deref().unwrap_or_default();
-        if let Some(of_namespace) = self.0.get_mut(namespace) {
+        if let Some(of_namespace) = self.by_namespace.get_mut(namespace) {
             of_namespace.retain(|b| b.name != name);
             if of_namespace.is_empty() {
-                self.0.remove(namespace);
+                self.by_namespace.remove(namespace);
             }
         }
         if let Some(budget) = new.and_then(Budget::read) {
-            self.0.entry(namespace.into()).or_default().push(budget);
+            let of_namespace = self.by_namespace.entry(namespace.into());
+            of_namespace.or_default().push(budget);
         }
+    }
+
+    /// How often one has changed: what was found by the budgets holds as long as this is the same.
+    pub fn changes(&self) -> usize {
+        self.changes
     }
 
     /// Of each of these pods, whether a budget is violated if it and those before it are deleted.
@@ -53,7 +64,7 @@ impl Budgets {
 
     /// Takes a pod from all budgets that mean it; true where one has no more to give.
     fn spend<'a>(&'a self, pod: &'a Pod, spent: &mut HashMap<(&'a str, &'a str), i32>) -> bool {
-        let budgets = self.0.get(&pod.namespace).into_iter().flatten();
+        let budgets = self.by_namespace.get(&pod.namespace).into_iter().flatten();
         let mut violated = false;
         for budget in budgets.filter(|b| b.means(pod)) {
             let left = spent

@@ -15,7 +15,7 @@ use binding::{Stage, Waiting};
 use extender_calls::ExtenderCall;
 use gang_trial::VainTrials;
 
-use crate::batch::Batch;
+use crate::batch::Batches;
 use crate::decide::{Decision, Outcome, Profile};
 use crate::decision_timings::{Code, Point, Timings};
 use crate::extenders::{self, Extender, Question};
@@ -23,7 +23,7 @@ use crate::interned::Strings;
 use crate::message;
 use crate::plugins::{Events, Write};
 use crate::pod::Pod;
-use crate::preempt::{self, Preemption};
+use crate::preempt::{self, Preemption, Trials};
 use crate::queue::{Queue, Waits};
 use crate::queueing_hints::Happened;
 use crate::snapshot::Snapshot;
@@ -88,7 +88,7 @@ pub struct Core {
     extenders: Vec<Extender>,
     asked: Option<ExtenderCall>,
     /// Equal pods are decided together.
-    batch: Option<Batch>,
+    batches: Batches,
     /// Trials of gangs that came to nothing, by group.
     vain: BTreeMap<Arc<str>, VainTrials>,
     timings: Timings,
@@ -109,7 +109,7 @@ impl Core {
             ready: VecDeque::new(),
             extenders: Vec::new(),
             asked: None,
-            batch: None,
+            batches: Batches::default(),
             vain: BTreeMap::new(),
             timings: Timings::default(),
             decisions: 0,
@@ -190,7 +190,9 @@ impl Core {
             && let Some(own) = self.profiles.get(profile)
         {
             let began = self.timings.now().filter(|_| own.candidates.is_some());
-            let found = preempt::candidates(&self.snapshot, &pod, own, decision, seed);
+            let mut none = Trials::default();
+            let trials = self.batches.trials(decision).unwrap_or(&mut none);
+            let found = preempt::candidates(&self.snapshot, &pod, own, decision, seed, trials);
             let code = match &found {
                 Ok(_) => Code::Success,
                 Err(_) => Code::Unschedulable,

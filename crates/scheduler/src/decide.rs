@@ -9,15 +9,13 @@ use crate::node::Node;
 use crate::plugins::{self, Check, Plugin, Reason, Refused, Verdict};
 use crate::pod::Pod;
 use crate::preempt::Candidates;
+use crate::rejections::{EXTENDER, Rejection, Rejections};
 use crate::snapshot::Snapshot;
 
 /// With fewer nodes all are looked at.
 const FEWEST_NODES: usize = 100;
 /// A sample has at least this share of the nodes, in percent.
 const LEAST_PERCENT: usize = 5;
-
-/// The place of extenders among the plugins of a profile.
-pub const EXTENDER: usize = usize::MAX;
 
 /// The plugins that decide, in the order in which they are asked, with the weights of their
 /// scores.
@@ -168,16 +166,6 @@ pub fn filter_for(
     out.or_else(|| filter(checks, node))
 }
 
-/// Why a node was not taken.
-#[derive(Clone, Debug)]
-pub struct Rejection {
-    /// The place of the node among [`Snapshot::slots`].
-    pub node: usize,
-    /// The place of the plugin in the profile.
-    pub plugin: usize,
-    pub verdict: Verdict,
-}
-
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The node to bind the pod to.
@@ -196,7 +184,7 @@ pub struct Decision {
     pub nodes: usize,
     /// Nodes that were found fit; the search ends when there are enough.
     pub feasible: usize,
-    pub rejections: Vec<Rejection>,
+    pub rejections: Arc<Rejections>,
     /// The plugin that refused the pod whatever the node, and why.
     pub refused: Option<(usize, Reason)>,
     /// Of the chosen node, weighted: plugin's place in the profile and score.
@@ -209,13 +197,11 @@ impl Decision {
         if self.outcome == Outcome::NoNodes {
             return Refused::EVERYBODY;
         }
-        // What an extender would like to hear of, nobody knows.
-        if self.rejections.iter().any(|r| r.plugin == EXTENDER) {
-            return Refused::EVERYBODY;
+        let refused_by = self.rejections.refused_by();
+        match &self.refused {
+            Some((plugin, _)) => refused_by.and(*plugin),
+            None => refused_by,
         }
-        let whole = self.refused.iter().map(|(plugin, _)| *plugin);
-        let places = whole.chain(self.rejections.iter().map(|r| r.plugin));
-        places.fold(Refused::NOBODY, Refused::and)
     }
 
     /// Why the pod cannot be scheduled, in the words of its condition.
@@ -227,7 +213,7 @@ impl Decision {
                 if let Some((_, reason)) = &self.refused {
                     return message::refused(self.nodes, reason.texts());
                 }
-                message::unavailable(self.nodes, self.rejections.iter().map(|r| &r.verdict))
+                self.rejections.message(self.nodes)
             }
         }
     }
@@ -374,7 +360,7 @@ impl Decision {
             outcome: Outcome::NoNodes,
             nodes: snapshot.len(),
             feasible: 0,
-            rejections: Vec::new(),
+            rejections: Arc::default(),
             refused: None,
             scores: Vec::new(),
         }
@@ -417,6 +403,7 @@ impl Decision {
         nodes: Vec<&'n Node>,
         heard: &Opinion,
     ) -> Vec<&'n Node> {
+        let rejections = Arc::make_mut(&mut self.rejections);
         for (at, node) in snapshot.slots().iter().enumerate() {
             let Some(no) = heard.refused.get(&node.name) else {
                 continue;
@@ -427,13 +414,13 @@ impl Decision {
             } else {
                 Verdict::NotNow(reason)
             };
-            self.rejections.retain(|r| r.node != at);
-            self.rejections.push(Rejection {
+            rejections.put(Rejection {
                 node: at,
                 plugin: EXTENDER,
                 verdict,
             });
         }
+        rejections.sort();
         let nodes = nodes.into_iter();
         let good: Vec<&Node> = nodes.filter(|n| heard.good.contains(&n.name)).collect();
         self.feasible = good.len();
@@ -458,23 +445,14 @@ fn search<'a>(
     let only = few(checks);
     let mut feasible = Vec::with_capacity(enough.min(slots.len()));
     let mut places = Vec::with_capacity(feasible.capacity());
+    let mut rejections = Vec::new();
     for (at, node) in turned.filter(|(_, n)| n.exists) {
-        let rejection = match &only {
-            Some((plugin, names)) if !names.contains(&node.name) => Some((
-                *plugin,
-                Verdict::Never(Reason::text(format!(
-                    "node(s) didn't satisfy plugin(s) [{}]",
-                    profile.name_of(*plugin)
-                ))),
-            )),
-            _ => filter_for(snapshot, pod, checks, node),
-        };
-        match rejection {
+        match rejection(snapshot, pod, profile, checks, only.as_ref(), node) {
             None => {
                 feasible.push(node);
                 places.push(at);
             }
-            Some((plugin, verdict)) => decision.rejections.push(Rejection {
+            Some((plugin, verdict)) => rejections.push(Rejection {
                 node: at,
                 plugin,
                 verdict,
@@ -485,12 +463,41 @@ fn search<'a>(
         }
     }
     decision.feasible = feasible.len();
+    let mut rejections = Rejections::new(rejections);
+    if feasible.is_empty() {
+        rejections.sort();
+    }
+    decision.rejections = Arc::new(rejections);
     (feasible, places)
 }
 
+/// Why a node is not for a pod, where it is not, and the place of the plugin that says so.
+pub fn rejection(
+    snapshot: &Snapshot,
+    pod: &Pod,
+    profile: &Profile,
+    checks: &mut Checks<'_>,
+    only: Option<&Few>,
+    node: &Node,
+) -> Option<(usize, Verdict)> {
+    match only {
+        Some((plugin, names)) if !names.contains(&node.name) => Some((
+            *plugin,
+            Verdict::Never(Reason::text(format!(
+                "node(s) didn't satisfy plugin(s) [{}]",
+                profile.name_of(*plugin)
+            ))),
+        )),
+        _ => filter_for(snapshot, pod, checks, node),
+    }
+}
+
+/// The only nodes that may fit, and the place of the plugin that says so.
+pub type Few = (usize, Vec<Arc<str>>);
+
 /// The only nodes that need to be asked, where a check knows, and whose check it was.
-fn few(checks: &Checks<'_>) -> Option<(usize, Vec<Arc<str>>)> {
-    let mut out: Option<(usize, Vec<Arc<str>>)> = None;
+pub fn few(checks: &Checks<'_>) -> Option<Few> {
+    let mut out: Option<Few> = None;
     for prepared in checks {
         let Some(names) = prepared.check.only() else {
             continue;

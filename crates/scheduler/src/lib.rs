@@ -7,6 +7,7 @@
 //! alone, no other component.
 #![forbid(unsafe_code)]
 
+mod alike;
 mod batch;
 pub mod budgets;
 pub mod config;
@@ -26,6 +27,8 @@ pub mod pod;
 pub mod preempt;
 pub mod queue;
 pub mod queueing_hints;
+mod refusals;
+pub mod rejections;
 pub mod resources;
 pub mod run;
 pub mod selector_terms;

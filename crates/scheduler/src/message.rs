@@ -4,8 +4,6 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use crate::plugins::Verdict;
-
 /// There is not one node.
 pub const NO_NODES: &str = "no nodes available to schedule pods";
 /// Of a node on which no pod may be preempted.
@@ -22,11 +20,6 @@ pub const GANG: &str = "not eligible since its group would not get all of its no
 pub const GANG_WAITS: &str = "waiting for minCount pods from a gang to be scheduled";
 /// Of a pod that waits for its gates.
 pub const GATED: &str = "Scheduling is blocked due to non-empty scheduling gates";
-
-/// `0/3 nodes are available: 1 this, 2 that.`; the reasons are sorted as texts, number first.
-pub fn unavailable<'a>(nodes: usize, verdicts: impl Iterator<Item = &'a Verdict>) -> String {
-    histogram(nodes, verdicts.flat_map(Verdict::reasons))
-}
 
 /// Of a pod that no node could have, whatever it is.
 pub fn refused<'a>(nodes: usize, reasons: impl Iterator<Item = &'a str>) -> String {
@@ -52,13 +45,37 @@ pub fn not_permitted(plugin: &str, after_ms: u64) -> String {
     histogram(1, std::iter::once(why.as_str()))
 }
 
-/// As [`unavailable`], from the reasons themselves.
-pub fn histogram<'a>(nodes: usize, reasons: impl Iterator<Item = &'a str>) -> String {
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+/// How often each of these reasons is given. Nodes side by side mostly say the same, which costs only
+/// a comparison.
+pub fn count<'a>(reasons: impl Iterator<Item = &'a str>) -> BTreeMap<&'a str, usize> {
+    let mut counts: BTreeMap<&'a str, usize> = BTreeMap::new();
+    let mut run: Option<(&'a str, usize)> = None;
+    let mut add = |run: Option<(&'a str, usize)>| {
+        if let Some((reason, times)) = run {
+            *counts.entry(reason).or_default() += times;
+        }
+    };
     for reason in reasons {
-        *counts.entry(reason).or_default() += 1;
+        if let Some((same, times)) = &mut run
+            && *same == reason
+        {
+            *times += 1;
+            continue;
+        }
+        add(run.replace((reason, 1)));
     }
-    let mut parts: Vec<String> = counts.iter().map(|(r, n)| format!("{n} {r}")).collect();
+    add(run);
+    counts
+}
+
+/// As [`counted`], from the reasons themselves.
+pub fn histogram<'a>(nodes: usize, reasons: impl Iterator<Item = &'a str>) -> String {
+    counted(nodes, count(reasons).into_iter())
+}
+
+/// `0/3 nodes are available: 1 this, 2 that.`; the reasons are sorted as texts, number first.
+pub fn counted<'a>(nodes: usize, reasons: impl Iterator<Item = (&'a str, usize)>) -> String {
+    let mut parts: Vec<String> = reasons.map(|(r, n)| format!("{n} {r}")).collect();
     parts.sort();
     let mut out = format!("0/{nodes} nodes are available:");
     if !parts.is_empty() {
@@ -71,7 +88,7 @@ pub fn histogram<'a>(nodes: usize, reasons: impl Iterator<Item = &'a str>) -> St
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plugins::Reason;
+    use crate::plugins::{Reason, Verdict};
 
     #[test]
     fn reasons_are_counted_and_sorted_as_text() {
@@ -85,7 +102,7 @@ mod tests {
         )));
         verdicts.push(Verdict::Fits);
         assert_eq!(
-            unavailable(12, verdicts.iter()),
+            histogram(12, verdicts.iter().flat_map(Verdict::reasons)),
             "0/12 nodes are available: 1 node(s) had untolerated taint(s), 10 Insufficient cpu, \
              10 Insufficient memory."
         );

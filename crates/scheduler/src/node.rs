@@ -33,7 +33,7 @@ pub struct Offer {
     /// Pods that it takes at most.
     pub allowed_pods: i64,
     /// Images on it and their sizes in bytes.
-    pub images: HashMap<Arc<str>, i64>,
+    pub images: Arc<HashMap<Arc<str>, i64>>,
     /// New features that it declares.
     pub features: Vec<Arc<str>>,
 }
@@ -62,7 +62,7 @@ impl Offer {
             unschedulable: spec.and_then(|s| s.unschedulable).unwrap_or(false),
             allocatable: Resources::read(allocatable, strings),
             allowed_pods: pods.map_or(0, |q| q.value()),
-            images,
+            images: Arc::new(images),
             features: status
                 .iter()
                 .flat_map(|s| s.declared_features.iter().flatten())
@@ -95,7 +95,8 @@ pub struct Node {
     pub unschedulable: bool,
     pub allocatable: Resources,
     pub allowed_pods: i64,
-    pub images: HashMap<Arc<str>, i64>,
+    /// Shared, since nodes are copied for trials.
+    pub images: Arc<HashMap<Arc<str>, i64>>,
     pub features: Vec<Arc<str>>,
     /// False for a node of which only pods are known so far (or still): nothing is put there.
     pub exists: bool,
@@ -107,6 +108,8 @@ pub struct Node {
     pub claims: usize,
     /// How many pods of each set are here that [`crate::tally::Sets`] counts.
     counts: Vec<u32>,
+    /// The priorities of the pods here and how many have each, the lowest first.
+    priorities: Vec<(i32, usize)>,
 }
 
 impl Node {
@@ -118,7 +121,7 @@ impl Node {
             unschedulable: false,
             allocatable: Resources::default(),
             allowed_pods: 0,
-            images: HashMap::new(),
+            images: Arc::default(),
             features: Vec::new(),
             exists: false,
             requested: Resources::default(),
@@ -127,7 +130,14 @@ impl Node {
             ports: Vec::new(),
             claims: 0,
             counts: Vec::new(),
+            priorities: Vec::new(),
         }
+    }
+
+    /// Whether a pod is here whose priority is lower than this.
+    pub fn has_lower(&self, priority: i32) -> bool {
+        let lowest = self.priorities.first();
+        lowest.is_some_and(|(lowest, _)| *lowest < priority)
     }
 
     pub fn count(&self, place: usize) -> u32 {
@@ -183,15 +193,51 @@ impl Node {
             .saturating_add(pod.weight.memory_bytes);
         self.ports.extend(pod.ports.iter().cloned());
         self.claims += pod.wants.claims.len();
+        match self.place_of(pod.priority) {
+            Ok(at) => {
+                if let Some((_, count)) = self.priorities.get_mut(at) {
+                    *count += 1;
+                }
+            }
+            Err(at) => self.priorities.insert(at, (pod.priority, 1)),
+        }
         self.pods.push(pod);
+    }
+
+    fn place_of(&self, priority: i32) -> Result<usize, usize> {
+        self.priorities.binary_search_by_key(&priority, |(p, _)| *p)
     }
 
     /// Takes a pod off; false if it is not there.
     pub fn remove(&mut self, uid: &str) -> bool {
-        let Some(at) = self.pods.iter().position(|p| *p.uid == *uid) else {
+        // A trial takes off what it has just put there.
+        let Some(at) = self.pods.iter().rposition(|p| *p.uid == *uid) else {
             return false;
         };
         let pod = self.pods.swap_remove(at);
+        self.discount(&pod);
+        true
+    }
+
+    /// The node without its pods of lower priority than this, and those.
+    pub fn without_lower(&self, priority: i32) -> (Self, Vec<Arc<Pod>>) {
+        let mut left = self.clone();
+        let mut gone = Vec::new();
+        left.pods.retain(|pod| {
+            let stays = pod.priority >= priority;
+            if !stays {
+                gone.push(pod.clone());
+            }
+            stays
+        });
+        for pod in &gone {
+            left.discount(pod);
+        }
+        (left, gone)
+    }
+
+    /// What a pod took that is not here any more.
+    fn discount(&mut self, pod: &Pod) {
         self.requested.subtract(&pod.request);
         self.weight.cpu_millis = self.weight.cpu_millis.saturating_sub(pod.weight.cpu_millis);
         self.weight.memory_bytes = self
@@ -204,6 +250,13 @@ impl Node {
                 self.ports.swap_remove(at);
             }
         }
-        true
+        if let Ok(at) = self.place_of(pod.priority)
+            && let Some((_, count)) = self.priorities.get_mut(at)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.priorities.remove(at);
+            }
+        }
     }
 }

@@ -52,6 +52,66 @@ pub struct Candidate {
     pub victims: Vec<Arc<Pod>>,
     /// Victims whose budget does not allow it.
     pub violations: usize,
+    cost: Cost,
+}
+
+/// Less is better: victims against their budget, the highest priority of a victim, the sum of
+/// priorities, the number of victims, and how long the most important of them have run.
+type Cost = (usize, i32, i64, usize, Reverse<i64>);
+
+impl Candidate {
+    pub fn new(node: Arc<str>, victims: Vec<Arc<Pod>>, violations: usize) -> Self {
+        Self {
+            cost: cost(&victims, violations),
+            node,
+            victims,
+            violations,
+        }
+    }
+}
+
+/// What trials on nodes came to, for pods that are alike; by the places of the nodes among the
+/// rejections of their decision.
+#[derive(Default)]
+pub struct Trials {
+    made: Vec<Option<Result<Arc<Candidate>, Verdict>>>,
+    /// The changes of budgets before them.
+    budgets: usize,
+}
+
+impl Trials {
+    /// Something has happened on this node.
+    pub fn forget(&mut self, nth: usize) {
+        if let Some(made) = self.made.get_mut(nth) {
+            *made = None;
+        }
+    }
+
+    /// Of so many nodes.
+    fn begin(&mut self, snapshot: &Snapshot, nodes: usize) {
+        let budgets = snapshot.budgets().changes();
+        if self.budgets != budgets {
+            self.made.clear();
+            self.budgets = budgets;
+        }
+        self.made.resize(nodes, None);
+    }
+
+    /// The candidate of a node, if it is one. `make` says what it comes to, if that is not known.
+    fn candidate(
+        &mut self,
+        nth: usize,
+        make: impl FnOnce() -> Result<Candidate, Verdict>,
+    ) -> Option<&Arc<Candidate>> {
+        let made = self.made.get_mut(nth)?;
+        let made = made.get_or_insert_with(|| make().map(Arc::new));
+        made.as_ref().ok()
+    }
+
+    /// Why a node is not a candidate.
+    fn failure(&self, nth: usize) -> Option<&Verdict> {
+        self.made.get(nth)?.as_ref()?.as_ref().err()
+    }
 }
 
 /// Looks for pods whose removal would let `pod` in, after `decision` found no node. `seed` says
@@ -63,24 +123,25 @@ pub fn preempt(
     decision: &Decision,
     seed: u64,
 ) -> Preemption {
-    match candidates(snapshot, pod, profile, decision, seed) {
+    let mut trials = Trials::default();
+    match candidates(snapshot, pod, profile, decision, seed, &mut trials) {
         Ok(found) => best(found),
         Err(none) => none,
     }
 }
 
 /// The best of these nodes.
-pub fn best(candidates: Vec<Candidate>) -> Preemption {
-    match candidates.into_iter().min_by_key(cost) {
+pub fn best(candidates: Vec<Arc<Candidate>>) -> Preemption {
+    match candidates.into_iter().min_by_key(|c| c.cost) {
         Some(best) => Preemption::Possible {
-            node: best.node,
-            victims: best.victims,
+            node: best.node.clone(),
+            victims: best.victims.clone(),
         },
         None => Preemption::Hopeless(message::NO_CANDIDATE.to_owned()),
     }
 }
 
-/// The nodes where pods can make room; at least one.
+/// The nodes where pods can make room; at least one. What is found by trials is noted.
 ///
 /// # Errors
 /// Why there is none.
@@ -90,48 +151,51 @@ pub fn candidates(
     profile: &Profile,
     decision: &Decision,
     seed: u64,
-) -> Result<Vec<Candidate>, Preemption> {
+    trials: &mut Trials,
+) -> Result<Vec<Arc<Candidate>>, Preemption> {
     let Some(Candidates { percent, least }) = profile.candidates else {
         return Err(Preemption::Off);
     };
     if let Some(why) = not_eligible(snapshot, pod, decision) {
         return Err(Preemption::NotEligible(why));
     }
-    let rejections = decision.rejections.iter();
-    let hopeful = rejections.filter(|r| matches!(r.verdict, Verdict::NotNow(_)));
-    let nodes: Vec<&Node> = hopeful
-        .filter_map(|r| snapshot.slots().get(r.node))
-        .collect();
-    let enough = (nodes.len() * percent / 100).max(least);
+    let rejections = &decision.rejections;
+    let hopeful = rejections.hopeful();
+    let enough = (hopeful.len() * percent / 100).max(least);
     let mut checks = match profile.prepare(pod, snapshot) {
         Ok(checks) if decision.refused.is_none() => checks,
         // No node would do, whoever made room.
         _ => return Err(Preemption::Hopeless(hopeless(decision, &[]))),
     };
-    let (mut found, mut failures) = (Vec::new(), Vec::new());
-    let mut harmless = false;
-    let begin = usize::try_from(mix(seed) % nodes.len().max(1) as u64).unwrap_or(0);
-    for node in nodes.iter().cycle().skip(begin).take(nodes.len()) {
-        match victims_on(snapshot, node, pod, &mut checks) {
-            Ok(candidate) => {
-                harmless |= candidate.violations == 0;
-                found.push(candidate);
-            }
-            Err(verdict) => failures.push(verdict),
+    trials.begin(snapshot, rejections.len());
+    let (mut found, mut harmless) = (Vec::new(), false);
+    let begin = usize::try_from(mix(seed) % hopeful.len().max(1) as u64).unwrap_or(0);
+    let (before, after) = hopeful.split_at(begin.min(hopeful.len()));
+    for nth in after.iter().chain(before) {
+        let place = rejections.get(*nth).map(|r| r.node);
+        let Some(node) = place.and_then(|place| snapshot.slots().get(place)) else {
+            continue;
+        };
+        let made = trials.candidate(*nth, || victims_on(snapshot, node, pod, &mut checks));
+        if let Some(candidate) = made {
+            harmless |= candidate.violations == 0;
+            found.push(candidate.clone());
         }
         if harmless && found.len() >= enough {
             break;
         }
     }
     if found.is_empty() {
+        let failures = hopeful.iter().filter_map(|nth| trials.failure(*nth));
+        let failures: Vec<&Verdict> = failures.collect();
         return Err(Preemption::Hopeless(hopeless(decision, &failures)));
     }
     Ok(found)
 }
 
-fn hopeless(decision: &Decision, failures: &[Verdict]) -> String {
+fn hopeless(decision: &Decision, failures: &[&Verdict]) -> String {
     let others = decision.nodes.saturating_sub(failures.len());
-    let reasons = failures.iter().flat_map(Verdict::reasons);
+    let reasons = failures.iter().flat_map(|v| v.reasons());
     let rest = std::iter::repeat_n(message::NOT_HELPFUL, others);
     message::histogram(decision.nodes, reasons.chain(rest))
 }
@@ -202,21 +266,20 @@ fn victims_on(
     pod: &Pod,
     checks: &mut Checks<'_>,
 ) -> Result<Candidate, Verdict> {
-    let lower = |p: &&Arc<Pod>| p.priority < pod.priority;
-    let mut lesser: Vec<Arc<Pod>> = node.pods.iter().filter(lower).cloned().collect();
-    if lesser.is_empty() {
+    if !node.has_lower(pod.priority) {
         return Err(Verdict::Never(Reason::one(message::NO_VICTIMS)));
     }
+    let (left, mut lesser) = node.without_lower(pod.priority);
     lesser.sort_by_key(importance);
+    for victim in &lesser {
+        moved(checks, victim, &left, false);
+    }
     let mut trial = Trial {
         snapshot,
         pod,
-        node: node.clone(),
+        node: left,
         checks,
     };
-    for victim in &lesser {
-        trial.take(victim);
-    }
     if let Some(verdict) = trial.rejects() {
         lesser.iter().for_each(|p| trial.put(p));
         return Err(verdict);
@@ -234,17 +297,10 @@ fn victims_on(
         return Err(Verdict::Never(Reason::one(message::NO_VICTIMS)));
     }
     victims.sort_by_key(importance);
-    Ok(Candidate {
-        node: node.name.clone(),
-        victims,
-        violations,
-    })
+    Ok(Candidate::new(node.name.clone(), victims, violations))
 }
 
-/// Less is better: victims against their budget, the highest priority of a victim, the sum of
-/// priorities, the number of victims, and how long the most important of them have run.
-fn cost(candidate: &Candidate) -> (usize, i32, i64, usize, Reverse<i64>) {
-    let victims = &candidate.victims;
+fn cost(victims: &[Arc<Pod>], violations: usize) -> Cost {
     let highest = victims.first().map_or(i32::MIN, |v| v.priority);
     // Shifted to be positive, so that more victims never cost less.
     let sum = victims
@@ -253,13 +309,7 @@ fn cost(candidate: &Candidate) -> (usize, i32, i64, usize, Reverse<i64>) {
         .sum();
     let top = victims.iter().filter(|v| v.priority == highest);
     let since = top.map(|v| v.started_seconds).min().unwrap_or(i64::MAX);
-    (
-        candidate.violations,
-        highest,
-        sum,
-        victims.len(),
-        Reverse(since),
-    )
+    (violations, highest, sum, victims.len(), Reverse(since))
 }
 
 #[cfg(test)]

@@ -25,31 +25,39 @@ struct Placement {
     pod: Arc<Pod>,
 }
 
-/// Changes of pods on nodes that are remembered; after more, all may be different.
+/// So many changes of nodes, at least, are remembered; to who knows only what was before, all may be
+/// different.
 const CHANGES: usize = 1_024;
 
-/// What has happened since somebody asked.
+/// What has happened, for those who keep what they found of nodes.
 #[derive(Default)]
 struct Changes {
-    /// Places of nodes to which pods came, or from which they went.
+    /// Places of nodes where something happened, the latest last.
     nodes: Vec<usize>,
-    /// Something else, or too much.
-    more: bool,
+    /// How much happened before the first of these.
+    before: usize,
 }
 
 impl Changes {
     fn of_node(&mut self, at: usize) {
-        if self.nodes.len() >= CHANGES {
-            self.of_all();
+        if self.nodes.len() >= 2 * CHANGES {
+            self.nodes.drain(..CHANGES);
+            self.before += CHANGES;
         }
-        if !self.more {
-            self.nodes.push(at);
-        }
+        self.nodes.push(at);
     }
 
     fn of_all(&mut self) {
-        self.more = true;
+        self.before += self.nodes.len() + 1;
         self.nodes.clear();
+    }
+
+    fn mark(&self) -> usize {
+        self.before + self.nodes.len()
+    }
+
+    fn since(&self, mark: usize) -> Option<&[usize]> {
+        self.nodes.get(mark.checked_sub(self.before)?..)
     }
 }
 
@@ -165,11 +173,15 @@ impl Snapshot {
         };
     }
 
-    /// The places of nodes to which pods came, or from which they went, since this was asked last; none
-    /// where something else has happened that decisions may depend on, or too much.
-    pub fn take_changes(&mut self) -> Option<Vec<usize>> {
-        let changes = std::mem::take(&mut self.changes);
-        (!changes.more).then_some(changes.nodes)
+    /// How much has happened so far, for [`Snapshot::changed_since`].
+    pub fn mark(&self) -> usize {
+        self.changes.mark()
+    }
+    /// The places of nodes to which pods came, from which they went, or where room began or ceased to be
+    /// made for one, since this mark; none where something else has happened that decisions may depend
+    /// on, or too much.
+    pub fn changed_since(&self, mark: usize) -> Option<&[usize]> {
+        self.changes.since(mark)
     }
 
     /// Where a pod is, and whether that is only assumed.
@@ -197,7 +209,7 @@ impl Snapshot {
     }
     pub fn nominate(&mut self, node: Arc<str>, pod: Arc<Pod>) {
         self.end_nomination(&pod.uid);
-        self.changes.of_all();
+        self.room_changes(&node);
         self.nominations.insert(pod.uid.clone(), node.clone());
         self.nominated.entry(node).or_default().push(pod);
     }
@@ -206,7 +218,7 @@ impl Snapshot {
         let Some(node) = self.nominations.remove(uid) else {
             return false;
         };
-        self.changes.of_all();
+        self.room_changes(&node);
         if let Some(pods) = self.nominated.get_mut(&node) {
             pods.retain(|p| *p.uid != *uid);
             if pods.is_empty() {
@@ -214,6 +226,13 @@ impl Snapshot {
             }
         }
         true
+    }
+
+    /// The pods for which room is made on a node become others.
+    fn room_changes(&mut self, node: &str) {
+        if let Some(at) = self.by_name.get(node).copied() {
+            self.changes.of_node(at);
+        }
     }
 
     pub fn devices(&self) -> &Devices {

@@ -49,8 +49,8 @@ impl Core {
             decision
         } else {
             let own = (at, profile);
-            let (batch, snapshot) = (&mut self.batch, &mut self.snapshot);
-            batch::decide(batch, snapshot, &pod, own, seed, timings)
+            let (batches, snapshot) = (&mut self.batches, &self.snapshot);
+            batch::decide(batches, snapshot, &pod, own, seed, timings)
         };
         self.decided(pod, at, decision, seed, now_ms)
     }
@@ -113,7 +113,7 @@ impl Core {
         self.queue.release(&asked.pod.uid, false, now_ms);
         let found = answer.and_then(|chosen| {
             let found = chosen.iter().map(|c| self.candidate(c));
-            found.collect::<Result<Vec<Candidate>, String>>()
+            found.collect::<Result<Vec<Arc<Candidate>>, String>>()
         });
         let outcome = match found {
             Ok(candidates) => preempt::best(candidates),
@@ -126,7 +126,7 @@ impl Core {
     }
 
     /// What an extender chose, as pods of this scheduler.
-    fn candidate(&self, chosen: &Chosen) -> Result<Candidate, String> {
+    fn candidate(&self, chosen: &Chosen) -> Result<Arc<Candidate>, String> {
         let Chosen { node, victims, .. } = chosen;
         let place = self.snapshot.node(node).filter(|n| n.exists);
         let place = place.ok_or_else(|| format!("node {node:?} not found"))?;
@@ -139,11 +139,9 @@ impl Core {
                 )
             })
         });
-        Ok(Candidate {
-            node: place.name.clone(),
-            victims: pods.collect::<Result<_, String>>()?,
-            violations: chosen.violations,
-        })
+        let victims = pods.collect::<Result<Vec<_>, String>>()?;
+        let candidate = Candidate::new(place.name.clone(), victims, chosen.violations);
+        Ok(Arc::new(candidate))
     }
 }
 

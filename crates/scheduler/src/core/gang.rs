@@ -48,7 +48,7 @@ impl Core {
     pub(super) fn gang_gets_room(
         &mut self,
         pod: &Arc<Pod>,
-        candidates: &[Candidate],
+        candidates: &[Arc<Candidate>],
         seed: u64,
         now_ms: u64,
     ) -> bool {
@@ -101,7 +101,7 @@ impl Core {
     fn trial(
         &mut self,
         pod: &Arc<Pod>,
-        candidates: &[Candidate],
+        candidates: &[Arc<Candidate>],
         (mut lacking, others): (i64, &[Arc<Pod>]),
         group: &Arc<str>,
         seed: u64,

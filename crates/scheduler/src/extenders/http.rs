@@ -209,10 +209,10 @@ pub async fn about_victims(
     lines: Lines,
     api: Client,
     pod: Arc<Pod>,
-    candidates: Vec<Candidate>,
+    candidates: Vec<Arc<Candidate>>,
 ) -> Result<Vec<Chosen>, AskError> {
     let whole = whole_pod(&api, &pod).await?;
-    let mut chosen: Vec<Chosen> = candidates.iter().map(Chosen::of).collect();
+    let mut chosen: Vec<Chosen> = candidates.iter().map(|c| Chosen::of(c)).collect();
     let asked = lines.iter().filter(|l| {
         let extender = &l.extender;
         !extender.preempt.is_empty() && extender.is_interested(&pod)

@@ -74,7 +74,7 @@ pub enum Question {
     /// Whose room may be taken.
     Victims {
         pod: Arc<Pod>,
-        candidates: Vec<Candidate>,
+        candidates: Vec<Arc<Candidate>>,
     },
 }
 
