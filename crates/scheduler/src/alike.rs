@@ -9,6 +9,7 @@ use crate::snapshot::Snapshot;
 
 /// What equal pods have in common.
 pub struct Alike {
+    /// One of them, without a UID: room that is made for one of them is not for this one.
     pod: Arc<Pod>,
     /// The place of their profile.
     profile: usize,
@@ -20,10 +21,18 @@ impl Alike {
     /// None where nothing holds for other pods; one that is not even like itself is never equal.
     pub fn new(checks: &Checks<'_>, pod: &Arc<Pod>, profile: usize) -> Option<Self> {
         (pod.is_like(pod) && are_steady(checks)).then(|| Self {
-            pod: pod.clone(),
+            pod: Arc::new(Pod {
+                uid: Arc::from(""),
+                ..Pod::clone(pod)
+            }),
             profile,
             plugins: plugins(checks).collect(),
         })
+    }
+
+    /// Any of them.
+    pub fn pod(&self) -> &Arc<Pod> {
+        &self.pod
     }
 
     /// Whether a pod, with its profile at this place, is one of them.

@@ -52,14 +52,14 @@ pub fn decide(
     seed: u64,
     timings: &Timings,
 ) -> Decision {
-    // Room that is made for it is taken for all but itself.
-    if snapshot.nomination(&pod.uid).is_some() {
-        return decide_with(snapshot, pod, profile, seed, None, timings);
-    }
     let began = timings.now();
     if let Some(decision) = batches.next(snapshot, pod, (at, profile), seed) {
         timings.part(began, Point::Filter, Code::Success, pod);
         return decision;
+    }
+    // Room that is made for it is taken for all but itself: what is found holds for no other.
+    if snapshot.nomination(&pod.uid).is_some() {
+        return decide_with(snapshot, pod, profile, seed, None, timings);
     }
     let (decision, among) = decide_among(snapshot, pod, profile, seed, None, timings);
     batches.begin(snapshot, &decision, among, pod, at);
@@ -74,12 +74,16 @@ impl Batches {
         (at, profile): (usize, &Profile),
         seed: u64,
     ) -> Option<Decision> {
+        let has_room = snapshot.nomination(&pod.uid).is_some();
         if let Some(refusals) = self.refused.as_mut().filter(|r| r.means(pod, at)) {
             let decision = refusals.next(snapshot, pod, profile);
-            if decision.is_some() {
+            if decision.is_some() || has_room {
                 return decision;
             }
             self.refused = None;
+        }
+        if has_room {
+            return None;
         }
         let batch = self.fitting.as_mut()?;
         batch.next(snapshot, pod, (at, profile), seed)

@@ -520,7 +520,6 @@ impl Wants {
                 && w.claims.is_empty()
                 && w.devices.is_empty()
                 && w.disks.is_empty()
-                && w.nominated.is_none()
         };
         of_nodes_alone(self)
             && of_nodes_alone(other)

@@ -168,6 +168,12 @@ pub fn candidates(
         _ => return Err(Preemption::Hopeless(hopeless(decision, &[]))),
     };
     trials.begin(snapshot, rejections.len());
+    // Where room is made for this pod alone, a trial is its own.
+    let own = snapshot.nomination(&pod.uid);
+    let own = own.and_then(|node| rejections.nth_of(snapshot.slot_of(node)?));
+    if let Some(nth) = own {
+        trials.forget(nth);
+    }
     let (mut found, mut harmless) = (Vec::new(), false);
     let begin = usize::try_from(mix(seed) % hopeful.len().max(1) as u64).unwrap_or(0);
     let (before, after) = hopeful.split_at(begin.min(hopeful.len()));
@@ -185,12 +191,18 @@ pub fn candidates(
             break;
         }
     }
-    if found.is_empty() {
-        let failures = hopeful.iter().filter_map(|nth| trials.failure(*nth));
-        let failures: Vec<&Verdict> = failures.collect();
-        return Err(Preemption::Hopeless(hopeless(decision, &failures)));
+    let out = match found.is_empty() {
+        false => Ok(found),
+        true => {
+            let failures = hopeful.iter().filter_map(|nth| trials.failure(*nth));
+            let failures: Vec<&Verdict> = failures.collect();
+            Err(Preemption::Hopeless(hopeless(decision, &failures)))
+        }
+    };
+    if let Some(nth) = own {
+        trials.forget(nth);
     }
-    Ok(found)
+    out
 }
 
 fn hopeless(decision: &Decision, failures: &[&Verdict]) -> String {
@@ -204,11 +216,11 @@ fn not_eligible(snapshot: &Snapshot, pod: &Pod, decision: &Decision) -> Option<&
     if pod.wants.never_preempts {
         return Some(message::NEVER_PREEMPTS);
     }
-    let node = snapshot.node(snapshot.nomination(&pod.uid)?)?;
-    let hopeless = decision.rejections.iter().any(|r| {
-        let same = snapshot.slots().get(r.node).map(|n| &n.name) == Some(&node.name);
-        same && matches!(r.verdict, Verdict::Never(_))
-    });
+    let place = snapshot.slot_of(snapshot.nomination(&pod.uid)?)?;
+    let node = snapshot.slots().get(place)?;
+    let rejections = &decision.rejections;
+    let rejection = rejections.nth_of(place).and_then(|nth| rejections.get(nth));
+    let hopeless = rejection.is_some_and(|r| matches!(r.verdict, Verdict::Never(_)));
     let leaving = |p: &Arc<Pod>| p.preempted && p.priority < pod.priority;
     (!hopeless && node.pods.iter().any(leaving)).then_some(message::STILL_TERMINATING)
 }

@@ -35,8 +35,8 @@ impl Refusals {
         decision: &Decision,
     ) -> Option<Self> {
         // Where room is made for it, it may go, and no other.
-        let own = snapshot.nomination(&pod.uid).is_some();
-        if own || decision.refused.is_some() || decision.rejections.len() != snapshot.len() {
+        let has_room = snapshot.nomination(&pod.uid).is_some();
+        if has_room || decision.refused.is_some() || decision.rejections.len() != snapshot.len() {
             return None;
         }
         Some(Self {
@@ -48,15 +48,17 @@ impl Refusals {
         })
     }
 
-    /// Whether a pod for which no room is made yet, with its profile at this place, is one of these.
+    /// Whether a pod, with its profile at this place, is one of these.
     pub fn means(&self, pod: &Pod, profile: usize) -> bool {
         self.alike.means(pod, profile)
     }
 
     /// The decision about a pod that is one of these. None where all nodes have to be looked at: what is
-    /// known does not hold, or there are nodes to choose among.
+    /// known does not hold, or not for a pod for which room is made, or there are nodes to choose among.
     pub fn next(&mut self, snapshot: &Snapshot, pod: &Pod, profile: &Profile) -> Option<Decision> {
-        let mut checks = self.alike.checks(snapshot, pod, profile)?;
+        // What is kept is of a pod for which no room is made.
+        let any = self.alike.pod().clone();
+        let mut checks = self.alike.checks(snapshot, &any, profile)?;
         let changed = snapshot.changed_since(self.mark)?;
         let mut again = std::mem::take(&mut self.open);
         let of = |place: &usize| self.rejections.nth_of(*place);
@@ -68,7 +70,7 @@ impl Refusals {
             let place = self.rejections.get(nth)?.node;
             let node = snapshot.slots().get(place)?;
             self.trials.forget(nth);
-            match rejection(snapshot, pod, profile, &mut checks, only.as_ref(), node) {
+            match rejection(snapshot, &any, profile, &mut checks, only.as_ref(), node) {
                 None => self.open.push(nth),
                 Some((plugin, verdict)) => self.refuse(nth, plugin, verdict),
             }
@@ -82,6 +84,19 @@ impl Refusals {
             refused: None,
             scores: Vec::new(),
         };
+        if let Some(nth) = self.room_of(snapshot, pod) {
+            let place = self.rejections.get(nth)?.node;
+            let node = snapshot.slots().get(place)?;
+            match rejection(snapshot, pod, profile, &mut checks, only.as_ref(), node) {
+                None => {
+                    decision.outcome = Outcome::Node(node.name.clone());
+                    decision.feasible = 1;
+                    return Some(decision);
+                }
+                Some((plugin, verdict)) if self.rejections.says(nth, plugin, &verdict) => {}
+                Some(_) => return None,
+            }
+        }
         match self.open.as_slice() {
             [] => decision.rejections = self.rejections.clone(),
             [one] => {
@@ -94,10 +109,15 @@ impl Refusals {
         Some(decision)
     }
 
+    /// Which of them is of the node where room is made for a pod.
+    fn room_of(&self, snapshot: &Snapshot, pod: &Pod) -> Option<usize> {
+        let node = snapshot.nomination(&pod.uid)?;
+        self.rejections.nth_of(snapshot.slot_of(node)?)
+    }
+
     /// Mostly nothing is different: then what is counted of them holds.
     fn refuse(&mut self, nth: usize, plugin: usize, verdict: Verdict) {
-        let before = self.rejections.get(nth);
-        if before.is_none_or(|r| r.plugin != plugin || r.verdict != verdict) {
+        if !self.rejections.says(nth, plugin, &verdict) {
             Arc::make_mut(&mut self.rejections).set(nth, plugin, verdict);
         }
     }

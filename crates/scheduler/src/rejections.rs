@@ -65,6 +65,12 @@ impl Rejections {
         self.all.binary_search_by_key(&node, |r| r.node).ok()
     }
 
+    /// Whether one of them says just this.
+    pub fn says(&self, nth: usize, plugin: usize, verdict: &Verdict) -> bool {
+        let rejection = self.all.get(nth);
+        rejection.is_some_and(|r| r.plugin == plugin && r.verdict == *verdict)
+    }
+
     /// What was found of that node since.
     pub fn set(&mut self, nth: usize, plugin: usize, verdict: Verdict) {
         if let Some(rejection) = self.all.get_mut(nth) {

@@ -114,6 +114,10 @@ impl Snapshot {
     pub fn node(&self, name: &str) -> Option<&Node> {
         self.by_name.get(name).and_then(|i| self.nodes.get(*i))
     }
+    /// The place of a node among [`Snapshot::slots`].
+    pub fn slot_of(&self, name: &str) -> Option<usize> {
+        self.by_name.get(name).copied()
+    }
     pub fn any_taints(&self) -> bool {
         self.tainted > 0
     }
@@ -230,7 +234,7 @@ impl Snapshot {
 
     /// The pods for which room is made on a node become others.
     fn room_changes(&mut self, node: &str) {
-        if let Some(at) = self.by_name.get(node).copied() {
+        if let Some(at) = self.slot_of(node) {
             self.changes.of_node(at);
         }
     }
