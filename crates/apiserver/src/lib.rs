@@ -10,7 +10,7 @@
 )]
 
 pub mod admission;
-mod aggregation;
+pub mod aggregation;
 pub mod allocations;
 pub mod audit;
 pub mod cache;

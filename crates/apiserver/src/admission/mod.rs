@@ -41,7 +41,7 @@ mod tolerations;
 mod topology;
 mod trust_bundles;
 pub mod versions;
-mod webhooks;
+pub mod webhooks;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

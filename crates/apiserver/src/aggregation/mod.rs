@@ -2,6 +2,7 @@
 //! which ones there are and what is known of each; [`keep`] finds that out, [`proxy`] passes
 //! requests on. What they do not answer is missing from their own group alone.
 
+pub mod answers;
 mod fetch;
 pub mod keep;
 pub mod proxy;

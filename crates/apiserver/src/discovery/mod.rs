@@ -37,7 +37,7 @@ use crate::http::respond::{maybe_gzip, respond};
 use crate::render;
 use crate::state::State;
 
-use self::openapi::{Edition, Form};
+pub use self::openapi::{Edition, Form, in_protobuf};
 
 pub use api::version::KUBERNETES as GIT_VERSION;
 
@@ -312,7 +312,7 @@ fn openapi_v2(documents: &Served, head: &Parts) -> Result<Response<Body>, Status
         Form::Json => json,
         // Its tag is that of JSON, as upstream; caches know them apart by `Vary`.
         Form::Protobuf => documents.openapi_v2_protobuf.get_or_init(|| {
-            let bytes = openapi::in_protobuf(Edition::V2, &value());
+            let bytes = in_protobuf(Edition::V2, &value());
             Arc::new((bytes.into(), json.1.clone()))
         }),
     };

@@ -32,7 +32,8 @@ pub struct Headers {
 }
 
 impl Headers {
-    fn user(&self, headers: &HeaderMap) -> Option<UserInfo> {
+    /// Whom the headers of a proxy name.
+    pub fn user(&self, headers: &HeaderMap) -> Option<UserInfo> {
         let text = |v: &http::HeaderValue| String::from_utf8_lossy(v.as_bytes()).into_owned();
         let first = |names: &[HeaderName]| {
             let values = names.iter().filter_map(|n| headers.get(n));
@@ -58,7 +59,8 @@ impl Headers {
         })
     }
 
-    fn strip(&self, headers: &mut HeaderMap) {
+    /// Takes what names a user out of a request.
+    pub fn strip(&self, headers: &mut HeaderMap) {
         for name in self.users.iter().chain(&self.uids).chain(&self.groups) {
             headers.remove(name);
         }

@@ -111,7 +111,7 @@ impl Ways {
 
 /// Whom a request wants to be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct ImpersonatedUser {
+pub struct ImpersonatedUser {
     user: String,
     groups: Vec<String>,
     uid: String,
@@ -119,7 +119,8 @@ struct ImpersonatedUser {
 }
 
 impl ImpersonatedUser {
-    fn read(headers: &HeaderMap) -> Option<Self> {
+    /// Reads a request's headers; none where they name nobody.
+    pub fn read(headers: &HeaderMap) -> Option<Self> {
         if !headers
             .keys()
             .any(|k| k.as_str().starts_with("impersonate-"))

@@ -132,7 +132,7 @@ impl TokenWebhook {
 }
 
 /// Whom an answer names; `own`: the audiences of this server, which a webhook that says none means.
-fn read(
+pub fn read(
     mut answer: Value,
     asked: &[String],
     own: &[String],

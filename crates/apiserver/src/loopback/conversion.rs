@@ -71,8 +71,8 @@ impl Webhook {
     }
 }
 
-/// The objects of an answer.
-fn converted(mut review: Value, version: &str, uid: &str) -> Result<Vec<Value>, String> {
+/// The objects of an answer; why it is none.
+pub fn converted(mut review: Value, version: &str, uid: &str) -> Result<Vec<Value>, String> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     // Older reviews are not held against what they say of themselves.
     let is_strict = version == "v1";
@@ -82,10 +82,10 @@ fn converted(mut review: Value, version: &str, uid: &str) -> Result<Vec<Value>, 
             "expected webhook response of {GROUP}/{version}, Kind={KIND}, got {have}, Kind={kind}"
         ));
     }
-    let response = &mut review["response"];
-    if !response.is_object() {
+    let response = review.get_mut("response").filter(|r| r.is_object());
+    let Some(response) = response else {
         return Err("no response provided".into());
-    }
+    };
     let told = text(&response["uid"]);
     if is_strict && told != uid {
         return Err(format!("expected response.uid={uid:?}, got {told:?}"));
@@ -165,6 +165,10 @@ mod tests {
             ),
         ] {
             assert_eq!(converted(review(response), "v1", "u"), Err(want.to_owned()));
+        }
+        // What is no review at all.
+        for none in [json!([]), json!("x"), Value::Null] {
+            assert!(converted(none, "v1beta1", "u").is_err());
         }
     }
 }

@@ -4,7 +4,7 @@
 pub mod addresses;
 pub mod bootstrap;
 mod bootstrap_policy;
-mod conversion;
+pub mod conversion;
 pub mod definitions;
 pub mod endpoints;
 mod events;

@@ -134,7 +134,7 @@ fn version_of(value: &Value) -> &str {
 }
 
 /// Checks one converted object, and gives it back the metadata that no conversion may change.
-fn accept(new: &mut Value, old: &Value, api_version: &str) -> Result<(), String> {
+pub fn accept(new: &mut Value, old: &Value, api_version: &str) -> Result<(), String> {
     if version_of(new) != api_version {
         let have = version_of(new);
         return Err(format!(

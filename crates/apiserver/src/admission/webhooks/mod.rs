@@ -8,7 +8,7 @@ mod ask;
 mod hook;
 mod invocation;
 mod mutating;
-mod review;
+pub mod review;
 mod validating;
 
 pub use mutating::MutatingWebhooks;

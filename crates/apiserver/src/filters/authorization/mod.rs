@@ -6,6 +6,6 @@ pub mod conditions;
 pub mod config;
 #[cfg(test)]
 mod tests;
-mod webhook;
+pub mod webhook;
 
 pub use chain::Chain;

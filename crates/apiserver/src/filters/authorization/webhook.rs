@@ -42,9 +42,10 @@ struct Answer {
     status: Status,
 }
 
+/// What a webhook says of a request.
 #[derive(Clone, Debug, Deserialize, Default, PartialEq, Eq)]
 #[serde(default)]
-struct Status {
+pub struct Status {
     allowed: bool,
     denied: bool,
     reason: String,
@@ -185,7 +186,8 @@ impl WebhookAuthorizer {
     }
 }
 
-fn read(mut answer: Value) -> Result<Status, String> {
+/// What an answer says of the request.
+pub fn read(mut answer: Value) -> Result<Status, String> {
     if answer["kind"] != "SubjectAccessReview" {
         let kind = &answer["kind"];
         return Err(format!("the answer is no SubjectAccessReview but {kind}"));
