@@ -241,7 +241,7 @@ fn answers_of_extension_servers() {
     });
 }
 
-/// A line of bytes for each header, as a client may send it; what is no header is left out.
+/// A line of bytes for each header, as a client may send it; what cannot be a header is left out.
 fn headers(bytes: &[u8]) -> HeaderMap {
     let mut all = HeaderMap::new();
     for line in bytes.split(|b| *b == b'\n') {

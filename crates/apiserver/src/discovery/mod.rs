@@ -293,7 +293,7 @@ fn negotiated(head: &Parts, query: &Query, page: Option<Value>) -> Result<Respon
 /// The form of a document that the client takes.
 fn form(head: &Parts, edition: Edition) -> Result<Form, Status> {
     let accept = head.headers.get(ACCEPT);
-    // What is no text is a type that nobody has.
+    // What cannot be read is a type that nobody has.
     let accept = accept.map_or("", |v| v.to_str().unwrap_or("?"));
     Form::chosen(accept, edition).ok_or_else(|| {
         let protobuf = Form::Protobuf.media(edition);

@@ -166,7 +166,7 @@ mod tests {
         ] {
             assert_eq!(converted(review(response), "v1", "u"), Err(want.to_owned()));
         }
-        // What is no review at all.
+        // These are not reviews at all.
         for none in [json!([]), json!("x"), Value::Null] {
             assert!(converted(none, "v1beta1", "u").is_err());
         }

@@ -48,7 +48,7 @@ struct Clause<'a> {
 }
 
 impl<'a> Clause<'a> {
-    /// None of what is no type: it says nothing.
+    /// None where it does not name a type: it says nothing.
     fn read(text: &'a str) -> Option<Self> {
         let mut parts = text.split(';');
         let name = parts.next()?.trim();
@@ -61,7 +61,7 @@ impl<'a> Clause<'a> {
         Some(Self {
             kind,
             subtype,
-            // What is no number is the least, as upstream.
+            // What is not a number is the least, as upstream.
             weight: weight.map_or(1.0, |w| w.trim().parse().unwrap_or(0.0)),
         })
     }

@@ -188,7 +188,7 @@ fn other_parameter(value: &Value) -> u32 {
     }
 }
 
-/// What is said of a value that is no object, from 1 on.
+/// What is said of a value that is not an object, from 1 on.
 static VALUE: &[Field] = &[
     text(1, "type"),
     text(2, "format"),
