@@ -99,6 +99,16 @@ const FIGURES: &[(&str, usize, Upstream)] = &[
         case(24.0, 0.0, 0.0, 0.0),
     ),
     (
+        "scheduling, zones by node affinity: 10000 pods on 5000 nodes",
+        0,
+        case(220.0, 0.0, 0.0, 0.0),
+    ),
+    (
+        "scheduling, mixed: 10000 pods on 5000 nodes",
+        0,
+        case(140.0, 0.0, 0.0, 0.0),
+    ),
+    (
         "scheduling, preemption: 10000 pods on 5000 nodes",
         0,
         case(570.0, 0.0, 0.0, 0.0),

@@ -46,7 +46,7 @@ enum Group {
     Api,
     /// The embedded store beside an etcd, and the disk's own rate of synchronous writes.
     Store,
-    /// Pods per second that are given nodes through the API: of 500 and 5,000 nodes, pods of eight
+    /// Pods per second that are given nodes through the API: of 500 and 5,000 nodes, pods of ten
     /// kinds.
     Scheduler,
     /// The same decisions alone, without an API, each timed.

@@ -7,6 +7,8 @@ use crate::objects::{self, NAMESPACE};
 
 /// Zones that nodes are spread over.
 const ZONES: u64 = 10;
+const ZONE: &str = "topology.kubernetes.io/zone";
+const HOST: &str = "kubernetes.io/hostname";
 /// Pods that preemption takes end at once.
 const NO_GRACE: u32 = 0;
 /// CPU of a node, in cores.
@@ -22,6 +24,10 @@ pub enum Shape {
     Affinity,
     /// None on a node with another of its kind, in namespaces that a selector chooses.
     AntiAffinity,
+    /// Each in one of two zones of the ten.
+    NodeAffinity,
+    /// Plain ones, among others that want to be near some or away from them, or must.
+    Mixed,
     /// Each takes the place of a less important one.
     Preemption,
     /// Each with a volume that is there.
@@ -33,11 +39,13 @@ pub enum Shape {
 }
 
 impl Shape {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Plain,
         Self::Spread,
         Self::Affinity,
         Self::AntiAffinity,
+        Self::NodeAffinity,
+        Self::Mixed,
         Self::Preemption,
         Self::Volumes,
         Self::Gates,
@@ -50,6 +58,8 @@ impl Shape {
             Self::Spread => "spread over zones",
             Self::Affinity => "affinity",
             Self::AntiAffinity => "anti-affinity with namespace selector",
+            Self::NodeAffinity => "zones by node affinity",
+            Self::Mixed => "mixed",
             Self::Preemption => "preemption",
             Self::Volumes => "volumes",
             Self::Gates => "gates opened",
@@ -63,6 +73,7 @@ impl Shape {
             Self::AntiAffinity => pods.min(nodes),
             // Four large ones fill a node.
             Self::Preemption => pods.min(nodes * 4),
+            Self::NodeAffinity => pods.min(nodes / 5 * 100),
             // A node has room for 110.
             _ => pods.min(nodes * 100),
         }
@@ -77,7 +88,7 @@ pub fn node_name(i: u64) -> String {
 pub fn node(i: u64) -> Value {
     let mut node = objects::node(&node_name(i));
     let zone = format!("zone-{}", i % ZONES);
-    node["metadata"]["labels"]["topology.kubernetes.io/zone"] = zone.into();
+    node["metadata"]["labels"][ZONE] = zone.into();
     node
 }
 
@@ -106,10 +117,16 @@ pub fn pod(shape: Shape, i: u64) -> Value {
     let spec = &mut pod["spec"];
     let same = json!({ "matchLabels": { "app": "load" } });
     match shape {
-        Shape::Plain | Shape::Churn => {}
+        Shape::Plain | Shape::Churn | Shape::Mixed => {}
+        Shape::NodeAffinity => {
+            spec["affinity"] = json!({ "nodeAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": [{
+                    "matchExpressions": [{ "key": ZONE, "operator": "In",
+                        "values": ["zone-0", "zone-1"] }] }] } } });
+        }
         Shape::Spread => {
             spec["topologySpreadConstraints"] = json!([{ "maxSkew": 5,
-                "topologyKey": "topology.kubernetes.io/zone",
+                "topologyKey": ZONE,
                 "whenUnsatisfiable": "DoNotSchedule", "labelSelector": same }]);
         }
         Shape::Affinity => {
@@ -118,13 +135,13 @@ pub fn pod(shape: Shape, i: u64) -> Value {
             pod["metadata"]["labels"]["kind"] = kind.as_str().into();
             pod["spec"]["affinity"] = json!({ "podAffinity": {
                 "requiredDuringSchedulingIgnoredDuringExecution": [{
-                    "topologyKey": "topology.kubernetes.io/zone",
+                    "topologyKey": ZONE,
                     "labelSelector": { "matchLabels": { "kind": kind } } }] } });
         }
         Shape::AntiAffinity => {
             spec["affinity"] = json!({ "podAntiAffinity": {
                 "requiredDuringSchedulingIgnoredDuringExecution": [{
-                    "topologyKey": "kubernetes.io/hostname", "labelSelector": same,
+                    "topologyKey": HOST, "labelSelector": same,
                     "namespaceSelector": { "matchLabels": { "team": "load" } } }] } });
         }
         Shape::Preemption => {
@@ -157,9 +174,37 @@ pub fn settled(shape: Shape, i: u64, nodes: u64) -> Option<Value> {
             pod["spec"]["containers"][0]["resources"]["requests"]["cpu"] = large();
         }
         Shape::Churn => {}
+        Shape::Mixed => {
+            // Of each kind there is at most one on a node.
+            pod["spec"]["nodeName"] = node_name(i / KINDS % nodes).into();
+            mixed(&mut pod, i % KINDS);
+        }
         _ => return None,
     }
     Some(pod)
+}
+
+/// Kinds of pods that are there before mixed ones.
+const KINDS: u64 = 5;
+
+/// What a pod of a kind asks of others of its kind: nothing, to be in a zone with them, not to be on a
+/// node with them, and the wish to be so or not.
+fn mixed(pod: &mut Value, kind: u64) {
+    let name = format!("kind-{kind}");
+    pod["metadata"]["labels"]["kind"] = name.as_str().into();
+    let term = |key: &str| json!({ "topologyKey": key, "labelSelector": { "matchLabels": { "kind": name } } });
+    let must = |key| json!({ "requiredDuringSchedulingIgnoredDuringExecution": [term(key)] });
+    let wish = || {
+        json!({ "preferredDuringSchedulingIgnoredDuringExecution":
+            [{ "weight": 1, "podAffinityTerm": term(HOST) }] })
+    };
+    pod["spec"]["affinity"] = match kind {
+        1 => json!({ "podAffinity": must(ZONE) }),
+        2 => json!({ "podAntiAffinity": must(HOST) }),
+        3 => json!({ "podAffinity": wish() }),
+        4 => json!({ "podAntiAffinity": wish() }),
+        _ => return,
+    };
 }
 
 /// How many pods have their nodes before.
@@ -167,6 +212,8 @@ pub fn settled_pods(shape: Shape, nodes: u64, pods: u64) -> u64 {
     match shape {
         Shape::Preemption => nodes * 4,
         Shape::Churn => pods,
+        // One of each kind on two of five nodes.
+        Shape::Mixed => nodes * 2,
         _ => 0,
     }
 }

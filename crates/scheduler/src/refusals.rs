@@ -408,7 +408,7 @@ mod tests {
             let highest = first.priority;
             let sum: i64 = victims
                 .iter()
-                .map(|v| i64::from(v.priority) + (1 << 32))
+                .map(|v| i64::from(v.priority) + (1_i64 << 32))
                 .sum();
             let top = victims.iter().filter(|v| v.priority == highest);
             let since = Reverse(top.map(|v| v.started_seconds).min());
