@@ -260,3 +260,41 @@ impl Node {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::plugins::testing::{Cluster, node};
+
+    #[test]
+    fn without_its_lesser_pods_a_node_is_as_if_they_had_never_come() {
+        let mut c = Cluster::new([node("a", "4", "8Gi"), node("b", "4", "8Gi")]);
+        let pod = |priority: i32| {
+            json!({"spec": {"priority": priority, "containers": [{"name": "c",
+                "ports": [{"containerPort": 80, "hostPort": 8000 + priority}],
+                "resources": {"requests": {"cpu": "500m", "memory": "1Gi"}}}]}})
+        };
+        for priority in [1, 7, 1, 5] {
+            c.place("a", pod(priority));
+        }
+        for priority in [7, 5] {
+            c.place("b", pod(priority));
+        }
+        let [a, b] = c.snapshot.slots() else {
+            panic!("two nodes")
+        };
+        assert!(a.has_lower(2) && !a.has_lower(1));
+        let (left, gone) = a.without_lower(5);
+        assert_eq!(gone.len(), 2);
+        assert_eq!((left.pods.len(), left.ports.len()), (2, 2));
+        assert_eq!(left.requested, b.requested);
+        assert_eq!(left.weight, b.weight);
+        assert!(!left.has_lower(5) && left.has_lower(6));
+        let uids: Vec<_> = a.pods.iter().map(|p| p.uid.clone()).collect();
+        for uid in uids {
+            c.snapshot.remove_pod(&uid);
+        }
+        assert!(c.snapshot.slots().iter().any(|n| !n.has_lower(i32::MAX)));
+    }
+}

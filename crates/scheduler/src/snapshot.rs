@@ -428,3 +428,30 @@ impl Snapshot {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_not_looked_for_long_may_not_know_a_node_any_more() {
+        let mut changes = Changes::default();
+        let first = changes.mark();
+        assert_eq!(changes.since(first), Some(&[][..]));
+        changes.of_node(3);
+        let second = changes.mark();
+        changes.of_node(5);
+        assert_eq!(changes.since(first), Some(&[3, 5][..]));
+        assert_eq!(changes.since(second), Some(&[5][..]));
+        for _ in 0..2 * CHANGES {
+            changes.of_node(7);
+        }
+        assert_eq!(changes.since(first), None);
+        let late = changes.mark() - CHANGES;
+        assert_eq!(changes.since(late).map(<[usize]>::len), Some(CHANGES));
+        let third = changes.mark();
+        changes.of_all();
+        assert_eq!(changes.since(third), None);
+        assert_eq!(changes.since(changes.mark()), Some(&[][..]));
+    }
+}
