@@ -139,9 +139,9 @@ mod tests {
     use super::*;
     use crate::batch::{self, Batches};
     use crate::decide::{decide, filter_for, mix};
+    use crate::decision_timings::Timings;
     use crate::plugins::testing::{Cluster, node};
     use crate::preempt::{Candidates, Preemption, best, candidates};
-    use crate::timings::Timings;
 
     /// Priority and halves of a core of pods that ask for a node.
     const KINDS: [(i32, usize); 3] = [(5, 2), (5, 3), (9, 2)];
