@@ -11,13 +11,13 @@ use std::time::Duration;
 use apiserver::filters::authn::ClientCertificates;
 use apiserver::filters::authz::Masters;
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Empty, StreamBody, combinators::BoxBody};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Empty, Full, StreamBody, combinators::BoxBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use wire::pki::{Ca, Pair, Subject};
@@ -82,9 +82,18 @@ impl Running {
     }
 
     async fn dial(&self, pair: Option<&Pair>, protocols: &[&str]) -> std::io::Result<TlsStream> {
+        let socket = TcpStream::connect(&self.address).await?;
+        self.over(socket, pair, protocols).await
+    }
+
+    async fn over(
+        &self,
+        socket: TcpStream,
+        pair: Option<&Pair>,
+        protocols: &[&str],
+    ) -> std::io::Result<TlsStream> {
         let tls = wire::tls::client_config(&self.ca.pair.cert_pem, pair, protocols);
         let connector = tokio_rustls::TlsConnector::from(Arc::new(tls.expect("tls")));
-        let socket = TcpStream::connect(&self.address).await?;
         let name = ServerName::try_from("127.0.0.1").expect("name");
         connector.connect(name, socket).await
     }
@@ -344,4 +353,83 @@ async fn an_early_answer_leaves_http1_usable() {
     let mut rest = String::new();
     io.read_to_string(&mut rest).await.expect("rest");
     assert!(rest.contains("HTTP/1.1 200"), "{rest}");
+}
+
+/// So large that the server keeps no more than its 128 events, whatever they weigh.
+const LARGE: usize = 256 * 1024;
+
+/// So many that a reader is behind who has none of them but what the kernel holds for it on the server's side.
+fn more_than_is_kept() -> usize {
+    let limits = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_wmem").expect("limits");
+    let most = limits.split_whitespace().last().expect("three of them");
+    128 + most.parse::<usize>().expect("a number") / LARGE + 16
+}
+
+/// It is told so when it reads again; who reads has everything meanwhile.
+#[tokio::test]
+async fn a_watch_that_nobody_reads_is_left_behind_alone() {
+    let server = start(Limits::MOST).await;
+    let admin = server.pair("admin", &["system:masters"]);
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let watch = format!("{maps}?watch=1&fieldSelector=metadata.name%3Dlarge");
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(64 * 1024).expect("a buffer");
+    let address = server.address.parse().expect("an address");
+    let socket = socket.connect(address).await.expect("connected");
+    let silent = server.over(socket, Some(&admin), &["http/1.1"]).await;
+    let mut silent = silent.expect("handshake");
+    let asked = format!("GET {watch} HTTP/1.1\r\nHost: x\r\n\r\n");
+    silent.write_all(asked.as_bytes()).await.expect("asked");
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(silent.read_u8().await.expect("a head"));
+    }
+    assert!(head.starts_with(b"HTTP/1.1 200"));
+
+    let mut reader = server.http2(Some(&admin)).await;
+    let mut stream = reader
+        .sender
+        .send_request(get(&watch))
+        .await
+        .expect("watch");
+    let mut writer = server.http2(Some(&admin)).await;
+    let large = "x".repeat(LARGE);
+    for nth in 0..more_than_is_kept() {
+        let (method, path) = match nth {
+            0 => (Method::POST, maps.to_owned()),
+            _ => (Method::PUT, format!("{maps}/large")),
+        };
+        let body = format!(
+            "{{\"apiVersion\":\"v1\",\"kind\":\"ConfigMap\",\"metadata\":{{\"name\":\"large\"}},\
+             \"data\":{{\"nth\":\"{nth}\",\"text\":\"{large}\"}}}}"
+        );
+        let mut write = request(method, &path, Full::new(Bytes::from(body)).boxed());
+        let json = HeaderValue::from_static("application/json");
+        write.headers_mut().insert("content-type", json);
+        let answer = writer.sender.send_request(write).await.expect("answer");
+        let (code, said) = text(answer).await;
+        assert!(code.is_success(), "{code}: {said}");
+        let mut event = Vec::new();
+        while !event.ends_with(b"\n") {
+            let frame = stream.frame().await.expect("it goes on").expect("a frame");
+            event.extend_from_slice(&frame.into_data().expect("data"));
+        }
+        let event = String::from_utf8_lossy(&event);
+        assert!(event.contains(&format!("\"nth\":\"{nth}\"")), "{nth}");
+    }
+
+    let mut seen = Vec::new();
+    let mut part = vec![0; 64 * 1024];
+    while !seen.ends_with(b"\r\n0\r\n\r\n") {
+        let count = silent.read(&mut part).await.expect("the rest");
+        assert!(count > 0, "it was cut off");
+        seen.extend_from_slice(&part[..count]);
+    }
+    let seen = String::from_utf8_lossy(&seen);
+    assert!(seen.contains("\"type\":\"ERROR\""), "nothing is said");
+    assert!(
+        seen.contains("too old resource version"),
+        "something else is said"
+    );
+    assert!(seen.matches("\"nth\":").count() < more_than_is_kept());
 }

@@ -217,6 +217,37 @@ fn names_are_accepted_once() {
     assert_eq!(status["conditions"][1]["status"], "False");
 }
 
+/// Such a schema is refused today; a store may have one from when it was not.
+#[test]
+fn what_keeps_a_schema_from_being_structural_is_said_until_it_is_mended() {
+    let mended = established();
+    let mut crd = mended.clone();
+    crd["spec"]["preserveUnknownFields"] = true.into();
+    let schema = &mut crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+    let part = schema["properties"]["status"].as_object_mut();
+    part.expect("a schema").remove("type");
+    let taken = AcceptedNames::of("sea.example.com", "ships.sea.example.com", []);
+    let found = |status: &Value| {
+        let all = status["conditions"].as_array().expect("conditions");
+        let found = all.iter().find(|c| c["type"] == "NonStructuralSchema");
+        found.cloned()
+    };
+    let status = decide(&crd, &taken, "later").expect("a new status");
+    let said = found(&status).expect("a condition");
+    assert_eq!(said["status"], "True");
+    assert_eq!(said["reason"], "Violations");
+    assert_eq!(
+        said["message"],
+        "[spec.preserveUnknownFields: Invalid value: true: must be false, \
+         spec.versions[0].schema.openAPIV3Schema.properties[status].type: Required value: \
+         must not be empty for specified object fields]"
+    );
+    let mut crd = mended;
+    crd["status"] = status;
+    let status = decide(&crd, &taken, "later still").expect("a new status");
+    assert_eq!(found(&status), None);
+}
+
 #[test]
 fn a_definition_becomes_a_row() {
     assert!(made(&ships()).is_none(), "not established yet");
