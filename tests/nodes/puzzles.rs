@@ -109,6 +109,29 @@ fn deployment(name: &str, image: &str, more: Value) -> Value {
         "spec": spec })
 }
 
+/// One whose pods fit nowhere.
+fn stateful_set(name: &str) -> Value {
+    let pod = asks(name, json!({ "memory": "9Gi" }));
+    let labels = json!({ "set": name });
+    json!({ "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": { "name": name },
+        "spec": { "replicas": 2, "serviceName": name, "selector": { "matchLabels": labels },
+            "template": { "metadata": { "labels": labels }, "spec": pod["spec"] } } })
+}
+
+fn suspended_job(name: &str) -> Value {
+    let mut pod = pod(name, STAY);
+    pod["spec"]["restartPolicy"] = "Never".into();
+    json!({ "apiVersion": "batch/v1", "kind": "Job", "metadata": { "name": name },
+        "spec": { "suspend": true, "template": { "spec": pod["spec"] } } })
+}
+
+fn autoscaler(name: &str, of: &str) -> Value {
+    json!({ "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler",
+        "metadata": { "name": name },
+        "spec": { "maxReplicas": 2, "scaleTargetRef": {
+            "apiVersion": "apps/v1", "kind": "Deployment", "name": of } } })
+}
+
 fn about_nodes() -> Vec<Puzzle> {
     let apart = json!({ "affinity": { "podAntiAffinity": {
         "requiredDuringSchedulingIgnoredDuringExecution": [{
@@ -282,6 +305,24 @@ fn about_workloads() -> Vec<Puzzle> {
             "service/misnamed",
             "its target port \"http\" is the name of no port of its pods",
         ),
+        puzzle(
+            "a StatefulSet is held by its first pod",
+            vec![stateful_set("tall")],
+            "statefulset/tall",
+            "0 of 2 pods are ready; pod",
+        ),
+        puzzle(
+            "a Job that is suspended",
+            vec![suspended_job("later")],
+            "job/later",
+            "it is suspended",
+        ),
+        puzzle(
+            "an autoscaler of what is not there",
+            vec![autoscaler("of-nothing", "nothing")],
+            "hpa/of-nothing",
+            "it cannot scale Deployment nothing: FailedGetScale",
+        ),
     ]
 }
 
@@ -331,6 +372,7 @@ fn solved(cx: &Context) -> Result<()> {
 }
 
 fn cleared(cx: &Context) -> Result<()> {
+    cx.kubectl("delete statefulset,job,hpa --all --wait=false")?;
     cx.kubectl("delete pod --all --now --wait=false")?;
     let ns = &cx.ns;
     let of = |kind: &str, names: &[&str]| {
@@ -418,8 +460,10 @@ fn suppositions_are_tried(cx: &Context) -> Result<()> {
 pub fn why_says_what_is_wrong_with_a_question(cx: &Context) -> Result<()> {
     for (words, told) in [
         (&["web"][..], "cannot be asked about: ask pod/NAME"),
-        (&["node/node-1"], "cannot be asked about: ask pod/NAME"),
+        (&["secret/a"], "cannot be asked about: ask pod/NAME"),
         (&["pod/none"], "not found"),
+        (&["node/none"], "node none not found"),
+        (&["sts/none"], "statefulset"),
         (&["deployment/none"], "not found"),
         (&["--if", "node/none+memory=1Gi"], "node none not found"),
         (

@@ -25,7 +25,7 @@ const LOOK_AGAIN_MILLIS: u64 = 5_000;
 /// The kinds of volumes that CSI drivers took over: how a volume is one, the name that its plugin had,
 /// and its driver.
 type TakenOver = (fn(&Spec) -> bool, &'static str, &'static str);
-const TAKEN_OVER: [TakenOver; 7] = [
+static TAKEN_OVER: [TakenOver; 7] = [
     (
         |s| s.aws_elastic_block_store.is_some(),
         "kubernetes.io/aws-ebs",

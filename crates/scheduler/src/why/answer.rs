@@ -2,10 +2,14 @@
 
 use std::str::FromStr;
 
+use kube::ResourceExt;
+
 use super::change::{self, Change};
 use super::report::{Answer, Profiles, WhyError};
 use super::state::{self, State};
-use super::{claim, deployment, namespace, pod, service};
+use super::{
+    autoscaler, claim, daemon_set, deployment, job, namespace, node, pod, service, stateful_set,
+};
 
 /// What is asked about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,9 +22,127 @@ pub struct Question {
 pub enum QuestionKind {
     Pod,
     Deployment,
+    StatefulSet,
+    DaemonSet,
+    Job,
+    Autoscaler,
     Claim,
     Namespace,
     Service,
+    Node,
+}
+
+/// Answers about the object of a namespace and a name; none where it is not there.
+type Explain = fn(&State, &str, &str, Profiles<'_>) -> Result<Option<Answer>, WhyError>;
+
+/// A kind that can be asked about.
+struct AskedKind {
+    kind: QuestionKind,
+    /// How it is called; answers call it by the first.
+    names: &'static [&'static str],
+    /// Whether its objects lie in namespaces.
+    is_namespaced: bool,
+    explain: Explain,
+}
+
+static KINDS: [AskedKind; 10] = [
+    AskedKind {
+        kind: QuestionKind::Pod,
+        names: &["pod", "pods", "po"],
+        is_namespaced: true,
+        explain: |state, namespace, name, profiles| {
+            let found = find(&state.pods, namespace, name);
+            found.map(|o| pod::explain(state, o, profiles)).transpose()
+        },
+    },
+    AskedKind {
+        kind: QuestionKind::Deployment,
+        names: &["deployment", "deployments", "deploy"],
+        is_namespaced: true,
+        explain: |state, namespace, name, profiles| {
+            let found = find(&state.deployments, namespace, name);
+            found
+                .map(|o| deployment::explain(state, o, profiles))
+                .transpose()
+        },
+    },
+    AskedKind {
+        kind: QuestionKind::StatefulSet,
+        names: &["statefulset", "statefulsets", "sts"],
+        is_namespaced: true,
+        explain: |state, namespace, name, profiles| {
+            let found = find(&state.stateful_sets, namespace, name);
+            found
+                .map(|o| stateful_set::explain(state, o, profiles))
+                .transpose()
+        },
+    },
+    AskedKind {
+        kind: QuestionKind::DaemonSet,
+        names: &["daemonset", "daemonsets", "ds"],
+        is_namespaced: true,
+        explain: |state, namespace, name, profiles| {
+            let found = find(&state.daemon_sets, namespace, name);
+            found
+                .map(|o| daemon_set::explain(state, o, profiles))
+                .transpose()
+        },
+    },
+    AskedKind {
+        kind: QuestionKind::Job,
+        names: &["job", "jobs"],
+        is_namespaced: true,
+        explain: |state, namespace, name, profiles| {
+            let found = find(&state.jobs, namespace, name);
+            found.map(|o| job::explain(state, o, profiles)).transpose()
+        },
+    },
+    AskedKind {
+        kind: QuestionKind::Autoscaler,
+        names: &["horizontalpodautoscaler", "horizontalpodautoscalers", "hpa"],
+        is_namespaced: true,
+        explain: |state, namespace, name, _| {
+            let found = find(&state.autoscalers, namespace, name);
+            Ok(found.map(autoscaler::explain))
+        },
+    },
+    AskedKind {
+        kind: QuestionKind::Claim,
+        names: &["persistentvolumeclaim", "persistentvolumeclaims", "pvc"],
+        is_namespaced: true,
+        explain: |state, namespace, name, _| {
+            let found = find(&state.claims, namespace, name);
+            Ok(found.map(|o| claim::explain(state, o)))
+        },
+    },
+    AskedKind {
+        kind: QuestionKind::Namespace,
+        names: &["namespace", "namespaces", "ns"],
+        is_namespaced: false,
+        explain: |state, _, name, _| {
+            let found = find(&state.namespaces, "", name);
+            Ok(found.map(|o| namespace::explain(state, o)))
+        },
+    },
+    AskedKind {
+        kind: QuestionKind::Service,
+        names: &["service", "services", "svc"],
+        is_namespaced: true,
+        explain: |state, namespace, name, _| {
+            let found = find(&state.services, namespace, name);
+            Ok(found.map(|o| service::explain(state, o)))
+        },
+    },
+    AskedKind {
+        kind: QuestionKind::Node,
+        names: &["node", "nodes", "no"],
+        is_namespaced: false,
+        explain: |state, _, name, _| Ok(find(&state.nodes, "", name).map(node::explain)),
+    },
+];
+
+fn find<'a, K: ResourceExt>(all: &'a [K], namespace: &str, name: &str) -> Option<&'a K> {
+    all.iter().find(|o| state::is(*o, namespace, name))
 }
 
 impl FromStr for Question {
@@ -29,14 +151,8 @@ impl FromStr for Question {
     fn from_str(text: &str) -> Result<Self, WhyError> {
         let wrong = || WhyError::Question(text.to_owned());
         let (kind, name) = text.split_once('/').ok_or_else(wrong)?;
-        let kind = match kind {
-            "pod" | "pods" | "po" => QuestionKind::Pod,
-            "deployment" | "deployments" | "deploy" => QuestionKind::Deployment,
-            "persistentvolumeclaim" | "persistentvolumeclaims" | "pvc" => QuestionKind::Claim,
-            "namespace" | "namespaces" | "ns" => QuestionKind::Namespace,
-            "service" | "services" | "svc" => QuestionKind::Service,
-            _ => return Err(wrong()),
-        };
+        let asked = KINDS.iter().find(|k| k.names.contains(&kind));
+        let kind = asked.ok_or_else(wrong)?.kind;
         if name.is_empty() || name.contains('/') {
             return Err(wrong());
         }
@@ -83,45 +199,17 @@ fn ask(
     profiles: Profiles<'_>,
 ) -> Result<Answer, WhyError> {
     let name = &question.name;
-    let found = match question.kind {
-        QuestionKind::Pod => {
-            let pod = state.pods.iter().find(|p| state::is(*p, namespace, name));
-            pod.map(|pod| pod::explain(state, pod, profiles))
-                .transpose()?
-        }
-        QuestionKind::Deployment => {
-            let all = state.deployments.iter();
-            let found = all.clone().find(|d| state::is(*d, namespace, name));
-            found
-                .map(|d| deployment::explain(state, d, profiles))
-                .transpose()?
-        }
-        QuestionKind::Claim => {
-            let claim = state.claims.iter().find(|c| state::is(*c, namespace, name));
-            claim.map(|claim| claim::explain(state, claim))
-        }
-        QuestionKind::Namespace => {
-            let found = state.namespaces.iter().find(|n| state::is(*n, "", name));
-            found.map(|n| namespace::explain(state, n))
-        }
-        QuestionKind::Service => {
-            let found = state
-                .services
-                .iter()
-                .find(|s| state::is(*s, namespace, name));
-            found.map(|s| service::explain(state, s))
-        }
+    let Some(asked) = KINDS.iter().find(|k| k.kind == question.kind) else {
+        return Err(WhyError::NotFound(name.clone()));
     };
-    let kind = match question.kind {
-        QuestionKind::Pod => "pod",
-        QuestionKind::Deployment => "deployment",
-        QuestionKind::Claim => "persistentvolumeclaim",
-        QuestionKind::Namespace => {
-            return found.ok_or_else(|| WhyError::NotFound(format!("namespace {name}")));
-        }
-        QuestionKind::Service => "service",
-    };
-    found.ok_or_else(|| WhyError::NotFound(format!("{kind} {namespace}/{name}")))
+    let found = (asked.explain)(state, namespace, name, profiles)?;
+    found.ok_or_else(|| {
+        let kind = asked.names.first().copied().unwrap_or_default();
+        WhyError::NotFound(match asked.is_namespaced {
+            true => format!("{kind} {namespace}/{name}"),
+            false => format!("{kind} {name}"),
+        })
+    })
 }
 
 #[cfg(test)]
@@ -130,7 +218,7 @@ mod tests {
 
     #[test]
     fn bad_questions_say_what_can_be_asked() {
-        for bad in ["web", "pod/", "node/a", "pod/a/b", ""] {
+        for bad in ["web", "pod/", "secret/a", "pod/a/b", ""] {
             let error = bad.parse::<Question>().expect_err(bad);
             assert!(error.to_string().contains("ask pod/NAME"), "{error}");
         }
@@ -146,5 +234,23 @@ mod tests {
         }
         let good = "deploy/web".parse::<Question>().map(|q| q.kind);
         assert_eq!(good, Ok(QuestionKind::Deployment));
+    }
+
+    #[test]
+    fn each_kind_has_names_of_its_own_and_is_offered() {
+        let offered = WhyError::Question(String::new()).to_string();
+        let mut names: Vec<&str> = Vec::new();
+        for asked in &KINDS {
+            let one = asked
+                .names
+                .iter()
+                .any(|n| offered.contains(&format!("{n}/NAME")));
+            assert!(one, "{:?} is not in: {offered}", asked.kind);
+            names.extend_from_slice(asked.names);
+        }
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
     }
 }

@@ -43,10 +43,8 @@ pub fn explain(state: &State, of: &Deployment, profiles: Profiles<'_>) -> Result
     let namespace = of.namespace().unwrap_or_default();
     let about = format!("deployment {namespace}/{}", of.name_any());
     let wanted = of.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
-    if of.metadata.deletion_timestamp.is_some() {
-        let finalizers = of.finalizers().join(", ");
-        let cause = format!("it is being deleted; held by: {finalizers}");
-        return Ok(Answer::of(about, cause));
+    if let Some(held) = state::held(of) {
+        return Ok(Answer::of(about, held));
     }
     let newest = newest_set(state, of);
     let uid = newest.and_then(ResourceExt::uid);
@@ -73,21 +71,12 @@ pub fn explain(state: &State, of: &Deployment, profiles: Profiles<'_>) -> Result
         let cause = format!("its pods cannot be created: {message}");
         return Ok(Answer::of(about, cause));
     }
-    let Some(stuck) = stuck(&current) else {
+    let Some(stuck) = pod::stuck(&current) else {
         let cause = format!("{ready} of {wanted} pods are ready; nothing stands in the way");
         return Ok(Answer::of(about, cause));
     };
-    let why = pod::explain(state, stuck, profiles)?;
-    let mut answer = Answer::of(
-        about,
-        format!(
-            "{ready} of {wanted} pods are ready; {}: {}",
-            why.about, why.cause
-        ),
-    );
-    answer.change = why.change;
-    answer.nodes = why.nodes;
-    answer.notes = why.notes;
+    let said = format!("{ready} of {wanted} pods are ready");
+    let mut answer = Answer::of_part(about, &said, pod::explain(state, stuck, profiles)?);
     let conditions = of.status.iter().flat_map(|s| s.conditions.iter().flatten());
     let late = "ProgressDeadlineExceeded";
     if conditions
@@ -97,20 +86,4 @@ pub fn explain(state: &State, of: &Deployment, profiles: Profiles<'_>) -> Result
         answer = answer.note("its progress deadline is over");
     }
     Ok(answer)
-}
-
-/// The pod that says most about what is wrong: one without a node, one whose containers do not
-/// run, one that is not ready.
-fn stuck<'a>(pods: &[&'a Pod]) -> Option<&'a Pod> {
-    let without = |p: &&Pod| {
-        p.spec
-            .as_ref()
-            .and_then(|s| s.node_name.as_deref())
-            .is_none()
-    };
-    let mut each = pods.iter().copied();
-    each.clone()
-        .find(without)
-        .or_else(|| each.clone().find(|p| pod::not_running(p).is_some()))
-        .or_else(|| each.find(|p| !is_pod_ready(p)))
 }

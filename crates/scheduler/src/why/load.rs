@@ -78,27 +78,40 @@ impl State {
         question: Option<&Question>,
         changes: &[Change],
     ) -> Result<Self, kube::Error> {
-        let Some(question) = question.filter(|_| changes.is_empty()) else {
-            return Self::whole(client).await;
-        };
-        match question.kind {
-            QuestionKind::Pod | QuestionKind::Deployment => Self::whole(client).await,
-            QuestionKind::Claim => Ok(Self {
+        let kind = question.map(|q| q.kind);
+        let mut state = match (question, kind.filter(|_| changes.is_empty())) {
+            (_, Some(QuestionKind::Claim)) => Self {
                 pods: within(client, namespace).await?,
                 claims: within(client, namespace).await?,
                 volumes: all(client).await?,
                 classes: all(client).await?,
                 drivers: all(client).await?,
                 ..Self::default()
-            }),
-            QuestionKind::Namespace => Self::of_namespace(client, &question.name).await,
-            QuestionKind::Service => Ok(Self {
+            },
+            (Some(question), Some(QuestionKind::Namespace)) => {
+                Self::of_namespace(client, &question.name).await?
+            }
+            (_, Some(QuestionKind::Service)) => Self {
                 pods: within(client, namespace).await?,
                 services: within(client, namespace).await?,
                 slices: within(client, namespace).await?,
                 ..Self::default()
-            }),
+            },
+            (_, Some(QuestionKind::Node)) => Self {
+                nodes: all(client).await?,
+                ..Self::default()
+            },
+            (_, Some(QuestionKind::Autoscaler)) => Self::default(),
+            _ => Self::whole(client).await?,
+        };
+        // No decision about pods depends on these.
+        match kind {
+            Some(QuestionKind::DaemonSet) => state.daemon_sets = within(client, namespace).await?,
+            Some(QuestionKind::Job) => state.jobs = within(client, namespace).await?,
+            Some(QuestionKind::Autoscaler) => state.autoscalers = within(client, namespace).await?,
+            _ => {}
         }
+        Ok(state)
     }
 
     async fn whole(client: &Client) -> Result<Self, kube::Error> {
@@ -125,7 +138,7 @@ impl State {
             device_claims: all(client).await?,
             device_classes: all(client).await?,
             device_slices: all(client).await?,
-            held: Vec::new(),
+            ..Self::default()
         })
     }
 

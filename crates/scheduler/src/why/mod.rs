@@ -3,15 +3,20 @@
 //! where a change is supposed, about a copy of the state.
 
 mod answer;
+mod autoscaler;
 mod change;
 mod claim;
+mod daemon_set;
 mod deployment;
+mod job;
 mod load;
 mod namespace;
+mod node;
 mod pod;
 mod report;
 mod service;
 mod state;
+mod stateful_set;
 
 pub use answer::{Question, QuestionKind, answer};
 pub use change::Change;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use control::ready::is_pod_ready;
 use k8s_openapi::api::core::v1 as k8s;
 use kube::ResourceExt;
 
@@ -71,6 +72,33 @@ pub fn not_running(pod: &k8s::Pod) -> Option<String> {
     let mut failed = conditions.filter(|c| c.type_ == "Ready" && c.status == "False");
     let message = failed.find_map(|c| c.message.clone().or_else(|| c.reason.clone()));
     message.filter(|_| status.phase.as_deref() != Some("Running"))
+}
+
+/// The pod that says most about what is wrong: one without a node, one whose containers do not
+/// run, one that is not ready.
+pub fn stuck<'a>(pods: &[&'a k8s::Pod]) -> Option<&'a k8s::Pod> {
+    let without = |p: &&k8s::Pod| {
+        p.spec
+            .as_ref()
+            .and_then(|s| s.node_name.as_deref())
+            .is_none()
+    };
+    let mut each = pods.iter().copied();
+    each.clone()
+        .find(without)
+        .or_else(|| each.clone().find(|p| not_running(p).is_some()))
+        .or_else(|| each.find(|p| !is_pod_ready(p)))
+}
+
+/// What the nodes say of a pod, the best first.
+pub fn node_answers(
+    state: &State,
+    pod: &k8s::Pod,
+    profiles: Profiles<'_>,
+) -> Result<Vec<NodeAnswer>, WhyError> {
+    let core = state.core_of(profiles)?;
+    let seen = PodWithProfile::of(&core, pod);
+    Ok(seen.map(|seen| seen.nodes(&core)).unwrap_or_default())
 }
 
 fn on_its_node(
@@ -250,13 +278,25 @@ fn without_node(
     if snapshot.is_empty() {
         return Ok(Answer::of(about, "the cluster has no nodes").change("add a node"));
     }
-    if let Err((plugin, reason)) = seen.profile.prepare(&seen.pod, snapshot) {
-        let texts: Vec<&str> = reason.texts().collect();
-        let plugin = seen.profile.name_of(plugin);
-        let answer = Answer::of(about, format!("{plugin}: {}", texts.join(", ")));
-        return Ok(about_claims(state, &seen.pod, answer));
+    let only = match seen.profile.prepare(&seen.pod, snapshot) {
+        Ok(checks) => checks.iter().find_map(|p| p.check.only()),
+        Err((plugin, reason)) => {
+            let texts: Vec<&str> = reason.texts().collect();
+            let plugin = seen.profile.name_of(plugin);
+            let answer = Answer::of(about, format!("{plugin}: {}", texts.join(", ")));
+            return Ok(about_claims(state, &seen.pod, answer));
+        }
+    };
+    let mut nodes = seen.nodes(&core);
+    // Of a pod that is for one node, as a DaemonSet's, what others have against it says nothing.
+    if let Some(only) = only {
+        nodes.retain(|n| only.iter().any(|name| **name == *n.node));
+        if nodes.is_empty() {
+            let names: Vec<&str> = only.iter().map(|name| &**name).collect();
+            let cause = format!("it is for {} alone, which is not there", names.join(", "));
+            return Ok(Answer::of(about, cause));
+        }
     }
-    let nodes = seen.nodes(&core);
     let all = nodes.len();
     let fit: Vec<&str> = nodes
         .iter()
@@ -295,7 +335,7 @@ fn lacking(pod: &Pod, snapshot: &Snapshot) -> Option<i64> {
 }
 
 /// Which plugins object, those with the most nodes first.
-fn no_node_fits(nodes: &[NodeAnswer]) -> String {
+pub fn no_node_fits(nodes: &[NodeAnswer]) -> String {
     let mut by_plugin: BTreeMap<&str, (usize, BTreeMap<&str, usize>)> = BTreeMap::new();
     for refusal in nodes.iter().flat_map(|n| &n.refusals) {
         let (count, reasons) = by_plugin.entry(&refusal.plugin).or_default();
@@ -317,7 +357,7 @@ fn no_node_fits(nodes: &[NodeAnswer]) -> String {
     format!("no node fits: {}", texts.collect::<Vec<_>>().join("; "))
 }
 
-fn change_of(node: &NodeAnswer) -> String {
+pub fn change_of(node: &NodeAnswer) -> String {
     let changes = node.refusals.iter().map(|r| {
         let reasons = || format!("{}: {}", r.plugin, r.reasons.join(", "));
         r.change.clone().unwrap_or_else(reasons)

@@ -12,8 +12,8 @@ pub type Profiles<'a> = &'a dyn Fn() -> Result<Vec<Profile>, String>;
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WhyError {
     #[error(
-        "{0:?} cannot be asked about: ask pod/NAME, deployment/NAME, pvc/NAME, namespace/NAME or \
-         service/NAME"
+        "{0:?} cannot be asked about: ask pod/NAME, deployment/NAME, statefulset/NAME, \
+         daemonset/NAME, job/NAME, hpa/NAME, pvc/NAME, namespace/NAME, service/NAME or node/NAME"
     )]
     Question(String),
     #[error(
@@ -69,6 +69,15 @@ impl Answer {
             about: about.into(),
             cause: cause.into(),
             ..Self::default()
+        }
+    }
+    /// Of something whose trouble is that of a part of it, as a pod: what is said of the whole, and
+    /// the answer about the part.
+    pub fn of_part(about: impl Into<String>, said: &str, part: Self) -> Self {
+        Self {
+            about: about.into(),
+            cause: format!("{said}; {}: {}", part.about, part.cause),
+            ..part
         }
     }
     #[must_use]

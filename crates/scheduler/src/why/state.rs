@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1 as apps;
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -10,7 +12,7 @@ use k8s_openapi::api::resource::v1 as devices;
 use k8s_openapi::api::scheduling::v1alpha2::PodGroup;
 use k8s_openapi::api::storage::v1 as storage;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use kube::ResourceExt;
+use kube::{Resource, ResourceExt};
 use serde_json::Value;
 
 use super::report::{Profiles, WhyError};
@@ -33,6 +35,9 @@ pub struct State {
     pub replica_sets: Vec<apps::ReplicaSet>,
     pub stateful_sets: Vec<apps::StatefulSet>,
     pub deployments: Vec<apps::Deployment>,
+    pub daemon_sets: Vec<apps::DaemonSet>,
+    pub jobs: Vec<Job>,
+    pub autoscalers: Vec<HorizontalPodAutoscaler>,
     pub budgets: Vec<PodDisruptionBudget>,
     pub classes: Vec<storage::StorageClass>,
     pub csi_nodes: Vec<storage::CSINode>,
@@ -96,6 +101,27 @@ pub fn controller<K: ResourceExt>(object: &K) -> Option<&OwnerReference> {
     owners.find(|o| o.controller == Some(true))
 }
 
+/// What holds an object that is being deleted; none where nobody deletes it.
+pub fn held<K: Resource>(object: &K) -> Option<String> {
+    let meta = object.meta();
+    meta.deletion_timestamp.as_ref()?;
+    let finalizers = meta.finalizers.as_deref().unwrap_or_default();
+    Some(match finalizers {
+        [] => "it is being deleted".to_owned(),
+        all => format!("it is being deleted; held by: {}", all.join(", ")),
+    })
+}
+
+/// The pods that an object controls, also those that have run to their end.
+pub fn pods_of<'a>(
+    state: &'a State,
+    owner: &impl ResourceExt,
+) -> impl Iterator<Item = &'a k8s::Pod> {
+    let uid = owner.uid().unwrap_or_default();
+    let all = state.pods.iter();
+    all.filter(move |pod| controller(*pod).is_some_and(|o| o.uid == uid))
+}
+
 /// Whether a set of labels has all of these.
 pub fn has_all(labels: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>) -> bool {
     wanted.iter().all(|(k, v)| labels.get(k) == Some(v))
@@ -129,6 +155,11 @@ impl State {
                 "ReplicaSet" => out.replica_sets.push(serde_json::from_value(object)?),
                 "StatefulSet" => out.stateful_sets.push(serde_json::from_value(object)?),
                 "Deployment" => out.deployments.push(serde_json::from_value(object)?),
+                "DaemonSet" => out.daemon_sets.push(serde_json::from_value(object)?),
+                "Job" => out.jobs.push(serde_json::from_value(object)?),
+                "HorizontalPodAutoscaler" => {
+                    out.autoscalers.push(serde_json::from_value(object)?);
+                }
                 "PodDisruptionBudget" => out.budgets.push(serde_json::from_value(object)?),
                 "StorageClass" => out.classes.push(serde_json::from_value(object)?),
                 "CSINode" => out.csi_nodes.push(serde_json::from_value(object)?),

@@ -136,16 +136,18 @@ impl Ending {
             pending.push(of_answer(owner, namespace, pods.len(), why));
         }
         // Pods that were never made have no reason of their own.
-        for one in workloads
-            .iter()
-            .filter(|w| w.kind == "Deployment" && w.ready < w.wanted)
-        {
-            let owner = format!("Deployment/{}", one.name);
+        for one in workloads.iter().filter(|w| w.ready < w.wanted) {
+            let kind = match one.kind {
+                "Deployment" => QuestionKind::Deployment,
+                "StatefulSet" => QuestionKind::StatefulSet,
+                _ => continue,
+            };
+            let owner = format!("{}/{}", one.kind, one.name);
             let known = pending
                 .iter()
                 .any(|p| p.owner == owner && p.namespace == one.namespace);
             if !known && pending.len() < MOST_ASKED {
-                let why = asked(&state, &one.namespace, QuestionKind::Deployment, &one.name);
+                let why = asked(&state, &one.namespace, kind, &one.name);
                 let missing = usize::try_from(one.wanted - one.ready).unwrap_or(0);
                 pending.push(of_answer(owner, one.namespace.clone(), missing, why));
             }
