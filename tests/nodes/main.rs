@@ -10,6 +10,7 @@ mod databases;
 mod distress;
 mod drivers;
 mod extended;
+mod extension;
 mod failures;
 mod faults;
 mod life;
@@ -78,6 +79,7 @@ const CHECKS: &[Check] = checks![
     services::annotations_limit_what_a_pod_receives_and_sends,
     services::a_further_range_serves_until_it_is_empty,
     services::a_service_of_sctp_has_rules_or_says_why_nobody_answers,
+    extension::a_service_leads_to_webhooks_and_an_extension_server,
     traffic::a_rolling_update_loses_no_request,
     traffic::datagrams_go_to_the_pods_in_turn,
     traffic::endpoints_that_flap_lose_no_request,

@@ -1,8 +1,7 @@
 //! Programs of others against a cluster: an operator by kube-rs, the clients of Python and
-//! JavaScript, Helm. They find out what no test of ours asks. And what extends the API from behind a Service.
+//! JavaScript, Helm. They find out what no test of ours asks.
 #![forbid(unsafe_code)]
 
-mod extension;
 mod helm;
 mod hooks;
 mod javascript;
@@ -27,7 +26,6 @@ fn main() -> ExitCode {
             python::kinds_found_at_run_time_are_applied,
             python::streams_reach_into_pods,
             javascript::an_informer_sees_all_changes,
-            extension::a_service_leads_to_webhooks_and_an_extension_server,
         ],
     })
 }

@@ -334,7 +334,7 @@ pub fn a_service_leads_to_webhooks_and_an_extension_server(cx: &Context) -> Resu
     place(cx, &outside)?;
     register(cx, &outside)?;
     let outcome = papers_are_judged_and_converted(cx).and_then(|()| notes_are_kept_elsewhere(cx));
-    // Whatever came of it, nobody else meets what nobody answers for any more.
+    // Whatever came of it, no other check meets what nobody answers for any more.
     cx.kubectl(&format!("delete apiservice v1.{NOTES}"))?;
     cx.kubectl(&format!("delete customresourcedefinition papers.{PAPERS}"))?;
     cx.kubectl(&format!(
