@@ -191,12 +191,16 @@ impl Hierarchy {
         out
     }
 
-    /// Removes a group and those below it, where nothing runs in them any more.
+    /// Removes a group and those below it, where nothing runs in them any more. By its folder of memory a
+    /// group is found again ([`Self::children`]): that one goes when all others have gone.
     pub fn remove(&self, group: &str) -> io::Result<()> {
-        for folder in self.all_folders(group) {
-            remove_tree(&folder)?;
-        }
-        Ok(())
+        let found_by = self.folder("memory", group);
+        let mut folders = self.all_folders(group);
+        folders.retain(|folder| *folder != found_by);
+        let others = folders.iter().map(|folder| remove_tree(folder));
+        // Each of them is tried.
+        others.fold(Ok(()), io::Result::and)?;
+        remove_tree(&found_by)
     }
 
     /// Kills whatever runs in a group and below it, at once; how many processes that were.

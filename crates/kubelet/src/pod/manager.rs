@@ -293,7 +293,7 @@ impl Pods {
         let has_come = |uid: &str| self.handles.lock().contains_key(uid);
         let stays = |uid: &str| busy.contains(uid) || staying.contains(uid) || has_come(uid);
         for (uid, group) in groups.iter().filter(|(uid, _)| !stays(uid)) {
-            if let Err(e) = super::remains::remove_group(&self.deps, group) {
+            if let Err(e) = super::remains::remove_group(&self.deps, group).await {
                 tracing::debug!(uid, error = %e, "an orphaned group could not be removed");
             }
         }
@@ -406,13 +406,15 @@ impl Pods {
     }
 
     /// A sandbox may outlive its pod, if the pod ended while the sandbox was being made; a folder
-    /// may, if a volume could not be unmounted.
+    /// may, if a volume could not be unmounted; a group, if something ran in it.
     async fn remove_unknown(&self, mut uids: impl Iterator<Item = &String>) {
         let folders = self.deps.volumes.known();
         let claimed = self.deps.dra.pods();
+        let groups = self.groups();
         let is_unknown = {
             let handles = self.handles.lock();
-            let mut all = folders.iter().chain(&claimed);
+            let groups = groups.iter().map(|(uid, _)| uid);
+            let mut all = folders.iter().chain(&claimed).chain(groups);
             uids.any(|uid| !handles.contains_key(uid)) || all.any(|uid| !handles.contains_key(uid))
         };
         if is_unknown

@@ -8,6 +8,11 @@ use crate::log_links::Links;
 use crate::metrics::STARTS;
 use k8s_openapi::api::core::v1::Pod;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How often it is looked, and after which pause each, whether killed processes are gone: a second.
+const LOOKS: u32 = 50;
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Removes folders and logs of a pod whose containers are gone.
 pub(super) async fn remove_files(deps: &Deps, pod: &Pod) {
@@ -63,11 +68,15 @@ fn forgotten(mut groups: Vec<String>, seen: &SeenPod) -> Vec<String> {
 
 /// Removes a pod's control group. What still runs in it is ended first, as upstream does: nothing of the
 /// pod is to run any more.
-pub(super) fn remove_group(deps: &Deps, group: &str) -> std::io::Result<()> {
-    STARTS.group("destroy", || {
-        deps.cgroups.kill(group);
-        deps.cgroups.remove(group)
-    })
+pub(super) async fn remove_group(deps: &Deps, group: &str) -> std::io::Result<()> {
+    // What was killed is not gone yet; what a kernel cannot end is left to the next look for orphans.
+    for _ in 0..LOOKS {
+        if deps.cgroups.kill(group) == 0 {
+            break;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    STARTS.group("destroy", || deps.cgroups.remove(group))
 }
 
 /// Removes folders of logs of pods that are no more: a kubelet died before it came to them.
