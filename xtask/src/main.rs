@@ -27,7 +27,8 @@ cargo xtask fast CRATE   while working on CRATE: clippy of it and what depends o
 cargo xtask test         all tests, long ones in their short form
 cargo xtask soak         the long tests in full
 cargo xtask soak storms  simulated clusters of ten thousand seeds (--seeds A..B, --seed N,
-                         --processes N; --wide: those with more kinds of things)
+                         --processes N; --wide: those with more kinds of things,
+                         --gangs: with gangs and zones besides)
 cargo xtask soak rolling one check of a cluster, again and again (--times N, else 20): rolling updates
                          under load, whose requests and failures are counted; `takeover` lets nodes
                          die that hold a load balancer's address

@@ -19,6 +19,12 @@ const SEEDS: Range<u64> = 1..10_001;
 /// Seeds that one process plays: what all seeds have in common it makes once.
 const AT_A_TIME: u64 = 50;
 
+/// Other storms than small ones, by their flags.
+const OTHERS: [(&str, &str); 2] = [
+    ("--wide", "wide_storms_pass"),
+    ("--gangs", "gang_storms_pass"),
+];
+
 struct SoakOptions {
     /// Which storms, by the test that plays them.
     test: &'static str,
@@ -35,8 +41,8 @@ fn asked(args: &[String]) -> Result<SoakOptions> {
     };
     let mut args = args.iter();
     while let Some(flag) = args.next() {
-        if flag == "--wide" {
-            asked.test = "wide_storms_pass";
+        if let Some(&(_, test)) = OTHERS.iter().find(|(other, _)| flag == other) {
+            asked.test = test;
             continue;
         }
         let value = args

@@ -56,6 +56,7 @@ impl Admin {
             "EndpointSlice" => kind("discovery.k8s.io", "v1", what),
             "PodDisruptionBudget" => kind("policy", "v1", what),
             "PriorityClass" => kind("scheduling.k8s.io", "v1", what),
+            "PodGroup" => kind("scheduling.k8s.io", "v1alpha2", what),
             "StorageClass" => kind("storage.k8s.io", "v1", what),
             "HorizontalPodAutoscaler" => kind("autoscaling", "v2", what),
             "DeviceClass" | "ResourceSlice" | "ResourceClaim" | "ResourceClaimTemplate" => {

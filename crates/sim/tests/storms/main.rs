@@ -4,15 +4,17 @@
 //! every start of a container.
 //!
 //! Wide storms have what small ones lack: volumes, devices, autoscalers, priorities, namespaces that
-//! go. Small storms are many: their clusters and workloads are drawn, too. `TIPHYS_SEED=n` plays one
-//! seed, `TIPHYS_SEEDS=n..m` those from n to below m, `TIPHYS_SOAK=1` more than usual, and
-//! `TIPHYS_TRACE=1` prints all revisions. `cargo xtask soak storms` plays ten thousand.
+//! go; gang storms have gangs and zones besides. Small storms are many: their clusters and workloads are
+//! drawn, too. `TIPHYS_SEED=n` plays one seed, `TIPHYS_SEEDS=n..m` those from n to below m,
+//! `TIPHYS_SOAK=1` more than usual, and `TIPHYS_TRACE=1` prints all revisions. `cargo xtask soak storms`
+//! plays ten thousand.
 #![expect(clippy::expect_used, reason = "a test may panic")]
 
 #[path = "../common/mod.rs"]
 mod common;
 mod deeds;
 mod drawn;
+mod gangs;
 mod large;
 mod outcome;
 mod small;
@@ -31,14 +33,24 @@ struct Played {
 
 /// Plays a plan with a story, in a runtime of its own.
 fn play(
+    plan: Plan,
+    story: impl AsyncFnOnce(&Cluster) -> Result<(), Failed>,
+) -> Result<Played, String> {
+    play_with(plan, |_| {}, story)
+}
+
+/// The same, with servers of another configuration.
+fn play_with(
     mut plan: Plan,
+    configure: impl Fn(&mut apiserver::Config) + Send + Sync + 'static,
     story: impl AsyncFnOnce(&Cluster) -> Result<(), Failed>,
 ) -> Result<Played, String> {
     let folder = tempfile::tempdir().expect("a folder");
     plan.folder = folder.path().to_owned();
     let runtime = sim::runtime().expect("runtime");
     runtime.block_on(async {
-        let cluster = Cluster::start(&plan).await.map_err(|e| e.0)?;
+        let cluster = Cluster::start_with(&plan, configure).await;
+        let cluster = cluster.map_err(|e| e.0)?;
         let came = story(&cluster).await;
         let trace = cluster.end();
         let lines = trace.lines();
@@ -74,7 +86,17 @@ fn small(seed: u64) -> Result<Played, String> {
 fn wide(seed: u64) -> Result<Played, String> {
     let plan = wide::plan(seed);
     let servers = plan.servers;
-    play(plan, async |cluster| wide::story(cluster, servers).await)
+    play(plan, async |cluster| {
+        wide::story(cluster, servers, None).await
+    })
+}
+
+fn with_gangs(seed: u64) -> Result<Played, String> {
+    let plan = wide::plan(seed);
+    let (servers, parts) = (plan.servers, gangs::Parts::of(seed));
+    play_with(plan, gangs::serve, async |cluster| {
+        wide::story(cluster, servers, Some(parts)).await
+    })
 }
 
 /// Which seeds are played: `usual` ones, or many.
@@ -140,6 +162,11 @@ fn small_storms_pass() {
 #[test]
 fn wide_storms_pass() {
     all(seeds(1..4, 1..501), wide);
+}
+
+#[test]
+fn gang_storms_pass() {
+    all(seeds(1..3, 1..501), with_gangs);
 }
 
 /// Two runs of a story do the same to the byte.

@@ -15,6 +15,7 @@ use sim::{Cluster, Failed, Faults, Plan, SimNode, Size, Times};
 
 use crate::common::{Admin, has_code, number, patiently, settle, workload};
 use crate::deeds::{mend, ward};
+use crate::gangs::Parts;
 
 /// Longest that it may take, in virtual time, until all is as wanted once all is whole.
 const MOST: Duration = Duration::from_secs(1_500);
@@ -71,18 +72,19 @@ struct Story<'a> {
     admin: Admin,
     random: Random,
     wanted: Wanted,
+    parts: Option<Parts>,
 }
 
-pub async fn story(cluster: &Cluster, servers: usize) -> Result<(), Failed> {
+pub async fn story(cluster: &Cluster, servers: usize, parts: Option<Parts>) -> Result<(), Failed> {
     tokio::select! {
         biased;
         failed = ward(cluster) => Err(failed),
-        done = course(cluster, servers) => done,
+        done = course(cluster, servers, parts) => done,
         () = tokio::time::sleep(LONGEST) => Err(Failed(format!("no end after {LONGEST:?}"))),
     }
 }
 
-async fn course(cluster: &Cluster, servers: usize) -> Result<(), Failed> {
+async fn course(cluster: &Cluster, servers: usize, parts: Option<Parts>) -> Result<(), Failed> {
     let mut story = Story {
         cluster,
         servers,
@@ -96,6 +98,7 @@ async fn course(cluster: &Cluster, servers: usize) -> Result<(), Failed> {
             shelved: 2,
             gpu: 6,
         },
+        parts,
     };
     story.begin().await;
     for _ in 0..12 {
@@ -121,7 +124,7 @@ fn of_class(name: &str, replicas: u64, class: &str, millis: u64) -> Value {
 }
 
 /// The same, as a Deployment.
-fn deployment(name: &str, replicas: u64, class: &str, millis: u64) -> Value {
+pub fn deployment(name: &str, replicas: u64, class: &str, millis: u64) -> Value {
     let mut made = of_class(name, replicas, class, millis);
     if let Some(spec) = made["spec"].as_object_mut() {
         spec.remove("serviceName");
@@ -166,6 +169,9 @@ impl Story<'_> {
         let inside = deployment("inside", 2, "middle", 50);
         for (kind, object) in [("ConfigMap", settings), ("Deployment", inside)] {
             admin.create_within(TEAM, kind, object).await;
+        }
+        if let Some(parts) = &self.parts {
+            parts.begin(self.cluster, admin).await;
         }
     }
 
@@ -333,10 +339,16 @@ impl Story<'_> {
             volumes.len() >= most,
             format!("{volumes:?} are bound, {most} are used"),
         );
+        if let Some(parts) = &self.parts {
+            out.extend(parts.lacking(self.cluster, &pods));
+        }
         out
     }
 
     async fn end(&self) {
+        if let Some(parts) = &self.parts {
+            parts.end(&self.admin).await;
+        }
         let params = DeleteParams::background();
         self.admin
             .delete("HorizontalPodAutoscaler", "auto", &params)
