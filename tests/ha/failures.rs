@@ -68,14 +68,19 @@ impl Busy {
     }
 }
 
-/// A Deployment is made, updated and removed: all controllers, the scheduler and the nodes work.
+/// A Deployment is made, updated and removed: all controllers, the scheduler and the nodes work. A command
+/// that was led to a server which is away is given again, as a person would.
 fn rollouts_go_on(cx: &Context) -> Result<()> {
-    cx.apply_json(&web("rolled", 2))?;
-    cx.wait_rollout("deployment/rolled")?;
-    cx.kubectl("set env deployment/rolled A=b")?;
-    cx.wait_rollout("deployment/rolled")?;
-    cx.kubectl("delete deployment rolled --cascade=foreground --timeout=280s")
-        .map(drop)
+    eventually("a Deployment is rolled out", || {
+        cx.apply_json(&web("rolled", 2))?;
+        cx.wait_rollout("deployment/rolled")
+    })?;
+    eventually("it is updated", || {
+        cx.kubectl("set env deployment/rolled A=b")?;
+        cx.wait_rollout("deployment/rolled")
+    })?;
+    let delete = "delete deployment rolled --cascade=foreground --ignore-not-found --timeout=280s";
+    eventually("it is removed", || cx.kubectl(delete)).map(drop)
 }
 
 /// Kills a part under load.

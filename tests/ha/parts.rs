@@ -19,7 +19,10 @@ pub fn others() -> &'static [&'static str] {
 
 /// The server that holds a Lease of `kube-system`.
 pub fn holder(cx: &Context, lease: &str) -> Result<String> {
-    let line = format!("get lease {lease} -n kube-system -o jsonpath={{.spec.holderIdentity}}");
+    // A server that is stopped may have taken the connection.
+    let line = format!(
+        "--request-timeout=10s get lease {lease} -n kube-system -o jsonpath={{.spec.holderIdentity}}"
+    );
     let identity = cx.cluster.kubectl(&line)?.ok()?;
     let host = identity.split('_').next().unwrap_or_default().to_owned();
     ensure!(
