@@ -13,7 +13,7 @@ use wire::pki::Ca;
 use crate::{
     attach_detach, autoscaler, certificates, cluster_dns, cluster_roles, cron, daemon, deployment,
     device_taints, disruption, endpoint_slice_mirroring, endpoints, garbage, job, load_balancer,
-    metrics, namespace, nodes, policy_status, replica, resource_claim, resource_quota,
+    metrics, namespace, nodes, pod_groups, policy_status, replica, resource_claim, resource_quota,
     service_account, service_cidrs, stateful, storage_migration, ttl, volumes,
 };
 
@@ -174,6 +174,8 @@ pub async fn run(
     all.start(resource_quota::ResourceQuotas::new(informers, client));
     let client = accounts.of(storage_migration::Migrations::ACCOUNT);
     all.start(storage_migration::Migrations::new(informers, client));
+    let client = accounts.of(pod_groups::PodGroupProtection::ACCOUNT);
+    all.start(pod_groups::PodGroupProtection::new(informers, client));
     let client = accounts.of(garbage::Garbage::ACCOUNT);
     all.start(garbage::Garbage::new(informers, client));
     let mut running = all.running;

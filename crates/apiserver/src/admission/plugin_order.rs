@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use super::{
     Admit, always_pull, anti_affinity, certificates, claim_resize, declared_features,
-    default_class, escalation, event_rate, extended_resources, external_ips, ingress_class,
+    default_class, escalation, event_rate, extended_resources, external_ips, in_use, ingress_class,
     limit_ranges, namespaces, node_restriction, node_selector, owners, plain, pod_certificates,
-    pod_resize, pod_security, policies, priority, quotas, runtime_class, service_account,
-    storage_in_use, taints, tls_secrets, toleration_lists, tolerations, topology, trust_bundles,
+    pod_groups, pod_resize, pod_security, policies, priority, quotas, runtime_class,
+    service_account, taints, tls_secrets, toleration_lists, tolerations, topology, trust_bundles,
     webhooks,
 };
 
@@ -163,9 +163,9 @@ const PLUGINS: &[KnownPlugin] = &[
     ),
     known(
         "StorageObjectInUseProtection",
-        Use::On(|_| arc(storage_in_use::StorageObjectInUseProtection)),
+        Use::On(|_| arc(in_use::STORAGE)),
     ),
-    known("PodGroupProtection", Use::Idle),
+    known("PodGroupProtection", Use::On(|_| arc(in_use::POD_GROUPS))),
     known(
         "OwnerReferencesPermissionEnforcement",
         Use::Off(|_| arc(owners::OwnerReferencesPermissionEnforcement)),
@@ -223,7 +223,10 @@ const PLUGINS: &[KnownPlugin] = &[
         "PodTopologyLabels",
         Use::On(|_| arc(topology::PodTopologyLabels)),
     ),
-    known("PodGroupWorkloadExists", Use::Idle),
+    known(
+        "PodGroupWorkloadExists",
+        Use::On(|_| arc(pod_groups::PodGroupWorkloadExists)),
+    ),
     known(
         "NodeDeclaredFeatureValidator",
         Use::On(|_| arc(declared_features::NodeDeclaredFeatureValidator)),

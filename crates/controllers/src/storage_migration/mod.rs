@@ -7,21 +7,19 @@ pub mod plan;
 use std::collections::HashMap;
 
 use client::discovery::Discovery;
-use client::served_kinds::Looked;
 use client::{Informers, ServedKinds};
 use clock::Random;
 use control::action::Target;
-use control::{Controller, Keys, Plan, Watches};
-use futures::StreamExt;
+use control::{Controller, Plan, Watches};
 use kube::Client;
 use kube::api::{Api, ListParams};
 use kube::core::DynamicObject;
-use kube::runtime::watcher::{Config, Event};
 use parking_lot::Mutex;
 use serde_json::Value;
 
 use crate::common::value_of;
 use crate::scales::{name_of, text_of};
+use crate::served_later;
 use plan::{Item, Observed, Of, bound, has_ended, is_done, is_its_turn};
 
 /// Objects of one answer.
@@ -101,32 +99,6 @@ fn number(version: Option<&str>) -> u64 {
     version.and_then(|v| v.parse().ok()).unwrap_or(0)
 }
 
-/// Puts the names of migrations there that have something left to do, as they come and change.
-async fn follow(client: Client, random: Random, served: ServedKinds, keys: Keys<String>) {
-    let resource = plan::resource();
-    let mut looks = served.subscribe();
-    let is_served = |looked: &Looked| looked.can_watch(&resource.group, &resource.plural);
-    // The sender lives as long as we hold it.
-    while looks.wait_for(is_served).await.is_ok() {
-        let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
-        let mut events = client::events(random.clone(), api, Config::default()).boxed();
-        let all = async {
-            while let Some(event) = events.next().await {
-                if let Event::Apply(one) | Event::InitApply(one) = event
-                    && !is_done(&value_of(&one))
-                {
-                    keys.add(one.metadata.name);
-                }
-            }
-        };
-        tokio::select! {
-            biased;
-            _ = looks.wait_for(|looked| !is_served(looked)) => {}
-            () = all => {}
-        }
-    }
-}
-
 /// The definition of what a migration is about; none where that is built in.
 async fn definition(client: &Client, migration: &Value) -> Result<Option<Value>, kube::Error> {
     let asked = &migration["spec"]["resource"];
@@ -158,9 +130,16 @@ impl Controller for Migrations {
     type Observed = Result<Observed, String>;
 
     fn watches(&self, watches: &mut Watches<String>) {
-        let (client, random) = (self.client.clone(), self.random.clone());
-        let served = self.served.clone();
-        watches.feed(|keys| follow(client, random, served, keys));
+        let (random, served) = (self.random.clone(), self.served.clone());
+        let resource = plan::resource();
+        let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &resource);
+        watches.feed(|keys| {
+            served_later::each(api, resource, random, served, move |one| {
+                if !is_done(&value_of(&one)) {
+                    keys.add(one.metadata.name);
+                }
+            })
+        });
     }
 
     fn observe(&self, name: &String) -> Option<Self::Observed> {

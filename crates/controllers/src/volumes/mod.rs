@@ -13,6 +13,7 @@ use kube::{Resource, ResourceExt};
 use std::sync::Arc;
 
 use crate::common::{controller_of, uid_of};
+pub use crate::finalizers::has as has_finalizer;
 
 pub mod binder;
 pub mod ephemeral;
@@ -158,12 +159,6 @@ pub fn claims_of(pod: &Pod) -> Vec<String> {
 /// Lets pods be found by their claims.
 pub fn index_pods(pods: &Informer<Pod>) {
     pods.index(PODS_BY_CLAIM, claims_of);
-}
-
-/// Whether the finalizer is there.
-pub fn has_finalizer<K: Resource>(object: &K, name: &str) -> bool {
-    let all = object.meta().finalizers.as_ref();
-    all.is_some_and(|f| f.iter().any(|f| f == name))
 }
 
 /// How much a bound claim was given.

@@ -5,53 +5,23 @@
 use std::sync::Arc;
 
 use client::{Informer, Informers};
-use control::action::{Action, Target};
 use control::{Controller, Plan, Watches};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 use kube::api::ListParams;
-use kube::{Api, Client, Resource, ResourceExt};
-use serde::Serialize;
+use kube::{Api, Client, ResourceExt};
 
 use super::{
     PODS_BY_CLAIM, claims_of, ephemeral_name, has_finalizer, index_pods, is_made_for, volume_phase,
 };
-use crate::common::{Key, is_deleting, key_of, value_of};
+use crate::common::{Key, is_deleting, key_of};
+use crate::finalizers::{concerns, plan};
 
 pub const CLAIM_FINALIZER: &str = "kubernetes.io/pvc-protection";
 pub const VOLUME_FINALIZER: &str = "kubernetes.io/pv-protection";
 const CLASS_FINALIZER: &str = "kubernetes.io/vac-protection";
 /// Name of the indexes of claims and volumes by the classes that they name.
 const BY_CLASS: &str = "attributes class";
-
-/// Whether there is something to do: a finalizer is missing, or may go.
-fn concerns<K: Resource>(object: &K, finalizer: &str) -> bool {
-    is_deleting(object) == has_finalizer(object, finalizer)
-}
-
-/// Sets the finalizer of a living object, takes that of one that is to go and is not used.
-fn plan<K>(object: &K, finalizer: &str, is_used: bool) -> Plan
-where
-    K: Resource<DynamicType = ()> + Serialize + Clone,
-{
-    if !concerns(object, finalizer) || is_deleting(object) && is_used {
-        return Plan::nothing();
-    }
-    let mut changed = object.clone();
-    let all = changed.meta_mut().finalizers.get_or_insert_default();
-    if is_deleting(object) {
-        all.retain(|f| f != finalizer);
-    } else {
-        all.push(finalizer.to_owned());
-    }
-    let (namespace, name) = key_of(object);
-    Action::Update {
-        target: Target::of::<K>(&namespace, &name),
-        subresource: "",
-        object: value_of(&changed),
-    }
-    .into()
-}
 
 pub struct ClaimProtection {
     claims: Informer<PersistentVolumeClaim>,
@@ -287,6 +257,7 @@ impl Controller for ClassProtection {
 
 #[cfg(test)]
 mod tests {
+    use control::Action;
     use serde_json::{Value, json};
 
     use super::*;
