@@ -341,7 +341,7 @@ async fn what_goes_or_changes_meanwhile_is_left_alone() {
     assert_eq!(c.stored(&format!("{SHIPS}/gone")).await, None);
     let left = ships(&c.client, "v1").get("again").await.expect("there");
     assert_eq!(left.resource_version(), again.resource_version());
-    // Nobody told the definition when it began: what may lie in which version is not known.
+    // The definition does not say when it began: what may lie in which version is not known.
     let after = c.definition().await;
     let stored = |of: &Value| of["status"]["storedVersions"].clone();
     assert_eq!(stored(&after), stored(&before));

@@ -1,6 +1,6 @@
 //! The plan of a StorageVersionMigration: notes the version from which on everything is stored as it
 //! should be, writes what is older once more as it is, and says how that went; of a custom kind its
-//! definition is told, too. Of one resource one migration runs at a time.
+//! definition says it, too. Of one resource one migration runs at a time.
 
 use control::action::{Action, Patch, Plan, Target};
 use kube::core::ApiResource;
@@ -65,7 +65,7 @@ pub fn has_ended(migration: &Value) -> bool {
     is_true(migration, "Succeeded") || is_true(migration, "Failed")
 }
 
-/// Whether nothing at all is left to do: its end was told everywhere, too.
+/// Whether nothing at all is left to do: its end is said everywhere, too.
 pub fn is_done(migration: &Value) -> bool {
     has_ended(migration) && !is_true(migration, "Running")
 }
@@ -213,7 +213,7 @@ fn tell(definition: &Value, said: Said<'_>, stored: Option<&Value>, now_millis: 
     }
 }
 
-/// What is told of a migration when it has ended: first to the definition, then that it does not run
+/// What is said of a migration when it has ended: first in the definition, then that it does not run
 /// any more.
 fn told(seen: &Observed, now_millis: i64) -> Plan {
     let succeeded = is_true(&seen.migration, "Succeeded");
