@@ -307,13 +307,14 @@ fn form(head: &Parts, edition: Edition) -> Result<Form, Status> {
 fn openapi_v2(documents: &Served, head: &Parts) -> Result<Response<Body>, Status> {
     let form = form(head, Edition::V2)?;
     let value = || openapi::v2(&documents.kinds, &documents.shown);
-    let json = documents.openapi_v2.get_or_init(|| hashed(&value()));
     let doc = match form {
-        Form::Json => json,
-        // Its tag is that of JSON, as upstream; caches know them apart by `Vary`.
+        Form::Json => documents.openapi_v2.get_or_init(|| hashed(&value())),
+        // Its tag is that of JSON, as upstream; caches know them apart by `Vary`. The JSON itself is
+        // not kept for that.
         Form::Protobuf => documents.openapi_v2_protobuf.get_or_init(|| {
-            let bytes = in_protobuf(Edition::V2, &value());
-            Arc::new((bytes.into(), json.1.clone()))
+            let value = value();
+            let bytes = in_protobuf(Edition::V2, &value);
+            Arc::new((bytes.into(), hashed(&value).1.clone()))
         }),
     };
     let made = document(head, doc, form.media(Edition::V2));

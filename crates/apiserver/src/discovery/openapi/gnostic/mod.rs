@@ -16,7 +16,10 @@ pub fn written(edition: Edition, document: &Value) -> Vec<u8> {
         Edition::V2 => &v2::DOCUMENT,
         Edition::V3 => &v3::DOCUMENT,
     };
-    message::written(message, document)
+    let mut bytes = message::written(message, document);
+    // They are kept, and had grown by doubling.
+    bytes.shrink_to_fit();
+    bytes
 }
 
 #[cfg(test)]
@@ -94,7 +97,7 @@ mod tests {
             far(23, field(1, field(1, "#/definitions/B"))),
         ];
         // False is said, since nothing at all would mean neither.
-        let map = far(21, [2 << 3, 0]);
+        let map = far(21, [2_u8 << 3, 0]);
         let number = [
             field(2, "int32"),
             [vec![(9 << 3) | 1], 1.5f64.to_le_bytes().to_vec()].concat(),
