@@ -23,6 +23,8 @@ struct Busy {
 
 impl Busy {
     fn start(cx: &Context) -> Result<Self> {
+        // A cluster is up when most of its servers are.
+        all_are_ready(cx)?;
         cx.apply_json(&web("busy", 3))?;
         cx.apply_json(&service("busy", "busy", "NodePort"))?;
         cx.wait_rollout("deployment/busy")?;

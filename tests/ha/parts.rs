@@ -1,7 +1,7 @@
 //! The parts of a cluster of several servers: which one leads, and how a part is taken away.
 
 use anyhow::{Context as _, Result, bail, ensure};
-use store::{Etcd, EtcdConfig, EtcdTls};
+use store::{Etcd, EtcdConfig, EtcdTls, MemberStatus};
 use tests::command::eventually;
 use tests::{Cluster, Context, is_soak};
 
@@ -73,7 +73,8 @@ fn servers(cx: &Context) -> Result<Vec<(String, String)>> {
         .collect()
 }
 
-/// Waits until every server answers that it is ready.
+/// Waits until every server answers that it is ready, and every etcd member that it follows a leader: what the
+/// next check takes away is then all that is missing.
 pub fn all_are_ready(cx: &Context) -> Result<()> {
     for (name, ip) in servers(cx)? {
         let port = cx.cluster.slot.port();
@@ -81,31 +82,38 @@ pub fn all_are_ready(cx: &Context) -> Result<()> {
         eventually(&format!("{name} is ready"), || {
             cx.cluster.kubectl(&line)?.ok()
         })?;
+        eventually(&format!("the etcd member of {name} answers"), || {
+            ensure!(member(cx, &ip)?.has_leader, "it follows nobody");
+            Ok(())
+        })?;
     }
     Ok(())
 }
 
-/// The etcd member that leads, by the name of its server.
-pub fn leading_member(cx: &Context) -> Result<String> {
+/// What the etcd member at an address says of itself.
+fn member(cx: &Context, ip: &str) -> Result<MemberStatus> {
     let pki = cx.cluster.data().join("etcd-pki");
     let read = |name: &str| std::fs::read(pki.join(name)).with_context(|| name.to_owned());
+    let config = EtcdConfig {
+        endpoints: vec![format!("https://{ip}:2379")],
+        tls: Some(EtcdTls {
+            ca: read("ca.crt")?,
+            certificate: read("client.crt")?,
+            key: read("client.key")?,
+        }),
+    };
+    let mut members = cx.cluster.block_on(async {
+        let etcd = Etcd::connect(&config).await?;
+        Ok::<_, store::ConnectError>(etcd.status().await)
+    })?;
+    let (_, status) = members.pop().context("no member is asked")?;
+    Ok(status?)
+}
+
+/// The etcd member that leads, by the name of its server.
+pub fn leading_member(cx: &Context) -> Result<String> {
     for (name, ip) in servers(cx)? {
-        let config = EtcdConfig {
-            endpoints: vec![format!("https://{ip}:2379")],
-            tls: Some(EtcdTls {
-                ca: read("ca.crt")?,
-                certificate: read("client.crt")?,
-                key: read("client.key")?,
-            }),
-        };
-        let members = cx.cluster.block_on(async {
-            let etcd = Etcd::connect(&config).await?;
-            Ok::<_, store::ConnectError>(etcd.status().await)
-        })?;
-        if members
-            .iter()
-            .any(|(_, m)| m.as_ref().is_ok_and(|m| m.is_leader))
-        {
+        if member(cx, &ip)?.is_leader {
             return Ok(name);
         }
     }
