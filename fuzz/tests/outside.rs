@@ -8,7 +8,7 @@ use apiserver::discovery::{Edition, Form, in_protobuf};
 use apiserver::filters::front_proxy::Headers;
 use apiserver::filters::impersonate::ImpersonatedUser;
 use apiserver::filters::static_tokens::StaticTokens;
-use apiserver::filters::{authorization, token_webhook};
+use apiserver::filters::{authorization, oidc, token_webhook};
 use apiserver::http::negotiate::Accept;
 use apiserver::http::request::Query;
 use apiserver::loopback::conversion;
@@ -281,6 +281,19 @@ fn headers_that_name_users() {
         // What came with a request does not name somebody a second time.
         proxy.strip(&mut all);
         assert_eq!(proxy.user(&all), None);
+    });
+}
+
+#[test]
+fn pages_of_identity_providers() {
+    let page = json!({"issuer": "https://i.example", "jwks_uri": "https://i.example/keys?a=b",
+        "response_types_supported": ["id_token"], "claims_supported": ["sub"]});
+    let examples = texts(&[&page.to_string()]);
+    throw("pages of identity providers", &examples, |bytes| {
+        if let Ok(place) = oidc::keys::place_of_keys(bytes, "https://i.example") {
+            assert!(!place.is_empty());
+            let _ = place.parse::<http::Uri>();
+        }
     });
 }
 

@@ -70,6 +70,25 @@ struct Discovery {
     jwks_uri: String,
 }
 
+/// Where an issuer's keys are, by its page about itself.
+///
+/// # Errors
+/// In upstream's words: it is not such a page, or not this issuer's.
+pub fn place_of_keys(page: &[u8], issuer: &str) -> Result<String, String> {
+    let found: Discovery = serde_json::from_slice(page)
+        .map_err(|e| format!("failed to decode provider discovery object: {e}"))?;
+    if found.issuer != issuer {
+        return Err(format!(
+            "issuer did not match the issuer returned by provider, expected {issuer:?} got {:?}",
+            found.issuer
+        ));
+    }
+    if found.jwks_uri.is_empty() {
+        return Err("provider did not return JWKS URL".into());
+    }
+    Ok(found.jwks_uri)
+}
+
 impl Turn {
     /// Whether it is time to ask; then that counts as asked.
     fn may_ask(&mut self, now: Instant) -> bool {
@@ -176,18 +195,8 @@ impl Keys {
 
     async fn ask(&self, state: &State) -> Result<KeySet, String> {
         let found = self.get(state, &self.discovery).await?;
-        let found: Discovery = serde_json::from_slice(&found)
-            .map_err(|e| format!("failed to decode provider discovery object: {e}"))?;
-        if found.issuer != self.issuer {
-            return Err(format!(
-                "issuer did not match the issuer returned by provider, expected {:?} got {:?}",
-                self.issuer, found.issuer
-            ));
-        }
-        if found.jwks_uri.is_empty() {
-            return Err("provider did not return JWKS URL".into());
-        }
-        let fetched = self.keys(state, &found.jwks_uri).await;
+        let place = place_of_keys(&found, &self.issuer)?;
+        let fetched = self.keys(state, &place).await;
         let metrics = &state.metrics().identity;
         let hash = match &fetched {
             Ok((bytes, _)) => Fetched::Keys(bytes),

@@ -5,7 +5,7 @@
 
 pub mod check;
 pub mod config;
-mod keys;
+pub mod keys;
 pub mod mapper;
 #[cfg(test)]
 mod tests;
