@@ -77,7 +77,7 @@ fn jumps(cx: &Context) -> Result<()> {
     let mut clock = 0;
     for (nth, seconds) in [HOURS, -HOURS, 0].into_iter().enumerate() {
         if !stays_ready(cx, seconds, &nth.to_string())? {
-            // A machine that stood still for as long as a node may be silent is no clock that was set: the
+            // A machine that stood still for as long as a node may be silent is not a clock that was set: the
             // same once more.
             set_clock(cx, clock)?;
             cx.wait(&format!("node/{NODE}"), "condition=Ready")?;

@@ -218,7 +218,7 @@ pub fn a_dead_node_takes_no_other_with_it(cx: &Context) -> Result<()> {
             }
         }
         // Where the machine stood still for as long as a node may be silent, they change as well: then one kill
-        // says nothing, and there is another. What comes again is no stall.
+        // says nothing, and there is another. What comes again is not a stall.
         if changes.len() == before {
             kills += 1;
         }

@@ -365,7 +365,7 @@ fn more_than_is_kept() -> usize {
     128 + most.parse::<usize>().expect("a number") / LARGE + 16
 }
 
-/// It is told so when it reads again; who reads has everything meanwhile.
+/// It learns so when it reads again; who reads has everything meanwhile.
 #[tokio::test]
 async fn a_watch_that_nobody_reads_is_left_behind_alone() {
     let server = start(Limits::MOST).await;
