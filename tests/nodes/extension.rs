@@ -10,10 +10,11 @@ use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use futures::{StreamExt as _, stream};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::{BodyExt as _, Full, StreamBody};
 use serde_json::{Value, json};
 use tests::Context;
 use tests::command::eventually;
@@ -159,14 +160,17 @@ fn noted(kept: &Kept, head: &Parts, rest: &str, sent: Value) -> Response<Body> {
             let added = notes
                 .values()
                 .map(|note| format!("{}\n", json!({ "type": "ADDED", "object": note })));
-            let events = Full::new(Bytes::from(added.collect::<String>()));
+            let mut events = Full::new(Bytes::from(added.collect::<String>()));
+            let first = async move { events.frame().await };
             // There is nothing behind the events; until then the answer goes on.
             let removed = kept.removed.clone().cancelled_owned();
             let end = async move {
                 removed.await;
                 None
             };
-            Response::new(events.with_trailers(end).boxed_unsync())
+            let frames = stream::once(first).chain(stream::once(end));
+            let frames = frames.filter_map(std::future::ready);
+            Response::new(StreamBody::new(frames).boxed_unsync())
         }
         ("GET", "") => {
             let items: Vec<&Value> = notes.values().collect();
