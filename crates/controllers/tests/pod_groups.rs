@@ -81,8 +81,9 @@ async fn a_group_stays_while_pods_use_it() {
     pods.delete("first", &at_once).await.expect("deleted");
     until(&groups, gone("one")).await;
     let ended = Patch::Merge(json!({ "status": { "phase": "Succeeded" } }));
-    let patched = pods.patch_status("second", &PatchParams::default(), &ended);
-    patched.await.expect("patched");
+    let params = PatchParams::default();
+    let patched = pods.patch_status("second", &params, &ended).await;
+    patched.expect("patched");
     until(&groups, gone("two")).await;
 }
 
