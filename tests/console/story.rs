@@ -130,7 +130,7 @@ fn broken_and_why(cx: &Context, page: &mut Browser) -> Result<()> {
     owner_and_claim_say_why(cx, page)
 }
 
-/// What owns broken pods says why, and so does a claim that waits.
+/// What owns broken pods says why, and so do a Job that has failed and a claim that waits.
 fn owner_and_claim_say_why(cx: &Context, page: &mut Browser) -> Result<()> {
     let mut sick = web("sick", 2);
     sick["spec"]["template"]["spec"]["containers"] = json!([{ "name": "main", "image": BUSYBOX,
@@ -145,12 +145,28 @@ fn owner_and_claim_say_why(cx: &Context, page: &mut Browser) -> Result<()> {
     page.until_shown("container main keeps ending: exit code 4")?;
     page.until_shown("no key in /etc/keys")?;
     page.picture("why-deployment")?;
+    failed_job_says_why(cx, page)?;
     go(
         page,
         &format!("o/core/v1/persistentvolumeclaims/{}/data", cx.ns),
     )?;
     page.until_shown("waits for the first pod that uses it")?;
     page.picture("why-claim")
+}
+
+/// A Job at its back-off limit: what the server answers, with what its last pod wrote.
+fn failed_job_says_why(cx: &Context, page: &mut Browser) -> Result<()> {
+    cx.apply_json(&json!({
+        "apiVersion": "batch/v1", "kind": "Job", "metadata": { "name": "once" },
+        "spec": { "backoffLimit": 0, "template": { "spec": { "restartPolicy": "Never",
+            "containers": [{ "name": "main", "image": BUSYBOX,
+                "command": ["sh", "-c", "echo no input in /data; exit 5"] }] } } },
+    }))?;
+    go(page, &format!("workloads/jobs/{}/once", cx.ns))?;
+    page.until_shown("It has failed: BackoffLimitExceeded")?;
+    page.until_shown("mend what its pods fail on, and create it again")?;
+    page.until_shown("no input in /data")?;
+    page.picture("why-job")
 }
 
 pub fn yaml_is_changed_with_its_mistakes_shown_in_place(cx: &Context) -> Result<()> {

@@ -11,6 +11,6 @@ const tests = fs.readdirSync(path.join(here, 'test')).filter((n) => n.endsWith('
 // What a browser has and the pure parts do not use.
 const banner = { js: 'globalThis.sessionStorage = globalThis.localStorage = { getItem: () => null }; globalThis.location = { hash: "" }; globalThis.matchMedia = () => ({ addEventListener() {} });' };
 await esbuild.build({ absWorkingDir: here, entryPoints: tests.map((n) => `test/${n}`), bundle: true, platform: 'neutral', external: ['node:*'], format: 'esm', conditions: ['browser'], mainFields: ['browser', 'module', 'main'], outdir: out, outExtension: { '.js': '.mjs' }, banner });
-const ran = spawnSync(process.execPath, ['--test', ...tests.map((n) => path.join(out, n.replace(/\.ts$/, '.mjs')))], { stdio: 'inherit' });
+const ran = spawnSync(process.execPath, ['--test', ...tests.map((n) => path.join(out, n.replace(/\.ts$/, '.mjs')))], { cwd: here, stdio: 'inherit' });
 fs.rmSync(out, { recursive: true });
 process.exit(ran.status ?? 1);

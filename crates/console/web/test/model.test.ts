@@ -1,12 +1,13 @@
 // What the page says of pods, workloads and figures.
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
 import { age, bytes, cores, quantity, shownTimes } from '../src/model/format';
-import { objections, questionOf } from '../src/model/answer';
+import { ASKED, objections, questionOf } from '../src/model/answer';
 import { podState, whyPod } from '../src/model/pods';
 import { deploymentRevisions, progressOf } from '../src/model/workloads';
-import { whyObject, whyService, whyWorkload } from '../src/model/why';
-import type { Event, Obj, Pod, Service, Workload } from '../src/types';
+import { whyNode, whyObject, whyService, whyWorkload } from '../src/model/why';
+import type { Event, Node, Obj, Pod, Service, Workload } from '../src/types';
 
 const NOW = Date.parse('2026-03-01T12:00:00Z');
 const before = (seconds: number) => new Date(NOW - seconds * 1000).toISOString();
@@ -86,6 +87,50 @@ test('a workload says why it does not progress, once for all its pods', () => {
   assert.deepEqual(whyWorkload('Deployment', well, [pod(crash)], NOW), []);
 });
 
+test('every kind that the server answers about is asked about', () => {
+  const rows = readFileSync('../../scheduler/src/why/answer.rs', 'utf8').matchAll(/names: &\[([^\]]+)\]/g);
+  const served = [...rows].map(([, names]) => JSON.parse(`[${names}]`) as string[]);
+  assert.notEqual(served.length, 0);
+  const asked = Object.values(ASKED);
+  for (const names of served) assert.equal(asked.filter((a) => names.includes(a)).length, 1, `${names[0]} is not in ASKED`);
+  assert.equal(asked.length, served.length);
+});
+
+test('a workload whose pods are not there says why, too, once that lasts', () => {
+  const w = (spec: object, status: object, age = 600) => ({ metadata: { name: 'w', namespace: 'n', uid: 'w', creationTimestamp: before(age) }, spec, status }) as Workload;
+  const titles = (kind: string, of: Workload, pods: Pod[] = []) => whyWorkload(kind, of, pods, NOW).map((r) => r.title);
+  assert.deepEqual(titles('StatefulSet', w({ replicas: 2 }, { replicas: 0 })), ['It does not have the pods that it should have']);
+  assert.deepEqual(titles('StatefulSet', w({ replicas: 2 }, { replicas: 0 }, 5)), []);
+  assert.deepEqual(titles('StatefulSet', w({ replicas: 0 }, { replicas: 0 })), []);
+  assert.deepEqual(titles('DaemonSet', w({}, { desiredNumberScheduled: 0 })), ['No node is to have a pod of it.']);
+  assert.deepEqual(titles('DaemonSet', w({}, { desiredNumberScheduled: 1, currentNumberScheduled: 1, updatedNumberScheduled: 1, numberAvailable: 1 })), []);
+  assert.deepEqual(titles('Job', w({}, { active: 1 })), []);
+  assert.deepEqual(titles('Job', w({}, {})), ['It does not have the pods that it should have']);
+  assert.deepEqual(titles('Job', w({ suspend: true }, {})), ['The Job is suspended']);
+  assert.deepEqual(titles('CronJob', w({ suspend: true }, {})), ['The CronJob is suspended']);
+  assert.deepEqual(titles('Job', w({}, { conditions: [{ type: 'Complete', status: 'True' }] })), []);
+  const failed = w({}, { failed: 1, conditions: [{ type: 'Failed', status: 'True', reason: 'BackoffLimitExceeded', message: 'limit' }] });
+  const ended = pod({ phase: 'Failed', containerStatuses: [{ name: 'main', ready: false, restartCount: 0, state: { terminated: { exitCode: 5 } } }] });
+  const all = whyWorkload('Job', failed, [ended], NOW);
+  assert.deepEqual(all.map((r) => [r.title, !!r.guess]), [['Job w: BackoffLimitExceeded', true], ['Pod p: container main ended: exit code 5', false]]);
+});
+
+test('a node says why it takes no pods, and an autoscaler why it does not scale', () => {
+  const node = (spec: object, ...conditions: object[]) => ({ metadata: { name: 'a', uid: 'a' }, spec, status: { conditions } }) as Node;
+  const ready = { type: 'Ready', status: 'True', message: 'posting' };
+  assert.deepEqual(whyNode(node({}, ready), NOW), []);
+  assert.deepEqual(whyNode(node({}, { type: 'Ready', status: 'Unknown', message: 'stopped' }), NOW), [{ title: 'The node is not heard of', detail: 'stopped', guess: true }]);
+  assert.equal(whyNode(node({ unschedulable: true }, ready), NOW)[0]!.title, 'The node is cordoned');
+  const full = { type: 'DiskPressure', status: 'True', message: 'full' };
+  assert.deepEqual(whyNode(node({}, ready, full), NOW), [{ title: 'The node is ready, but says DiskPressure', detail: 'full' }]);
+  const scaler = (type: string, status: string, reason: string) => whyObject('HorizontalPodAutoscaler', { metadata: { name: 'h', uid: 'h' }, status: { conditions: [{ type, status, reason, message: 'said' }] } }, [], NOW);
+  assert.deepEqual(scaler('ScalingActive', 'False', 'FailedGetResourceMetric'), [{ title: 'It does not know how many pods are needed', detail: 'said', guess: true }]);
+  assert.match(scaler('AbleToScale', 'False', 'FailedGetScale')[0]!.title, /cannot scale/);
+  assert.match(scaler('ScalingLimited', 'True', 'TooManyReplicas')[0]!.title, /More pods are needed/);
+  assert.deepEqual(scaler('ScalingLimited', 'True', 'TooFewReplicas'), []);
+  assert.deepEqual(scaler('ScalingLimited', 'False', 'DesiredWithinRange'), []);
+});
+
 test('a Service says why it leads nowhere', () => {
   const s = { metadata: { name: 's', uid: 's' }, spec: { selector: { app: 'x' } } } as Service;
   assert.match(whyService(s, [pod({})], NOW)[0]!.hint!, /No pod in its namespace carries the labels app=x/);
@@ -110,9 +155,15 @@ test('claims say why they are not bound, and objects why they are not gone', () 
 });
 
 test('the server is asked about what it answers, and its nodes are shown with the nearest first', () => {
-  assert.equal(questionOf('pods', 'default', 'web'), '/tiphys/why?of=pod%2Fweb&namespace=default');
-  assert.equal(questionOf('namespaces', '', 'old'), '/tiphys/why?of=namespace%2Fold');
-  assert.equal(questionOf('jobs', 'default', 'j'), undefined);
+  const asked = (group: string, plural: string, namespace: string, name: string) => questionOf({ group, plural, namespace, name });
+  assert.equal(asked('', 'pods', 'default', 'web'), '/tiphys/why?of=pod%2Fweb&namespace=default');
+  assert.equal(asked('', 'namespaces', '', 'old'), '/tiphys/why?of=namespace%2Fold');
+  assert.equal(asked('', 'nodes', '', 'a'), '/tiphys/why?of=node%2Fa');
+  assert.equal(asked('batch', 'jobs', 'default', 'j'), '/tiphys/why?of=job%2Fj&namespace=default');
+  assert.equal(asked('autoscaling', 'horizontalpodautoscalers', 'default', 'h'), '/tiphys/why?of=hpa%2Fh&namespace=default');
+  // Another group's kind of the same name is another kind.
+  assert.equal(asked('example.com', 'nodes', '', 'a'), undefined);
+  assert.equal(asked('batch', 'cronjobs', 'default', 'c'), undefined);
   const refusal = (plugin: string, change?: string) => ({ plugin, reasons: [`${plugin} says no`], ...(change ? { change } : {}) });
   const all = objections({
     about: 'pod default/web', cause: 'no node takes it',

@@ -1,4 +1,4 @@
-// Which lines differ between two texts, with what is around them. Pure.
+// Which lines differ between two texts, with what is around them: for people. What is sent: `sent.ts`. Pure.
 
 export interface DiffLine {
   kind: 'same' | 'added' | 'removed' | 'gap';

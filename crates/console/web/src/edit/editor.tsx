@@ -9,7 +9,7 @@ import { useLive } from '../live';
 import type { ManagedFields, Obj } from '../types';
 import { Failure, Loading, tell } from '../ui/parts';
 import { diff, folded, type DiffLine } from './diff';
-import { chosen, kept, NOTHING, Schemas, type Fields, type Schema, type Value } from './fields';
+import { chosen, kept, NOTHING, Schemas, type Fields, type Schema, type Value } from './sent';
 import { lineOf } from './locate';
 import { goToLine, YamlText } from './text';
 

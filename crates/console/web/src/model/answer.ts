@@ -15,18 +15,31 @@ export interface Answer {
   notes?: string[];
 }
 
-/** The kinds that can be asked about, by the resource that names them. */
-const ASKED: Record<string, string> = {
+/** An object that is asked about; its namespace is empty where it has none. */
+export interface About {
+  group: string;
+  plural: string;
+  namespace: string;
+  name: string;
+}
+
+/** The kinds that can be asked about, by their resource with its group, and how a question calls them. */
+export const ASKED: Readonly<Record<string, string>> = {
   pods: 'pod',
-  deployments: 'deployment',
+  'deployments.apps': 'deployment',
+  'statefulsets.apps': 'statefulset',
+  'daemonsets.apps': 'daemonset',
+  'jobs.batch': 'job',
+  'horizontalpodautoscalers.autoscaling': 'hpa',
   persistentvolumeclaims: 'pvc',
   namespaces: 'namespace',
   services: 'service',
+  nodes: 'node',
 };
 
 /** Where an object is asked about; nothing for kinds that cannot be. */
-export function questionOf(plural: string, namespace: string, name: string): string | undefined {
-  const kind = ASKED[plural];
+export function questionOf({ group, plural, namespace, name }: About): string | undefined {
+  const kind = ASKED[group ? `${plural}.${group}` : plural];
   if (!kind) return undefined;
   const query = new URLSearchParams({ of: `${kind}/${name}`, ...(namespace ? { namespace } : {}) });
   return `/tiphys/why?${query}`;

@@ -1,7 +1,7 @@
 // What is wrong in what is seen, the worst first. Pure.
 
 import { href } from '../state';
-import type { Claim, Node, Pod, Workload } from '../types';
+import type { Claim, Condition, Node, Pod, Workload } from '../types';
 import { plural, span } from './format';
 import { condition, containersOf, PATIENCE_MS, podState, type Tone } from './pods';
 import { progressOf, type Sort } from './workloads';
@@ -30,12 +30,18 @@ export function nodeState(node: Node): { tone: Tone; text: string } {
   return { tone: 'ok', text: 'Ready' };
 }
 
+/** The condition that says why a node is as `nodeState` says. */
+export function nodeCondition(node: Node): Condition | undefined {
+  const { tone, text } = nodeState(node);
+  return condition(node.status?.conditions, tone === 'bad' ? 'Ready' : text);
+}
+
 export function nodeTroubles(nodes: Iterable<Node>): Trouble[] {
   const out: Trouble[] = [];
   for (const node of nodes) {
     const { tone, text } = nodeState(node);
     if (tone === 'ok') continue;
-    const found = node.status?.conditions?.find((c) => c.type === (tone === 'bad' ? 'Ready' : text));
+    const found = nodeCondition(node);
     out.push({
       tone, kind: 'Node', name: node.metadata.name, namespace: '',
       text: found?.message ? `${text}: ${found.message}` : text,

@@ -1,24 +1,38 @@
-// Why a workload does not progress, a Service leads nowhere, a claim is not bound, an object is not
-// deleted. Pure: objects in, words out.
+// Why a workload does not progress, a Service leads nowhere, a node takes no pods, an autoscaler does
+// not scale, a claim is not bound, an object is not deleted. Pure: objects in, words out.
 
 import { href } from '../state';
-import type { Condition, Event, Obj, Pod, Service, Workload } from '../types';
+import type { Condition, Event, Node, Obj, Pod, Service, Workload } from '../types';
 import type { Reason } from '../ui/why';
 import { plural, span } from './format';
-import { condition, eventTime, podState, whyPod } from './pods';
-import { progressOf } from './workloads';
+import { condition, eventTime, PATIENCE_MS, podState, whyPod } from './pods';
+import { nodeCondition, nodeState } from './trouble';
+import { progressOf, type Progress } from './workloads';
 
 /** Reasons of pods that are shown: the rest is in the table below. */
 const MOST = 3;
 
 export function whyWorkload(kind: string, w: Workload, pods: Pod[], now: number): Reason[] {
   if (w.metadata.deletionTimestamp) return whyDeleted(kind, w, now);
-  const { state, sentence, ready, wanted } = progressOf(kind, w);
+  const progress = progressOf(kind, w);
+  const { state, sentence, ready, wanted } = progress;
   const out: Reason[] = [];
-  if (state.tone === 'bad') out.push({ title: `${kind} ${w.metadata.name}: ${lower(state.text)}`, detail: sentence });
+  // Of a Job, the server's answer begins with the same condition.
+  if (state.tone === 'bad') out.push({ title: `${kind} ${w.metadata.name}: ${lower(state.text)}`, detail: sentence, guess: kind === 'Job' });
   if (w.spec.paused) out.push({ title: 'The rollout is paused', hint: 'Changes of the template wait until spec.paused is false.' });
+  if (state.text === 'Suspended') out.push({ title: `The ${kind} is suspended`, hint: 'Nothing new is made until spec.suspend is false.', guess: true });
+  if (kind === 'DaemonSet' && !wanted && state.tone === 'ok') out.push({ title: sentence, guess: true });
   if (state.tone === 'ok' || state.tone === 'done' || (kind !== 'Job' && ready >= wanted)) return out;
-  return [...out, ...ofPods(pods, now)];
+  out.push(...ofPods(pods, now));
+  const old = now - Date.parse(w.metadata.creationTimestamp ?? '') > PATIENCE_MS;
+  if (!out.length && old && lacksPods(kind, progress)) out.push({ title: 'It does not have the pods that it should have', detail: sentence, guess: true });
+  return out;
+}
+
+/** Whether pods are not there at all, so that none of them can say why. */
+function lacksPods(kind: string, { wanted, ready, total }: Progress): boolean {
+  // A Job has few of them at a time; what counts as ready there is done.
+  return kind === 'Job' ? total <= ready : total < wanted;
 }
 
 /** What keeps pods from running; the same of several is said once, with its last output. */
@@ -44,7 +58,19 @@ function ofPods(pods: Pod[], now: number): Reason[] {
   });
 }
 
-const lower = (text: string) => text.charAt(0).toLowerCase() + text.slice(1);
+/** As it stands after a colon; names as BackoffLimitExceeded stay as they are. */
+const lower = (text: string) => text.replace(/^[A-Z][a-z]*\b/, (word) => word.toLowerCase());
+
+/** Why a node is not ready, or takes no pods. */
+export function whyNode(node: Node, now: number): Reason[] {
+  if (node.metadata.deletionTimestamp) return whyDeleted('Node', node, now);
+  const { tone, text } = nodeState(node);
+  if (tone === 'ok') return [];
+  const detail = nodeCondition(node)?.message;
+  if (tone === 'bad') return [{ title: `The node is ${lower(text)}`, ...(detail ? { detail } : {}), guess: true }];
+  if (text === 'Cordoned') return [{ title: 'The node is cordoned', hint: 'It takes no new pods until it is uncordoned.', guess: true }];
+  return [{ title: `The node is ready, but says ${text}`, ...(detail ? { detail } : {}) }];
+}
 
 /** Why nothing answers behind a Service. */
 export function whyService(s: Service, pods: Pod[], now: number): Reason[] {
@@ -63,6 +89,17 @@ export function whyObject(kind: string, o: Obj, events: Event[], now: number): R
   if (o.metadata.deletionTimestamp) return whyDeleted(kind, o, now);
   const phase = (o.status as { phase?: string } | undefined)?.phase;
   if (kind === 'PersistentVolumeClaim' && phase !== 'Bound') return whyClaim(phase, events);
+  if (kind === 'HorizontalPodAutoscaler') return whyAutoscaler((o.status as { conditions?: Condition[] } | undefined)?.conditions);
+  return [];
+}
+
+/** By the first of its conditions that keeps an autoscaler from scaling. That it may not go below its least is nothing wrong. */
+function whyAutoscaler(all: Condition[] | undefined): Reason[] {
+  const [able, active, limited] = ['AbleToScale', 'ScalingActive', 'ScalingLimited'].map((type) => condition(all, type));
+  const says = (title: string, c: Condition): Reason[] => [{ title, ...(c.message ? { detail: c.message } : {}), guess: true }];
+  if (able?.status === 'False') return says('It cannot scale its target', able);
+  if (active?.status === 'False') return says(active.reason === 'ScalingDisabled' ? 'Its target is to have no pods: it is left alone' : 'It does not know how many pods are needed', active);
+  if (limited?.status === 'True' && limited.reason === 'TooManyReplicas') return says('More pods are needed than it may give', limited);
   return [];
 }
 

@@ -46,7 +46,7 @@ export function progressOf(kind: string, w: Workload): Progress {
   const ready = (daemon ? s.numberAvailable : kind === 'Deployment' ? s.availableReplicas : s.readyReplicas) ?? 0;
   const total = (daemon ? s.currentNumberScheduled : s.replicas) ?? 0;
   const updated = (daemon ? s.updatedNumberScheduled : kind === 'StatefulSet' ? statefulUpdated(w) : s.updatedReplicas) ?? 0;
-  return { wanted, updated, ready, total, ...judged(w, wanted, updated, ready, total) };
+  return { wanted, updated, ready, total, ...judged(kind, w, wanted, updated, ready, total) };
 }
 
 /** Once a StatefulSet is through, only its current revision counts pods. */
@@ -55,7 +55,7 @@ function statefulUpdated(w: Workload): number {
   return s.currentRevision === s.updateRevision ? (s.replicas ?? 0) : (s.updatedReplicas ?? 0);
 }
 
-function judged(w: Workload, wanted: number, updated: number, ready: number, total: number): { state: State; sentence: string } {
+function judged(kind: string, w: Workload, wanted: number, updated: number, ready: number, total: number): { state: State; sentence: string } {
   const s = w.status ?? {};
   if (w.metadata.deletionTimestamp) return says('way', 'Terminating', 'It is being deleted.');
   const stuck = condition(s.conditions, 'Progressing');
@@ -70,7 +70,8 @@ function judged(w: Workload, wanted: number, updated: number, ready: number, tot
   }
   if (total > wanted) return says('way', 'Rolling out', `${plural(total - wanted, 'old pod')} still to go. ${available(ready, wanted)}`);
   if (ready < wanted) return says('way', 'Waiting', available(ready, wanted));
-  return says('ok', wanted ? 'Available' : 'Scaled to zero', wanted ? available(ready, wanted) : 'It is scaled to zero.');
+  if (wanted) return says('ok', 'Available', available(ready, wanted));
+  return kind === 'DaemonSet' ? says('ok', 'On no node', 'No node is to have a pod of it.') : says('ok', 'Scaled to zero', 'It is scaled to zero.');
 }
 
 function available(ready: number, wanted: number): string {

@@ -6,6 +6,8 @@ import { useEffect, useMemo, useState } from 'preact/hooks';
 import { ApiError, get, pathOf, remove, send, words } from '../api';
 import { discover, kindOf, kinds, kindsError, mayList, may, scoped, type Kind } from '../discovery';
 import { lines, passes, useLive } from '../live';
+import type { About as Asked } from '../model/answer';
+import { whyObject } from '../model/why';
 import { href, route, scope } from '../state';
 import type { Condition, Event, Meta, Obj } from '../types';
 import { Confirm } from '../ui/confirm';
@@ -13,8 +15,7 @@ import { Events, linkOf, objectLink } from '../ui/events';
 import { lazy } from '../ui/lazy';
 import { Age, Empty, Facts, Failure, Heading, Labels, lately, Loading, Section, Shown, Stale, Tabs, tell } from '../ui/parts';
 import { Table, type Column } from '../ui/table';
-import { type About as Asked, WhySection } from '../ui/why';
-import { whyObject } from '../model/why';
+import { WhySection } from '../ui/why';
 import { Conditions } from './nodes';
 
 const Editor = lazy('the editor', () => import('../edit/editor').then((m) => m.Editor));
@@ -215,21 +216,21 @@ export function ObjectPage({ group, version, plural, namespace, name }: { group:
       <Tabs label="Parts of the object" current={tab} all={[{ id: 'about', title: 'About', link: place }, { id: 'yaml', title: 'YAML', link: `${place}?tab=yaml` }]} />
       {tab === 'yaml' ? <Editor group={group} version={version} plural={plural} namespace={namespace} name={name} /> : (
         <Shown live={live} what={`${title} ${name}`} empty={<Empty title={`There is no ${title} ${name}`} />}>
-          {() => object && <About title={title} object={object} about={group ? undefined : [plural, namespace, name]} seen={[...events.items.value.values()]} events={<Events live={events} most={20} />} />}
+          {() => object && <About title={title} object={object} about={{ group, plural, namespace, name }} seen={[...events.items.value.values()]} events={<Events live={events} most={20} />} />}
         </Shown>
       )}
     </>
   );
 }
 
-function About({ title, object, about, seen, events }: { title: string; object: Obj; about: Asked | undefined; seen: Event[]; events: ComponentChildren }) {
+function About({ title, object, about, seen, events }: { title: string; object: Obj; about: Asked; seen: Event[]; events: ComponentChildren }) {
   const m = object.metadata;
   const status = (object.status ?? {}) as Record<string, unknown>;
   const conditions = Array.isArray(status.conditions) ? (status.conditions as Condition[]) : undefined;
   const simple = Object.entries(status).filter(([, v]) => ['string', 'number', 'boolean'].includes(typeof v));
   return (
     <>
-      <WhySection all={whyObject(title, object, seen, lately.value)} {...(about ? { about } : {})} />
+      <WhySection all={whyObject(title, object, seen, lately.value)} about={about} />
       <div class="columns">
         <Section title="About">
           <Facts all={[
@@ -240,7 +241,7 @@ function About({ title, object, about, seen, events }: { title: string; object: 
             ...simple.map(([k, v]): [string, string] => [k, String(v)]),
           ]} />
         </Section>
-        {conditions && <Section title="Conditions"><Conditions all={conditions} /></Section>}
+        {conditions && <Section title="Conditions"><Conditions all={conditions} goodFalse={(t) => t === 'ScalingLimited'} /></Section>}
       </div>
       <Section title="Events">{events}</Section>
     </>

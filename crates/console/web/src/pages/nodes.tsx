@@ -8,12 +8,14 @@ import { patch, words } from '../api';
 import { bytes, cores, plural, quantity } from '../model/format';
 import { podState } from '../model/pods';
 import { nodeState } from '../model/trouble';
+import { whyNode } from '../model/why';
 import { href } from '../state';
 import type { Condition, Event, Node, Pod } from '../types';
 import { Drain } from '../ui/drain';
 import { Events } from '../ui/events';
 import { Age, Badge, Empty, Facts, Heading, Labels, lately, Meter, Section, Shown, tell } from '../ui/parts';
 import { NetworkPlot, Plot } from '../ui/plot';
+import { WhySection } from '../ui/why';
 import { lastOf, noStatistics, used, useAbout } from '../usage';
 import { PodTable } from './pods';
 
@@ -153,6 +155,7 @@ function Whole({ node, pods, events, table }: { node: Node; pods: Pod[]; events:
         <a class="button" href={href('o', 'core', 'v1', 'nodes', name) + '?tab=yaml'}>YAML</a>
       </Heading>
       {draining && <Drain node={name} close={() => setDraining(false)} />}
+      <WhySection all={whyNode(node, lately.value)} about={{ group: '', plural: 'nodes', namespace: '', name }} />
       <div class="columns">
         <Section title="Room"><Meters node={node} pods={pods.filter(takesRoom)} /><Squares pods={pods.filter(takesRoom)} /></Section>
         <Section title="About">

@@ -87,7 +87,7 @@ function About({ pod, events }: { pod: Pod; events: ReturnType<typeof useLive<Ev
   const [cpuLimit, memoryLimit] = [limit('cpu'), limit('memory')];
   return (
     <>
-      <WhySection all={why.map((w) => (w.logs ? { ...w, logs: { ...w.logs, namespace, pod: name } } : w) as Reason)} about={['pods', namespace, name]} />
+      <WhySection all={why.map((w) => (w.logs ? { ...w, logs: { ...w.logs, namespace, pod: name } } : w) as Reason)} about={{ group: '', plural: 'pods', namespace, name }} />
       <Section title="Containers">
         <ul class="containers">
           {all.map((c) => <ContainerCard key={c.spec.name} {...c} link={`${href('pods', namespace, name)}?tab=logs&container=${encodeURIComponent(c.spec.name)}`} />)}

@@ -109,7 +109,7 @@ export function ServicePage({ namespace, name }: { namespace: string; name: stri
             <Tabs label="Parts of the Service" current={tab} all={[{ id: 'about', title: 'About', link: place }, { id: 'yaml', title: 'YAML', link: `${place}?tab=yaml` }]} />
             {tab === 'yaml' ? <Editor group="" version="v1" plural="services" namespace={namespace} name={name} /> : (
               <>
-                {seesSlices && slices.phase.value === 'live' && !places.some((p) => p.ready) && <WhySection all={whyService(s, [...pods.items.value.values()], lately.value)} about={['services', namespace, name]} />}
+                {seesSlices && slices.phase.value === 'live' && !places.some((p) => p.ready) && <WhySection all={whyService(s, [...pods.items.value.values()], lately.value)} about={{ group: '', plural: 'services', namespace, name }} />}
                 <Section title="Endpoints"><Places all={places} namespace={namespace} /></Section>
                 <Section title="About">
                   <Facts all={[

@@ -118,7 +118,7 @@ function Whole({ sort, w, gone, tab }: { sort: Sort; w: Workload; gone: boolean;
       <Tabs label="Parts of the workload" current={tab} all={[{ id: 'about', title: 'About', link: place }, { id: 'yaml', title: 'YAML', link: `${place}?tab=yaml` }]} />
       {tab === 'yaml' ? <Editor group={sort.group} version={sort.version} plural={sort.plural} namespace={namespace} name={name} /> : (
         <>
-          <WhySection all={whyWorkload(sort.kind, w, own, lately.value)} about={[sort.plural, namespace, name]} />
+          <WhySection all={whyWorkload(sort.kind, w, own, lately.value)} about={{ group: sort.group, plural: sort.plural, namespace, name }} />
           {sort.kind !== 'CronJob' && <Rollout progress={progress} />}
           {sort.kind === 'CronJob' && <p>{progress.sentence}</p>}
           <Section title="Pods">

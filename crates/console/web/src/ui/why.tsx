@@ -4,7 +4,7 @@
 
 import { useEffect, useState } from 'preact/hooks';
 import { ApiError, get, pathOf, send, words } from '../api';
-import type { Answer } from '../model/answer';
+import type { About, Answer } from '../model/answer';
 import { objections, questionOf } from '../model/answer';
 import { plural } from '../model/format';
 import type { Why } from '../model/pods';
@@ -17,16 +17,13 @@ export interface Reason extends Omit<Why, 'logs'> {
   link?: { to: string; text: string };
 }
 
-/** What is asked about: the resource, the namespace if it has one, the name. */
-export type About = [resource: string, namespace: string, name: string];
-
 /** Nodes that are shown with what they say; the rest is counted. */
 const MOST_NODES = 8;
 /** Between two questions about the same: each makes the server look at the whole cluster. */
 const PAUSE_MS = 10_000;
 
 export function WhySection({ all, about }: { all: Reason[]; about?: About }) {
-  const path = about && all.length ? questionOf(...about) : undefined;
+  const path = about && all.length ? questionOf(about) : undefined;
   const { answer, refused } = useAnswer(path, all.map((r) => r.title + (r.detail ?? '')).join());
   if (!all.length) return null;
   const own = answer ? all.filter((r) => !r.guess) : all;

@@ -1,5 +1,5 @@
-// Which fields of an edited object are sent to server-side apply: those that were changed, and
-// those that this page has set before, since a manager that leaves a field out gives it up. So the
+// What is sent when YAML was changed: which fields of the object, to server-side apply. Those that were
+// changed, and those that this page has set before, since a manager that leaves a field out gives it up. So the
 // page never becomes the owner of what nobody changed. Pure.
 
 /** What OpenAPI says of a type, as far as it matters for merging. */

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { LineCounter, parseDocument } from 'yaml';
 import { diff, folded } from '../src/edit/diff';
-import { chosen, kept, NOTHING, Schemas, type Schema } from '../src/edit/fields';
+import { chosen, kept, NOTHING, Schemas, type Schema } from '../src/edit/sent';
 import { lineOf, steps } from '../src/edit/locate';
 
 const container: Schema = {
