@@ -217,6 +217,7 @@ mod tests {
             [
                 "apiserver",
                 "apiserver/tests",
+                "apiserver/tests/policies",
                 "apiserver/tests/security",
                 "apiserver/tests/several"
             ]
