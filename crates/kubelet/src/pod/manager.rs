@@ -262,25 +262,29 @@ impl Pods {
             let alive = all.iter().filter(|c| c.state == State::Running);
             busy.extend(alive.filter_map(|c| c.labels.get(label::POD_UID).cloned()));
         }
+        // A pod may have come back meanwhile, as one of a file has its UID again.
+        let has_come = |uid: &str| self.handles.lock().contains_key(uid);
         // A pod may have had several.
         for pod in &gone {
-            if !staying.contains(spec::uid(pod)) {
+            if !staying.contains(spec::uid(pod)) && !has_come(spec::uid(pod)) {
                 super::remains::remove_files(&self.deps, pod).await;
             }
         }
-        for uid in folders.iter().filter(|uid| !busy.contains(*uid)) {
+        let is_unused = |uid: &str| !busy.contains(uid) && !has_come(uid);
+        for uid in folders.iter().filter(|uid| is_unused(uid)) {
             if let Err(e) = self.deps.volumes.release(uid).await {
                 tracing::warn!(uid, error = %e, "removing an orphaned folder failed");
             } else if !staying.contains(uid) {
                 self.deps.user_ids.forget(uid);
             }
         }
-        let is_orphan = |uid: &str| !known.contains(uid) && !staying.contains(uid);
+        let is_orphan =
+            |uid: &str| !known.contains(uid) && !staying.contains(uid) && !has_come(uid);
         super::remains::remove_orphaned_logs(&logs, is_orphan);
         if let Some(links) = Links::of(&self.deps.config) {
             links.tidy();
         }
-        for uid in claimed.iter().filter(|uid| !busy.contains(*uid)) {
+        for uid in claimed.iter().filter(|uid| is_unused(uid)) {
             if let Err(error) = self.deps.dra.release(uid).await {
                 tracing::warn!(
                     uid,
@@ -289,11 +293,11 @@ impl Pods {
                 );
             }
         }
-        // What runs in them is ended: not that of a pod that has come back meanwhile.
-        let has_come = |uid: &str| self.handles.lock().contains_key(uid);
-        let stays = |uid: &str| busy.contains(uid) || staying.contains(uid) || has_come(uid);
-        for (uid, group) in groups.iter().filter(|(uid, _)| !stays(uid)) {
-            if let Err(e) = super::remains::remove_group(&self.deps, group).await {
+        // What runs in them is ended.
+        let ends = |uid: &str| is_unused(uid) && !staying.contains(uid);
+        for (uid, group) in groups.iter().filter(|(uid, _)| ends(uid)) {
+            let has_come = || has_come(uid);
+            if let Err(e) = super::remains::remove_group(&self.deps, group, has_come).await {
                 tracing::debug!(uid, error = %e, "an orphaned group could not be removed");
             }
         }

@@ -618,7 +618,7 @@ impl Hands {
             tracing::warn!(pod = spec::full_name(pod), error = %e, "unmounting failed; trying again");
         }
         let group = self.grants.group(pod);
-        if let Err(e) = remains::remove_group(&self.deps, &group).await {
+        if let Err(e) = remains::remove_group(&self.deps, &group, || false).await {
             tracing::debug!(pod = spec::full_name(pod), error = %e, "a group could not be removed yet");
         }
         unmounted.is_ok() && given_back.is_ok()

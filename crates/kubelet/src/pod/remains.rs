@@ -67,16 +67,31 @@ fn forgotten(mut groups: Vec<String>, seen: &SeenPod) -> Vec<String> {
 }
 
 /// Removes a pod's control group. What still runs in it is ended first, as upstream does: nothing of the
-/// pod is to run any more.
-pub(super) async fn remove_group(deps: &Deps, group: &str) -> std::io::Result<()> {
-    // What was killed is not gone yet; what a kernel cannot end is left to the next look for orphans.
+/// pod is to run any more. Nothing is done as soon as the pod `has_come` back: what runs is its own then.
+pub(super) async fn remove_group(
+    deps: &Deps,
+    group: &str,
+    has_come: impl Fn() -> bool,
+) -> std::io::Result<()> {
+    match all_ended(|| deps.cgroups.kill(group), has_come).await {
+        true => STARTS.group("destroy", || deps.cgroups.remove(group)),
+        false => Ok(()),
+    }
+}
+
+/// Kills until nothing is left to be killed, which `kill` counts: what was killed is not gone at once, and
+/// what a kernel cannot end is left to the next look for orphans. False where the pod has come back.
+async fn all_ended(mut kill: impl FnMut() -> usize, has_come: impl Fn() -> bool) -> bool {
     for _ in 0..LOOKS {
-        if deps.cgroups.kill(group) == 0 {
-            break;
+        if has_come() {
+            return false;
+        }
+        if kill() == 0 {
+            return true;
         }
         tokio::time::sleep(PAUSE).await;
     }
-    STARTS.group("destroy", || deps.cgroups.remove(group))
+    !has_come()
 }
 
 /// Removes folders of logs of pods that are no more: a kubelet died before it came to them.
@@ -161,6 +176,23 @@ mod tests {
         assert!(of(&stays).is_empty());
         // Of a pod without anything that may run nobody knows what is named like a container.
         assert!(forgotten(vec!["cc00".into()], &SeenPod::default()).is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_runs_is_killed_until_it_is_gone_or_the_pod_is_back() {
+        let mut left = vec![0, 1, 3];
+        let kill = || left.pop().expect("nobody looks again");
+        assert!(all_ended(kill, || false).await);
+        let looks = std::cell::Cell::new(0);
+        let count = || {
+            looks.set(looks.get() + 1);
+            1
+        };
+        assert!(!all_ended(count, || looks.get() == 2).await);
+        assert_eq!(looks.get(), 2, "what runs is the pod's by then");
+        looks.set(0);
+        assert!(all_ended(count, || false).await);
+        assert_eq!(looks.get(), LOOKS, "it is given up");
     }
 
     #[test]
