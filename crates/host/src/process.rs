@@ -158,6 +158,23 @@ mod tests {
         assert!(Process::find(0, "c").unwrap().is_none());
     }
 
+    #[test]
+    fn only_what_is_in_the_group_is_killed() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("1000000")
+            .spawn()
+            .unwrap();
+        let pids = [child.id()];
+        assert_eq!(kill_in_group(&pids, "no-such-group"), 0);
+        assert_eq!(kill_in_group(&pids, ""), 0);
+        assert!(child.try_wait().unwrap().is_none());
+        // It is where this process is, as if that were a pod's group.
+        let groups = fs::read_to_string("/proc/self/cgroup").unwrap();
+        let own = groups.lines().next().unwrap().rsplit(':').next().unwrap();
+        assert_eq!(kill_in_group(&pids, own), 1);
+        assert_eq!(child.wait().unwrap().signal(), Some(9));
+    }
+
     #[tokio::test]
     async fn what_hangs_up_ends_with_its_group() {
         let mut command = std::process::Command::new("sh");
