@@ -43,7 +43,7 @@ pub fn explain(state: &State, of: &DaemonSet, profiles: Profiles<'_>) -> Result<
     }
     let strategy = of.spec.as_ref().and_then(|s| s.update_strategy.as_ref());
     let updated = status.updated_number_scheduled.unwrap_or(0);
-    let older = status.desired_number_scheduled - updated;
+    let older = status.desired_number_scheduled.saturating_sub(updated);
     if older > 0 && strategy.and_then(|s| s.type_.as_deref()) == Some("OnDelete") {
         let cause = format!(
             "all {wanted} pods are ready; {older} are of an older template: its update strategy is \

@@ -43,15 +43,17 @@ pub fn explain(
         return Ok(answer.change("scale it up"));
     }
     let first = spec.ordinals.as_ref().and_then(|o| o.start).unwrap_or(0);
-    let numbers = first..first.saturating_add(wanted);
+    let numbers = first..first.saturating_add(wanted.max(0));
     let pods = pods(state, of);
     let is_ready = |number: &i32| {
         let found = pods.get(number);
         found.is_some_and(|p| is_pod_ready(p) && p.metadata.deletion_timestamp.is_none())
     };
-    let ready = numbers.clone().filter(is_ready).count();
+    // There may be very many numbers, of which there are few pods.
+    let own = pods.range(numbers.clone());
+    let ready = own.clone().filter(|(n, _)| is_ready(n)).count();
     let Some(lowest) = numbers.clone().find(|n| !is_ready(n)) else {
-        let kept: Vec<&Pod> = numbers.filter_map(|n| pods.get(&n).copied()).collect();
+        let kept: Vec<&Pod> = own.map(|(_, pod)| *pod).collect();
         return Ok(rolled_out(about, of, &spec, &kept));
     };
     let said = format!("{ready} of {wanted} pods are ready");
@@ -60,10 +62,7 @@ pub fn explain(
     let stuck = match (pods.get(&lowest), in_order) {
         (found, true) => found.copied(),
         (_, false) => {
-            let all: Vec<&Pod> = numbers
-                .clone()
-                .filter_map(|n| pods.get(&n).copied())
-                .collect();
+            let all: Vec<&Pod> = own.map(|(_, pod)| *pod).collect();
             pod::stuck(&all)
         }
     };
@@ -77,14 +76,12 @@ pub fn explain(
             "what refuses it, if anything does, its events say: kubectl describe statefulset {name}"
         )),
     };
-    let waiting: Vec<String> = numbers
-        .filter(|n| *n > lowest && !pods.contains_key(n))
-        .map(|n| format!("{name}-{n}"))
-        .collect();
-    let which = match &waiting[..] {
-        [one] => format!("pod {one} waits"),
-        [first, .., last] => format!("pods {first} to {last} wait"),
-        [] => return Ok(answer),
+    let waits = |n: &i32| *n > lowest && !pods.contains_key(n);
+    let ends = numbers.clone().find(waits).zip(numbers.rev().find(waits));
+    let which = match ends {
+        Some((first, last)) if first == last => format!("pod {name}-{first} waits"),
+        Some((first, last)) => format!("pods {name}-{first} to {name}-{last} wait"),
+        None => return Ok(answer),
     };
     if in_order {
         answer = answer.note(format!(
