@@ -71,12 +71,12 @@ fn files(path: &Path) -> io::Result<Vec<PathBuf>> {
 /// The pod of a file; none for a folder, and for a file that is gone again.
 fn pod(source: &Source, file: &Path, node: &str) -> Result<Option<Pod>, String> {
     use std::io::Read;
-    let open = match std::fs::File::open(file) {
-        Ok(open) => open,
+    // Before it is opened: a pipe would be waited for until somebody writes into it.
+    let meta = match std::fs::metadata(file) {
+        Ok(meta) => meta,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(e.to_string()),
     };
-    let meta = open.metadata().map_err(|e| e.to_string())?;
     if meta.is_dir() {
         return Ok(None);
     }
@@ -85,6 +85,11 @@ fn pod(source: &Source, file: &Path, node: &str) -> Result<Option<Pod>, String> 
             "it is not an ordinary file of at most {MOST_BYTES} bytes"
         ));
     }
+    let open = match std::fs::File::open(file) {
+        Ok(open) => open,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e.to_string()),
+    };
     let mut bytes = Vec::new();
     let read = open.take(MOST_BYTES).read_to_end(&mut bytes);
     read.map_err(|e| e.to_string())?;
@@ -129,6 +134,9 @@ mod tests {
         put("d.json", "no manifest");
         put(".hidden", &manifest("hidden", "one"));
         fs::create_dir(dir.path().join("folder")).unwrap();
+        let mut pipe = std::process::Command::new("mkfifo");
+        let made = pipe.arg(dir.path().join("e.json")).status().unwrap();
+        assert!(made.success());
         let source = source(dir.path());
         let found = all(&source, "Node-1").unwrap();
         let name = ("default".to_owned(), "web-node-1".to_owned());
