@@ -156,6 +156,8 @@ mod tests {
         },
         Remove(usize),
         Resize(usize, usize),
+        /// A node is closed to pods that come, or opened.
+        Close(usize, bool),
         Budget(i32),
         /// A new pod of a kind; whether its victims go at once.
         Ask(usize, bool),
@@ -169,6 +171,7 @@ mod tests {
                 |(node, priority, halves, db)| Act::Place { node, priority, halves, db }),
             3 => (0usize..40).prop_map(Act::Remove),
             1 => (0usize..4, 1usize..5).prop_map(|(n, cpu)| Act::Resize(n, cpu)),
+            1 => (0usize..4, any::<bool>()).prop_map(|(n, closed)| Act::Close(n, closed)),
             1 => (0i32..3).prop_map(Act::Budget),
             8 => (0usize..3, any::<bool>()).prop_map(|(kind, at_once)| Act::Ask(kind, at_once)),
             4 => (0usize..8).prop_map(Act::Return),
@@ -246,13 +249,11 @@ mod tests {
                     self.remove(&uid);
                 }
                 Act::Remove(_) => {}
-                Act::Resize(n, cpu) => {
-                    for c in self.both() {
-                        let node = serde_json::from_value(sized(n, cpu)).expect("a node");
-                        let offer = crate::node::Offer::read(&node, &mut c.strings);
-                        let name = c.strings.get(&format!("n{n}"));
-                        c.snapshot.set_node(&name, offer);
-                    }
+                Act::Resize(n, cpu) => self.set_node(n, &sized(n, cpu)),
+                Act::Close(n, closed) => {
+                    let mut node = sized(n, 2 + n % 3);
+                    node["spec"] = json!({"unschedulable": closed});
+                    self.set_node(n, &node);
                 }
                 Act::Budget(allowed) => {
                     self.allowed = Some(allowed);
@@ -280,6 +281,15 @@ mod tests {
                 Act::Return(_) => {}
             }
             Ok(())
+        }
+
+        fn set_node(&mut self, n: usize, node: &Value) {
+            for c in self.both() {
+                let node = serde_json::from_value(node.clone()).expect("a node");
+                let offer = crate::node::Offer::read(&node, &mut c.strings);
+                let name = c.strings.get(&format!("n{n}"));
+                c.snapshot.set_node(&name, offer);
+            }
         }
 
         fn remove(&mut self, uid: &str) {
