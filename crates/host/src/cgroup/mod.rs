@@ -459,6 +459,24 @@ mod tests {
     }
 
     #[test]
+    fn the_folder_by_which_a_group_is_found_goes_last() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let v1 = Hierarchy::V1 {
+            root: dir.path().into(),
+        };
+        fs::create_dir_all(at("memory/pods/podx/c")).unwrap();
+        fs::create_dir_all(at("cpu/pods/podx")).unwrap();
+        // What is in it keeps a folder, as a process does.
+        fs::write(at("cpu/pods/podx/busy"), "").unwrap();
+        assert!(v1.remove("/pods/podx").is_err());
+        assert_eq!(v1.children("/pods"), ["podx"]);
+        fs::remove_file(at("cpu/pods/podx/busy")).unwrap();
+        v1.remove("/pods/podx").unwrap();
+        assert!(v1.children("/pods").is_empty() && !at("cpu/pods/podx").exists());
+    }
+
+    #[test]
     fn the_kind_is_seen_from_the_mounts() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Hierarchy::probe_at(dir.path()).version(), 1);
