@@ -207,11 +207,17 @@ fn answers_of_extension_servers() {
         let Ok(answer) = serde_json::from_slice::<Value>(bytes) else {
             return;
         };
-        let _ = answers::entry(&answer, &of);
+        if let Ok(entry) = answers::checked(answers::entry(&answer, &of)) {
+            assert!(entry.is_array(), "{entry}");
+        }
         let resources = answer["resources"].as_array().cloned().unwrap_or_default();
         let shown = answers::from_list("x.io", "v1", &resources);
-        let shown = shown.as_array().map_or(0, Vec::len);
-        assert!(shown <= resources.len());
+        let count = shown.as_array().map_or(0, Vec::len);
+        assert!(count <= resources.len());
+        // What can be shown can be shown again.
+        if let Ok(checked) = answers::checked(shown) {
+            assert_eq!(answers::checked(checked.clone()), Ok(checked));
+        }
     });
     let openapi = json!({"swagger": "2.0", "info": {"title": "x", "version": "1"},
         "paths": {

@@ -92,10 +92,11 @@ struct Version {
 #[serde(rename_all = "camelCase")]
 struct Resource {
     resource: String,
+    #[serde(default)]
     scope: String,
     response_kind: Option<ResponseKind>,
-    #[serde(default)]
-    verbs: Vec<String>,
+    /// Go writes an empty list as null.
+    verbs: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -230,7 +231,7 @@ fn add_group(found: &mut DiscoveredResources, group: Group) {
                     plural: r.resource,
                 },
                 namespaced: r.scope == "Namespaced",
-                verbs: r.verbs,
+                verbs: r.verbs.unwrap_or_default(),
             });
         }
     }
@@ -245,7 +246,7 @@ mod tests {
         let text = r#"{"kind":"APIGroupDiscoveryList","items":[
             {"metadata":{},"versions":[{"version":"v1","freshness":"Current","resources":[
                 {"resource":"pods","scope":"Namespaced","responseKind":{"kind":"Pod"},"verbs":["delete","list"]},
-                {"resource":"odd","scope":"Namespaced","verbs":[]}]}]},
+                {"resource":"odd","scope":"Namespaced","verbs":null}]}]},
             {"metadata":{"name":"g"},"versions":[
                 {"version":"v2","freshness":"Current","resources":[
                     {"resource":"as","scope":"Cluster","responseKind":{"kind":"A"},"verbs":["get"]}]},

@@ -1,8 +1,13 @@
 //! What extension servers answer about themselves, in the form in which this server's pages show it.
 //! Nothing of it is believed to be of any form.
 
+use std::collections::BTreeMap;
+
 use api::GroupVersion;
 use serde_json::{Map, Value, json};
+
+/// The type of a version in an aggregated document.
+const VERSION: &str = "io.k8s.api.apidiscovery.v2.APIVersionDiscovery";
 
 /// The resources of a version in an aggregated document; none if it is not in it.
 pub fn entry(document: &Value, of: &GroupVersion) -> Value {
@@ -14,22 +19,58 @@ pub fn entry(document: &Value, of: &GroupVersion) -> Value {
     found.map_or_else(|| json!([]), |v| v["resources"].clone())
 }
 
+/// Resources as the page of all groups may show them: in the types that its readers have. Of a page with
+/// one value of another type they read nothing, of no group.
+///
+/// # Errors
+/// Something has another type; in the words of Go's decoder.
+pub fn checked(resources: Value) -> Result<Value, String> {
+    let table = schema::builtin();
+    let id = table.by_name(VERSION).ok_or("versions have no type")?;
+    let version = json!({ "resources": resources });
+    let read = schema::decode::value(table, id, version).map_err(|e| e.to_string())?;
+    let mut version = read.value;
+    let mut all = match version.get_mut("resources").map(Value::take) {
+        Some(Value::Array(all)) => all,
+        _ => Vec::new(),
+    };
+    for resource in &mut all {
+        with_verbs(resource);
+        let below = resource
+            .get_mut("subresources")
+            .and_then(Value::as_array_mut);
+        below.into_iter().flatten().for_each(with_verbs);
+    }
+    Ok(all.into())
+}
+
+/// Verbs are a list, also where there are none: not every reader takes Go's null for that.
+fn with_verbs(of: &mut Value) {
+    if let Some(verbs) = of.get_mut("verbs").filter(|verbs| verbs.is_null()) {
+        *verbs = json!([]);
+    }
+}
+
+/// Where a resource stands among all of a list, which it joins if it is the first of its name.
+fn place<'a>(
+    all: &mut Vec<Map<String, Value>>,
+    places: &mut BTreeMap<&'a str, usize>,
+    name: &'a str,
+) -> usize {
+    *places.entry(name).or_insert_with(|| {
+        let mut resource = Map::new();
+        resource.insert("resource".into(), name.into());
+        // Where it stands only as the parent of something.
+        resource.insert("responseKind".into(), json!({}));
+        all.push(resource);
+        all.len() - 1
+    })
+}
+
 /// The resources of an `APIResourceList` in the aggregated form.
 pub fn from_list(group: &str, version: &str, list: &[Value]) -> Value {
     let mut all: Vec<Map<String, Value>> = Vec::new();
-    let place = |all: &mut Vec<Map<String, Value>>, name: &str| -> usize {
-        let found = all
-            .iter()
-            .position(|r| r.get("resource") == Some(&name.into()));
-        found.unwrap_or_else(|| {
-            let mut resource = Map::new();
-            resource.insert("resource".into(), name.into());
-            // Where it stands only as the parent of something.
-            resource.insert("responseKind".into(), json!({}));
-            all.push(resource);
-            all.len() - 1
-        })
-    };
+    let mut places = BTreeMap::new();
     for item in list {
         let text = |field: &str| item[field].as_str().unwrap_or_default();
         let or = |own: &str, other: &str| if own.is_empty() { other } else { own }.to_owned();
@@ -42,9 +83,9 @@ pub fn from_list(group: &str, version: &str, list: &[Value]) -> Value {
         } else {
             "Cluster"
         };
-        let name = text("name");
+        let name = item["name"].as_str().unwrap_or_default();
         if let Some((parent, sub)) = name.split_once('/') {
-            let at = place(&mut all, parent);
+            let at = place(&mut all, &mut places, parent);
             let Some(parent) = all.get_mut(at) else {
                 continue;
             };
@@ -57,7 +98,7 @@ pub fn from_list(group: &str, version: &str, list: &[Value]) -> Value {
             }
             continue;
         }
-        let at = place(&mut all, name);
+        let at = place(&mut all, &mut places, name);
         let Some(resource) = all.get_mut(at) else {
             continue;
         };
@@ -84,7 +125,7 @@ pub fn own_part(document: &mut Value, of: &GroupVersion) -> Value {
             let is_own = path
                 .strip_prefix(&own)
                 .is_some_and(|r| r.is_empty() || r.starts_with('/'));
-            if is_own {
+            if is_own && item.is_object() {
                 paths.insert(path.clone(), item.take());
             }
             !is_own
@@ -95,7 +136,8 @@ pub fn own_part(document: &mut Value, of: &GroupVersion) -> Value {
     paths.values().for_each(|item| references(item, &mut open));
     while let Some((section, name)) = open.pop() {
         let kept = shared.iter_mut().find(|(s, _)| *s == section);
-        let (Some(found), Some((_, kept))) = (document[section].get(&name), kept) else {
+        let found = document[section].get(&name).filter(|f| f.is_object());
+        let (Some(found), Some((_, kept))) = (found, kept) else {
             continue;
         };
         if !kept.contains_key(&name) {
@@ -167,10 +209,46 @@ mod tests {
     }
 
     #[test]
+    fn resources_of_other_types_are_refused() {
+        let good = json!({"resource": "flunders", "singularResource": "flunder", "scope": "Cluster",
+            "responseKind": {"group": "x.io", "version": "v1", "kind": "Flunder"}, "verbs": ["get"]});
+        let all = json!([good]);
+        assert_eq!(checked(all.clone()), Ok(all));
+        for nothing in [Value::Null, json!([])] {
+            assert_eq!(checked(nothing), Ok(json!([])));
+        }
+        // Go writes nothing as null.
+        let bare = json!({"resource": "a", "verbs": null, "subresources": [{"subresource": "b"}]});
+        let bare = checked(json!([bare])).expect("of these types");
+        assert_eq!(bare[0]["verbs"], json!([]));
+        assert_eq!(bare[0]["subresources"][0]["verbs"], json!([]));
+        for (field, value) in [
+            ("resource", json!(1)),
+            ("scope", json!({})),
+            ("verbs", json!("get")),
+            ("shortNames", json!([1])),
+            ("responseKind", json!("Flunder")),
+            ("subresources", json!(["status"])),
+        ] {
+            let mut other = good.clone();
+            other[field] = value;
+            assert!(checked(json!([other])).is_err(), "{field}");
+        }
+        for other in [json!("a"), json!({}), json!([1])] {
+            assert!(checked(other.clone()).is_err(), "{other}");
+        }
+    }
+
+    #[test]
     fn of_what_is_no_document_nothing_is_taken() {
         let of = GroupVersion::new("x.io", "v1");
         let nothing = json!({ "paths": {}, "definitions": {}, "parameters": {} });
-        for mut document in [json!([]), json!("a"), json!({ "paths": ["/apis/x.io/v1"] })] {
+        for mut document in [
+            json!([]),
+            json!("a"),
+            json!({ "paths": ["/apis/x.io/v1"] }),
+            json!({ "paths": { "/apis/x.io/v1": "a" } }),
+        ] {
             assert_eq!(own_part(&mut document, &of), nothing);
             assert_eq!(entry(&document, &of), json!([]));
         }

@@ -10,7 +10,7 @@ use registry::aggregation::{Available, unreachable};
 use serde_json::Value;
 
 use super::ApiServiceSpec;
-use super::answers::{entry, from_list, own_part};
+use super::answers::{checked, entry, from_list, own_part};
 use super::proxy::identify;
 use crate::egress::{self, Bounds, OutgoingRequest};
 use crate::filters::authn::{MASTERS, UserInfo};
@@ -143,7 +143,7 @@ async fn resources(state: &State, known: &ApiServiceSpec) -> Result<Value, Strin
     if head.status.is_success() && aggregated {
         let value: Value = serde_json::from_slice(&body).map_err(|e| e.to_string())?;
         let of = GroupVersion::new(&known.group, &known.version);
-        return Ok(entry(&value, &of));
+        return checked(entry(&value, &of));
     }
     // Servers older than aggregated discovery.
     let (head, body) = ask(state, known, &own_path(known), JSON).await?;
@@ -152,7 +152,7 @@ async fn resources(state: &State, known: &ApiServiceSpec) -> Result<Value, Strin
     }
     let value: Value = serde_json::from_slice(&body).map_err(|e| e.to_string())?;
     let list = value["resources"].as_array().cloned().unwrap_or_default();
-    Ok(from_list(&known.group, &known.version, &list))
+    checked(from_list(&known.group, &known.version, &list))
 }
 
 /// The hash of a server's OpenAPI v3; the document itself is asked of the server whenever a client
