@@ -335,14 +335,19 @@ fn notes_are_kept_elsewhere(cx: &Context) -> Result<()> {
 
 pub fn a_service_leads_to_webhooks_and_an_extension_server(cx: &Context) -> Result<()> {
     let outside = cx.cluster.block_on(Outside::start(cx))?;
-    place(cx, &outside)?;
-    register(cx, &outside)?;
-    let outcome = papers_are_judged_and_converted(cx).and_then(|()| notes_are_kept_elsewhere(cx));
+    let outcome = place(cx, &outside)
+        .and_then(|()| register(cx, &outside))
+        .and_then(|()| papers_are_judged_and_converted(cx))
+        .and_then(|()| notes_are_kept_elsewhere(cx));
     // Whatever came of it, no other check meets what nobody answers for any more.
-    cx.kubectl(&format!("delete apiservice v1.{NOTES}"))?;
-    cx.kubectl(&format!("delete customresourcedefinition papers.{PAPERS}"))?;
-    cx.kubectl(&format!(
-        "delete mutatingwebhookconfiguration,validatingwebhookconfiguration {PAPERS}"
-    ))?;
-    outcome
+    let left = [
+        format!("apiservice v1.{NOTES}"),
+        format!("customresourcedefinition papers.{PAPERS}"),
+        format!("mutatingwebhookconfiguration,validatingwebhookconfiguration {PAPERS}"),
+    ];
+    let removed = left.iter().try_for_each(|what| {
+        cx.kubectl(&format!("delete --ignore-not-found {what}"))
+            .map(drop)
+    });
+    outcome.and(removed)
 }
