@@ -122,7 +122,8 @@ pub async fn pages(state: &State, known: &ApiServiceSpec) -> Pages {
     let before = known.pages.load_full();
     let resources = resources(state, known).await;
     if let Err(why) = &resources {
-        tracing::debug!("discovery of {}: {why}", known.name);
+        // It answers whether it is there, so this is nothing that passes by itself.
+        tracing::warn!("discovery of {}: {why}", known.name);
         return before.stale();
     }
     Pages {
