@@ -126,11 +126,12 @@ pub async fn pages(state: &State, known: &ApiServiceSpec) -> Pages {
         tracing::warn!("discovery of {}: {why}", known.name);
         return before.stale();
     }
+    let (v3, v2) = (v3(state, known).await, v2(state, known).await);
     Pages {
         resources: resources.ok(),
         is_current: true,
-        v3_hash: v3(state, known).await,
-        v2: v2(state, known).await,
+        v3_hash: v3.unwrap_or_else(|_| before.v3_hash.clone()),
+        v2: v2.unwrap_or_else(|_| before.v2.clone()),
     }
 }
 
@@ -156,26 +157,32 @@ async fn resources(state: &State, known: &ApiServiceSpec) -> Result<Value, Strin
     checked(from_list(&known.group, &known.version, &list))
 }
 
-/// The hash of a server's OpenAPI v3; the document itself is asked of the server whenever a client
-/// asks for it.
-async fn v3(state: &State, known: &ApiServiceSpec) -> Option<String> {
-    let (head, body) = ask(state, known, "/openapi/v3", JSON).await.ok()?;
-    let value: Value = serde_json::from_slice(&body).ok()?;
+/// The hash of a server's OpenAPI v3, if it has that; the document itself is asked of the server whenever
+/// a client asks for it.
+///
+/// # Errors
+/// It does not answer now.
+async fn v3(state: &State, known: &ApiServiceSpec) -> Result<Option<String>, String> {
+    let (head, body) = ask(state, known, "/openapi/v3", JSON).await?;
+    if !head.status.is_success() {
+        return Ok(None);
+    }
+    let value: Value = serde_json::from_slice(&body).unwrap_or_default();
     let name = format!("apis/{}/{}", known.group, known.version);
-    let url = value["paths"][name]["serverRelativeURL"].as_str()?;
-    let (_, hash) = url.split_once("hash=")?;
-    let hash = hash.split('&').next().unwrap_or_default();
-    (head.status.is_success() && !hash.is_empty()).then(|| hash.to_owned())
+    let url = value["paths"][name]["serverRelativeURL"].as_str();
+    let hash = url.and_then(|url| url.split_once("hash="));
+    let hash = hash.and_then(|(_, hash)| hash.split('&').next());
+    Ok(hash.filter(|hash| !hash.is_empty()).map(str::to_owned))
 }
 
-async fn v2(state: &State, known: &ApiServiceSpec) -> Option<Value> {
-    let (head, body) = ask(state, known, "/openapi/v2", JSON).await.ok()?;
-    let mut value: Value = serde_json::from_slice(&body).ok()?;
-    if !head.status.is_success() {
-        return None;
-    }
-    Some(own_part(
-        &mut value,
-        &GroupVersion::new(&known.group, &known.version),
-    ))
+/// What a server's OpenAPI v2 says of its version, if it has that.
+///
+/// # Errors
+/// It does not answer now.
+async fn v2(state: &State, known: &ApiServiceSpec) -> Result<Option<Value>, String> {
+    let (head, body) = ask(state, known, "/openapi/v2", JSON).await?;
+    let value = serde_json::from_slice::<Value>(&body).ok();
+    let value = value.filter(|_| head.status.is_success());
+    let of = GroupVersion::new(&known.group, &known.version);
+    Ok(value.map(|mut document| own_part(&mut document, &of)))
 }
