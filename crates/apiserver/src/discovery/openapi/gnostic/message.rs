@@ -211,7 +211,7 @@ impl Field {
 }
 
 impl Holds {
-    /// A value of another type than this is left out.
+    /// A value of another type than this is left out; as a message it is an empty one.
     fn put(self, out: &mut Vec<u8>, number: u32, value: &Value, always: bool) {
         match self {
             Self::Text => {
