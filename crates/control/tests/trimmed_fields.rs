@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 const READERS: [&str; 3] = ["controllers", "scheduler", "control"];
 
 /// Reads of a field of the same name of another type: file and field.
-const OTHER_TYPES: [(&str, &str); 12] = [
+const OTHER_TYPES: [(&str, &str); 18] = [
     // A Secret itself; pods are read whole there.
     ("controllers/src/service_account/tokens.rs", "secret"),
     ("controllers/src/service_account/unused_tokens.rs", "secret"),
