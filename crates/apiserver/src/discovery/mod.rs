@@ -46,8 +46,11 @@ const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGrou
 /// Where the types of these pages are.
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 
-/// A document and its hash, made when first asked for.
-type Document = OnceLock<Arc<(Bytes, String)>>;
+/// A document and its hash.
+type Hashed = Arc<(Bytes, String)>;
+
+/// A document that is made when first asked for.
+type Document = OnceLock<Hashed>;
 
 /// Documents that only change with the rows and with what extension servers serve: those that were
 /// asked for last.
@@ -63,7 +66,7 @@ struct Served {
     openapi_v2: Document,
     openapi_v2_protobuf: Document,
     openapi_v3_index: Document,
-    openapi_v3: Mutex<BTreeMap<(String, Form), Arc<(Bytes, String)>>>,
+    openapi_v3: Mutex<BTreeMap<(String, Form), Hashed>>,
 }
 
 impl Documents {
