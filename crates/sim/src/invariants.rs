@@ -15,6 +15,7 @@ use crate::given::{Devices, Keys, Volumes};
 use crate::jobs::Jobs;
 use crate::limits::{self, Quotas};
 use crate::pods::Pods;
+use crate::sets::Wanted;
 use crate::trace::Line;
 use crate::values::{is_finished, millis, number, owner, text};
 
@@ -51,6 +52,7 @@ const WRITES_A_MINUTE: usize = 180;
 pub struct Invariants {
     objects: BTreeMap<String, Arc<Value>>,
     pods: Pods,
+    wanted: Wanted,
     quotas: Quotas,
     jobs: Jobs,
     volumes: Volumes,
@@ -109,6 +111,9 @@ impl Invariants {
             self.pod(line, old, new);
             self.jobs.pod(new);
         }
+        if line.key.starts_with(REPLICA_SETS) {
+            self.wanted.note(new);
+        }
         if line.key.starts_with(QUOTAS) {
             self.quotas.note(&line.key, Some(new));
         }
@@ -156,6 +161,9 @@ impl Invariants {
     fn gone(&mut self, line: &Line, old: &Value) {
         if line.key.starts_with(PODS) {
             self.pods.note(&line.key, Some(old), None);
+        }
+        if line.key.starts_with(REPLICA_SETS) {
+            self.wanted.gone(old);
         }
         if line.key.starts_with(QUOTAS) {
             self.quotas.note(&line.key, None);
@@ -302,7 +310,8 @@ impl Invariants {
         let active = self.pods.active_of(&own);
         let wanted = number(set, "/spec/replicas");
         // What was decided before the set was made smaller may still come.
-        let before = number(set, "/status/replicas").max(wanted);
+        let most = self.wanted.most(&own);
+        let before = number(set, "/status/replicas").max(most);
         if active > before {
             let why = format!("{active} pods of a set that wants {wanted} and had {before}");
             self.wrong(line, &why);
@@ -325,6 +334,10 @@ impl Invariants {
         };
         let seen = number(deployment, "/status/observedGeneration");
         if seen < number(deployment, "/metadata/generation") {
+            return;
+        }
+        // Of one that is being deleted only the status is kept, as upstream: its sets are nobody's to scale.
+        if !text(deployment, "/metadata/deletionTimestamp").is_empty() {
             return;
         }
         let replicas = number(deployment, "/spec/replicas");

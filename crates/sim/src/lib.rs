@@ -25,6 +25,7 @@ mod limits;
 mod net;
 mod node;
 mod pods;
+mod sets;
 mod trace;
 mod values;
 
