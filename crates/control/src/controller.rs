@@ -306,8 +306,8 @@ impl<C: Controller> Shell<C> {
             Ok(()) => {
                 self.queue.forget(key);
                 if let Some(millis) = wake {
-                    self.queue
-                        .add_after(key.clone(), Duration::from_millis(millis));
+                    let wait = self.not_at_once(key, Duration::from_millis(millis));
+                    self.queue.add_after(key.clone(), wait);
                 }
             }
             Err(e) => {
@@ -324,6 +324,15 @@ impl<C: Controller> Shell<C> {
                 let gathered = self.controller.gather(&self.client, observed).await?;
                 Ok(Some(gathered))
             }
+        }
+    }
+
+    /// Where nothing of what was done is waited for, as when all of it had gone already and the caches do
+    /// not know it yet, the same would be done again, and again, until they do.
+    fn not_at_once(&self, key: &C::Key, wait: Duration) -> Duration {
+        match self.expectations.lock().contains_key(key) {
+            true => wait,
+            false => wait.max(EXPECT_AGAIN),
         }
     }
 
