@@ -129,15 +129,7 @@ pub fn pod(shape: Shape, i: u64) -> Value {
                 "topologyKey": ZONE,
                 "whenUnsatisfiable": "DoNotSchedule", "labelSelector": same }]);
         }
-        Shape::Affinity => {
-            // Ten kinds, each in a zone of its own.
-            let kind = format!("kind-{}", i % ZONES);
-            pod["metadata"]["labels"]["kind"] = kind.as_str().into();
-            pod["spec"]["affinity"] = json!({ "podAffinity": {
-                "requiredDuringSchedulingIgnoredDuringExecution": [{
-                    "topologyKey": ZONE,
-                    "labelSelector": { "matchLabels": { "kind": kind } } }] } });
-        }
+        Shape::Affinity => beside_its_kind(&mut pod, i),
         Shape::AntiAffinity => {
             spec["affinity"] = json!({ "podAntiAffinity": {
                 "requiredDuringSchedulingIgnoredDuringExecution": [{
@@ -160,6 +152,16 @@ pub fn pod(shape: Shape, i: u64) -> Value {
     pod
 }
 
+/// Has a pod be in one zone with the others of its kind, of which there are as many as zones.
+fn beside_its_kind(pod: &mut Value, i: u64) {
+    let kind = format!("kind-{}", i % ZONES);
+    pod["metadata"]["labels"]["kind"] = kind.as_str().into();
+    pod["spec"]["affinity"] = json!({ "podAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": [{
+            "topologyKey": ZONE,
+            "labelSelector": { "matchLabels": { "kind": kind } } }] } });
+}
+
 fn large() -> Value {
     (CORES / 4).to_string().into()
 }
@@ -174,6 +176,8 @@ pub fn settled(shape: Shape, i: u64, nodes: u64) -> Option<Value> {
             pod["spec"]["containers"][0]["resources"]["requests"]["cpu"] = large();
         }
         Shape::Churn => {}
+        // One of each kind, in a zone of its own: two kinds in one zone might not find room there.
+        Shape::Affinity => beside_its_kind(&mut pod, i),
         Shape::Mixed => {
             // Of each kind there is at most one on a node.
             pod["spec"]["nodeName"] = node_name(i / KINDS % nodes).into();
@@ -212,6 +216,7 @@ pub fn settled_pods(shape: Shape, nodes: u64, pods: u64) -> u64 {
     match shape {
         Shape::Preemption => nodes * 4,
         Shape::Churn => pods,
+        Shape::Affinity => ZONES,
         // One of each kind on two of five nodes.
         Shape::Mixed => nodes * 2,
         _ => 0,
