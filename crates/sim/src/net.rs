@@ -4,7 +4,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use apiserver::{ApiServer, UserInfo};
@@ -59,6 +59,8 @@ struct Inner {
     dead: CancellationToken,
     /// Of the requests that the part behind it may still send.
     fuse: Fuse,
+    /// It dies once the request that it is at has come to an end, which may take long.
+    is_dying: AtomicBool,
     last: AtomicUsize,
     weather: Weather,
     random: Random,
@@ -92,6 +94,7 @@ impl Cable {
             cut: watch::Sender::new(false),
             dead: CancellationToken::new(),
             fuse: Fuse::default(),
+            is_dying: AtomicBool::new(false),
             last: AtomicUsize::new(0),
             weather: weather.clone(),
             random,
@@ -108,8 +111,9 @@ impl Cable {
         self.0.dead.cancel();
     }
 
+    /// Whether it is dead, or nothing keeps it from it any more.
     pub fn is_dead(&self) -> bool {
-        self.0.dead.is_cancelled()
+        self.0.dead.is_cancelled() || self.0.is_dying.load(Ordering::Relaxed)
     }
 
     /// The part behind it dies at the request of this number, before or after it is done.
@@ -128,6 +132,7 @@ impl Cable {
     async fn send(self, user: UserInfo, request: Request<Body>) -> Answer {
         let dead = self.0.dead.clone();
         if self.0.fuse.burns_down() {
+            self.0.is_dying.store(true, Ordering::Relaxed);
             if self.0.random.number().is_multiple_of(2) {
                 drop(self.ask(user, request).await);
             }
