@@ -212,6 +212,19 @@ struct NoAddress {
 /// The addresses that the cache knows to be had.
 struct Cached<'a>(&'a State);
 
+/// A dry run takes every address for a free one, as upstream's: what it would say of one that is
+/// had is of that moment only, and depends on how much the cache knows already.
+struct Nobody;
+
+impl Had for Nobody {
+    fn has(&self, _: IpAddr) -> bool {
+        false
+    }
+    fn between(&self, _: IpAddr, _: IpAddr) -> BTreeSet<IpAddr> {
+        BTreeSet::new()
+    }
+}
+
 const GROUP: &str = "networking.k8s.io";
 
 impl Had for Cached<'_> {
@@ -239,7 +252,8 @@ impl Addresses {
             })
             .collect();
         let state = &call.state;
-        let taken = Cached(state);
+        let cached = Cached(state);
+        let taken: &dyn Had = if is_dry(call) { &Nobody } else { &cached };
         let (mut new, mut kept) = (Vec::new(), BTreeSet::new());
         let mut offers = None;
         for claim in want {
@@ -256,10 +270,10 @@ impl Addresses {
             // Most writes claim nothing new.
             let offers = &*offers.get_or_insert_with(|| offered(state));
             let chosen = match address {
-                None => cluster_ips::give(offers, *family, &taken, &state.random()),
+                None => cluster_ips::give(offers, *family, taken, &state.random()),
                 Some(Err(_)) => Err(Refused::Mismatched),
                 Some(Ok(address)) => {
-                    cluster_ips::named(offers, address, &taken).map(|offer| (address, offer))
+                    cluster_ips::named(offers, address, taken).map(|offer| (address, offer))
                 }
             };
             let (address, offer) = chosen.map_err(|why| {

@@ -161,10 +161,12 @@ impl Cluster {
         (code, serde_json::from_slice(&bytes).unwrap_or_default())
     }
 
-    /// All events so far of requests whose number is this; back ends that block have them all.
+    /// All events so far of requests whose number is this; back ends that block have them all. The
+    /// last line may be just being written: it counts once its end is there.
     fn events(&self, id: &str) -> Vec<Value> {
         let text = std::fs::read_to_string(&self.log).expect("log");
-        let all = text.lines().map(|l| serde_json::from_str(l).expect("json"));
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        let all = whole.lines().map(|l| serde_json::from_str(l).expect("json"));
         all.filter(|e: &Value| e["auditID"] == id).collect()
     }
 

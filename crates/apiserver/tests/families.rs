@@ -492,6 +492,7 @@ async fn what_services_get_is_counted() {
     }
     // Nobody gets anything by a dry run, or has failed to: as upstream's, it does not look whether
     // an address is free.
+    had(&s).await;
     let again = service("d", json!({ "clusterIP": "10.96.0.9" }));
     let dry = format!("{SERVICES}?dryRun=All");
     assert_eq!(post(&s, &dry, again.clone()).await.0, 201);
