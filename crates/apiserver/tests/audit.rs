@@ -166,7 +166,9 @@ impl Cluster {
     fn events(&self, id: &str) -> Vec<Value> {
         let text = std::fs::read_to_string(&self.log).expect("log");
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        let all = whole.lines().map(|l| serde_json::from_str(l).expect("json"));
+        let all = whole
+            .lines()
+            .map(|l| serde_json::from_str(l).expect("json"));
         all.filter(|e: &Value| e["auditID"] == id).collect()
     }
 
