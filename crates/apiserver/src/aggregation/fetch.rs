@@ -1,11 +1,13 @@
 //! What extension servers say of themselves: whether they answer, their resources, their OpenAPI.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use api::GroupVersion;
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use metrics::Counters;
 use registry::aggregation::{Available, unreachable};
 use serde_json::Value;
 
@@ -117,21 +119,43 @@ pub async fn check(state: &State, known: &ApiServiceSpec) -> Available {
     Available::not("FailedDiscoveryCheck", why)
 }
 
+static UNREAD: LazyLock<Counters<2>> = LazyLock::new(|| {
+    Counters::new(
+        "tiphys_aggregator_unread_documents_total",
+        "How often an extension server did not give a document of itself, by its APIService",
+        ["name", "document"],
+    )
+});
+
+/// Says and counts that a document was not read. Its server answers whether it is there, so this is
+/// nothing that passes by itself.
+fn unread(known: &ApiServiceSpec, document: &str, why: &str) {
+    tracing::warn!("{document} of {}: {why}", known.name);
+    UNREAD.add([&known.name, document]);
+}
+
 /// Asks for everything that the server's own pages show. What is not answered stands as it was.
 pub async fn pages(state: &State, known: &ApiServiceSpec) -> Pages {
     let before = known.pages.load_full();
-    let resources = resources(state, known).await;
-    if let Err(why) = &resources {
-        // It answers whether it is there, so this is nothing that passes by itself.
-        tracing::warn!("discovery of {}: {why}", known.name);
-        return before.stale();
-    }
+    let resources = match resources(state, known).await {
+        Ok(resources) => resources,
+        Err(why) => {
+            unread(known, "discovery", &why);
+            return before.stale();
+        }
+    };
     let (v3, v2) = (v3(state, known).await, v2(state, known).await);
     Pages {
-        resources: resources.ok(),
+        resources: Some(resources),
         is_current: true,
-        v3_hash: v3.unwrap_or_else(|_| before.v3_hash.clone()),
-        v2: v2.unwrap_or_else(|_| before.v2.clone()),
+        v3_hash: v3.unwrap_or_else(|why| {
+            unread(known, "OpenAPI v3", &why);
+            before.v3_hash.clone()
+        }),
+        v2: v2.unwrap_or_else(|why| {
+            unread(known, "OpenAPI v2", &why);
+            before.v2.clone()
+        }),
     }
 }
 
@@ -143,46 +167,106 @@ async fn resources(state: &State, known: &ApiServiceSpec) -> Result<Value, Strin
         return Err("service unavailable".into());
     }
     if head.status.is_success() && aggregated {
-        let value: Value = serde_json::from_slice(&body).map_err(|e| e.to_string())?;
         let of = GroupVersion::new(&known.group, &known.version);
-        return checked(entry(&value, &of));
+        return checked(entry(&object(&body)?, &of));
     }
     // Servers older than aggregated discovery.
     let (head, body) = ask(state, known, &own_path(known), JSON).await?;
     if !head.status.is_success() {
         return Err(format!("status {}", head.status.as_u16()));
     }
-    let value: Value = serde_json::from_slice(&body).map_err(|e| e.to_string())?;
-    let list = value["resources"].as_array().cloned().unwrap_or_default();
+    let list = match object(&body)?.get_mut("resources").map(Value::take) {
+        Some(Value::Array(list)) => list,
+        // Go writes nothing as null.
+        None | Some(Value::Null) => Vec::new(),
+        Some(_) => return Err("its resources are no list".into()),
+    };
     checked(from_list(&known.group, &known.version, &list))
+}
+
+/// A body as the object that every document of a server is. What is none is a failure: it does not
+/// say that there is nothing.
+fn object(body: &[u8]) -> Result<Value, String> {
+    let value: Value = serde_json::from_slice(body).map_err(|e| e.to_string())?;
+    match value.is_object() {
+        true => Ok(value),
+        false => Err("the answer is no JSON object".into()),
+    }
+}
+
+/// A document that not every server has: none where it is not found.
+fn optional(status: StatusCode, body: &[u8]) -> Result<Option<Value>, String> {
+    match status {
+        StatusCode::NOT_FOUND => Ok(None),
+        status if status.is_success() => object(body).map(Some),
+        status => Err(format!("status {}", status.as_u16())),
+    }
 }
 
 /// The hash of a server's OpenAPI v3, if it has that; the document itself is asked of the server whenever
 /// a client asks for it.
 ///
 /// # Errors
-/// It does not answer now.
+/// It does not answer now, or what it says cannot be read.
 async fn v3(state: &State, known: &ApiServiceSpec) -> Result<Option<String>, String> {
     let (head, body) = ask(state, known, "/openapi/v3", JSON).await?;
-    if !head.status.is_success() {
-        return Ok(None);
-    }
-    let value: Value = serde_json::from_slice(&body).unwrap_or_default();
-    let name = format!("apis/{}/{}", known.group, known.version);
-    let url = value["paths"][name]["serverRelativeURL"].as_str();
-    let hash = url.and_then(|url| url.split_once("hash="));
-    let hash = hash.and_then(|(_, hash)| hash.split('&').next());
-    Ok(hash.filter(|hash| !hash.is_empty()).map(str::to_owned))
+    let of = GroupVersion::new(&known.group, &known.version);
+    Ok(optional(head.status, &body)?.and_then(|index| hash(&index, &of)))
+}
+
+/// The hash of a version's document in an index of OpenAPI v3; none if it is not in it.
+fn hash(index: &Value, of: &GroupVersion) -> Option<String> {
+    let url = index["paths"][format!("apis/{of}")]["serverRelativeURL"].as_str()?;
+    let (_, hash) = url.split_once("hash=")?;
+    let hash = hash.split('&').next()?;
+    Some(hash.to_owned()).filter(|hash| !hash.is_empty())
 }
 
 /// What a server's OpenAPI v2 says of its version, if it has that.
 ///
 /// # Errors
-/// It does not answer now.
+/// It does not answer now, or what it says cannot be read.
 async fn v2(state: &State, known: &ApiServiceSpec) -> Result<Option<Value>, String> {
     let (head, body) = ask(state, known, "/openapi/v2", JSON).await?;
-    let value = serde_json::from_slice::<Value>(&body).ok();
-    let value = value.filter(|_| head.status.is_success());
     let of = GroupVersion::new(&known.group, &known.version);
-    Ok(value.map(|mut document| own_part(&mut document, &of)))
+    let document = optional(head.status, &body)?;
+    Ok(document.map(|mut document| own_part(&mut document, &of)))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_is_a_failure_and_not_nothing() {
+        let (ok, index) = (StatusCode::OK, json!({"paths": {}}));
+        let body = index.to_string();
+        assert_eq!(optional(ok, body.as_bytes()), Ok(Some(index)));
+        assert_eq!(optional(StatusCode::NOT_FOUND, b"404 page"), Ok(None));
+        for (status, body) in [
+            (ok, "<html>busy</html>"),
+            (ok, ""),
+            (ok, "[]"),
+            (ok, "null"),
+            (StatusCode::BAD_GATEWAY, "{}"),
+            (StatusCode::FORBIDDEN, "{}"),
+        ] {
+            let read = optional(status, body.as_bytes());
+            assert!(read.is_err(), "{status} {body}: {read:?}");
+        }
+    }
+
+    #[test]
+    fn a_hash_is_that_of_the_version() {
+        let of = GroupVersion::new("x.io", "v1");
+        let index = |url: &str| json!({"paths": {"apis/x.io/v1": {"serverRelativeURL": url}}});
+        let url = "/openapi/v3/apis/x.io/v1?hash=A&b=c";
+        assert_eq!(hash(&index(url), &of), Some("A".to_owned()));
+        assert_eq!(hash(&index("/openapi/v3?hash="), &of), None);
+        assert_eq!(hash(&index("/openapi/v3"), &of), None);
+        assert_eq!(hash(&json!({"paths": []}), &of), None);
+        assert_eq!(hash(&index(url), &GroupVersion::new("x.io", "v2")), None);
+    }
 }
