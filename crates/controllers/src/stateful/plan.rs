@@ -89,13 +89,14 @@ pub fn plan(seen: &Observed, failures: &Mutex<Failures>, now_millis: i64) -> Pla
         failures,
         now_millis,
     };
+    let mut rolled = Vec::new();
     if !parent.deleting {
-        set.advance(&mut plan);
+        rolled = set.advance(&mut plan);
         let limit = spec.revision_history_limit.unwrap_or(10);
         plan.actions
             .extend(history.truncate(limit, |r| set.is_live(r)));
     }
-    set.report_status(&mut plan);
+    set.report_status(&rolled, &mut plan);
     plan
 }
 
@@ -136,16 +137,21 @@ impl Set<'_> {
         name == name_of(self.current) || pods.any(|p| revision_of(p) == name)
     }
 
-    fn advance(&self, plan: &mut Plan) {
+    /// One step; what it ends for the update's sake, by number.
+    fn advance(&self, plan: &mut Plan) -> Vec<i32> {
         if self.fill(plan) == Then::Wait && self.ordered {
-            return;
+            return Vec::new();
         }
         if self.shrink(plan) == Then::Wait && self.ordered {
-            return;
+            return Vec::new();
         }
-        if self.rolls() {
-            self.roll(plan);
-        }
+        let rolled = match self.rolls() {
+            true => self.roll(),
+            false => Vec::new(),
+        };
+        let pods = rolled.iter().filter_map(|number| self.pods.get(number));
+        plan.actions.extend(pods.map(|pod| self.delete(pod)));
+        rolled
     }
 
     /// Sees to every pod that the set wants.
@@ -356,23 +362,24 @@ impl Set<'_> {
         Then::GoOn
     }
 
-    /// Deletes pods of an older revision, the highest number first: one at a time, or as many as
-    /// `maxUnavailable` says.
-    fn roll(&self, plan: &mut Plan) {
+    /// Pods of an older revision that are to go, the highest number first: one at a time, or as many
+    /// as `maxUnavailable` says.
+    fn roll(&self) -> Vec<i32> {
         let wanted = self.wanted();
         let least = wanted.start.saturating_add(self.partition().unwrap_or(0));
         let strategy = self.spec.update_strategy.as_ref();
         let rolling = strategy.and_then(|s| s.rolling_update.as_ref());
         let most = rolling.and_then(|r| r.max_unavailable.as_ref());
         let Some(most) = most else {
-            return self.roll_one(wanted, least, plan);
+            return self.roll_one(wanted, least).into_iter().collect();
         };
         let most = int_or_percent(most, self.spec.replicas.unwrap_or(1), false).max(1);
         let lacks = |n: &i32| self.pods.get(n).is_none_or(|p| !self.is_healthy(p));
         let unavailable = i32::try_from(wanted.clone().filter(lacks).take(BURST).count());
         let mut may_go = most - unavailable.unwrap_or(i32::MAX);
+        let mut rolled = Vec::new();
         let range = least.min(wanted.end)..wanted.end;
-        for (_, pod) in self.pods.range(range).rev().filter(|(_, p)| self.is_old(p)) {
+        for (number, pod) in self.pods.range(range).rev().filter(|(_, p)| self.is_old(p)) {
             // One that is not available is missed by nobody.
             if self.is_available(pod) {
                 if may_go <= 0 {
@@ -380,8 +387,9 @@ impl Set<'_> {
                 }
                 may_go -= 1;
             }
-            plan.actions.push(self.delete(pod));
+            rolled.push(*number);
         }
+        rolled
     }
 
     fn is_old(&self, pod: &Pod) -> bool {
@@ -389,29 +397,31 @@ impl Set<'_> {
         revision_of(pod) != name_of(self.update) && !is_deleting(pod) && !is_finished(pod)
     }
 
-    fn roll_one(&self, wanted: std::ops::Range<i32>, least: i32, plan: &mut Plan) {
+    fn roll_one(&self, wanted: std::ops::Range<i32>, least: i32) -> Option<i32> {
         for number in (least.max(wanted.start)..wanted.end).rev() {
-            let Some(pod) = self.pods.get(&number) else {
-                return;
-            };
+            let pod = self.pods.get(&number)?;
             if self.is_old(pod) {
-                plan.actions.push(self.delete(pod));
-                return;
+                return Some(number);
             }
             if !self.is_healthy(pod) {
-                return;
+                return None;
             }
         }
+        None
     }
 
-    /// Adds the status to the plan, if it says something new.
-    fn report_status(&self, plan: &mut Plan) {
+    /// Adds the status to the plan, if it says something new. What the update ends does not count at
+    /// the current revision any more, as upstream's: the number says how many of the first pods
+    /// [`Self::bring`] makes of that revision, and would have the same pod made and ended for ever.
+    fn report_status(&self, rolled: &[i32], plan: &mut Plan) {
         let published = self.seen.set.status.clone().unwrap_or_default();
         let (current, update) = (name_of(self.current), name_of(self.update));
         let pods = || self.pods.values().filter(|p| !phase(p).is_empty());
         let runs = |p: &&&Arc<Pod>| phase(p) == "Running" && is_ready(p);
+        let stays = |number: &i32, pod: &Pod| !is_deleting(pod) && !rolled.contains(number);
         let of = |revision: &str| {
-            count(pods().filter(|p| !is_deleting(&****p) && revision_of(p) == revision))
+            let of = self.pods.iter().filter(|(_, p)| !phase(p).is_empty());
+            count(of.filter(|(n, p)| stays(n, p) && revision_of(p) == revision))
         };
         let (replicas, ready) = (count(pods()), count(pods().filter(runs)));
         let available = count(pods().filter(runs).filter(|p| self.is_available(p)));

@@ -263,6 +263,24 @@ fn updates_go_from_the_highest_number_to_the_partition() {
     assert_eq!(s.world.names("ControllerRevision").len(), 2);
 }
 
+/// Of pods that never ran nothing is left once they are deleted. A set that said they still count at
+/// the old revision would make the next ones of it again, and end them again, for ever.
+#[test]
+fn an_update_without_a_partition_does_not_bring_back_what_it_ended() {
+    let mut s = Sets::new(json!({
+        "podManagementPolicy": "Parallel", "updateStrategy": { "rollingUpdate": null },
+    }));
+    s.lives = false;
+    s.settle();
+    s.pods_done();
+    s.image("two");
+    s.settle();
+    let images = s.images();
+    assert!(images.iter().all(|(_, image)| image == "two"), "{images:?}");
+    assert_eq!(s.pods_done().len(), 6, "each pod goes once and comes once");
+    assert_eq!(s.status("updatedReplicas"), 3);
+}
+
 #[test]
 fn an_update_waits_for_what_it_broke_and_can_be_mended() {
     let mut s = Sets::new(json!({}));
