@@ -5,6 +5,10 @@ use std::collections::BTreeMap;
 use api::FieldSelector;
 use serde::{Deserialize, Serialize};
 
+/// The extra value that says by which of a user's credentials (a token's id, a certificate's
+/// fingerprint) a request was made.
+pub const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
+
 /// The authenticated user of a request.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, LazyLock};
 
+use access::attributes::CREDENTIAL_ID;
 use api::Status;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -28,6 +29,8 @@ pub const MASTERS: &str = "system:masters";
 const TOKEN_PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
 /// Certificates whose names are remembered; one entry has about 1 KiB.
 const REMEMBERED: usize = 4096;
+/// In a certificate's subject: the uid of its user.
+const UID_ATTRIBUTE: &str = "1.3.6.1.4.1.57683.2";
 
 /// What a client shows.
 pub struct Credentials<'a> {
@@ -112,7 +115,8 @@ pub trait Authenticator: Send + Sync + 'static {
 }
 
 /// Client certificates that TLS has verified: the common name is the user, organizations are
-/// the groups. What a certificate says is read once and remembered.
+/// the groups, an attribute of its own is the user's uid. What a certificate says is read once and
+/// remembered.
 #[derive(Default)]
 pub struct ClientCertificates {
     /// Only those of these authorities, where TLS believes others, too.
@@ -122,7 +126,9 @@ pub struct ClientCertificates {
 
 /// What a certificate says.
 struct CertificateIdentity {
+    /// Without the uid, which counts by a feature gate.
     user: UserInfo,
+    uid: Result<Option<String>, &'static str>,
     /// Seconds since the epoch. TLS has checked it at the handshake, but connections last.
     not_after: i64,
 }
@@ -144,12 +150,16 @@ impl ClientCertificates {
         let names = wire::pki::certificate_names(leaf).map_err(|e| bad(e.to_string()))?;
         let (_, parsed) =
             x509_parser::parse_x509_certificate(leaf).map_err(|e| bad(e.to_string()))?;
+        let uids = parsed.subject().iter_attributes();
+        let uids = uids.filter(|a| a.attr_type().to_id_string() == UID_ATTRIBUTE);
         let shown = Arc::new(CertificateIdentity {
             user: completed(UserInfo {
                 name: names.common_name,
                 groups: names.organizations,
+                extra: [(CREDENTIAL_ID.to_owned(), vec![fingerprint(leaf)])].into(),
                 ..UserInfo::default()
             }),
+            uid: only_uid(uids.map(|a| a.as_str().ok())),
             not_after: parsed.validity().not_after.timestamp(),
         });
         let mut all = self.read.write();
@@ -158,6 +168,34 @@ impl ClientCertificates {
         }
         all.insert(leaf.to_vec(), shown.clone());
         Ok(shown)
+    }
+}
+
+/// A certificate as the value of [`CREDENTIAL_ID`].
+fn fingerprint(certificate: &[u8]) -> String {
+    use std::fmt::Write;
+    let digest = ring::digest::digest(&ring::digest::SHA256, certificate);
+    let mut out = String::from("X509SHA256=");
+    for byte in digest.as_ref() {
+        // Writing to a string cannot fail.
+        let _ = write!(out, "{byte:02x}");
+    }
+    out
+}
+
+/// The uid of a certificate, of the values that it has for it (`None` is one that is no text). Whoever
+/// signs two, or an empty one, means something that nobody here understands.
+fn only_uid<'a>(
+    mut values: impl Iterator<Item = Option<&'a str>>,
+) -> Result<Option<String>, &'static str> {
+    let Some(first) = values.next() else {
+        return Ok(None);
+    };
+    match (first, values.next()) {
+        (_, Some(_)) => Err("expected 1 UID, but found multiple"),
+        (None, None) => Err("unable to parse UID into a string"),
+        (Some(""), None) => Err("UID cannot be an empty string"),
+        (Some(uid), None) => Ok(Some(uid.to_owned())),
     }
 }
 
@@ -202,7 +240,21 @@ impl Authenticator for ClientCertificates {
                 return Err(Rejected::new("the client certificate has expired"));
             }
             EXPIRATION.observe((shown.not_after - now) as f64);
-            Ok((!shown.user.name.is_empty()).then(|| shown.user.clone()))
+            if shown.user.name.is_empty() {
+                return Ok(None);
+            }
+            let mut user = shown.user.clone();
+            // Most certificates have none, so that the gate is not asked about.
+            if !matches!(shown.uid, Ok(None))
+                && state.has_feature("AllowParsingUserUIDFromCertAuth")
+            {
+                user.uid = shown
+                    .uid
+                    .clone()
+                    .map_err(Rejected::new)?
+                    .unwrap_or_default();
+            }
+            Ok(Some(user))
         };
         Box::pin(std::future::ready(known()))
     }
@@ -391,6 +443,43 @@ mod tests {
             map.append(*k, v.parse().expect("value"));
         }
         map
+    }
+
+    /// A certificate (DER) of user `jo`, with a uid in its subject.
+    fn certificate(uid: Option<&str>) -> Vec<u8> {
+        let mut params = rcgen::CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        let name = &mut params.distinguished_name;
+        name.push(rcgen::DnType::CommonName, "jo");
+        name.push(rcgen::DnType::OrganizationName, "dev");
+        if let Some(uid) = uid {
+            let kind = rcgen::DnType::CustomDnType(vec![1, 3, 6, 1, 4, 1, 57683, 2]);
+            name.push(kind, uid);
+        }
+        let key = rcgen::KeyPair::generate().expect("key");
+        let made = params.self_signed(&key).expect("certificate");
+        made.der().to_vec()
+    }
+
+    #[test]
+    fn a_certificate_says_a_uid_and_is_itself_named() {
+        let all = ClientCertificates::default();
+        let read = |uid| {
+            let der = certificate(uid);
+            let shown = all.shown(&der).map_err(|e| e.why).expect("names");
+            let id = shown.user.extra[CREDENTIAL_ID].clone();
+            assert_eq!(id, [fingerprint(&der)]);
+            assert_eq!((&*shown.user.name, &*shown.user.uid), ("jo", ""));
+            shown.uid.clone()
+        };
+        assert_eq!(read(None), Ok(None));
+        assert_eq!(read(Some("7")), Ok(Some("7".to_owned())));
+        assert!(read(Some("")).is_err());
+        assert!(only_uid([Some("1"), Some("2")].into_iter()).is_err());
+        assert!(only_uid([None].into_iter()).is_err());
+        // What `openssl x509 -fingerprint -sha256` says, without its colons and in small letters.
+        let empty = "X509SHA256=e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        assert_eq!(fingerprint(b""), empty);
     }
 
     #[test]

@@ -262,6 +262,9 @@ async fn certificates_name_user_and_groups() {
         let user = &review["status"]["userInfo"];
         assert_eq!(user["username"], "jo");
         assert_eq!(user["groups"], json!(["dev", "system:authenticated"]));
+        let id = &user["extra"]["authentication.kubernetes.io/credential-id"][0];
+        let id = id.as_str().unwrap_or_default();
+        assert!(id.starts_with("X509SHA256="), "{user}");
     }
     let (code, _) = read(s.handle(show(s.now() - 90_000)).await).await;
     assert_eq!(code, 401);

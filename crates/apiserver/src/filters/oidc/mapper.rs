@@ -5,12 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
 use access::UserInfo;
+use access::attributes::CREDENTIAL_ID;
 use cel::decl::NO_MAX;
 use cel::{Decl, DeclKind, Env, ListKind, PER_CALL_LIMIT, Program, Type, Value};
 use serde_json::{Map, Value as Json, json};
-
-/// Where the id of a token is kept in its user.
-const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
 
 /// The claims of a token.
 pub type Claims = Map<String, Json>;
