@@ -113,8 +113,9 @@ fn manage<'a>(
             changes.delete.extend(stay);
             continue;
         }
-        let running = ended(daemon, parent, node, failures, &mut changes, plan);
-        keep_one(daemon, node, running, should_run, &mut changes);
+        let (running, waits) = ended(daemon, parent, node, failures, &mut changes, plan);
+        // What failed a moment ago is not replaced yet; upstream forgets this while a set surges.
+        keep_one(daemon, node, running, should_run && !waits, &mut changes);
     }
     // Nobody else deletes what waits for a node that is gone.
     for (_, pods) in daemon
@@ -129,7 +130,8 @@ fn manage<'a>(
     changes
 }
 
-/// Removes what has ended on a node; what runs, or will.
+/// Removes what has ended on a node; what runs, or will, and whether something that failed waits
+/// for its replacement.
 fn ended<'a>(
     daemon: &Daemon<'a>,
     parent: &Parent,
@@ -137,8 +139,8 @@ fn ended<'a>(
     failures: &mut Failures,
     changes: &mut Changes<'a>,
     plan: &mut Plan,
-) -> Pods<'a> {
-    let mut running = Vec::new();
+) -> (Pods<'a>, bool) {
+    let (mut running, mut waits) = (Vec::new(), false);
     let pods = daemon.pods.get(node).into_iter().flatten();
     for pod in pods.copied().filter(|p| !is_deleting(&***p)) {
         let name = pod.metadata.name.as_deref().unwrap_or_default();
@@ -153,6 +155,7 @@ fn ended<'a>(
                 if let Err(left) = failures.replace(key, daemon.now_millis) {
                     let due = daemon.now_millis.saturating_add(left);
                     wake_at(Some(due), daemon.now_millis, plan);
+                    waits = true;
                     continue;
                 }
                 ("FailedDaemonPod", ("failed", "will try to kill it"))
@@ -175,7 +178,7 @@ fn ended<'a>(
         });
         changes.delete.push(pod);
     }
-    running
+    (running, waits)
 }
 
 /// One pod a node; while the set surges, one of the old template beside one of the new.

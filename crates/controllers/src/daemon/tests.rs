@@ -316,6 +316,32 @@ fn what_ended_is_made_again_later_each_time() {
     assert_eq!(s.on("n0").len(), 1);
 }
 
+/// What failed and waits for its back-off is not "no pod on this node": a set that surges would make
+/// the next one beside it at once, a node that refuses it a heap of failed ones.
+#[test]
+fn a_surging_set_waits_with_what_fails_too() {
+    let mut s = Sets::new(
+        1,
+        json!({ "updateStrategy": { "rollingUpdate": { "maxUnavailable": 0, "maxSurge": 1 } } }),
+    );
+    s.settle();
+    let refuse = |s: &mut Sets| {
+        for name in s.world.names("Pod") {
+            s.world.set_pod(&name, "Failed", false);
+        }
+        s.step();
+        s.world.names("Pod").len()
+    };
+    assert_eq!(refuse(&mut s), 1, "the first is replaced at once");
+    for _ in 0..5 {
+        assert_eq!(refuse(&mut s), 1, "the second one waits");
+    }
+    s.world.now_millis += 1_000;
+    assert_eq!(refuse(&mut s), 1);
+    s.settle();
+    assert_eq!(s.on("n0").len(), 1);
+}
+
 #[test]
 fn pods_that_wait_for_a_node_that_is_gone_go_too() {
     let mut s = Sets::new(2, json!({}));
