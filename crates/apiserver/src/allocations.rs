@@ -1,34 +1,30 @@
 //! What must be unique cluster-wide: cluster IPs as `IPAddress` objects (which ones: `cluster_ips`),
-//! node ports as a `RangeAllocation`. Chosen here, committed in the transaction of the object that claims them,
-//! freed with it.
+//! node ports as a `RangeAllocation` (`node_ports`). Chosen here, committed in the transaction of the
+//! object that claims them, freed with it.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use api::cidr::IpFamily;
 use api::{FieldError, FieldPath, Status};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use clock::{Instant, Random};
-use rand::RngExt;
+use clock::Instant;
 use registry::Claim;
 use serde_json::{Value, json};
 use store::{Compare, Op};
 use tokio::sync::OwnedMutexGuard;
 
 use crate::admission::Together;
-use crate::cache::encode;
+use crate::cache::{encode, walk};
 use crate::call::Call;
 use crate::cluster_ips::{self, Had, Offer, Refused};
 use crate::errors::from_store;
 use crate::metrics::allocators::{AllocatedValue, Choice};
+use crate::node_ports::PortMap;
 use crate::object::time_text;
 use crate::state::State;
 
 /// The key of the node ports' allocation; as upstream's.
 const PORTS_KEY: &str = "/registry/ranges/servicenodeports";
-/// How often a random port is tried before the range is searched.
-const GUESSES: usize = 32;
 
 /// Labels of the objects that say who has an address; upstream's.
 pub const FAMILY: &str = "ipaddress.kubernetes.io/ip-family";
@@ -410,6 +406,36 @@ pub fn address_object(state: &State, ip: IpAddr, namespace: &str, name: &str) ->
     })
 }
 
+fn port_of(claim: &Claim) -> Option<u16> {
+    match claim {
+        Claim::NodePort { port, .. } => *port,
+        Claim::ServiceIp { .. } | Claim::Leadership { .. } => None,
+    }
+}
+
+/// The node ports that Services have now.
+async fn had_ports(call: &Call) -> Result<BTreeSet<u16>, Status> {
+    let cache = call.state.cache();
+    cache.reach_newest().await.map_err(|e| from_store(&e))?;
+    let services = call.cache()?.snapshot();
+    let strategy = &call.row.strategy;
+    let claims = walk(&services, "", None).flat_map(|o| strategy.claims(&o.to_value(), None));
+    Ok(claims.filter_map(|claim| port_of(&claim)).collect())
+}
+
+/// Which ports are taken. Where what is stored does not say so, Services do: whoever else gives or
+/// takes one meanwhile changes what is stored, and then this is done once more.
+async fn taken_ports(call: &Call, stored: Option<&[u8]>) -> Result<PortMap, Status> {
+    let range = call.state.settings().node_ports.clone();
+    let why = match PortMap::read(range.clone(), stored) {
+        Ok(map) => return Ok(map),
+        Err(why) => why,
+    };
+    tracing::warn!("{PORTS_KEY}: {why}; it is made again of the ports that Services have");
+    call.state.metrics().allocators.ports_made_again();
+    Ok(PortMap::of(range, had_ports(call).await?))
+}
+
 async fn ports(
     call: &Call,
     object: &mut Value,
@@ -418,17 +444,13 @@ async fn ports(
     planned: &mut Planned,
     errors: &mut Vec<FieldError>,
 ) -> Result<(), Status> {
-    let number = |c: &Claim| match c {
-        Claim::NodePort { port, .. } => *port,
-        Claim::ServiceIp { .. } | Claim::Leadership { .. } => None,
-    };
-    let held: BTreeSet<u16> = had.iter().filter_map(number).collect();
+    let held: BTreeSet<u16> = had.iter().filter_map(port_of).collect();
     let is_port = |c: &&Claim| matches!(c, Claim::NodePort { .. });
     let wanted: Vec<&Claim> = want.iter().filter(is_port).collect();
     let new = wanted
         .iter()
-        .any(|c| number(c).is_none_or(|p| !held.contains(&p)));
-    let asked: BTreeSet<u16> = wanted.iter().filter_map(|c| number(c)).collect();
+        .any(|c| port_of(c).is_none_or(|p| !held.contains(&p)));
+    let asked: BTreeSet<u16> = wanted.iter().filter_map(|c| port_of(c)).collect();
     if !new && asked == held {
         return Ok(());
     }
@@ -440,12 +462,7 @@ async fn ports(
         .get(key.clone(), 0)
         .await
         .map_err(|e| from_store(&e))?;
-    let range = call.state.settings().node_ports.clone();
-    let mut map = PortMap::read(
-        *range.start(),
-        *range.end(),
-        stored.as_ref().map(|kv| &*kv.value),
-    );
+    let mut map = taken_ports(call, stored.as_ref().map(|kv| &*kv.value)).await?;
     let mut kept = BTreeSet::new();
     for claim in wanted {
         let Claim::NodePort { port, field, .. } = claim else {
@@ -483,7 +500,10 @@ async fn ports(
         }
     }
     held.difference(&kept).for_each(|p| map.free(*p));
-    planned.given.push(map.used());
+    let (taken, free) = map.count();
+    planned
+        .given
+        .push(AllocatedValue::NodePorts { taken, free });
     let revision = stored.map_or(0, |kv| kv.mod_revision);
     planned
         .compare
@@ -503,114 +523,9 @@ fn no_port(call: &Call, choice: Choice) {
     }
 }
 
-/// Which ports are taken; one bit each.
-struct PortMap {
-    first: u16,
-    last: u16,
-    taken: BTreeSet<u16>,
-}
-
-impl PortMap {
-    fn read(first: u16, last: u16, stored: Option<&[u8]>) -> Self {
-        let value: Value = stored
-            .and_then(|b| serde_json::from_slice(b).ok())
-            .unwrap_or_default();
-        let data = value
-            .get("data")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
-        let from = value
-            .get("range")
-            .and_then(Value::as_str)
-            .and_then(|r| r.split_once('-'))
-            .and_then(|(a, _)| a.parse::<u16>().ok())
-            .unwrap_or(first);
-        let bytes = STANDARD.decode(data).unwrap_or_default();
-        let taken = bytes.iter().rev().enumerate().flat_map(|(i, byte)| {
-            (0..8usize)
-                .filter(move |bit| byte & (1 << bit) != 0)
-                .map(move |bit| i * 8 + bit)
-        });
-        let taken = taken
-            .filter_map(|n| from.checked_add(u16::try_from(n).ok()?))
-            .collect();
-        Self { first, last, taken }
-    }
-
-    /// A big-endian number, as upstream's big.Int writes its bitmap.
-    fn write(&self) -> Value {
-        let mut bytes = vec![0u8; usize::from(self.last - self.first) / 8 + 1];
-        let len = bytes.len();
-        for p in &self.taken {
-            let n = usize::from(p.saturating_sub(self.first));
-            if let Some(byte) = len.checked_sub(1 + n / 8).and_then(|i| bytes.get_mut(i)) {
-                *byte |= 1 << (n % 8);
-            }
-        }
-        json!({
-            "kind": "RangeAllocation",
-            "apiVersion": "v1",
-            "metadata": { "name": "servicenodeports" },
-            "range": format!("{}-{}", self.first, self.last),
-            "data": STANDARD.encode(&bytes),
-        })
-    }
-
-    fn take(&mut self, port: u16) -> Result<(), String> {
-        if !(self.first..=self.last).contains(&port) {
-            return Err(format!(
-                "provided port is not in the valid range. The range of valid ports is {}-{}",
-                self.first, self.last
-            ));
-        }
-        if self.taken.insert(port) {
-            Ok(())
-        } else {
-            Err("provided port is already allocated".into())
-        }
-    }
-
-    fn take_any(&mut self, mut random: Random) -> Option<u16> {
-        for _ in 0..GUESSES {
-            let port = random.random_range(self.first..=self.last);
-            if self.taken.insert(port) {
-                return Some(port);
-            }
-        }
-        let port = (self.first..=self.last).find(|p| !self.taken.contains(p))?;
-        self.taken.insert(port);
-        Some(port)
-    }
-
-    fn free(&mut self, port: u16) {
-        self.taken.remove(&port);
-    }
-
-    fn used(&self) -> AllocatedValue {
-        let all = usize::from(self.last - self.first) + 1;
-        let taken = self.taken.range(self.first..=self.last).count();
-        AllocatedValue::NodePorts {
-            taken,
-            free: all - taken,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ports_survive_being_written_and_read() {
-        let mut map = PortMap::read(30_000, 32_767, None);
-        for p in [30_000, 30_007, 30_008, 32_767] {
-            map.take(p).expect("free");
-        }
-        assert!(map.take(30_007).is_err() && map.take(29_999).is_err());
-        let text = map.write().to_string();
-        let again = PortMap::read(30_000, 32_767, Some(text.as_bytes()));
-        assert_eq!(again.taken, map.taken);
-    }
 
     #[test]
     fn choices_are_written_to_lists_that_are_not_there_yet() {

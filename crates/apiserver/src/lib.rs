@@ -31,6 +31,7 @@ pub mod hooks;
 pub mod http;
 pub mod loopback;
 pub mod metrics;
+mod node_ports;
 pub mod object;
 pub mod permissions;
 mod render;

@@ -17,6 +17,7 @@ pub const APISERVER: &[Floor] = &[
         "resource_samples.rs",
         "configuration_file.rs",
         "cluster_ips.rs",
+        "node_ports.rs",
     ],
     &["metrics.rs", "metrics/", "codec.rs"],
     &["cache/"],

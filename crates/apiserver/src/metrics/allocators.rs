@@ -80,6 +80,7 @@ pub struct AllocatorMetrics {
     ports_free: Gauge,
     ports: Family<By, Counter>,
     port_errors: Family<By, Counter>,
+    ports_made_again: Counter,
 }
 
 impl Default for AllocatorMetrics {
@@ -95,6 +96,7 @@ impl Default for AllocatorMetrics {
             ports_free: Gauge::default(),
             ports: Family::default(),
             port_errors: Family::default(),
+            ports_made_again: Counter::default(),
         }
     }
 }
@@ -152,6 +154,11 @@ impl AllocatorMetrics {
             "Node ports that were not given, by who chose them",
             self.port_errors.clone(),
         );
+        registry.register(
+            "tiphys_apiserver_node_ports_made_again",
+            "How often the stored node ports were damaged, or of another range, and were read of Services",
+            self.ports_made_again.clone(),
+        );
     }
 
     /// Counts what was committed, so long after it was chosen.
@@ -190,6 +197,11 @@ impl AllocatorMetrics {
     pub fn no_port(&self, choice: Choice) {
         let scope = choice.scope();
         self.port_errors.get_or_create(&By { scope }).inc();
+    }
+
+    /// Counts that what is stored did not say which ports are taken.
+    pub fn ports_made_again(&self) {
+        self.ports_made_again.inc();
     }
 
     /// Notes of all ranges that there are how many of their addresses are had, and how many there are.
