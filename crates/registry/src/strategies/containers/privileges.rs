@@ -123,6 +123,13 @@ pub fn pod_security(errs: &mut Errors, path: &FieldPath, s: &Value) {
         "fsGroupChangePolicy",
         &["Always", "OnRootMismatch"],
     );
+    for (field, words) in [
+        ("supplementalGroupsPolicy", &["Merge", "Strict"][..]),
+        // Upstream knows MountOption, too, where its gate SELinuxMount is on, which nobody asks for here.
+        ("seLinuxChangePolicy", &["Recursive"][..]),
+    ] {
+        optional_word(errs, path, s, field, words);
+    }
     profile(errs, &path.child("seccompProfile"), at(s, "seccompProfile"));
     profile(
         errs,

@@ -9,6 +9,7 @@ mod parts;
 pub mod projections;
 mod requirements;
 mod spec;
+mod status;
 mod sysctls;
 mod update;
 pub mod volumes;
@@ -52,8 +53,11 @@ impl Strategy for Pod {
             "status" => {
                 keep_other_half(obj, old, "status");
                 let qos = at(at(old, "status"), "qosClass").clone();
-                if let Some(status) = obj.get_mut("status").filter(|s| !has(s, "qosClass")) {
-                    set(status, "qosClass", qos);
+                if let Some(status) = obj.get_mut("status").filter(|s| s.is_object()) {
+                    if !has(status, "qosClass") {
+                        set(status, "qosClass", qos);
+                    }
+                    status::keep_generations(status, at(old, "status"));
                 }
             }
             "ephemeralcontainers" => keep_all_but(obj, old, &["ephemeralContainers"]),
@@ -78,7 +82,7 @@ impl Strategy for Pod {
 
     fn validate_update(&self, obj: &Value, old: &Value, cx: &Context<'_>) -> Vec<FieldError> {
         match cx.subresource {
-            "status" => update::status(obj, old),
+            "status" => status::update(obj, old),
             "ephemeralcontainers" => update::ephemeral(obj, old),
             "resize" => update::resize(obj, old),
             _ => update::pod(obj, old),
@@ -243,8 +247,12 @@ fn match_label_keys(obj: &mut Value) {
             }
         }
     }
+    for constraint in crate::check::items_mut(spec, "topologySpreadConstraints") {
+        extend_selector(constraint, &labels);
+    }
 }
 
+/// Of a term of affinity, or of a constraint.
 fn extend_selector(term: &mut Value, labels: &Value) {
     if !has(term, "labelSelector") {
         return;

@@ -1,5 +1,7 @@
 //! What several rules of pods ask of a container, an image or a quantity.
 
+use std::collections::HashMap;
+
 use serde_json::Value;
 
 use crate::check::{at, is_empty, text};
@@ -43,4 +45,13 @@ pub fn is_sidecar(container: &Value) -> bool {
 /// Whether this is an empty or absent member, for the checks of this folder.
 pub fn absent(v: &Value, field: &str) -> bool {
     is_empty(at(v, field))
+}
+
+/// The items of a list by their names; of several with one name the first.
+pub fn by_name(all: &[Value]) -> HashMap<&str, &Value> {
+    let mut named = HashMap::new();
+    for item in all {
+        named.entry(text(item, "name")).or_insert(item);
+    }
+    named
 }

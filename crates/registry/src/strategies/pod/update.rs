@@ -1,12 +1,12 @@
 //! What may change of a pod that exists.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use api::{FieldError, FieldPath};
 use serde_json::Value;
 
-use crate::check::{Errors, at, has, int, invalid, items, text};
-use crate::strategies::containers;
+use super::parts::by_name;
+use crate::check::{Errors, at, int, invalid, items, text};
 
 const MAY_CHANGE: &str = "pod updates may not change fields other than \
     `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,\
@@ -179,70 +179,6 @@ fn only_added(term: &Value, before: &Value) -> bool {
 /// Equal, where absent and empty are the same.
 fn same(a: &Value, b: &Value) -> bool {
     a == b || (crate::check::is_empty(a) && crate::check::is_empty(b))
-}
-
-/// Checks a write of the status.
-pub fn status(obj: &Value, old: &Value) -> Errors {
-    let (mut errs, path) = (Errors::new(), FieldPath::new("status"));
-    let (new, was) = (at(obj, "status"), at(old, "status"));
-    if text(at(obj, "spec"), "nodeName") != text(at(old, "spec"), "nodeName") {
-        let path = FieldPath::new("status").child("nodeName");
-        errs.push(FieldError::forbidden(&path, "may not be changed directly"));
-    }
-    let nominated = text(new, "nominatedNodeName");
-    if !nominated.is_empty() {
-        crate::check::dns_subdomain(&mut errs, &path.child("nominatedNodeName"), nominated);
-    }
-    let spec = at(old, "spec");
-    if !containers::all_may_restart(spec) {
-        for (field, list) in [
-            ("containerStatuses", "containers"),
-            ("initContainerStatuses", "initContainers"),
-        ] {
-            restarts(&mut errs, &path.child(field), spec, list, (new, was), field);
-        }
-    }
-    for field in ["podIPs", "hostIPs"] {
-        for (i, ip) in items(new, field).iter().enumerate() {
-            crate::check::ip(&mut errs, &path.child(field).index(i), text(ip, "ip"));
-        }
-    }
-    errs
-}
-
-/// The items of a list by their names; of several with one name the first.
-fn by_name(all: &[Value]) -> HashMap<&str, &Value> {
-    let mut named = HashMap::new();
-    for item in all {
-        named.entry(text(item, "name")).or_insert(item);
-    }
-    named
-}
-
-/// A container that has ended for good stays so.
-fn restarts(
-    errs: &mut Errors,
-    path: &FieldPath,
-    spec: &Value,
-    list: &str,
-    (new, old): (&Value, &Value),
-    field: &str,
-) {
-    let (new, of_spec) = (by_name(items(new, field)), by_name(items(spec, list)));
-    for (i, was) in items(old, field).iter().enumerate() {
-        let name = text(was, "name");
-        let ended = |s: &Value| has(at(s, "state"), "terminated");
-        if !ended(was) || new.get(name).is_none_or(|now| ended(now)) {
-            continue;
-        }
-        let code = at(at(at(was, "state"), "terminated"), "exitCode");
-        let code = code.as_i64().unwrap_or(0);
-        let container = of_spec.get(name);
-        if !container.is_some_and(|c| containers::may_restart(spec, c, code)) {
-            let why = "may not be transitioned to non-terminated state";
-            errs.push(FieldError::forbidden(&path.index(i).child("state"), why));
-        }
-    }
 }
 
 /// Checks a write of `ephemeralcontainers`: none may go or change.

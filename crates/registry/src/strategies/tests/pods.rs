@@ -228,12 +228,58 @@ fn pod_checks() {
                 &[],
             ),
             (
+                &[(
+                    "/spec/securityContext",
+                    json!({"seLinuxChangePolicy": "MountOption", "supplementalGroupsPolicy": "None"}),
+                )],
+                &[
+                    "spec.securityContext.supplementalGroupsPolicy: Unsupported value: \"None\": supported values: \"Merge\", \"Strict\"",
+                    "spec.securityContext.seLinuxChangePolicy: Unsupported value: \"MountOption\": supported values: \"Recursive\"",
+                ],
+            ),
+            (
+                &[(
+                    "/spec/securityContext",
+                    json!({"seLinuxChangePolicy": "Recursive", "supplementalGroupsPolicy": "Strict"}),
+                )],
+                &[],
+            ),
+            (
                 &[("/spec/activeDeadlineSeconds", json!(0))],
                 &[
                     "spec.activeDeadlineSeconds: Invalid value: 0: must be between 1 and 2147483647, inclusive",
                 ],
             ),
         ],
+    );
+}
+
+#[test]
+fn a_pods_labels_narrow_the_selectors_that_name_their_keys() {
+    let spread = |keys: Value| {
+        json!([{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": {"matchLabels": {"app": "a"}}, "matchLabelKeys": keys}])
+    };
+    let of = |keys: Value| {
+        let changes = [
+            ("/metadata/labels", json!({"app": "a", "rev": "2"})),
+            ("/spec/topologySpreadConstraints", spread(keys)),
+        ];
+        with(&pod(), &changes)
+    };
+    let made = created(strategy("", "pods"), &of(json!(["rev", "not-there"])));
+    assert_eq!(
+        made["spec"]["topologySpreadConstraints"][0]["labelSelector"],
+        json!({"matchLabels": {"app": "a"},
+            "matchExpressions": [{"key": "rev", "operator": "In", "values": ["2"]}]})
+    );
+    assert!(errors_of(strategy("", "pods"), &of(json!(["rev"]))).is_empty());
+    // Seen when the pod's own value has joined what was asked for.
+    assert_eq!(
+        errors_of(strategy("", "pods"), &of(json!(["app"]))),
+        [
+            "spec.topologySpreadConstraints[0].matchLabelKeys[0]: Invalid value: \"app\": exists in both matchLabelKeys and labelSelector"
+        ]
     );
 }
 
