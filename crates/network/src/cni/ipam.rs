@@ -1,7 +1,8 @@
 //! Which addresses belong to which pod: one file per pod in a folder, under one lock.
 //!
-//! A file appears by renaming, so there are no half written ones. An entry whose interface is gone
-//! is stale: interfaces vanish with their pods, also when nobody said so.
+//! A file appears by renaming, so that only a power cut or somebody else leaves one that cannot be
+//! read: its addresses are nobody's once its pod's interface is gone, and unknown before. An entry whose
+//! interface is gone is stale: interfaces vanish with their pods, also when nobody said so.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -14,7 +15,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::conf::PortMapping;
-use super::protocol::{CniError, PodName, code};
+use super::protocol::{CniError, PodName, code, line_of};
 
 /// A pod's record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +50,15 @@ pub struct Store {
     _lock: File,
 }
 
+/// All that is on record.
+#[derive(Default)]
+struct Records {
+    /// With their keys, in the order of these.
+    entries: Vec<(String, Entry)>,
+    /// Keys of files that cannot be read.
+    damaged: Vec<String>,
+}
+
 const ENTRY: &str = "pod";
 const LAST: &str = "last";
 
@@ -72,10 +82,14 @@ impl Store {
         open().map_err(|e| CniError::new(code::IO, &format!("open {}", folder.display()), e))
     }
 
-    /// All entries with their keys; files that cannot be read are left out, and thus free.
+    /// All entries with their keys, without those that cannot be read.
     pub fn entries(&self) -> Result<Vec<(String, Entry)>, CniError> {
-        let list = || -> io::Result<Vec<(String, Entry)>> {
-            let mut entries = Vec::new();
+        self.read().map(|records| records.entries)
+    }
+
+    fn read(&self) -> Result<Records, CniError> {
+        let mut records = Records::default();
+        let mut list = || -> io::Result<()> {
             for file in fs::read_dir(&self.folder)? {
                 let path = file?.path();
                 let key = path.file_stem().and_then(|stem| stem.to_str());
@@ -83,14 +97,44 @@ impl Store {
                 else {
                     continue;
                 };
-                if let Ok(entry) = serde_json::from_slice(&fs::read(&path)?) {
-                    entries.push((key.to_owned(), entry));
+                match serde_json::from_slice(&fs::read(&path)?) {
+                    Ok(entry) => records.entries.push((key.to_owned(), entry)),
+                    Err(error) => {
+                        let path = path.display();
+                        tracing::warn!(%path, %error, "which addresses a pod has cannot be read");
+                        records.damaged.push(key.to_owned());
+                    }
                 }
             }
-            entries.sort_by(|a, b| a.0.cmp(&b.0));
-            Ok(entries)
+            Ok(())
         };
-        list().map_err(|e| CniError::new(code::IO, "list addresses", e))
+        list().map_err(|e| CniError::new(code::IO, "list addresses", e))?;
+        records.entries.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(records)
+    }
+
+    /// Refuses while a pod is connected whose addresses cannot be read, other than the one that asks:
+    /// they would be given twice. Of a pod whose line is gone they are free.
+    fn refuse_unknown(
+        &self,
+        damaged: &[String],
+        own: &str,
+        links: &BTreeSet<String>,
+    ) -> Result<(), CniError> {
+        let may_live =
+            |key: &&String| *key != own && line_of(key).is_none_or(|line| links.contains(&line));
+        let Some(key) = damaged.iter().find(may_live) else {
+            return Ok(());
+        };
+        let why = format!(
+            "{} is damaged, and its pod is still connected: remove that pod first",
+            self.path(key).display()
+        );
+        Err(CniError::new(
+            code::IO,
+            "know which addresses are free",
+            why,
+        ))
     }
 
     /// The entry of a pod.
@@ -114,7 +158,8 @@ impl Store {
         ports: &[PortMapping],
         links: &BTreeSet<String>,
     ) -> Result<Vec<IpAddr>, CniError> {
-        let entries = self.entries()?;
+        let Records { entries, damaged } = self.read()?;
+        self.refuse_unknown(&damaged, key, links)?;
         let own: Vec<IpAddr> = entries
             .iter()
             .filter(|(k, _)| k == key)
@@ -216,9 +261,15 @@ impl Store {
 
     /// Frees the addresses whose interfaces are gone; gives how many.
     pub fn sweep(&self, links: &BTreeSet<String>) -> Result<usize, CniError> {
+        let Records { entries, damaged } = self.read()?;
+        let entries = entries.into_iter().map(|(key, e)| (key, Some(e.interface)));
+        let damaged = damaged.into_iter().map(|key| {
+            let line = line_of(&key);
+            (key, line)
+        });
         let mut freed = 0;
-        for (key, entry) in self.entries()? {
-            if !links.contains(&entry.interface) {
+        for (key, line) in entries.chain(damaged) {
+            if line.is_some_and(|line| !links.contains(&line)) {
                 self.release(&key)?;
                 freed += 1;
             }
@@ -290,6 +341,7 @@ pub fn choose(range: Prefix, taken: &BTreeSet<IpAddr>, last: &[IpAddr]) -> Optio
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::protocol::{interface_name, key_of};
     use super::*;
 
     fn range(text: &str) -> Prefix {
@@ -387,13 +439,23 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_file_is_a_free_address() {
+    fn the_addresses_of_a_torn_file_are_free_once_its_pod_is_gone() {
         let folder = tempfile::tempdir().expect("a folder");
         let store = Store::open(folder.path(), "net").expect("open");
-        fs::write(store.path("p1"), b"{\"addr").expect("write");
+        let small = [range("10.1.2.0/30")];
+        let key = key_of("c-1", "eth0");
+        fs::write(store.path(&key), b"{\"addr").expect("write");
         assert!(store.entries().expect("readable").is_empty());
-        store
-            .allocate(&[range("10.1.2.0/30")], "p1", "a", &[], &BTreeSet::new())
-            .expect("free");
+        let here: BTreeSet<String> = [interface_name("c-1", "eth0"), "a".to_owned()].into();
+        let refused = store.allocate(&small, "p1", "a", &[], &here);
+        assert_eq!(refused.map_err(|e| e.code), Err(code::IO));
+        assert_eq!(store.sweep(&here).expect("swept"), 0);
+        let gone: BTreeSet<String> = ["a".to_owned()].into();
+        store.allocate(&small, "p1", "a", &[], &gone).expect("free");
+        assert_eq!(store.sweep(&gone).expect("swept"), 1);
+        assert!(!store.path(&key).exists());
+        // Whose file it is, who asks again gets one.
+        fs::write(store.path(&key), b"").expect("write");
+        store.allocate(&small, &key, "b", &[], &here).expect("free");
     }
 }

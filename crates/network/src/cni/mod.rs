@@ -36,7 +36,7 @@ use serde_json::{Value, json};
 
 use crate::policy::world::Tenant;
 use protect::{give_up, protect};
-use protocol::{Invocation, VERSIONS, code};
+use protocol::{Invocation, VERSIONS, code, interface_name};
 
 /// Runs the plugin as the runtime calls it: parameters in the environment, configuration on
 /// standard input, result on standard output.
@@ -119,7 +119,9 @@ fn add(call: &Invocation, conf: &NetConf) -> Result<Value, CniError> {
         Err(error) => {
             let store = Store::open(&conf.state_dir, &conf.name)?;
             // Nothing half done remains: the runtime may not ask for its removal.
-            let _ = remove(&store, &key, &host_name);
+            if let Err(error) = remove(&store, &key, &host_name) {
+                tracing::warn!(%key, %error, "what was half done for a pod is not removed");
+            }
             Err(error)
         }
     }
@@ -335,18 +337,6 @@ fn links() -> Result<BTreeSet<String>, CniError> {
         let links = Netlink::connect()?.links().await?;
         Ok(links.into_iter().map(|link| link.name).collect())
     })
-}
-
-/// The node's end of a pod's line, the same for the same pod.
-pub fn interface_name(container: &str, interface: &str) -> String {
-    let hash = [container, "/", interface]
-        .iter()
-        .flat_map(|part| part.bytes())
-        .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
-            (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)
-        });
-    // Fifteen bytes is what an interface's name can have.
-    format!("veth{:011x}", hash & 0xfff_ffff_ffff)
 }
 
 fn result_of(

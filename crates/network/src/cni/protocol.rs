@@ -197,3 +197,21 @@ impl Invocation {
 pub fn key_of(container: &str, interface: &str) -> String {
     format!("{container}-{interface}")
 }
+
+/// The node's end of a pod's line, the same for the same pod.
+pub fn interface_name(container: &str, interface: &str) -> String {
+    let hash = [container, "/", interface]
+        .iter()
+        .flat_map(|part| part.bytes())
+        .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
+            (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)
+        });
+    // Fifteen bytes is what an interface's name can have.
+    format!("veth{:011x}", hash & 0xfff_ffff_ffff)
+}
+
+/// The node's end of the line of an attachment, by its name; none where that is no name of one.
+pub fn line_of(key: &str) -> Option<String> {
+    let (container, interface) = key.rsplit_once('-')?;
+    Some(interface_name(container, interface))
+}

@@ -74,19 +74,15 @@ fn segment_path(dir: &Path, first: Revision) -> PathBuf {
 
 /// Files of a kind with the revision in their name, ascending.
 pub fn numbered(dir: &Path, prefix: &str) -> Result<Vec<(Revision, PathBuf)>> {
-    let entries = fs::read_dir(dir).map_err(|e| io_error("reading", dir, &e))?;
-    let mut found: Vec<(Revision, PathBuf)> = entries
-        .filter_map(|entry| {
-            let path = entry.ok()?.path();
-            let number = path
-                .file_name()?
-                .to_str()?
-                .strip_prefix(prefix)?
-                .parse()
-                .ok()?;
-            Some((number, path))
-        })
-        .collect();
+    let fail = |e: io::Error| io_error("reading", dir, &e);
+    let mut found: Vec<(Revision, PathBuf)> = Vec::new();
+    for entry in fs::read_dir(dir).map_err(fail)? {
+        // What is passed over would be a hole.
+        let path = entry.map_err(fail)?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        let number = name.and_then(|name| name.strip_prefix(prefix)?.parse::<Revision>().ok());
+        found.extend(number.map(|number| (number, path)));
+    }
     found.sort();
     Ok(found)
 }
@@ -395,5 +391,25 @@ impl Log {
         let (file, path) = create_segment(&self.dir, first, &self.faults)?;
         (self.file, self.path, self.end) = (file, path, LOG_MAGIC.len() as u64);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_found_by_their_numbers_and_what_cannot_be_read_is_not_empty() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| dir.path().join(name);
+        for name in ["log-10", "log-9", "log-9.new", "snapshot-9", "log-"] {
+            fs::write(at(name), b"").expect("written");
+        }
+        let found = numbered(dir.path(), "log-").expect("readable");
+        assert_eq!(found, [(9, at("log-9")), (10, at("log-10"))]);
+        for other in ["log-9", "none"] {
+            let read = numbered(&at(other), "log-");
+            assert!(read.is_err(), "{other}: {read:?}");
+        }
     }
 }

@@ -48,8 +48,10 @@ pub fn newest(dir: &Path) -> Result<(State, u64)> {
     let data = Bytes::from(fs::read(&path).map_err(|e| io_error("reading", &path, &e))?);
     let state = read(&path, &data, revision)?;
     for (_, old) in snapshots {
-        // Left by a crash between two steps.
-        let _ = fs::remove_file(old);
+        // Left by a crash between two steps. It does no harm but that it takes room.
+        if let Err(e) = fs::remove_file(&old) {
+            tracing::warn!("removing the snapshot {}: {e}", old.display());
+        }
     }
     Ok((state, data.len() as u64))
 }
