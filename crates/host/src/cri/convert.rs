@@ -4,8 +4,8 @@ use super::v1;
 use crate::runtime::{
     Condition, Container, ContainerSecurity, ContainerSpec, ContainerStatus, Credential, Device,
     Dns, Handler, Health, IdRange, Image, ImageFs, LayerUse, Mount, Namespace, Namespaces, PodName,
-    PortMapping, Profile, Propagation, Protocol, Resources, Sandbox, SandboxNetwork, SandboxSpec,
-    SeLinux, Security, State, Texts,
+    PortMapping, ProcessUser, Profile, Propagation, Protocol, Resources, Sandbox, SandboxNetwork,
+    SandboxSpec, SeLinux, Security, State, Texts,
 };
 use std::collections::HashMap;
 
@@ -402,6 +402,15 @@ pub(super) fn container_status(s: v1::ContainerStatus) -> ContainerStatus {
         mounts: mounts.collect(),
         log_path: s.log_path,
         stop_signal: signal_name(s.stop_signal),
+        user: s.user.and_then(|u| u.linux).map(process_user),
+    }
+}
+
+fn process_user(u: v1::LinuxContainerUser) -> ProcessUser {
+    ProcessUser {
+        user: u.uid,
+        group: u.gid,
+        more_groups: u.supplemental_groups,
     }
 }
 
@@ -471,6 +480,31 @@ mod tests {
         let users = options.and_then(|o| o.userns_options).expect("users");
         assert_eq!(users.mode, v1::NamespaceMode::Pod as i32);
         assert!(users.uids == wanted && users.gids == wanted);
+    }
+
+    #[test]
+    fn as_whom_a_container_runs_is_known_where_the_runtime_says_it() {
+        let of = |linux| {
+            let user = Some(v1::ContainerUser { linux });
+            let said = v1::ContainerStatus {
+                user,
+                ..Default::default()
+            };
+            container_status(said).user
+        };
+        let said = v1::LinuxContainerUser {
+            uid: 1000,
+            gid: 3000,
+            supplemental_groups: vec![3000, 4000],
+        };
+        let want = ProcessUser {
+            user: 1000,
+            group: 3000,
+            more_groups: vec![3000, 4000],
+        };
+        assert_eq!(of(Some(said)), Some(want));
+        assert_eq!(of(None), None);
+        assert_eq!(container_status(Default::default()).user, None);
     }
 
     #[test]

@@ -106,6 +106,19 @@ pub struct ContainerStatus {
     pub log_path: String,
     /// The signal that it is stopped with; empty where the runtime does not say.
     pub stop_signal: String,
+    /// As whom its first process was started; none where the runtime does not say.
+    pub user: Option<ProcessUser>,
+}
+
+/// As whom a process runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProcessUser {
+    /// The user's number.
+    pub user: i64,
+    /// The main group's.
+    pub group: i64,
+    /// Those of its other groups, the image's among them.
+    pub more_groups: Vec<i64>,
 }
 
 /// Whose namespace something lives in.

@@ -1,7 +1,7 @@
 //! What the runtime says about one pod: its sandboxes and containers, newest first.
 //! Nothing here is remembered; it is read again whenever the pod is looked at.
 
-use host::runtime::{ContainerStatus, Error, Runtime, State};
+use host::runtime::{ContainerStatus, Error, ProcessUser, Runtime, State};
 use jiff::Timestamp;
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -88,6 +88,8 @@ pub struct SeenContainer {
     pub message_falls_back: bool,
     /// The signal that it is stopped with; empty where the runtime does not say.
     pub stop_signal: String,
+    /// As whom its first process was started; none where the runtime does not say.
+    pub user: Option<ProcessUser>,
     /// Where it has mounts that are read-only with all below them.
     pub recursive_read_only: Vec<String>,
 }
@@ -267,6 +269,7 @@ fn read_container(s: ContainerStatus, sandbox_id: String) -> SeenContainer {
         message_file,
         message_falls_back: falls_back,
         stop_signal: s.stop_signal,
+        user: s.user,
         recursive_read_only,
         id: s.container.id,
     };

@@ -47,6 +47,7 @@ pub(super) fn container(name: &str, run: Run, exit_code: i32, attempt: u32) -> S
         message_file: None,
         message_falls_back: false,
         stop_signal: String::new(),
+        user: None,
         recursive_read_only: Vec::new(),
     }
 }

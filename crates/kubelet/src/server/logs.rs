@@ -308,6 +308,7 @@ mod tests {
             message_file: None,
             message_falls_back: false,
             stop_signal: String::new(),
+            user: None,
             recursive_read_only: Vec::new(),
         };
         let seen = |containers| SeenPod {

@@ -7,10 +7,12 @@ use super::super::runtime_state::{Run, SeenContainer, SeenPod};
 use super::super::spec;
 use super::super::stage::Stage;
 use super::{View, whole_second};
+use host::runtime::ProcessUser;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated,
-    ContainerStateWaiting, ContainerStatus, Pod, VolumeMount, VolumeMountStatus,
+    ContainerStateWaiting, ContainerStatus, ContainerUser, LinuxContainerUser, Pod, VolumeMount,
+    VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -52,6 +54,7 @@ pub(super) fn container_status(
         stop_signal: newest
             .map(|c| c.stop_signal.clone())
             .filter(|s| !s.is_empty()),
+        user: newest.and_then(|c| c.user.as_ref()).map(user),
         ..Default::default()
     };
     let why_waiting = view.waiting.get(&container.name);
@@ -122,6 +125,17 @@ pub(super) fn container_status(
         }
     }
     status
+}
+
+fn user(of: &ProcessUser) -> ContainerUser {
+    let groups = Some(of.more_groups.clone());
+    ContainerUser {
+        linux: Some(LinuxContainerUser {
+            uid: of.user,
+            gid: of.group,
+            supplemental_groups: groups.filter(|all| !all.is_empty()),
+        }),
+    }
 }
 
 /// Whether a container that ended is started again. Those for debugging never are.

@@ -36,6 +36,47 @@ fn states_waiting(
 }
 
 #[test]
+fn as_whom_a_container_runs_is_shown() {
+    let p = pod(json!({"containers": [{"name": "a"}, {"name": "b"}, {"name": "c"}]}));
+    let run = |name, user| {
+        let mut c = container(name, Run::Running, 0, 0);
+        c.user = user;
+        c
+    };
+    let user = |more_groups| host::runtime::ProcessUser {
+        user: 1000,
+        group: 3000,
+        more_groups,
+    };
+    let s = seen(vec![
+        run("a", Some(user(vec![3000, 4000]))),
+        run("b", Some(user(Vec::new()))),
+        run("c", None),
+    ]);
+    let facts = Facts::default();
+    let view = View {
+        runtime: "fake",
+        stage: &Stage::Running,
+        facts: &facts,
+        waiting: &HashMap::new(),
+        host_ips: &[],
+        start_time: at(0),
+        resize: &Resize::default(),
+    };
+    let shown = status_of(&p, &s, &view, at(1)).container_statuses.unwrap();
+    let users: Vec<Value> = shown.iter().map(|c| json!(c.user)).collect();
+    let linux = |user: Value| json!({ "linux": user });
+    assert_eq!(
+        users,
+        [
+            linux(json!({ "uid": 1000, "gid": 3000, "supplementalGroups": [3000, 4000] })),
+            linux(json!({ "uid": 1000, "gid": 3000 })),
+            Value::Null,
+        ]
+    );
+}
+
+#[test]
 fn a_start_that_failed_for_good_has_ended() {
     let mut failed = container("a", Run::Exited, 128, 0);
     failed.reason = "StartError".into();
