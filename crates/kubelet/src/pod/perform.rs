@@ -148,13 +148,8 @@ impl Hands {
     ) -> Result<(SandboxSpec, Vec<String>), String> {
         let config = &self.deps.config;
         let resolver = self.deps.resolver()?;
-        let (mut made, said) = sandbox::config(
-            &security::with_default(pod, config.seccomp_default),
-            config,
-            attempt,
-            &self.grants.group(pod),
-            &resolver,
-        );
+        let (mut made, said) =
+            sandbox::config(pod, config, attempt, &self.grants.group(pod), &resolver);
         made.security.namespaces.users = self.users(pod)?;
         Ok((made, said))
     }

@@ -4,11 +4,11 @@ use super::runtime_state::label;
 use super::spec;
 use crate::config::Config;
 use host::runtime::{
-    Dns, Namespace, Namespaces, PodName, PortMapping, Protocol, SandboxSpec, Security, Texts,
+    Dns, Namespace, Namespaces, PodName, PortMapping, Profile, Protocol, SandboxSpec, Security,
+    Texts,
 };
 use k8s_openapi::api::core::v1::{Container, Pod};
 use std::net::IpAddr;
-use std::path::Path;
 
 /// The domain of all names.
 const ROOT: &str = ".";
@@ -229,7 +229,7 @@ pub fn config(
         labels,
         annotations: pod.metadata.annotations.clone().unwrap_or_default(),
         group: group.to_owned(),
-        security: security(pod, &config.seccomp_profiles()),
+        security: security(pod),
         sysctls: sysctls(pod),
     };
     (made, said)
@@ -261,7 +261,7 @@ fn sysctls(pod: &Pod) -> Texts {
     all.map(|s| (s.name.clone(), s.value.clone())).collect()
 }
 
-fn security(pod: &Pod, profiles: &Path) -> Security {
+fn security(pod: &Pod) -> Security {
     let security = spec::of(pod).security_context.clone().unwrap_or_default();
     let is_privileged = |c: &Container| {
         let own = c.security_context.as_ref();
@@ -283,7 +283,9 @@ fn security(pod: &Pod, profiles: &Path) -> Security {
             .se_linux_options
             .as_ref()
             .map(super::security::selinux),
-        seccomp: super::security::seccomp(security.seccomp_profile.as_ref(), profiles),
+        // Never the pod's: one that allows what its containers need may not allow what a sandbox needs.
+        // As upstream.
+        seccomp: Profile::RuntimeDefault,
     }
 }
 

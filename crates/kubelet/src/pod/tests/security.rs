@@ -317,8 +317,9 @@ fn a_sandbox_may_do_what_one_of_its_containers_may() {
     assert_eq!((made.user, made.group), (Some(7), Some(8)));
     assert_eq!(made.more_groups, [9]);
     assert_eq!(made.selinux.unwrap().level, "s0");
-    let profile = "/var/lib/kubelet/seccomp/a.json".to_owned();
-    assert_eq!(made.seccomp, Profile::Localhost(profile));
+    // A profile of the pod is for its containers.
+    assert_eq!(made.seccomp, Profile::RuntimeDefault);
+    assert_eq!(of(json!({}), json!({})).seccomp, Profile::RuntimeDefault);
     // A group alone would be one without a user.
     let alone = of(json!({ "securityContext": { "runAsGroup": 8 } }), json!({}));
     assert_eq!(alone.group, None);
