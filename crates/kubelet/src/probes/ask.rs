@@ -54,7 +54,7 @@ pub async fn probe(target: &Target<'_>, probe: &Probe, limit: Duration) -> Answe
     }
     let asked = async {
         if let Some(get) = &probe.http_get {
-            http_get(target, get).await
+            http_get(target, get, PROBE).await
         } else if let Some(tcp) = &probe.tcp_socket {
             let host = tcp
                 .host
@@ -175,21 +175,27 @@ fn first(target: &Target<'_>, get: &HTTPGetAction) -> Result<ProbeUrl, String> {
     ))
 }
 
-/// GET with the action's headers. Answers that lead elsewhere on the same host are followed; of the
-/// last one any status from 200 to 299 is good, and one that leads to another host is a warning.
-pub async fn http_get(target: &Target<'_>, get: &HTTPGetAction) -> Answer {
+/// As whom probes ask, where the action's headers say nothing of it; upstream's words.
+pub const PROBE: &str = "kube-probe/1.36";
+/// As whom hooks do.
+pub const HOOK: &str = "kube-lifecycle/1.36";
+
+/// GET with the action's headers, as some agent. Answers that lead elsewhere on the same host are
+/// followed; of the last one any status from 200 to 299 is good, and one that leads to another host is
+/// a warning.
+pub async fn http_get(target: &Target<'_>, get: &HTTPGetAction, agent: &'static str) -> Answer {
     match first(target, get) {
-        Ok(place) => follow(place, get).await,
+        Ok(place) => follow(place, get, agent).await,
         Err(text) => Answer::Unknown(text),
     }
 }
 
-async fn follow(mut place: ProbeUrl, get: &HTTPGetAction) -> Answer {
+async fn follow(mut place: ProbeUrl, get: &HTTPGetAction, agent: &'static str) -> Answer {
     let host = place.host.clone();
     let mut is_relative = true;
     for _ in 0..MOST_REQUESTS {
         let failed = |text: String| Answer::Bad(format!("Get \"{place}\": {text}"));
-        let request = match request(get, &place, is_relative) {
+        let request = match request((get, agent), &place, is_relative) {
             Ok(request) => request,
             Err(e) => return Answer::Unknown(e.to_string()),
         };
@@ -241,7 +247,7 @@ fn judge(got: &Got) -> Answer {
 /// One request: all of the action's headers, and others where it does not say them. A host that it
 /// names is the one it is asked for (`own_host`), until an answer leads to a whole URL.
 fn request(
-    get: &HTTPGetAction,
+    (get, agent): (&HTTPGetAction, &'static str),
     place: &ProbeUrl,
     own_host: bool,
 ) -> http::Result<Request<Empty<bytes::Bytes>>> {
@@ -260,7 +266,7 @@ fn request(
     };
     headers.insert(header::HOST, host);
     if !headers.contains_key(header::USER_AGENT) {
-        let agent = HeaderValue::from_static("kube-probe/1.36");
+        let agent = HeaderValue::from_static(agent);
         headers.insert(header::USER_AGENT, agent);
     }
     match headers.get(header::ACCEPT).map(HeaderValue::is_empty) {
@@ -501,7 +507,7 @@ mod tests {
         ] {
             let place = ProbeUrl::new(false, "127.0.0.1", port, path);
             assert_eq!(
-                follow(place, &HTTPGetAction::default()).await,
+                follow(place, &HTTPGetAction::default(), PROBE).await,
                 want,
                 "{path}"
             );
@@ -523,7 +529,7 @@ mod tests {
         }))
         .unwrap();
         let place = ProbeUrl::new(false, "127.0.0.1", port, "/a");
-        assert_eq!(follow(place, &get).await, Answer::Good);
+        assert_eq!(follow(place, &get, PROBE).await, Answer::Good);
         for host in [
             "shop.example".to_owned(),
             "shop.example".to_owned(),
@@ -539,6 +545,13 @@ mod tests {
             assert_eq!(of("user-agent"), ["kube-probe/1.36"]);
             assert!(of("accept").is_empty());
         }
+        let place = ProbeUrl::new(false, "127.0.0.1", port, "/c");
+        assert_eq!(follow(place, &get, HOOK).await, Answer::Good);
+        let text = asked.recv().await.unwrap().to_lowercase();
+        assert!(
+            text.contains("user-agent: kube-lifecycle/1.36\r\n"),
+            "{text}"
+        );
     }
     #[test]
     fn commands_know_the_variables_that_the_spec_says() {

@@ -43,7 +43,7 @@ pub async fn run(
             host,
         };
         // A hook's answer is not looked at, as upstream: only whether it could be asked.
-        return match ask::http_get(&target, get).await {
+        return match ask::http_get(&target, get, ask::HOOK).await {
             Answer::Good | Answer::Warned(_) => Ok(()),
             Answer::Bad(text) if text.starts_with("HTTP probe failed") => Ok(()),
             Answer::Bad(text) | Answer::Unknown(text) => Err(text),
