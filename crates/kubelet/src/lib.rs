@@ -371,6 +371,7 @@ fn assemble(
         cgroups,
         resources: node::machine::Resources::read(&config),
         app_armor: node::machine::has_app_armor(),
+        kernel: node::machine::KernelTraits::read(),
         owners: pod::deps::Owners::default(),
         commands: Arc::default(),
         accounts: pod::reserved::Accounts::default(),

@@ -164,6 +164,7 @@ fn mount(m: &Mount, users: Option<IdRange>) -> v1::Mount {
         host_path: m.host_path.clone(),
         readonly: m.read_only,
         recursive_read_only: m.recursive_read_only,
+        selinux_relabel: m.relabel,
         propagation: propagation as i32,
         uid_mappings: mappings.clone(),
         gid_mappings: mappings,

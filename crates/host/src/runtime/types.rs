@@ -321,6 +321,8 @@ pub struct Mount {
     pub read_only: bool,
     /// What is mounted below it cannot be written either.
     pub recursive_read_only: bool,
+    /// Its files get the container's SELinux label.
+    pub relabel: bool,
     /// Whether mounts below it are passed on.
     pub propagation: Propagation,
 }

@@ -278,6 +278,49 @@ pub fn has_app_armor() -> bool {
         && std::path::Path::new("/sys/kernel/security/apparmor").is_dir()
 }
 
+/// Where the kernel says which processors there are.
+const CPUS: &str = "/sys/devices/system/cpu";
+
+/// What of the kernel decides how containers are made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KernelTraits {
+    /// It has SELinux, be it that it enforces or only notes: files that a container is to use need its
+    /// label.
+    pub selinux: bool,
+    /// Folders by which a container would know what others make of the processors: how often these were
+    /// too hot.
+    pub throttle_counters: Vec<String>,
+}
+
+impl KernelTraits {
+    /// Looks at the machine.
+    #[must_use]
+    pub fn read() -> Self {
+        Self {
+            selinux: Path::new("/sys/fs/selinux/enforce").exists(),
+            throttle_counters: throttle_counters(Path::new(CPUS)),
+        }
+    }
+}
+
+/// The kernel's folders that count how often each processor was slowed down for its heat, in order.
+/// `cpus`: where it says which there are.
+fn throttle_counters(cpus: &Path) -> Vec<String> {
+    let of = |name: &str| {
+        let number: u32 = name.strip_prefix("cpu")?.parse().ok()?;
+        let folder = cpus.join(name).join("thermal_throttle");
+        folder
+            .is_dir()
+            .then(|| (number, folder.to_string_lossy().into_owned()))
+    };
+    let names = crate::folder::entries_or_none(cpus).into_iter();
+    let mut all: Vec<(u32, String)> = names
+        .filter_map(|entry| of(&crate::folder::name(&entry)))
+        .collect();
+    all.sort_unstable();
+    all.into_iter().map(|(_, folder)| folder).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -301,6 +344,22 @@ mod tests {
             format!("{}Ki", ((1 << 30) - (100 << 20)) / 1024)
         );
         assert_eq!(r.allocatable()["ephemeral-storage"], "900");
+    }
+    #[test]
+    fn counters_of_heat_are_found_for_each_processor_that_has_some() {
+        let dir = tempfile::tempdir().unwrap();
+        for folder in [
+            "cpu10/thermal_throttle",
+            "cpu2/thermal_throttle",
+            "cpu3",
+            "cpufreq/thermal_throttle",
+        ] {
+            fs::create_dir_all(dir.path().join(folder)).unwrap();
+        }
+        let all = throttle_counters(dir.path());
+        let short: Vec<&str> = all.iter().map(|p| p.rsplit('/').nth(1).unwrap()).collect();
+        assert_eq!(short, ["cpu2", "cpu10"]);
+        assert!(throttle_counters(&dir.path().join("none")).is_empty());
     }
     #[test]
     fn huge_pages_are_taken_from_what_memory_pods_get() {

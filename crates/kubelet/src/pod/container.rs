@@ -5,6 +5,7 @@ use super::runtime_state::label;
 use super::sandbox;
 use super::security::{app_armor, seccomp, selinux};
 use super::spec;
+use crate::node::machine::KernelTraits;
 use crate::volumes::{Mounted, subpath};
 use host::runtime::{
     ContainerSecurity, ContainerSpec, Device, Image, Mount, Propagation, Resources, Security, Texts,
@@ -68,6 +69,8 @@ pub struct Parts<'a> {
     pub resources: Resources,
     /// The runtime can make mounts read-only with all below them.
     pub recursive_read_only: bool,
+    /// What of the machine's kernel decides how containers are made.
+    pub kernel: &'a KernelTraits,
 }
 
 /// The container to ask for.
@@ -175,6 +178,7 @@ fn mounts(parts: &Parts) -> Result<Vec<Mount>, Error> {
     let plain = |from: &Path, to: &str| Mount {
         container_path: to.to_owned(),
         host_path: from.to_string_lossy().into_owned(),
+        relabel: parts.kernel.selinux,
         ..Default::default()
     };
     let taken = |path: &str| out.iter().any(|m| m.container_path == path);
@@ -237,6 +241,7 @@ fn volume_mount(parts: &Parts, index: usize, mount: &VolumeMount) -> Result<Moun
             || root.read_only
             || is_read_only_volume(parts.pod, &mount.name),
         recursive_read_only: recursive,
+        relabel: parts.kernel.selinux && root.is_labelled,
         propagation,
     })
 }
@@ -359,12 +364,12 @@ fn security(parts: &Parts) -> Result<ContainerSecurity, Error> {
         ));
     }
     let bare = privileged || whole_proc;
-    let list = |paths: &[&str]| {
+    let list = |paths: &[&str], more: &[String]| {
         if bare {
-            Vec::new()
-        } else {
-            paths.iter().map(|p| (*p).to_owned()).collect()
+            return Vec::new();
         }
+        let own = paths.iter().map(|p| (*p).to_owned());
+        own.chain(more.iter().cloned()).collect()
     };
     let capabilities = own.capabilities.clone().unwrap_or_default();
     let name_given = user.is_none() && !image.user_name.is_empty();
@@ -395,8 +400,8 @@ fn security(parts: &Parts) -> Result<ContainerSecurity, Error> {
         drop_capabilities: capabilities.drop.unwrap_or_default(),
         read_only_root: own.read_only_root_filesystem.unwrap_or(false),
         no_new_privileges: own.allow_privilege_escalation == Some(false),
-        masked_paths: list(&MASKED),
-        read_only_paths: list(&READ_ONLY),
+        masked_paths: list(&MASKED, &parts.kernel.throttle_counters),
+        read_only_paths: list(&READ_ONLY, &[]),
         app_armor: own
             .app_armor_profile
             .as_ref()

@@ -11,7 +11,7 @@ use crate::devices::Devices;
 use crate::dra::Dra;
 use crate::events::Recorder;
 use crate::images::Images;
-use crate::node::machine::Resources;
+use crate::node::machine::{KernelTraits, Resources};
 use crate::node::own_object::OwnNode;
 use crate::objects::Objects;
 use crate::services::Services;
@@ -71,6 +71,8 @@ pub struct Deps {
     pub oom: OomScores,
     /// The kernel enforces AppArmor profiles.
     pub app_armor: bool,
+    /// What else of the kernel decides how containers are made.
+    pub kernel: KernelTraits,
     /// What the node has.
     pub resources: Resources,
     /// What all pods were given.

@@ -454,6 +454,7 @@ impl Hands {
             message_file: &message_file,
             resources: granted,
             recursive_read_only: self.has_recursive_read_only(pod, c).await?,
+            kernel: &self.deps.kernel,
         });
         let mut made = made.map_err(|e| e.to_string())?;
         made.security.common.namespaces.users = self.users(pod)?;

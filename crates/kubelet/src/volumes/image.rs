@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 /// The kind.
 pub struct Image;
 
-const PLUGIN: &str = "kubernetes.io~image";
+/// The folder of these volumes below the pod's `volumes`.
+pub(super) const PLUGIN: &str = "kubernetes.io~image";
 
 impl Source for Image {
     fn plugin(&self) -> &'static str {

@@ -51,6 +51,8 @@ pub struct At {
     pub read_only: bool,
     /// It is a block device.
     pub block: bool,
+    /// Its files may get the SELinux label of the containers that mount it.
+    pub is_labelled: bool,
 }
 
 impl From<PathBuf> for At {
@@ -98,9 +100,13 @@ impl Volumes {
                 volume.nfs.as_ref().and_then(|v| v.read_only),
                 volume.iscsi.as_ref().and_then(|v| v.read_only),
             ];
+            let read_only =
+                held.as_ref().is_some_and(|h| h.read_only) || says.contains(&Some(true));
+            let folder = self.0.pods_dir.join(spec::uid(pod)).join("volumes");
             let at = At {
+                is_labelled: !read_only && is_labelled(&path, &folder),
                 path,
-                read_only: held.as_ref().is_some_and(|h| h.read_only) || says.contains(&Some(true)),
+                read_only,
                 block: held.is_some_and(|h| h.block),
             };
             mounted.insert(volume.name.clone(), at);
@@ -162,6 +168,15 @@ impl Volumes {
         let all = folder::entries_or_none(&self.0.pods_dir);
         all.iter().map(|f| folder::name(f)).collect()
     }
+}
+
+/// Whether a volume's files may be labelled: those of volumes that the node makes, or mounts, below a pod's
+/// `folder` of volumes. A folder of the node's keeps the labels that it has; files of NFS and of images
+/// cannot have others. As upstream.
+fn is_labelled(path: &Path, folder: &Path) -> bool {
+    let below = path.strip_prefix(folder).ok();
+    let plugin = below.and_then(|p| p.iter().next()?.to_str());
+    plugin.is_some_and(|plugin| plugin != nfs::PLUGIN && plugin != image::PLUGIN)
 }
 
 /// How many volumes of each kind pods name, and how many have a folder here; by the names that
@@ -265,6 +280,23 @@ mod tests {
             assert_eq!(mode(sub), 0o750, "{sub}");
         }
         assert_eq!(mode("pods/u/volumes/kubernetes.io~empty-dir/v"), 0o777);
+    }
+
+    #[test]
+    fn what_the_node_made_for_a_pod_may_be_labelled() {
+        let folder = Path::new("/pods/u/volumes");
+        for (path, want) in [
+            ("/pods/u/volumes/kubernetes.io~empty-dir/v", true),
+            ("/pods/u/volumes/kubernetes.io~csi/pv/mount", true),
+            ("/pods/u/volumes/kubernetes.io~local-volume/pv", true),
+            ("/pods/u/volumes/kubernetes.io~nfs/v", false),
+            ("/pods/u/volumes/kubernetes.io~image/v", false),
+            ("/pods/u/volumes", false),
+            ("/pods/other/volumes/kubernetes.io~empty-dir/v", false),
+            ("/etc", false),
+        ] {
+            assert_eq!(is_labelled(Path::new(path), folder), want, "{path}");
+        }
     }
 
     #[test]

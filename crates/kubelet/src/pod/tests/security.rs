@@ -3,6 +3,7 @@
 use super::super::container::{Parts, config};
 use super::super::{sandbox, spec};
 use crate::config::Config;
+use crate::node::machine::KernelTraits;
 use crate::volumes::{At, Mounted};
 use host::runtime::{
     ContainerSecurity, ContainerSpec, Image, Mount, Namespace, Namespaces, Profile, Propagation,
@@ -23,7 +24,19 @@ fn pod(more: Value, own: Value) -> Pod {
 }
 
 fn container_of(pod: &Pod, image: &Image) -> Result<ContainerSpec, String> {
-    let volumes: Mounted = [("v".to_owned(), At::from(Path::new("/v").to_owned()))].into();
+    container_on(&KernelTraits::default(), pod, image)
+}
+
+fn container_on(kernel: &KernelTraits, pod: &Pod, image: &Image) -> Result<ContainerSpec, String> {
+    let of_pod = At {
+        is_labelled: true,
+        ..At::from(Path::new("/own").to_owned())
+    };
+    let volumes: Mounted = [
+        ("v".to_owned(), At::from(Path::new("/v").to_owned())),
+        ("own".to_owned(), of_pod),
+    ]
+    .into();
     let made = config(&Parts {
         pod,
         container: &spec::containers(pod)[0],
@@ -37,6 +50,7 @@ fn container_of(pod: &Pod, image: &Image) -> Result<ContainerSpec, String> {
         message_file: Path::new("/pods/u/message"),
         resources: Resources::default(),
         recursive_read_only: true,
+        kernel,
     });
     made.map_err(|e| e.0)
 }
@@ -367,6 +381,41 @@ fn mounts_are_shared_as_far_as_they_say() {
         };
         assert_eq!(made.mounts.first(), Some(&wanted));
     }
+}
+
+#[test]
+fn with_selinux_a_containers_files_get_its_label() {
+    let mounts =
+        json!([{ "name": "v", "mountPath": "/v" }, { "name": "own", "mountPath": "/own" }]);
+    let pod = pod(json!({}), json!({ "volumeMounts": mounts }));
+    let labelled = |selinux| {
+        let kernel = KernelTraits {
+            selinux,
+            ..Default::default()
+        };
+        let made = container_on(&kernel, &pod, &root()).unwrap();
+        let all = made.mounts.into_iter().filter(|m| m.relabel);
+        all.map(|m| m.container_path).collect::<Vec<_>>()
+    };
+    // Not a folder that is the node's own.
+    assert_eq!(labelled(true), ["/own", "/dev/termination-log"]);
+    assert_eq!(labelled(false), Vec::<String>::new());
+}
+
+#[test]
+fn a_container_does_not_see_how_hot_processors_are() {
+    let counters = "/sys/devices/system/cpu/cpu0/thermal_throttle".to_owned();
+    let kernel = KernelTraits {
+        throttle_counters: vec![counters.clone()],
+        ..Default::default()
+    };
+    let masked = |own: Value| {
+        let pod = pod(json!({}), json!({ "securityContext": own }));
+        let made = container_on(&kernel, &pod, &root()).unwrap();
+        made.security.masked_paths
+    };
+    assert_eq!(masked(json!({})).last(), Some(&counters));
+    assert!(masked(json!({ "privileged": true })).is_empty());
 }
 
 #[test]
