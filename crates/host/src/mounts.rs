@@ -10,18 +10,41 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Whether the kernel is asked to keep a tmpfs out of the swap; not once it did not understand.
+static KEEP_FROM_SWAP: AtomicBool = AtomicBool::new(true);
 
 /// Mounts a tmpfs at `target`, at most `size_bytes` large (zero: the kernel's half of memory).
-/// A tmpfs that is already there is left alone.
+/// What is in it does not reach a disk with the swap, where the kernel can see to that: since Linux 6.4,
+/// and not below another user namespace. A tmpfs that is already there is left alone.
 pub fn tmpfs(target: &Path, size_bytes: u64, mode: u32) -> io::Result<()> {
     if is_mount_point(target)? {
         return Ok(());
     }
+    let mount = |unswapped| in_memory("tmpfs", target, &tmpfs_options(size_bytes, mode, unswapped));
+    if !KEEP_FROM_SWAP.load(Ordering::Relaxed) {
+        return mount(false);
+    }
+    match mount(true) {
+        Err(e) if e.kind() == io::ErrorKind::InvalidInput => {
+            mount(false)?;
+            KEEP_FROM_SWAP.store(false, Ordering::Relaxed);
+            Ok(())
+        }
+        done => done,
+    }
+}
+
+fn tmpfs_options(size_bytes: u64, mode: u32, unswapped: bool) -> String {
     let mut options = format!("mode={mode:o}");
     if size_bytes > 0 {
         options.push_str(&format!(",size={size_bytes}"));
     }
-    in_memory("tmpfs", target, &options)
+    if unswapped {
+        options.push_str(",noswap");
+    }
+    options
 }
 
 /// Mounts a file system of a kind that has no device.
@@ -265,6 +288,15 @@ mod tests {
     fn octal_escapes_are_read() {
         assert_eq!(unescape(br"/a\040b\134"), PathBuf::from("/a b\\"));
         assert_eq!(unescape(br"/plain\x"), PathBuf::from(r"/plain\x"));
+    }
+
+    #[test]
+    fn memory_is_as_large_as_it_is_said_and_is_not_swapped() {
+        assert_eq!(tmpfs_options(0, 0o755, false), "mode=755");
+        assert_eq!(
+            tmpfs_options(4096, 0o777, true),
+            "mode=777,size=4096,noswap"
+        );
     }
 
     #[test]
