@@ -149,7 +149,7 @@ impl Hands {
         let config = &self.deps.config;
         let resolver = self.deps.resolver()?;
         let (mut made, said) =
-            sandbox::config(pod, config, attempt, &self.grants.group(pod), &resolver);
+            sandbox::config(pod, config, attempt, &self.grants.group(pod), &resolver)?;
         made.security.namespaces.users = self.users(pod)?;
         Ok((made, said))
     }

@@ -176,22 +176,41 @@ pub fn hostname(pod: &Pod, domain: &str) -> (String, Option<String>) {
     (short, full)
 }
 
+/// The most characters of a host name that the kernel takes.
+const HOSTNAME: usize = 64;
+
+/// What the kernel of a pod is to call its host; empty for the node's name.
+fn name_for_kernel(pod: &Pod, domain: &str) -> Result<String, String> {
+    let s = spec::of(pod);
+    if spec::host_network(pod) && s.hostname_override.is_none() {
+        return Ok(String::new());
+    }
+    match hostname(pod, domain) {
+        (_, Some(full)) if s.set_hostname_as_fqdn == Some(true) => {
+            let long = full.len();
+            if long > HOSTNAME {
+                return Err(format!(
+                    "failed to construct FQDN from pod hostname and cluster domain, FQDN {full} is too long ({HOSTNAME} characters is the max, {long} characters requested)"
+                ));
+            }
+            Ok(full)
+        }
+        (short, _) => Ok(short),
+    }
+}
+
 /// The sandbox to ask for, and what must be said of it.
-#[must_use]
+///
+/// # Errors
+/// No kernel takes the host name that the pod wants.
 pub fn config(
     pod: &Pod,
     config: &Config,
     attempt: u32,
     group: &str,
     node_dns: &Resolver,
-) -> (SandboxSpec, Vec<String>) {
-    let s = spec::of(pod);
-    let (short, full) = hostname(pod, &config.cluster_domain);
-    let hostname = match &full {
-        _ if spec::host_network(pod) && s.hostname_override.is_none() => String::new(),
-        Some(full) if s.set_hostname_as_fqdn == Some(true) => full.clone(),
-        _ => short,
-    };
+) -> Result<(SandboxSpec, Vec<String>), String> {
+    let hostname = name_for_kernel(pod, &config.cluster_domain)?;
     let mut labels: Texts = pod
         .metadata
         .labels
@@ -232,7 +251,7 @@ pub fn config(
         security: security(pod),
         sysctls: sysctls(pod),
     };
-    (made, said)
+    Ok((made, said))
 }
 
 fn ports(container: &Container) -> Vec<PortMapping> {

@@ -56,10 +56,14 @@ fn container_on(kernel: &KernelTraits, pod: &Pod, image: &Image) -> Result<Conta
 }
 
 fn sandbox_of(pod: &Pod) -> SandboxSpec {
-    let config = Config::new("node", "192.0.2.1".parse().unwrap());
-    let (made, said) = sandbox::config(pod, &config, 0, "/g", &sandbox::Resolver::default());
+    let (made, said) = sandbox_or_not(pod).unwrap();
     assert_eq!(said, Vec::<String>::new());
     made
+}
+
+fn sandbox_or_not(pod: &Pod) -> Result<(SandboxSpec, Vec<String>), String> {
+    let config = Config::new("node", "192.0.2.1".parse().unwrap());
+    sandbox::config(pod, &config, 0, "/g", &sandbox::Resolver::default())
 }
 
 fn root() -> Image {
@@ -360,6 +364,16 @@ fn a_pod_has_its_name_or_the_one_that_it_asks_for() {
         let made = sandbox_of(&pod(spec.clone(), json!({})));
         assert_eq!(made.hostname, want, "{spec}");
     }
+    // `.n.svc.cluster.local` is 20 characters long.
+    let of = |hostname: usize, subdomain: usize| {
+        let (host, domain) = ("h".repeat(hostname), "s".repeat(subdomain));
+        let spec = json!({ "hostname": host, "subdomain": domain, "setHostnameAsFQDN": true });
+        sandbox_or_not(&pod(spec, json!({}))).map(|(made, _)| made.hostname.len())
+    };
+    assert_eq!(of(33, 10), Ok(64));
+    let why = of(34, 10).unwrap_err();
+    let end = "is too long (64 characters is the max, 65 characters requested)";
+    assert!(why.ends_with(end), "{why}");
 }
 
 #[test]
