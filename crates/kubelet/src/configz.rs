@@ -2,6 +2,7 @@
 //! acts on, with the values by which it runs.
 
 use serde_json::{Map, Value, json};
+use std::time::Duration;
 use zpages::duration;
 
 use crate::config::Config;
@@ -77,6 +78,7 @@ fn others(c: &Config) -> Map<String, Value> {
     let all = json!({
         "containerLogMonitorInterval": duration(c.log_check_period),
         "cpuCFSQuota": !c.cpus.no_quotas,
+        "cpuCFSQuotaPeriod": duration(quota_period(c)),
         "enableDebuggingHandlers": c.handlers.debugging,
         "enableDebugFlagsHandler": c.handlers.debug_flags,
         "enableProfilingHandler": c.handlers.profiling,
@@ -97,6 +99,15 @@ fn others(c: &Config) -> Map<String, Value> {
         Value::Object(fields) => fields,
         _ => Map::new(),
     }
+}
+
+/// The period of CPU limits; upstream's where nothing is said.
+fn quota_period(c: &Config) -> Duration {
+    let micros = c
+        .cpus
+        .quota_period_micros
+        .and_then(|m| u64::try_from(m).ok());
+    Duration::from_micros(micros.unwrap_or(100_000))
 }
 
 /// What is said of NUMA nodes and swap.
@@ -131,6 +142,7 @@ mod tests {
         );
         assert_eq!(shown["nodeStatusReportFrequency"], "5m0s");
         assert_eq!(shown["maxPods"], 110);
+        assert_eq!(shown["cpuCFSQuotaPeriod"], "100ms");
         assert_eq!(shown["topologyManagerPolicy"], "none");
     }
 }

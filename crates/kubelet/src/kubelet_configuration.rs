@@ -206,6 +206,7 @@ const ACTED_ON: &[(&str, Set)] = &[
         at.config.cpus.no_quotas = !flag(v)?;
         Ok(())
     }),
+    ("cpuCFSQuotaPeriod", cpus::quota_period),
     ("cpuManagerPolicy", |at, v| {
         at.config.cpus.is_static = match text(v)? {
             "none" | "" => false,

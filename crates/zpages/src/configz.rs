@@ -28,6 +28,7 @@ pub fn duration(time: Duration) -> String {
     let (hours, minutes, seconds) = (whole / 3600, whole / 60 % 60, whole % 60);
     let seconds = match millis {
         0 => format!("{seconds}s"),
+        _ if whole == 0 => format!("{millis}ms"),
         _ => format!(
             "{}s",
             time.as_millis() as f64 / 1000.0 - (whole - seconds) as f64
@@ -48,7 +49,8 @@ mod tests {
     fn times_are_written_as_go_writes_them() {
         for (millis, want) in [
             (0, "0s"),
-            (500, "0.5s"),
+            (500, "500ms"),
+            (1500, "1.5s"),
             (10_000, "10s"),
             (90_000, "1m30s"),
             (300_000, "5m0s"),

@@ -204,17 +204,29 @@ impl Cpus {
         if unenforced || self.of(uid, container).is_some() {
             linux.cpu_quota = -1;
         }
+        (linux.cpu_quota, linux.cpu_period) =
+            self.policy.in_period(linux.cpu_quota, linux.cpu_period);
     }
 
     /// The limits of a pod's group: without a quota of CPU time, which would bind the containers in it,
     /// where one of them has CPUs for itself, or where none are enforced.
     #[must_use]
     pub fn of_group(&self, uid: &str, limits: Limits) -> Limits {
+        let quota = match limits.cpu_quota {
+            Some(_) if self.policy.no_quotas || self.has_any(uid) => Some(-1),
+            quota => quota,
+        };
+        let period = limits.cpu_period.and_then(|p| i64::try_from(p).ok());
+        let Some((quota, period)) = quota.zip(period) else {
+            return Limits {
+                cpu_quota: quota,
+                ..limits
+            };
+        };
+        let (quota, period) = self.policy.in_period(quota, period);
         Limits {
-            cpu_quota: match limits.cpu_quota {
-                Some(_) if self.policy.no_quotas || self.has_any(uid) => Some(-1),
-                quota => quota,
-            },
+            cpu_quota: Some(quota),
+            cpu_period: u64::try_from(period).ok(),
             ..limits
         }
     }
@@ -379,6 +391,35 @@ mod tests {
         };
         assert_eq!(all.of_group("a", limits(Some(5))).cpu_quota, Some(-1));
         assert_eq!(all.of_group("a", limits(None)).cpu_quota, None);
+    }
+
+    #[test]
+    fn limits_of_cpu_are_for_the_period_that_is_wanted() {
+        let dir = tempfile::tempdir().unwrap();
+        let policy = Policy {
+            quota_period_micros: Some(10_000),
+            ..Policy::default()
+        };
+        let all = cpus(dir.path(), policy).unwrap();
+        let mut linux = host::runtime::Resources {
+            cpu_quota: 50_000,
+            cpu_period: 100_000,
+            ..Default::default()
+        };
+        all.place("a", "c", &mut linux);
+        assert_eq!((linux.cpu_quota, linux.cpu_period), (5_000, 10_000));
+        let limits = Limits {
+            cpu_quota: Some(50_000),
+            cpu_period: Some(100_000),
+            ..Limits::default()
+        };
+        let group = all.of_group("a", limits);
+        assert_eq!(
+            (group.cpu_quota, group.cpu_period),
+            (Some(5_000), Some(10_000))
+        );
+        let none = Limits::default();
+        assert_eq!(all.of_group("a", none), none);
     }
 
     #[test]

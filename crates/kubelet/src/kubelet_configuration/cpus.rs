@@ -1,9 +1,21 @@
 //! What a file says of how CPUs are given.
 
+use super::{At, duration};
 use crate::config::Config;
 use crate::cpus::policy::Policy as CpuPolicy;
 use crate::topology::merge::Policy;
 use serde_json::Value;
+use std::time::Duration;
+
+/// The period of CPU limits.
+pub(super) fn quota_period(at: &mut At, v: &Value) -> Result<(), String> {
+    let period = duration(v)?;
+    if period < Duration::from_millis(1) || period > Duration::from_secs(1) {
+        return Err("it must be from 1ms to 1s".into());
+    }
+    at.config.cpus.quota_period_micros = i64::try_from(period.as_micros()).ok();
+    Ok(())
+}
 
 /// Options of the static policy, in upstream's words.
 pub(super) fn options(policy: &mut CpuPolicy, v: &Value) -> Result<(), String> {

@@ -290,7 +290,7 @@ fn images_memory_and_the_port_are_set_in_upstreams_words() {
     let (config, warnings) = set(&[json!({
         "imagePullCredentialsVerificationPolicy": "NeverVerifyAllowlistedImages",
         "preloadedImagesVerificationAllowlist": ["reg.io/base/*"],
-        "cpuCFSQuota": false,
+        "cpuCFSQuota": false, "cpuCFSQuotaPeriod": "10ms",
         "enableDebuggingHandlers": false, "enableProfilingHandler": false,
         "featureGates": { "MemoryQoS": true }, "memoryThrottlingFactor": 0.8,
         "memoryReservationPolicy": "TieredReservation", "singleProcessOOMKill": true,
@@ -308,6 +308,7 @@ fn images_memory_and_the_port_are_set_in_upstreams_words() {
     let memory = config.memory_qos;
     assert!(memory.is_on && memory.is_tiered && config.oom_kills_one);
     assert!(config.cpus.no_quotas);
+    assert_eq!(config.cpus.quota_period_micros, Some(10_000));
     assert_eq!((memory.throttling * 10.0).round() as i64, 8);
     assert_eq!(
         (config.status_images, config.pods_per_core),
@@ -345,6 +346,7 @@ fn images_memory_and_the_port_are_set_in_upstreams_words() {
             "not a multiple of 65536",
         ),
         (json!({ "containerLogMonitorInterval": "1s" }), "3s or more"),
+        (json!({ "cpuCFSQuotaPeriod": "2s" }), "from 1ms to 1s"),
     ] {
         let fault = set(&[file]).unwrap_err().to_string();
         assert!(fault.contains(why), "{fault}");

@@ -85,11 +85,6 @@ pub(super) const WITHOUT_EFFECT: &[Without] = &[
     ),
     ("contentType", is_empty, "the API is asked in JSON"),
     (
-        "cpuCFSQuotaPeriod",
-        |v| v == "100ms",
-        "the period of CPU limits is 100ms",
-    ),
-    (
         "cpuManagerReconcilePeriod",
         never,
         "the CPUs of containers are set when they change",

@@ -146,7 +146,9 @@ pub fn order(effects: &mut Vec<Effect>, pod: &Pod, has: Option<&Limits>) {
 fn explicit(limits: &Limits) -> Limits {
     Limits {
         cpu_quota: limits.cpu_quota.or(Some(-1)),
-        cpu_period: limits.cpu_period.or(Some(100_000)),
+        cpu_period: limits
+            .cpu_period
+            .or(u64::try_from(resources::CPU_PERIOD).ok()),
         memory_bytes: limits.memory_bytes.or(Some(-1)),
         ..*limits
     }
@@ -195,16 +197,19 @@ pub fn reported(given: &ResourceRequirements, kernel: Option<&Limits>) -> Resour
             quantity.0 = text;
         }
     };
-    if let (Some(millis), Some(quota)) = (
+    let period = kernel.cpu_period.and_then(|p| i64::try_from(p).ok());
+    let period = period.unwrap_or(resources::CPU_PERIOD);
+    // What it was given is counted in the usual period, whichever the node has.
+    let quota = |millis| resources::quota(millis).saturating_mul(period) / resources::CPU_PERIOD;
+    if let (Some(millis), Some(has)) = (
         quantity::cpu_millis(given.limits.as_ref()),
         kernel.cpu_quota.filter(|q| *q > 0),
-    ) && !same_quota(resources::quota(millis), quota)
+    ) && !same_quota(quota(millis), has)
     {
-        let period = i64::try_from(kernel.cpu_period.unwrap_or(100_000)).unwrap_or(100_000);
         put(
             &mut out.limits,
             "cpu",
-            format!("{}m", quota * 1000 / period.max(1)),
+            format!("{}m", has * 1000 / period.max(1)),
         );
     }
     if let (Some(bytes), Some(limit)) = (

@@ -40,7 +40,7 @@ fn compute_qos(pod: &Pod) -> Qos {
 }
 
 /// Microseconds of the period of CPU limits: the kernel's default and upstream's.
-const CPU_PERIOD: i64 = 100_000;
+pub(super) const CPU_PERIOD: i64 = 100_000;
 
 /// Weight for thousandths of a CPU; 2 is the kernel's least.
 #[must_use]
