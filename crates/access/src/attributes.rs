@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 /// fingerprint) a request was made.
 pub const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
 
+/// The extra value of a service account's token that is bound to a pod: the pod's node.
+pub const NODE_NAME: &str = "authentication.kubernetes.io/node-name";
+
 /// The authenticated user of a request.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]

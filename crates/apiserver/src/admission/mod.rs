@@ -5,6 +5,7 @@ mod always_pull;
 mod anti_affinity;
 mod certificates;
 mod claim_resize;
+mod claim_status;
 pub mod configuration;
 mod declared_features;
 mod default_class;
@@ -79,6 +80,8 @@ pub enum Operation {
 /// A write before it is made.
 pub struct Review<'a> {
     pub operation: Operation,
+    /// The request's own: an update is asked for by `update` or by `patch`.
+    pub verb: &'a str,
     /// The kinds that the request began with.
     pub kinds: &'a Kinds,
     pub row: &'a Arc<Row>,

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{
-    Admit, always_pull, anti_affinity, certificates, claim_resize, declared_features,
+    Admit, always_pull, anti_affinity, certificates, claim_resize, claim_status, declared_features,
     default_class, escalation, event_rate, extended_resources, external_ips, in_use, ingress_class,
     limit_ranges, namespaces, node_restriction, node_selector, owners, plain, pod_certificates,
     pod_groups, pod_resize, pod_security, policies, priority, quotas, runtime_class,
@@ -199,6 +199,10 @@ const PLUGINS: &[KnownPlugin] = &[
         Use::Always(|_| arc(trust_bundles::TrustAnchors)),
     ),
     known("TlsSecrets", Use::Always(|_| arc(tls_secrets::TlsSecrets))),
+    known(
+        "ResourceClaimStatus",
+        Use::Always(|_| arc(claim_status::ClaimStatus)),
+    ),
     known(
         "ClusterTrustBundleAttest",
         Use::On(|_| arc(trust_bundles::ClusterTrustBundleAttest)),

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use access::Decision;
+use access::attributes::NODE_NAME;
 use api::{FieldPath, Status, names};
 use clock::Instant;
 use http::HeaderMap;
@@ -25,8 +26,6 @@ const EXTRA: &str = "impersonate-extra-";
 const AUTHENTICATION: &str = "authentication.k8s.io";
 const NODE_PREFIX: &str = "system:node:";
 const NODES: &str = "system:nodes";
-/// Of a service account's token that is bound to a pod: the pod's node.
-const NODE_NAME: &str = "authentication.kubernetes.io/node-name";
 /// What stands in place of the extra of such an account while it is asked about.
 const NODE_KEYS: &str = "authentication.kubernetes.io/associated-node-keys";
 /// From so many groups or extra values on it is asked first whether all are allowed; as upstream.

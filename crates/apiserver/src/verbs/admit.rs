@@ -270,6 +270,7 @@ impl<'a> Admission<'a> {
         let (mut warnings, mut annotations) = (Vec::new(), Vec::new());
         let mut review = Review {
             operation: self.operation,
+            verb: &call.info.verb,
             kinds: &call.kinds,
             row: &call.row,
             version: &call.version.version,

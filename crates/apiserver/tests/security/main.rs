@@ -1,5 +1,6 @@
 //! Who may do what, through the whole pipeline: identities, permissions, tokens, admission.
 
+mod claims;
 #[path = "../common/mod.rs"]
 mod common;
 mod nodes;
