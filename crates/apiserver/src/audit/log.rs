@@ -160,7 +160,7 @@ impl Rotated {
     }
 
     /// The files that were put aside, the newest first, with when that was.
-    fn put_aside(&self) -> Vec<(Timestamp, PathBuf)> {
+    fn put_aside(&self) -> io::Result<Vec<(Timestamp, PathBuf)>> {
         let (stem, extension) = self.names();
         let time_of = |name: &str| {
             let time = name.strip_prefix(&stem)?.strip_prefix('-')?;
@@ -170,13 +170,14 @@ impl Rotated {
             text.parse::<Timestamp>().ok()
         };
         let folder = self.path.parent().filter(|f| !f.as_os_str().is_empty());
-        let listed = fs::read_dir(folder.unwrap_or(Path::new(".")));
-        let names = listed.into_iter().flatten().flatten();
-        let mut all: Vec<_> = names
-            .filter_map(|e| Some((time_of(&e.file_name().to_string_lossy())?, e.path())))
-            .collect();
+        let mut all: Vec<(Timestamp, PathBuf)> = Vec::new();
+        for entry in fs::read_dir(folder.unwrap_or(Path::new(".")))? {
+            let entry = entry?;
+            let time = time_of(&entry.file_name().to_string_lossy());
+            all.extend(time.map(|time| (time, entry.path())));
+        }
         all.sort_by(|a, b| b.cmp(a));
-        all
+        Ok(all)
     }
 
     /// Removes what is too old, or too many.
@@ -186,7 +187,14 @@ impl Rotated {
         let oldest = (days > 0)
             .then(|| self.clock.now().checked_sub(age).ok())
             .flatten();
-        for (nth, (time, path)) in self.put_aside().into_iter().enumerate() {
+        let all = self.put_aside().unwrap_or_else(|e| {
+            let path = self.path.display();
+            tracing::error!(
+                "audit: listing the files beside {path}, of which none is removed: {e}"
+            );
+            Vec::new()
+        });
+        for (nth, (time, path)) in all.into_iter().enumerate() {
             let too_many = most > 0 && nth >= most;
             if (too_many || oldest.is_some_and(|oldest| time < oldest))
                 && let Err(e) = fs::remove_file(&path)
@@ -217,14 +225,20 @@ pub async fn keep(
             }
         }
         let (file, batch) = (file.clone(), std::mem::take(&mut entries));
+        let count = batch.len() as u64;
         let work = move || {
             let (arrived, error) = file.lock().write(batch.iter().map(|e| &*e.line));
             (batch, arrived, error)
         };
         #[expect(clippy::disallowed_methods, reason = "a file")]
         let done = tokio::task::spawn_blocking(work).await;
-        let Ok((mut batch, arrived, error)) = done else {
-            continue;
+        let (mut batch, arrived, error) = match done {
+            Ok(done) => done,
+            // Who waits for one of them hears it, since it is dropped.
+            Err(e) => {
+                losses.count("log", count, &format!("writing the audit log: {e}"));
+                continue;
+            }
         };
         if let Some(e) = error {
             let lost = (batch.len() - arrived) as u64;
@@ -295,6 +309,21 @@ mod tests {
         let mut log = LogFile::open(&path, rotation(0, 0), clock).expect("open");
         log.write([&b"more"[..]].into_iter());
         assert!(fs::read(&path).expect("file").ends_with(b"\nend\nmore\n"));
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_listed_is_not_empty() {
+        let dir = tempfile::tempdir().expect("dir");
+        let plain = dir.path().join("plain");
+        let log = Rotated {
+            file: append(&plain).expect("file"),
+            path: plain.join("audit.log"),
+            rotation: rotation(1, 1),
+            clock: Clock::read_by(|| "2026-11-29T02:00:00Z".parse().expect("time")),
+            size: 0,
+        };
+        assert!(log.put_aside().is_err());
+        log.tidy();
     }
 
     #[test]

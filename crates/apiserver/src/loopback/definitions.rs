@@ -205,7 +205,7 @@ async fn rows(
         if let Some(next) = statuses.get(&name) {
             crd["status"] = next.status.clone();
         }
-        if let Some(row) = compiled(loopback.state.clone(), crd).await {
+        if let Some(row) = compiled(loopback.state.clone(), &name, crd).await {
             changed = true;
             let row = Arc::new(row);
             next.insert(name, CustomRow { from, row });
@@ -237,10 +237,13 @@ async fn rows(
     clippy::disallowed_methods,
     reason = "long computing: rules are compiled; what comes of it does not depend on when"
 )]
-async fn compiled(state: State, crd: Value) -> Option<Row> {
+async fn compiled(state: State, name: &str, crd: Value) -> Option<Row> {
     let webhook = move |crd: &Value| -> Arc<dyn Convert> { Arc::new(Webhook::new(&state, crd)) };
     let made = tokio::task::spawn_blocking(move || row::row(&crd, webhook)).await;
-    made.ok().flatten()
+    made.unwrap_or_else(|e| {
+        tracing::error!(name, "a definition cannot be served: {e}");
+        None
+    })
 }
 
 /// Deletes the objects of a definition that goes, and lets it go when there are none left.
