@@ -202,7 +202,13 @@ impl NodeKeeper {
     /// configuration adds.
     fn annotations(&self) -> std::collections::BTreeMap<String, Option<String>> {
         let dir = self.config.local_volumes.as_deref();
-        let size = dir.and_then(|d| host::mounts::fs_usage(d).ok());
+        let size = dir.and_then(|dir| {
+            let known = host::mounts::fs_usage(dir).inspect_err(|error| {
+                let dir = dir.display();
+                tracing::warn!(%dir, %error, "how large the disk of volumes is cannot be read");
+            });
+            known.ok()
+        });
         let size = size.map(|s| i64::try_from(s.capacity_bytes).unwrap_or(i64::MAX));
         let quota = |dir| match host::quota::is_enforced(dir) {
             true => ENFORCED.to_owned(),

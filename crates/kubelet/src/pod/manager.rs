@@ -378,15 +378,24 @@ impl Pods {
     /// Lists everything now and then and wakes the pods whose containers are not as last seen.
     async fn relist(&self) {
         let mut ticks = tokio::time::interval(self.deps.config.relist_period);
+        let mut is_silent = false;
         loop {
             ticks.tick().await;
             let listed = tokio::try_join!(
                 self.deps.runtime.sandboxes(None),
                 self.deps.runtime.containers(None)
             );
-            let Ok((sandboxes, containers)) = listed else {
-                continue;
+            let (sandboxes, containers) = match listed {
+                Ok(listed) => listed,
+                Err(error) => {
+                    // Each failure is counted; it is said once until there is an answer again.
+                    if !std::mem::replace(&mut is_silent, true) {
+                        tracing::warn!(%error, "what runs cannot be listed");
+                    }
+                    continue;
+                }
             };
+            is_silent = false;
             STARTS.listed(self.deps.clock.now());
             let mut now: HashMap<String, HashSet<(String, bool)>> = HashMap::new();
             for s in sandboxes {

@@ -35,8 +35,16 @@ async fn follow(deps: &Deps, pods: &Arc<Pods>, source: &Source) {
     let mut events = None;
     loop {
         if events.is_none() {
-            // What is not there yet may come.
-            events = watch(&source.path).ok();
+            events = match watch(&source.path) {
+                Ok(all) => Some(all),
+                // What is not there yet may come.
+                Err(error) if crate::folder::is_absent(&error) => None,
+                Err(error) => {
+                    let path = source.path.display();
+                    tracing::warn!(%path, %error, "static pods are only looked at now and then");
+                    None
+                }
+            };
             read(deps, pods, source);
         }
         let pause = if pods.awaits_the_end_of_a_static_pod() {

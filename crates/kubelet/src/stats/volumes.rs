@@ -4,6 +4,8 @@
 use super::background_cache::BackgroundCache;
 use super::{DiskUsage, OfClaim, OfVolume};
 use crate::csi::{Csi, CsiVolume};
+use crate::folder::{entries_or_none, is_absent};
+use crate::metrics::METRICS;
 use crate::pod::handle::Snapshot;
 use crate::pod::spec;
 use crate::volumes::claim_lookup::Claims;
@@ -243,7 +245,7 @@ async fn look(folder: PathBuf, claims: Vec<Local>) -> OfDisks {
         claims: claims
             .into_iter()
             .filter_map(|local| {
-                let fs = host::mounts::fs_usage(&local.path).ok()?;
+                let fs = usage_of(&local.path)?;
                 let used =
                     |how: &MeasuredVolume| (how.bytes, host::open_beneath::usage(&local.path));
                 Some(OfClaim {
@@ -270,6 +272,19 @@ async fn look(folder: PathBuf, claims: Vec<Local>) -> OfDisks {
     })
 }
 
+/// How full a file system is. None of one that is not there; of one that cannot be read, which is said.
+fn usage_of(path: &Path) -> Option<FsUsage> {
+    match host::mounts::fs_usage(path) {
+        Ok(usage) => Some(usage),
+        Err(error) if is_absent(&error) => None,
+        Err(error) => {
+            METRICS.statistics_failed("volume");
+            tracing::warn!(%error, path = %path.display(), "how full a volume is cannot be read");
+            None
+        }
+    }
+}
+
 /// How full a volume of so many bytes is that is a folder of a file system: as if it had one of its own.
 fn part_of(fs: FsUsage, bytes: u64, (used_bytes, used_inodes): (u64, u64)) -> FsUsage {
     FsUsage {
@@ -283,18 +298,20 @@ fn part_of(fs: FsUsage, bytes: u64, (used_bytes, used_inodes): (u64, u64)) -> Fs
 
 /// What the volumes in the kubelet's folder of a pod take.
 fn volumes(folder: &Path) -> Vec<OfVolume> {
-    let below = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().flatten();
-    // What outlives the pod is not the pod's use of the node's disk.
-    let own = below(folder).filter(|p| !crate::volumes::is_persistent(&p.file_name()));
-    own.flat_map(|plugin| below(&plugin.path()))
-        .map(|volume| {
-            let path = volume.path();
+    let is_own = |plugin: &PathBuf| {
+        // What outlives the pod is not the pod's use of the node's disk.
+        let name = plugin.file_name().unwrap_or_default();
+        !crate::volumes::is_persistent(name)
+    };
+    let own = entries_or_none(folder).into_iter().filter(is_own);
+    own.flat_map(|plugin| entries_or_none(&plugin))
+        .map(|path| {
             let (bytes, inodes) = host::open_beneath::usage(&path);
             OfVolume {
-                name: volume.file_name().to_string_lossy().into_owned(),
+                name: crate::folder::name(&path),
                 taken: DiskUsage { bytes, inodes },
                 // Of what is mounted there, which may be memory.
-                fs: host::mounts::fs_usage(&path).unwrap_or_default(),
+                fs: usage_of(&path).unwrap_or_default(),
             }
         })
         .collect()

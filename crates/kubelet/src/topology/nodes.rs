@@ -104,14 +104,19 @@ impl Machine {
     /// # Errors
     /// The kernel's files cannot be understood.
     pub fn read(root: &Path, cpus: &CpuSet, memory: u64) -> Result<Self, String> {
-        let Ok(online) = std::fs::read_to_string(root.join("online")) else {
-            let node = Node {
-                cpus: cpus.clone(),
-                memory,
-                distances: [(0, 10)].into(),
-                ..Node::default()
-            };
-            return Ok(Self([(0, node)].into()));
+        let online = root.join("online");
+        let online = match std::fs::read_to_string(&online) {
+            Ok(online) => online,
+            Err(e) if crate::folder::is_absent(&e) => {
+                let node = Node {
+                    cpus: cpus.clone(),
+                    memory,
+                    distances: [(0, 10)].into(),
+                    ..Node::default()
+                };
+                return Ok(Self([(0, node)].into()));
+            }
+            Err(e) => return Err(format!("{}: {e}", online.display())),
         };
         // The kernel writes nodes as it does CPUs.
         let online: CpuSet = online.parse()?;
@@ -184,20 +189,26 @@ fn total(meminfo: &str) -> Result<u64, String> {
 /// Folders such as `hugepages-2048kB`; a kernel without huge pages has none.
 pub(crate) fn huge_pages(dir: &Path) -> BTreeMap<String, u64> {
     let mut all = BTreeMap::new();
-    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
+    for entry in crate::folder::entries_or_none(dir) {
+        let name = crate::folder::name(&entry);
         let size = name
             .strip_prefix("hugepages-")
             .and_then(|n| n.strip_suffix("kB"));
         let Some(kib) = size.and_then(|s| s.parse::<u64>().ok()) else {
             continue;
         };
-        let count = std::fs::read_to_string(entry.path().join("nr_hugepages"));
-        let count = count.ok().and_then(|c| c.trim().parse::<u64>().ok());
+        let file = entry.join("nr_hugepages");
+        let count = std::fs::read_to_string(&file).map_err(|e| e.to_string());
+        let count = count.and_then(|c| c.trim().parse::<u64>().map_err(|e| e.to_string()));
+        let count = count.unwrap_or_else(|error| {
+            let file = file.display();
+            tracing::warn!(%file, %error, "how many huge pages there are cannot be read: none");
+            0
+        });
         let bytes = kib.saturating_mul(1024);
         let signed = i64::try_from(bytes).unwrap_or(i64::MAX);
         let resource = format!("hugepages-{}", api::Quantity::from_bytes(signed));
-        all.insert(resource, count.unwrap_or(0).saturating_mul(bytes));
+        all.insert(resource, count.saturating_mul(bytes));
     }
     all
 }
@@ -265,6 +276,11 @@ mod tests {
         assert_eq!(read.distance(read.all()), 15_000);
         assert_eq!(read.distance([0].into_iter().collect()), 10_000);
         put("node1/meminfo", "nothing\n");
+        assert!(Machine::read(dir.path(), &cpus, 7).is_err());
+        // What cannot be read does not say that there are no nodes.
+        let online = dir.path().join("online");
+        std::fs::remove_file(&online).unwrap();
+        std::fs::create_dir(&online).unwrap();
         assert!(Machine::read(dir.path(), &cpus, 7).is_err());
     }
 }

@@ -99,7 +99,8 @@ impl Disk {
     pub fn ensure(&self, name: &str) -> io::Result<PathBuf> {
         let (folder, mark) = self.known(name)?;
         let is_there = std::fs::symlink_metadata(&folder).is_ok_and(|m| m.is_dir());
-        if mark.exists() {
+        // What cannot be looked at is not absent: a volume would be made in a lost one's place.
+        if mark.try_exists()? {
             let gone = format!(
                 "folder {} of the volume is gone: is its disk mounted?",
                 folder.display()
@@ -191,12 +192,16 @@ impl Disk {
     pub fn copy(&self, name: &str, from: &str, bytes: Option<u64>) -> io::Result<Copied> {
         let (folder, mark) = self.known(name)?;
         let (source, source_mark) = self.known(from)?;
-        if mark.exists() {
+        if mark.try_exists()? {
             return Ok(Copied::default());
         }
         let mut done = Copied::default();
         // One that is there is complete, and only its note is missing.
-        if std::fs::symlink_metadata(&folder).is_err() {
+        let is_there = match std::fs::symlink_metadata(&folder) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => false,
+            found => found.map(|_| true)?,
+        };
+        if !is_there {
             let partial = self.partial(name);
             remove_with_limit(&partial, name)?;
             done = match self.fill(&partial, &source, name, bytes) {
@@ -290,6 +295,18 @@ mod tests {
         assert!(!folder.exists());
         disk.remove("pvc-1").unwrap();
         disk.ensure("pvc-1").unwrap();
+    }
+
+    #[test]
+    fn a_note_that_cannot_be_looked_at_is_not_absent() {
+        let dir = tempfile::tempdir().unwrap();
+        let (volumes, marks) = (dir.path().join("v"), dir.path().join("m"));
+        let disk = Disk::new(&volumes, &marks).unwrap();
+        std::os::unix::fs::symlink("pvc-1", marks.join("pvc-1")).unwrap();
+        disk.ensure("pvc-0").unwrap();
+        assert!(disk.ensure("pvc-1").is_err());
+        assert!(disk.copy("pvc-1", "pvc-0", None).is_err());
+        assert!(!volumes.join("pvc-1").exists());
     }
 
     #[test]
