@@ -183,6 +183,10 @@ impl Core {
         seed: u64,
         now_ms: u64,
     ) -> Step {
+        // Who has waited that long does not believe any more that anybody goes for it.
+        if self.queue.history(&pod.uid).is_some_and(|h| h.was_flushed) {
+            self.snapshot.nobody_goes_for(&pod.uid);
+        }
         self.queue.failed(&pod.uid, decision.refused_by());
         let message = decision.message();
         let mut outcome = Preemption::Off;
@@ -249,7 +253,7 @@ impl Core {
             Preemption::Off => None,
             Preemption::NotEligible(why) => Some(why.to_owned()),
             Preemption::Hopeless(why) => {
-                if self.snapshot.end_nomination(&pod.uid) {
+                if self.end_nomination(&pod.uid) {
                     nomination = Nomination::Ends;
                 }
                 Some(why)
@@ -280,6 +284,11 @@ impl Core {
             self.vain.clear();
         }
         let (profiles, snapshot) = (&self.profiles, &self.snapshot);
+        let refused = |uid: &str| self.queue.refused(uid);
+        let own = happened.helped_where_room_is_made(snapshot, profiles, refused);
+        for (pod, events) in own {
+            self.queue.wake_one(&pod.uid, events.label(), now_ms);
+        }
         let concerns = |refused| happened.concerns(refused, profiles);
         self.queue.wake(now_ms, concerns, |pod, refused| {
             let mut own = profiles.iter().filter(|p| p.scheduler == *pod.scheduler);
@@ -298,6 +307,31 @@ impl Core {
         }
     }
 
+    /// Makes room for a pod on this node from now on; what was made elsewhere is for others.
+    fn nominate(&mut self, node: Arc<str>, pod: Arc<Pod>) {
+        let before = self.snapshot.nominate(node.clone(), pod);
+        if let Some(before) = before.filter(|before| *before != node) {
+            self.happened.on_node(Events::POD_REMOVED, &before);
+        }
+    }
+
+    /// A pod gets this node: what was made elsewhere for it is for others.
+    fn takes_its_room(&mut self, uid: &str, node: &Arc<str>) {
+        let left = self.snapshot.end_nomination(uid);
+        if let Some(left) = left.filter(|left| left != node) {
+            self.happened.on_node(Events::POD_REMOVED, &left);
+        }
+    }
+
+    /// Room that was made for a pod is for others. False where there was none.
+    fn end_nomination(&mut self, uid: &str) -> bool {
+        let Some(node) = self.snapshot.end_nomination(uid) else {
+            return false;
+        };
+        self.happened.on_node(Events::POD_REMOVED, &node);
+        true
+    }
+
     fn make_room(
         &mut self,
         pod: &Arc<Pod>,
@@ -311,10 +345,11 @@ impl Core {
             .cloned()
             .collect();
         for other in &displaced {
-            self.snapshot.end_nomination(&other.uid);
+            self.end_nomination(&other.uid);
             self.queue.displaced(&other.uid, now_ms);
         }
-        self.snapshot.nominate(node.clone(), pod.clone());
+        self.nominate(node.clone(), pod.clone());
+        self.snapshot.ask_to_go(&victims, &pod.uid);
         self.queue.hold(&pod.uid);
         Room {
             node,
@@ -327,6 +362,7 @@ impl Core {
     pub fn made_room(&mut self, uid: &Arc<str>, all: bool, now_ms: u64) {
         if !all {
             self.vain.clear();
+            self.snapshot.nobody_goes_for(uid);
         }
         self.queue.release(uid, !all, now_ms);
     }
@@ -345,3 +381,5 @@ impl Core {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod woken_tests;

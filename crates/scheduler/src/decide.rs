@@ -145,12 +145,7 @@ pub fn filter_for(
     checks: &mut Checks<'_>,
     node: &Node,
 ) -> Option<(usize, Verdict)> {
-    let coming = snapshot.nominated_on(&node.name);
-    if coming.is_empty() {
-        return filter(checks, node);
-    }
-    let before = |p: &&Arc<Pod>| p.uid != pod.uid && p.priority >= pod.priority;
-    let coming: Vec<&Arc<Pod>> = coming.iter().filter(before).collect();
+    let coming: Vec<&Arc<Pod>> = snapshot.nominated_before(&node.name, pod).collect();
     if coming.is_empty() {
         return filter(checks, node);
     }

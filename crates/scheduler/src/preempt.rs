@@ -221,7 +221,7 @@ fn not_eligible(snapshot: &Snapshot, pod: &Pod, decision: &Decision) -> Option<&
     let rejections = &decision.rejections;
     let rejection = rejections.nth_of(place).and_then(|nth| rejections.get(nth));
     let hopeless = rejection.is_some_and(|r| matches!(r.verdict, Verdict::Never(_)));
-    let leaving = |p: &Arc<Pod>| p.preempted && p.priority < pod.priority;
+    let leaving = |p: &Arc<Pod>| snapshot.makes_room(p) && p.priority < pod.priority;
     (!hopeless && node.pods.iter().any(leaving)).then_some(message::STILL_TERMINATING)
 }
 

@@ -10,9 +10,13 @@
 //! A wait after a refusal keeps others from starving; where nobody else waits, it serves nobody, and
 //! such a pod is taken at once. A wait after an error spares whoever could not answer: it is kept.
 
+mod unschedulable;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+
+use unschedulable::Unschedulable;
 
 use crate::plugins::Refused;
 use crate::pod::Pod;
@@ -111,16 +115,12 @@ pub struct Queue {
     /// Those in back-off that may be taken before: of those that are due within a second of one
     /// another the more important first.
     early: BTreeSet<(u64, Reverse<i32>, u64, Arc<str>)>,
-    /// By the plugins that refused them, so that an event costs nothing for pods that it does not
-    /// concern.
-    unschedulable: BTreeMap<Refused, BTreeSet<(u64, Arc<str>)>>,
+    unschedulable: Unschedulable,
     /// How many wait for their gates to go.
     gated: usize,
     count: u64,
     /// How many came into which queue, and why, since [`Queue::take_incoming`].
     incoming: BTreeMap<(&'static str, &'static str), u64>,
-    /// How many unschedulable pods of a profile these plugins refused.
-    refusals: BTreeMap<(Arc<str>, Refused), usize>,
 }
 
 /// How many pods are where.
@@ -145,7 +145,7 @@ impl Queue {
         Lengths {
             active: self.active.len(),
             back_off: self.back_off.len(),
-            unschedulable: self.unschedulable.values().map(BTreeSet::len).sum(),
+            unschedulable: self.unschedulable.len(),
             gated: self.gated,
             all: self.entries.len(),
         }
@@ -167,7 +167,7 @@ impl Queue {
 
     /// How many unschedulable pods of a profile which plugins refused.
     pub fn refusals(&self) -> &BTreeMap<(Arc<str>, Refused), usize> {
-        &self.refusals
+        self.unschedulable.refusals()
     }
 
     fn came(&mut self, queue: &'static str, why: &'static str) {
@@ -189,19 +189,7 @@ impl Queue {
                     self.back_off.remove(&(due_ms, uid.clone()))
                 }
                 QueueState::Unschedulable => {
-                    if let Some(set) = self.unschedulable.get_mut(&entry.refused) {
-                        set.remove(&(entry.last_try_ms, uid.clone()));
-                        if set.is_empty() {
-                            self.unschedulable.remove(&entry.refused);
-                        }
-                    }
-                    let key = (entry.pod.scheduler.clone(), entry.refused);
-                    if let Some(count) = self.refusals.get_mut(&key) {
-                        *count = count.saturating_sub(1);
-                        if *count == 0 {
-                            self.refusals.remove(&key);
-                        }
-                    }
+                    self.unschedulable.remove(uid);
                     true
                 }
                 QueueState::Gated => {
@@ -228,10 +216,9 @@ impl Queue {
                 self.back_off.insert((due_ms, uid.clone()))
             }
             QueueState::Unschedulable => {
-                let key = (entry.pod.scheduler.clone(), entry.refused);
-                *self.refusals.entry(key).or_default() += 1;
-                let set = self.unschedulable.entry(entry.refused).or_default();
-                set.insert((entry.last_try_ms, uid.clone()))
+                let (refused, since_ms) = (entry.refused, entry.last_try_ms);
+                self.unschedulable.insert(&entry.pod, refused, since_ms);
+                true
             }
             QueueState::Gated | QueueState::InFlight => false,
         };
@@ -318,7 +305,7 @@ impl Queue {
             }
             self.activate(&uid, word::WAITED, now_ms);
         }
-        while let Some((since, uid)) = self.longest_unschedulable() {
+        while let Some((since, uid)) = self.unschedulable.first().cloned() {
             if since.saturating_add(self.waits.flush_ms) > now_ms {
                 break;
             }
@@ -327,11 +314,6 @@ impl Queue {
                 entry.was_flushed = true;
             }
         }
-    }
-
-    fn longest_unschedulable(&self) -> Option<(u64, Arc<str>)> {
-        let sets = self.unschedulable.values();
-        sets.filter_map(BTreeSet::first).min().cloned()
     }
 
     /// No node fits, as these plugins say.
@@ -476,29 +458,33 @@ impl Queue {
     }
 
     /// Something happened: of the pods that were refused by whom it `concerns`, those that it
-    /// `helps` are tried again. It says which event helps, in upstream's words.
+    /// `helps` are tried again. It says which event helps, in upstream's words, and is asked once for all
+    /// pods that are alike, about one for which no room is made.
     pub fn wake(
         &mut self,
         now_ms: u64,
         concerns: impl Fn(Refused) -> bool,
         helps: impl Fn(&Pod, Refused) -> Option<&'static str>,
     ) {
-        let woken: Vec<(Arc<str>, &'static str)> = self
-            .unschedulable
-            .iter()
-            .filter(|(refused, _)| concerns(**refused))
-            .flat_map(|(_, set)| set)
-            .filter_map(|(_, uid)| {
-                let entry = self.entries.get(uid).filter(|e| !e.missed)?;
-                Some((uid.clone(), helps(&entry.pod, entry.refused)?))
-            })
-            .collect();
-        for (uid, why) in woken {
-            match self.entries.get_mut(&uid) {
-                Some(entry) if entry.held => entry.missed = true,
-                _ => self.after_refusal(&uid, why, now_ms),
-            }
+        for (uid, why) in self.unschedulable.helped(concerns, helps) {
+            self.wake_one(&uid, why, now_ms);
         }
+    }
+
+    /// Something happened that helps this pod: where it is unschedulable, it is tried again.
+    pub fn wake_one(&mut self, uid: &Arc<str>, why: &'static str, now_ms: u64) {
+        match self.entries.get_mut(uid) {
+            Some(entry) if entry.place != QueueState::Unschedulable => {}
+            Some(entry) if entry.held => entry.missed = true,
+            Some(_) => self.after_refusal(uid, why, now_ms),
+            None => {}
+        }
+    }
+
+    /// The plugins that refused a pod which is unschedulable.
+    pub fn refused(&self, uid: &str) -> Option<Refused> {
+        let entry = self.entries.get(uid)?;
+        (entry.place == QueueState::Unschedulable).then_some(entry.refused)
     }
 
     /// When the next pod can be taken if nothing happens.
@@ -507,7 +493,7 @@ impl Queue {
             return Some(0);
         }
         let back_off = self.back_off.first().map(|(due, _)| *due);
-        let flush = self.longest_unschedulable();
+        let flush = self.unschedulable.first();
         let flush = flush.map(|(since, _)| since.saturating_add(self.waits.flush_ms));
         back_off.into_iter().chain(flush).min()
     }

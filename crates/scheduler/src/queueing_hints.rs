@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::decide::Profile;
-use crate::plugins::{About, Events, Refused};
+use crate::plugins::{About, Events, Plugin, Refused};
 use crate::pod::Pod;
 use crate::snapshot::Snapshot;
 
@@ -15,6 +15,17 @@ const REMEMBERED: usize = 256;
 enum What {
     Node(Arc<str>),
     Claim(Arc<str>),
+}
+
+impl What {
+    /// Whether a plugin that refused a pod finds that it may help.
+    fn helps(&self, plugin: &dyn Plugin, pod: &Pod, snapshot: &Snapshot) -> bool {
+        let about = match self {
+            Self::Claim(key) => About::Claim(key),
+            Self::Node(name) => snapshot.node(name).map_or(About::Anything, About::Node),
+        };
+        plugin.helps(pod, about, snapshot)
+    }
 }
 
 /// Events since the last decision.
@@ -80,14 +91,48 @@ impl Happened {
                 return Some(wakes_on.among(self.vague));
             }
             let mut about = self.about.iter().filter(|(e, _)| wakes_on.meets(*e));
-            let found = about.find(|(_, what)| match what {
-                What::Claim(key) => plugin.helps(pod, About::Claim(key), snapshot),
-                What::Node(name) => match snapshot.node(name) {
-                    Some(node) => plugin.helps(pod, About::Node(node), snapshot),
-                    None => plugin.helps(pod, About::Anything, snapshot),
-                },
-            });
+            let found = about.find(|(_, what)| what.helps(plugin.as_ref(), pod, snapshot));
             found.map(|(events, _)| wakes_on.among(*events))
         })
+    }
+
+    /// The pods for which room is made on a node with events that help them, and those events: since
+    /// such a pod fits there now, or since nobody there is about to go any more, so that it has to look
+    /// again. `refused` says which plugins refused a pod that waits.
+    pub fn helped_where_room_is_made<'a>(
+        &self,
+        snapshot: &'a Snapshot,
+        profiles: &[Profile],
+        refused: impl Fn(&str) -> Option<Refused>,
+    ) -> Vec<(&'a Arc<Pod>, Events)> {
+        let mut out = Vec::new();
+        for (events, what) in &self.about {
+            let What::Node(name) = what else { continue };
+            let coming = snapshot.nominated_on(name);
+            if coming.is_empty() {
+                continue;
+            }
+            let there = snapshot.node(name).map_or(&[][..], |n| n.pods.as_slice());
+            let all_gone = events.meets(Events::POD_REMOVED)
+                && !there.iter().any(|pod| snapshot.makes_room(pod));
+            for pod in coming {
+                let Some(refused) = refused(&pod.uid) else {
+                    continue;
+                };
+                let mut own = profiles.iter().filter(|p| p.scheduler == *pod.scheduler);
+                let helped = own.any(|profile| {
+                    let mut plugins = profile.plugins.iter().enumerate();
+                    plugins.any(|(i, (plugin, _))| {
+                        refused.has(i)
+                            && plugin.wakes_on().meets(*events)
+                            && (all_gone || what.helps(plugin.as_ref(), pod, snapshot))
+                    })
+                });
+                if helped {
+                    out.push((pod, *events));
+                }
+            }
+        }
+        out
     }
 }

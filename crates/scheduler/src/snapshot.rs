@@ -73,6 +73,8 @@ pub struct Snapshot {
     nominated: HashMap<Arc<str>, Vec<Arc<Pod>>>,
     /// Where room is made for a pod, by its UID.
     nominations: HashMap<Arc<str>, Arc<str>>,
+    /// Pods that were asked to make room, by their UIDs, and for whom: the API may not show it yet.
+    asked: HashMap<Arc<str>, Arc<str>>,
     budgets: Budgets,
     storage: Storage,
     devices: Devices,
@@ -203,6 +205,15 @@ impl Snapshot {
         }
         self.nominated.get(node).map_or(&[], Vec::as_slice)
     }
+    /// Those of them that count for a pod: others of the same or a higher priority.
+    pub fn nominated_before<'a>(
+        &'a self,
+        node: &str,
+        pod: &'a Pod,
+    ) -> impl Iterator<Item = &'a Arc<Pod>> + use<'a> {
+        let coming = self.nominated_on(node).iter();
+        coming.filter(move |p| p.uid != pod.uid && p.priority >= pod.priority)
+    }
     /// The node where room is made for this pod.
     pub fn nomination(&self, uid: &str) -> Option<&Arc<str>> {
         self.nominations.get(uid)
@@ -211,17 +222,17 @@ impl Snapshot {
     pub fn any_nominations(&self) -> bool {
         !self.nominations.is_empty()
     }
-    pub fn nominate(&mut self, node: Arc<str>, pod: Arc<Pod>) {
-        self.end_nomination(&pod.uid);
+    /// Gives the node where room was made for the pod before.
+    pub fn nominate(&mut self, node: Arc<str>, pod: Arc<Pod>) -> Option<Arc<str>> {
+        let before = self.end_nomination(&pod.uid);
         self.room_changes(&node);
         self.nominations.insert(pod.uid.clone(), node.clone());
         self.nominated.entry(node).or_default().push(pod);
+        before
     }
-    /// False where there was none.
-    pub fn end_nomination(&mut self, uid: &str) -> bool {
-        let Some(node) = self.nominations.remove(uid) else {
-            return false;
-        };
+    /// Gives the node where room was made for the pod.
+    pub fn end_nomination(&mut self, uid: &str) -> Option<Arc<str>> {
+        let node = self.nominations.remove(uid)?;
         self.room_changes(&node);
         if let Some(pods) = self.nominated.get_mut(&node) {
             pods.retain(|p| *p.uid != *uid);
@@ -229,7 +240,28 @@ impl Snapshot {
                 self.nominated.remove(&node);
             }
         }
-        true
+        Some(node)
+    }
+
+    /// These are asked to make room for a pod.
+    pub fn ask_to_go(&mut self, victims: &[Arc<Pod>], for_whom: &Arc<str>) {
+        for victim in victims {
+            if self.pods.contains_key(&victim.uid) {
+                self.asked.insert(victim.uid.clone(), for_whom.clone());
+            }
+        }
+    }
+    /// Nobody may be about to go any more because of this pod.
+    pub fn nobody_goes_for(&mut self, uid: &str) {
+        self.asked.retain(|_, for_whom| **for_whom != *uid);
+    }
+    /// This pod has gone.
+    pub fn has_gone(&mut self, uid: &str) {
+        self.asked.remove(uid);
+    }
+    /// Whether a pod is about to go to make room.
+    pub fn makes_room(&self, pod: &Pod) -> bool {
+        pod.preempted || self.asked.contains_key(&pod.uid)
     }
 
     /// The pods for which room is made on a node become others.

@@ -81,7 +81,7 @@ impl Core {
             });
         }
         let patience = plugins.iter().map(|(p, _)| p.permit_patience_ms()).min();
-        self.snapshot.end_nomination(&pod.uid);
+        self.takes_its_room(&pod.uid, &node);
         self.snapshot.assume(&node, pod.clone());
         self.happened.on_node(Events::POD_ADDED, &node);
         let uid = pod.uid.clone();

@@ -214,9 +214,11 @@ impl Core {
         }
         self.queue.remove(&Arc::from(uid));
         self.settle(uid);
-        if self.snapshot.end_nomination(uid) {
+        // Others may fit there now, or make room there themselves: who could not before tries again.
+        if self.snapshot.end_nomination(uid).is_some() {
             self.happened.anything(Events::POD_REMOVED);
         }
+        self.snapshot.has_gone(uid);
         let node = self.snapshot.place(uid).map(|(node, _)| node.clone());
         if let Some(node) = node.filter(|_| self.snapshot.remove_pod(uid)) {
             self.happened.on_node(Events::POD_REMOVED, &node);
@@ -229,7 +231,7 @@ impl Core {
     fn pod_bound(&mut self, pod: Pod) {
         let Some(node) = pod.node.clone() else { return };
         self.queue.remove(&pod.uid);
-        self.snapshot.end_nomination(&pod.uid);
+        self.takes_its_room(&pod.uid, &node);
         self.settle(&pod.uid);
         let mut events = Events::NONE;
         match self.snapshot.pod(&pod.uid) {
@@ -261,7 +263,7 @@ impl Core {
         if new.metadata.deletion_timestamp.is_some() || !ours {
             if !placed {
                 self.queue.remove(&uid);
-                self.snapshot.end_nomination(&uid);
+                self.end_nomination(&uid);
             }
             return;
         }
@@ -274,10 +276,10 @@ impl Core {
         }
         let pod = Arc::new(Pod::read(new, &mut self.strings));
         match pod.wants.nominated.clone().filter(|_| !placed) {
-            Some(node) => self.snapshot.nominate(node, pod.clone()),
+            Some(node) => self.nominate(node, pod.clone()),
             // Only what the API showed before has ended; what was decided since is not there yet.
             None if old.is_some_and(is_nominated) => {
-                self.snapshot.end_nomination(&uid);
+                self.end_nomination(&uid);
             }
             None => {}
         }

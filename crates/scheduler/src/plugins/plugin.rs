@@ -246,7 +246,8 @@ pub trait Plugin: Send + Sync {
     fn is_local(&self) -> bool {
         false
     }
-    /// Whether an event of [`Plugin::wakes_on`] may help this pod.
+    /// Whether an event of [`Plugin::wakes_on`] may help this pod. Room that is made on a node for others
+    /// of the same or a higher priority is theirs.
     fn helps(&self, pod: &Pod, about: About<'_>, snapshot: &Snapshot) -> bool {
         let About::Node(node) = about else {
             return true;
@@ -255,7 +256,7 @@ pub trait Plugin: Send + Sync {
             return true;
         }
         match self.prepare(pod, snapshot) {
-            Ok(Some(check)) => check.filter(node) == Verdict::Fits,
+            Ok(Some(check)) => lets_in(&*check, pod, node, snapshot),
             Ok(None) => true,
             Err(_) => false,
         }
@@ -308,6 +309,20 @@ pub trait Plugin: Send + Sync {
     fn bind(&self, _pod: &Pod, _node: &Arc<str>) -> Option<Write> {
         None
     }
+}
+
+/// Whether a check of one node alone lets a pod in, also when those are there for whom room is made.
+fn lets_in(check: &dyn Check, pod: &Pod, node: &Node, snapshot: &Snapshot) -> bool {
+    if check.filter(node) != Verdict::Fits {
+        return false;
+    }
+    let mut coming = snapshot.nominated_before(&node.name, pod).peekable();
+    if coming.peek().is_none() {
+        return true;
+    }
+    let mut with = node.clone();
+    coming.for_each(|other| with.add(other.clone()));
+    check.filter(&with) == Verdict::Fits
 }
 
 /// What [`Plugin::prepare`] gives.
