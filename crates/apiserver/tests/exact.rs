@@ -335,7 +335,8 @@ async fn compression() {
             let mut reader = flate2::read::GzDecoder::new(&answer.body[..]);
             reader.read_to_end(&mut whole).expect("gzip");
             let whole: Value = serde_json::from_slice(&whole).expect("JSON");
-            assert_eq!(whole, plainly.json());
+            // Each list has the revision of its moment.
+            assert_eq!(whole["items"], plainly.json()["items"]);
         }
     }
 }

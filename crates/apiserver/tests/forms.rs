@@ -107,7 +107,8 @@ async fn yaml_and_large_lists_are_served() {
     let bytes = r.into_body().collect().await.expect("body").to_bytes();
     let unzipped: Value =
         serde_json::from_reader(flate2::read::GzDecoder::new(&bytes[..])).expect("gzip of json");
-    assert_eq!(unzipped, plain);
+    // Each list has the revision of its moment.
+    assert_eq!(unzipped["items"], plain["items"]);
 }
 
 #[tokio::test]
