@@ -269,7 +269,12 @@ async fn an_extension_server_is_reached_and_listed() {
     assert_eq!(response.status(), 502);
     assert!(!response.headers().contains_key("location"));
 
-    let (_, groups) = get(&server, "/apis").await;
+    // Served first, and listed a moment later.
+    let groups = until(&server, "/apis", |_, listed| {
+        let mut all = listed["groups"].as_array().into_iter().flatten();
+        all.any(|g| g["name"] == "ext.example.com")
+    })
+    .await;
     let names: Vec<&Value> = groups["groups"]
         .as_array()
         .into_iter()
@@ -302,8 +307,10 @@ async fn an_extension_server_is_reached_and_listed() {
     let url = index["paths"]["apis/ext.example.com/v1"]["serverRelativeURL"].as_str();
     let (code, document) = get(&server, url.expect("a URL")).await;
     assert_eq!((code, document), (200, json!({"openapi": "3.0.0"})));
-    let (_, document) = get(&server, "/openapi/v2").await;
-    assert!(document["definitions"]["Echo"].is_object());
+    let document = until(&server, "/openapi/v2", |_, d| {
+        d["definitions"]["Echo"].is_object()
+    })
+    .await;
     assert!(document["definitions"].get("Other").is_none());
     let path = &document["paths"]["/apis/ext.example.com/v1/echoes"];
     // The name means something else here, so that server's parameter has another one.
@@ -391,9 +398,11 @@ async fn a_dead_extension_server_harms_nobody_else() {
         version["resources"][0]["resource"], "echoes",
         "what it said last"
     );
-    let (_, metrics) = get(&server, "/metrics").await;
     let line = "aggregator_unavailable_apiservice{name=\"v1.ext.example.com\"} 1";
-    assert!(metrics.as_str().is_some_and(|f| f.contains(line)));
+    until(&server, "/metrics", |_, figures| {
+        figures.as_str().is_some_and(|f| f.contains(line))
+    })
+    .await;
 
     // Without its Service it says so, and without its APIService the group is gone.
     assert_eq!(ask(&server, Method::DELETE, uri, Value::Null).await.0, 200);

@@ -466,6 +466,8 @@ impl Cluster {
         let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
         let made = post(s, slices, slice).await;
         assert_eq!(made.0, 201, "{}", made.1);
+        // Proxies look where the cache has it.
+        assert_eq!(get(s, &format!("{slices}/s-1")).await.0, 200);
         pod["metadata"]["uid"].as_str().expect("uid").to_owned()
     }
 }
