@@ -428,7 +428,7 @@ async fn reloaded(server: &ApiServer, status: &str, before: u64) {
 async fn a_changed_file_takes_effect_while_somebody_writes() {
     let dir = tempfile::tempdir().expect("dir");
     let path = dir.path().join("encryption.json");
-    let write = |keys: &[&str]| std::fs::write(&path, file_of(keys)).expect("file");
+    let write = |keys: &[&str]| common::replace_file(&path, file_of(keys));
     write(&["a"]);
     let store: Arc<dyn Store> = Arc::new(Memory::new(clock::Clock::system()));
     let vault = Vault::of_file(rules(&file_of(&["a"])))

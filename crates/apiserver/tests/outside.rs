@@ -15,7 +15,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 use wire::pki::{Ca, Subject};
 use wire::serve::{Peer, RequestBody};
@@ -188,9 +188,11 @@ async fn strangers_are_not_believed() {
 #[tokio::test]
 async fn a_server_that_went_away_is_reported() {
     let server = common::server().await;
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("port");
-    let port = listener.local_addr().expect("address").port();
-    drop(listener);
+    // Bound, so that nobody else gets the port, and not listened at.
+    let socket = TcpSocket::new_v4().expect("a socket");
+    let any = "127.0.0.1:0".parse().expect("an address");
+    socket.bind(any).expect("a port");
+    let port = socket.local_addr().expect("address").port();
     let backend = backend(&format!("https://127.0.0.1:{port}/"), &outside().await.1);
     let body = Bytes::from_static(b"{}");
     let done = post(server.state(), &backend, body, BOUNDS).await;

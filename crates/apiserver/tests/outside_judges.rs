@@ -269,10 +269,10 @@ async fn the_chain_follows_its_file() {
     assert_eq!(ask(&jane, Method::GET, PODS, &Value::Null).await.0, 403);
     // Roles must stay.
     let hook = webhook("hook", &allowing.kubeconfig, &json!({}));
-    std::fs::write(&path, document(&json!([node, hook]))).expect("file");
+    common::replace_file(&path, document(&json!([node, hook])));
     reloaded("failure").await;
     assert_eq!(ask(&jane, Method::GET, PODS, &Value::Null).await.0, 403);
-    std::fs::write(&path, document(&json!([node, rbac, hook]))).expect("file");
+    common::replace_file(&path, document(&json!([node, rbac, hook])));
     reloaded("success").await;
     assert_eq!(ask(&jane, Method::GET, PODS, &Value::Null).await.0, 200);
 }

@@ -268,10 +268,10 @@ async fn the_file_is_read_again_when_it_changes() {
     // What is wrong changes nothing.
     let mut wrong = one.configuration();
     wrong["issuer"]["url"] = "http://x".into();
-    std::fs::write(&path, document(&[wrong])).expect("file");
+    common::replace_file(&path, document(&[wrong]));
     become_so("a failure", &|text| reloads("failure", text)).await;
     assert_eq!(codes().await, [200, 401]);
-    std::fs::write(&path, document(&[two.configuration()])).expect("file");
+    common::replace_file(&path, document(&[two.configuration()]));
     become_so("a success", &|text| reloads("success", text)).await;
     assert_eq!(codes().await, [401, 200]);
 }

@@ -5,6 +5,7 @@ pub mod memory;
 pub mod outside;
 pub mod ships;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use apiserver::filters::authz::AlwaysAllow;
@@ -18,6 +19,13 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 pub const JSON: &str = "application/json";
+
+/// Puts a file in the place of another, so that whoever follows it never reads half of one.
+pub fn replace_file(path: &Path, bytes: impl AsRef<[u8]>) {
+    let new = path.with_extension("new");
+    std::fs::write(&new, bytes).expect("file");
+    std::fs::rename(&new, path).expect("in its place");
+}
 
 /// What every server of these tests begins with, at an address: nobody may do anything.
 #[expect(clippy::disallowed_methods, reason = "a real server, in real time")]
