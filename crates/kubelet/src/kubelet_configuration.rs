@@ -52,11 +52,16 @@ impl Configuration {
     }
 
     /// Sets what the files say; gives what of it has no effect, for people. `read`: how manifests of
-    /// static pods are read.
+    /// static pods are read; `gates`: what is said of gates that nothing here asks for.
     ///
     /// # Errors
     /// Fields that nobody knows, and values that are none.
-    pub fn set(&self, config: &mut Config, read: Read) -> Result<Vec<String>, Faults> {
+    pub fn set(
+        &self,
+        config: &mut Config,
+        read: Read,
+        gates: IsWhatWeDo,
+    ) -> Result<Vec<String>, Faults> {
         let (mut faults, mut warnings) = (Vec::new(), Vec::new());
         let mut fields: Vec<_> = self.fields.iter().filter(|(_, v)| !v.is_null()).collect();
         fields.sort_by_key(|(name, _)| *name);
@@ -70,6 +75,7 @@ impl Configuration {
                     let mut at = At {
                         config,
                         warnings: &mut warnings,
+                        gates,
                     };
                     if let Err(why) = set(&mut at, value) {
                         faults.push(format!("{name}: {why}"));
@@ -155,10 +161,15 @@ fn contradictions(config: &Config) -> Vec<String> {
     out
 }
 
+/// Whether a feature gate says what is done anyway; an error where there is no such gate, or it cannot
+/// be set so.
+pub type IsWhatWeDo = fn(&str, bool) -> Result<bool, String>;
+
 /// What a field is set on.
 struct At<'a> {
     config: &'a mut Config,
     warnings: &'a mut Vec<String>,
+    gates: IsWhatWeDo,
 }
 
 type Set = fn(&mut At, &Value) -> Result<(), String>;
@@ -536,15 +547,17 @@ const ACTED_ON: &[(&str, Set)] = &[
     }),
 ];
 
-/// Of upstream's gates those that are asked for here: the others are neither on nor off.
+/// Of upstream's gates those that are asked for here. Whoever sets another is told so, unless what it
+/// says is done anyway.
 fn gates(at: &mut At, v: &Value) -> Result<(), String> {
     for (name, value) in v.as_object().ok_or("it is not a map")? {
         let on = flag(value).map_err(|e| format!("{name}: {e}"))?;
-        match name.as_str() {
-            "MemoryQoS" => at.config.memory_qos.is_on = on,
-            _ => at.warnings.push(format!(
+        if name == "MemoryQoS" {
+            at.config.memory_qos.is_on = on;
+        } else if !(at.gates)(name, on)? {
+            at.warnings.push(format!(
                 "featureGates: {name} has no effect on this kubelet: nothing asks for it"
-            )),
+            ));
         }
     }
     Ok(())

@@ -21,6 +21,8 @@ struct Gate {
     locked: bool,
     /// Whether something here acts on it.
     acts: bool,
+    /// What is done where nothing acts on it: mostly upstream's default.
+    does: bool,
     needs: Vec<&'static str>,
 }
 
@@ -45,11 +47,13 @@ fn gate(line: &'static str) -> Option<(&'static str, Gate)> {
     let default = words.next()? == "on";
     let rest: Vec<&str> = words.collect();
     let needs = rest.iter().find_map(|w| w.strip_prefix("needs="));
+    let does = rest.iter().find_map(|w| w.strip_prefix("does="));
     let gate = Gate {
         stage,
         default,
         locked: rest.contains(&"locked"),
         acts: rest.contains(&"acts"),
+        does: does.map_or(default, |word| word == "on"),
         needs: needs.map_or_else(Vec::new, |n| n.split(',').collect()),
     };
     Some((name, gate))
@@ -66,6 +70,15 @@ pub struct Features {
 #[cfg(test)]
 pub(crate) fn decides(name: &str) -> bool {
     gates().get(name).is_some_and(|g| g.acts && !g.locked)
+}
+
+/// Whether a part that asks for no gate does what one says anyway.
+///
+/// # Errors
+/// There is no such gate, or it is locked to something else: in upstream's words.
+pub fn is_what_we_do(name: &str, on: bool) -> Result<bool, String> {
+    Features::set(&BTreeMap::from([(name, on)])).map_err(|errors| errors.join("; "))?;
+    Ok(gates().get(name).is_some_and(|gate| gate.does == on))
 }
 
 /// Go's words for booleans.
@@ -180,7 +193,7 @@ impl Features {
             let Some(gate) = gates().get(name) else {
                 continue;
             };
-            if gate.default != *on && !gate.acts {
+            if gate.does != *on && !gate.acts {
                 without_effect.push(format!("{name}={on}"));
             }
             match gate.stage {
@@ -216,6 +229,7 @@ mod tests {
                 assert!(gates().contains_key(needed), "{name} needs {needed}");
             }
             assert!(gate.stage != Stage::Alpha || !gate.default, "{name}");
+            assert!(!gate.acts || gate.does == gate.default, "{name}");
         }
         assert!(Features::default().unmet().is_empty());
     }
@@ -258,5 +272,34 @@ mod tests {
             ]
         );
         assert_eq!(warned("RetryGenerateName=true").len(), 1);
+    }
+
+    /// Each gate, at each value that it may have: where nothing asks for it, one of the two is not what
+    /// is done, and whoever sets that is told.
+    #[test]
+    fn no_gate_is_passed_over_in_silence() {
+        for (name, gate) in gates() {
+            for on in [false, true] {
+                let is_done = is_what_we_do(name, on);
+                let wanted = BTreeMap::from([(*name, on)]);
+                let Ok(features) = Features::set(&wanted) else {
+                    assert!(gate.locked && is_done.is_err(), "{name}={on}");
+                    continue;
+                };
+                let said = features.warnings().join("\n");
+                let is_told =
+                    said.contains(&format!("{name}={on}")) && said.contains("change nothing here");
+                let is_of_all = matches!(*name, "AllAlpha" | "AllBeta");
+                assert_eq!(is_done, Ok(gate.does == on), "{name}={on}");
+                assert!(
+                    is_of_all || is_told != (gate.acts || gate.does == on),
+                    "{name}={on}"
+                );
+            }
+        }
+        assert_eq!(
+            is_what_we_do("NoSuch", true),
+            Err("unrecognized feature gate: NoSuch".to_owned())
+        );
     }
 }

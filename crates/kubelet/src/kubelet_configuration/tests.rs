@@ -7,6 +7,14 @@ fn read(_: &[u8]) -> Result<(Value, Vec<String>), String> {
     Err("nobody reads here".into())
 }
 
+/// Of the gates of this test `Known` is on.
+fn is_on(name: &str, on: bool) -> Result<bool, String> {
+    match name {
+        "Known" => Ok(on),
+        _ => Err(format!("unrecognized feature gate: {name}")),
+    }
+}
+
 fn of(fields: Value) -> Value {
     let mut file = json!({ "apiVersion": API_VERSION, "kind": KIND });
     for (name, value) in fields.as_object().unwrap() {
@@ -24,7 +32,7 @@ fn set(files: &[Value]) -> Result<(Config, Vec<String>), Faults> {
     for file in files {
         all.add(of(file.clone()))?;
     }
-    let warnings = all.set(&mut config, read)?;
+    let warnings = all.set(&mut config, read, is_on)?;
     Ok((config, warnings))
 }
 
@@ -277,12 +285,18 @@ fn what_is_so_anyway_warns_nobody() {
             "readOnlyPort has no effect on this kubelet: there is no port without authentication",
         ),
         (
-            json!({ "featureGates": { "MemoryQoS": true, "Other": false } }),
-            "featureGates: Other has no effect on this kubelet: nothing asks for it",
+            json!({ "featureGates": { "MemoryQoS": true, "Known": false } }),
+            "featureGates: Known has no effect on this kubelet: nothing asks for it",
         ),
     ] {
         assert_eq!(set(&[file]).unwrap().1, [why]);
     }
+    let gate = |name: &str| set(&[json!({ "featureGates": { name: true } })]);
+    assert_eq!(gate("Known").unwrap().1, Vec::<String>::new());
+    assert_eq!(
+        gate("Other").unwrap_err().to_string(),
+        "featureGates: unrecognized feature gate: Other"
+    );
 }
 
 #[test]

@@ -240,7 +240,11 @@ pub struct KubeletFlags {
 impl KubeletFlags {
     /// Sets what files and flags say.
     pub fn set(&self, config: &mut kubelet::Config) -> Result<()> {
-        for warning in self.files()?.set(config, registry::manifest::pod)? {
+        let (read, gates) = (
+            registry::manifest::pod,
+            registry::feature_gates::is_what_we_do,
+        );
+        for warning in self.files()?.set(config, read, gates)? {
             tracing::warn!("the kubelet's configuration: {warning}");
         }
         if let Some(hard) = &self.eviction_hard {
