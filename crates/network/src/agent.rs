@@ -217,7 +217,14 @@ pub async fn run_on(
 /// Removes all that the agent and the plugin made on this node, with the lines of pods, which are cut
 /// off. Gives how many those were.
 pub async fn clean_up(config: &Config) -> Result<usize, NetworkError> {
-    let _ = std::fs::remove_file(config.conf_path());
+    let conf = config.conf_path();
+    match std::fs::remove_file(&conf) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            let conf = conf.display();
+            tracing::warn!(%conf, %error, "the runtime goes on to call the plugin");
+        }
+        _ => {}
+    }
     // The plugin's functions block: they get a thread of their own.
     let here = NetNs::current().map_err(system("open the network namespace"))?;
     let removed = here.run(|| cni::remove_all(&config.state_dir, &config.network));

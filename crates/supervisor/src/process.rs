@@ -56,8 +56,19 @@ impl Record {
     pub fn is_alive(&self) -> bool {
         start_ticks(self.pid) == Some(self.start_ticks)
     }
+    /// What is on record; none where nothing is. Which process a damaged file names nobody knows, which
+    /// is said.
     pub fn read(path: &Path) -> Option<Self> {
-        serde_json::from_slice(&fs::read(path).ok()?).ok()
+        let bytes = match fs::read(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return None,
+            read => read,
+        };
+        let read = bytes.and_then(|bytes| Ok(serde_json::from_slice(&bytes)?));
+        let unknown = |e: &io::Error| {
+            let path = path.display();
+            tracing::error!("{path}: {e}; the process that it names may still run");
+        };
+        read.inspect_err(unknown).ok()
     }
     pub fn write(&self, path: &Path) -> Result<(), ProcessError> {
         let file = |source| ProcessError::File {

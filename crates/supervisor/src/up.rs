@@ -343,10 +343,7 @@ impl Cluster {
         if !config.servers.is_empty() {
             share_secrets(&layout, &config)?;
         }
-        let path = layout.config();
-        let text = serde_json::to_vec_pretty(&config).map_err(io::Error::other);
-        text.and_then(|t| fs::write(&path, t))
-            .map_err(file_error(&path))?;
+        write_config(&layout, &config)?;
         let shared = Arc::new(Shared {
             layout,
             config,
@@ -562,9 +559,13 @@ impl Cluster {
 
     /// A machine that was switched off stays off at the next `up`.
     fn remember_stopped(&self, name: &str, stopped: bool) {
-        let path = self.shared.layout.config();
-        let Some(mut config) = read_config(&self.shared.layout) else {
-            return;
+        let mut config = match read_config(&self.shared.layout) {
+            Ok(Some(config)) => config,
+            Ok(None) => return,
+            Err(e) => {
+                tracing::warn!("what is switched off is not remembered: {e}");
+                return;
+            }
         };
         for node in config.nodes.iter_mut().filter(|n| n.name == name) {
             node.stopped = stopped;
@@ -572,9 +573,8 @@ impl Cluster {
         for server in config.servers.iter_mut().filter(|s| s.name == name) {
             server.stopped = stopped;
         }
-        let text = serde_json::to_vec_pretty(&config).map_err(io::Error::other);
-        if let Err(e) = text.and_then(|t| fs::write(&path, t)) {
-            tracing::warn!("{}: {e}", path.display());
+        if let Err(e) = write_config(&self.shared.layout, &config) {
+            tracing::warn!("what is switched off is not remembered: {e}");
         }
     }
 
@@ -620,9 +620,26 @@ fn share_secrets(layout: &Layout, config: &ClusterConfig) -> Result<(), UpError>
     Ok(members::ensure_pki(layout, config, now())?)
 }
 
-/// The configuration of an earlier `up`.
-pub fn read_config(layout: &Layout) -> Option<ClusterConfig> {
-    serde_json::from_slice(&fs::read(layout.config()).ok()?).ok()
+/// The configuration of an earlier `up`; none where there was none.
+///
+/// # Errors
+/// It cannot be read: who took that for none would forget what the cluster is, and what runs of it.
+pub fn read_config(layout: &Layout) -> Result<Option<ClusterConfig>, UpError> {
+    let path = layout.config();
+    let bytes = match fs::read(&path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        read => read.map_err(file_error(&path))?,
+    };
+    let config = serde_json::from_slice(&bytes).map_err(io::Error::from);
+    Ok(Some(config.map_err(file_error(&path))?))
+}
+
+/// Writes the configuration down for the next `up`, whole or not at all.
+fn write_config(layout: &Layout, config: &ClusterConfig) -> Result<(), UpError> {
+    let path = layout.config();
+    let text = serde_json::to_vec_pretty(config).map_err(io::Error::from);
+    let text = text.map_err(file_error(&path))?;
+    Ok(wire::pki::write_public(&path, &text)?)
 }
 
 async fn remove_traces(layout: &Layout, netlink: &Netlink) {
@@ -636,7 +653,7 @@ async fn remove_traces(layout: &Layout, netlink: &Netlink) {
 /// Ends a cluster whose supervisor is dead: what `down` does when nobody answers.
 /// Returns how many processes were ended.
 pub async fn down_orphans(layout: Layout) -> Result<usize, UpError> {
-    let Some(config) = read_config(&layout) else {
+    let Some(config) = read_config(&layout)? else {
         return Ok(0);
     };
     let lock = lock(&layout)?;
@@ -663,6 +680,19 @@ pub async fn down_orphans(layout: Layout) -> Result<usize, UpError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_configuration_that_cannot_be_read_is_not_absent() {
+        let dir = tempfile::tempdir().expect("folder");
+        let layout = Layout::new(dir.path());
+        let read = || read_config(&layout);
+        assert!(matches!(read(), Ok(None)));
+        let config = ClusterConfig::example();
+        write_config(&layout, &config).expect("written");
+        assert_eq!(read().expect("readable"), Some(config));
+        fs::write(layout.config(), b"{\"port\":").expect("written");
+        assert!(read().is_err());
+    }
 
     #[test]
     fn restarts_back_off() {

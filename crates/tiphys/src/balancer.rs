@@ -90,7 +90,12 @@ impl Front {
 
 /// The list of an earlier run, `host:port` a line.
 pub fn kept(path: &Path) -> Vec<String> {
-    let text = fs::read_to_string(path).unwrap_or_default();
+    let text = fs::read_to_string(path).unwrap_or_else(|e| {
+        if e.kind() != std::io::ErrorKind::NotFound {
+            tracing::warn!("the list of servers {}: {e}", path.display());
+        }
+        String::new()
+    });
     let lines = text.lines().map(str::trim);
     lines.filter(|l| !l.is_empty()).map(str::to_owned).collect()
 }

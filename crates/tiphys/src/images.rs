@@ -81,10 +81,8 @@ fn lines(found: &[NodeImage]) -> Vec<String> {
 fn nodes(data: &DataDir) -> Result<Vec<(String, String)>> {
     let layout = Layout::new(&std::path::absolute(&data.data_dir)?);
     let mut out = Vec::new();
-    for node in supervisor::up::read_config(&layout)
-        .map(|c| c.nodes)
-        .unwrap_or_default()
-    {
+    let config = supervisor::up::read_config(&layout)?;
+    for node in config.map(|c| c.nodes).unwrap_or_default() {
         if let Some(record) = Record::read(&layout.record(&node.name)).filter(Record::is_alive) {
             // The node's /run is its own; its first process leads to it.
             let socket = format!(

@@ -187,8 +187,7 @@ pub fn check_chain(chain: &str, key_der: &[u8]) -> Result<Validity, &'static str
     let (leaf, others) = blocks
         .split_first()
         .ok_or("issued certificate chain must contain at least one certificate")?;
-    let (_, leaf) = X509Certificate::from_der(leaf.contents())
-        .map_err(|_| "leaf certificate does not parse as valid X.509")?;
+    let (_, leaf) = X509Certificate::from_der(leaf.contents()).map_err(|_| NO_LEAF)?;
     check_dns_names(&leaf)?;
     if leaf.public_key().raw != key_der {
         return Err("leaf certificate was not issued to the requested public key");
@@ -205,9 +204,12 @@ pub fn check_chain(chain: &str, key_der: &[u8]) -> Result<Validity, &'static str
     })
 }
 
+const NO_LEAF: &str = "leaf certificate does not parse as valid X.509";
+
 /// Whether the names of a certificate could be names.
 fn check_dns_names(certificate: &X509Certificate<'_>) -> Result<(), &'static str> {
-    let names = certificate.subject_alternative_name().ok().flatten();
+    let names = certificate.subject_alternative_name();
+    let names = names.map_err(|_| NO_LEAF)?;
     for name in names.iter().flat_map(|names| &names.value.general_names) {
         let GeneralName::DNSName(name) = name else {
             continue;

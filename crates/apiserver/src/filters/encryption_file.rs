@@ -24,6 +24,7 @@ impl EncryptionFile {
     }
 
     async fn put_into_effect(&self, bytes: &[u8]) -> Result<(), ReloadError> {
+        // It could be read when the server started.
         let also = || self.before.as_ref().and_then(|ring| ring.provider().ok());
         let rules = config::read(bytes, registry::kinds(), also);
         let rules = rules.map_err(|e| ReloadError::Wrong(e.to_string()))?;

@@ -30,30 +30,30 @@ pub(super) async fn subscribe(
         }))
 }
 
+/// A message of an event. One that cannot be read is said: what it told of is found by listing alone.
+fn message<M: Message + Default>(topic: &str, bytes: &[u8]) -> Option<M> {
+    let read = M::decode(bytes);
+    read.inspect_err(|error| tracing::warn!(topic, %error, "an event of the runtime is not read"))
+        .ok()
+}
+
 fn decode(topic: &str, body: &prost_types::Any) -> Option<Event> {
     let bytes = body.value.as_slice();
     match topic {
-        "/tasks/start" => TaskStart::decode(bytes)
-            .ok()
-            .map(|e| Event::Started(e.container_id)),
+        "/tasks/start" => message(topic, bytes).map(|e: TaskStart| Event::Started(e.container_id)),
         // An exec inside the container ends with the same topic but another id.
-        "/tasks/exit" => TaskExit::decode(bytes)
-            .ok()
-            .filter(|e| e.id.is_empty() || e.id == e.container_id)
+        "/tasks/exit" => message(topic, bytes)
+            .filter(|e: &TaskExit| e.id.is_empty() || e.id == e.container_id)
             .map(|e| Event::Exited(e.container_id)),
-        "/tasks/oom" => TaskOom::decode(bytes)
-            .ok()
-            .map(|e| Event::OutOfMemory(e.container_id)),
-        "/tasks/delete" => TaskDelete::decode(bytes)
-            .ok()
-            .map(|e| Event::Deleted(e.container_id)),
+        "/tasks/oom" => message(topic, bytes).map(|e: TaskOom| Event::OutOfMemory(e.container_id)),
+        "/tasks/delete" => {
+            message(topic, bytes).map(|e: TaskDelete| Event::Deleted(e.container_id))
+        }
         "/tasks/exec-started" => {
-            TaskExecStarted::decode(bytes)
-                .ok()
-                .map(|e| Event::CommandStarted {
-                    container: e.container_id,
-                    pid: e.pid,
-                })
+            message(topic, bytes).map(|e: TaskExecStarted| Event::CommandStarted {
+                container: e.container_id,
+                pid: e.pid,
+            })
         }
         _ => None,
     }
@@ -85,6 +85,11 @@ mod tests {
         );
         assert_eq!(decode("/tasks/exit", &any(exec)), None);
         assert_eq!(decode("/images/create", &any(TaskExit::default())), None);
+        let torn = prost_types::Any {
+            type_url: String::new(),
+            value: vec![0xff],
+        };
+        assert_eq!(decode("/tasks/exit", &torn), None);
         let begun = TaskExecStarted {
             container_id: "c".into(),
             exec_id: "x".into(),

@@ -222,9 +222,11 @@ pub async fn about_victims(
     if asked.iter().any(|l| !l.extender.knows_nodes) {
         let victims = candidates.iter().flat_map(|c| &c.victims);
         for victim in victims.take(VICTIMS) {
-            // One that is gone cannot be shown.
-            if let Ok(object) = whole_pod(&api, victim).await {
-                pods.insert(victim.uid.to_string(), object);
+            match whole_pod(&api, victim).await {
+                Ok(object) => drop(pods.insert(victim.uid.to_string(), object)),
+                // One that is gone cannot be shown.
+                Err(AskError::Pod(_, kube::Error::Api(status))) if status.code == 404 => {}
+                Err(e) => return Err(e),
             }
         }
     }

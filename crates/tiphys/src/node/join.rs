@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -48,13 +48,30 @@ struct Store {
     dir: PathBuf,
 }
 
+/// The text of a kept file; none where there is none. What is not text in it is no certificate and no
+/// key, which whoever reads it finds.
+fn kept(path: &Path) -> Result<Option<String>> {
+    match fs::read(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        read => {
+            let bytes = read.with_context(|| format!("reading {}", path.display()))?;
+            Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+        }
+    }
+}
+
 impl Store {
-    fn read(&self, name: &str) -> Option<Pair> {
-        let cert_pem = fs::read_to_string(self.dir.join(format!("{name}.crt"))).ok()?;
-        let key_pem = fs::read_to_string(self.dir.join(format!("{name}.key"))).ok()?;
-        let pair = Pair { cert_pem, key_pem };
+    /// A certificate with its key.
+    ///
+    /// # Errors
+    /// One of them is there and cannot be read: who asked for others would be another node.
+    fn read(&self, name: &str) -> Result<Option<Pair>> {
+        let cert_pem = kept(&self.dir.join(format!("{name}.crt")))?;
+        let key_pem = kept(&self.dir.join(format!("{name}.key")))?;
+        let pair = cert_pem.zip(key_pem);
+        let pair = pair.map(|(cert_pem, key_pem)| Pair { cert_pem, key_pem });
         // A crash may have come between the writing of the two.
-        pair.belongs_together().then_some(pair)
+        Ok(pair.filter(Pair::belongs_together))
     }
     fn pending(&self, name: &str) -> PathBuf {
         self.dir.join(format!("{name}.pending"))
@@ -63,7 +80,7 @@ impl Store {
     /// a node that asks again after a lost answer or a restart is known as the same.
     fn pending_key(&self, name: &str) -> Result<String> {
         let path = self.pending(name);
-        if let Ok(key) = fs::read_to_string(&path) {
+        if let Some(key) = kept(&path)? {
             return Ok(key);
         }
         let key = pki::new_key()?;
@@ -235,7 +252,7 @@ impl Entry {
     pub async fn trusted_ca(&self, servers: Vec<String>) -> Result<String> {
         let (store, tokens) = (self.store(), self.tokens.read()?);
         let path = store.dir.join("ca.crt");
-        if let Ok(pem) = fs::read_to_string(&path) {
+        if let Some(pem) = kept(&path)? {
             let of = |t: &JoinToken| pki::ca_hash(&pem).is_ok_and(|h| h == t.ca_hash);
             if tokens.is_empty() || tokens.iter().any(of) {
                 return Ok(pem);
@@ -296,7 +313,7 @@ async fn obtain(
     ask: &CertificateNeed,
 ) -> Result<Pair> {
     let now = jiff::Timestamp::now().as_second();
-    let kept = store.read(ask.name);
+    let kept = store.read(ask.name)?;
     if let Some(pair) = kept.as_ref().filter(|p| serves(p, &ask.subject, now)) {
         return Ok(pair.clone());
     }
@@ -456,6 +473,22 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
+
+    #[test]
+    fn what_is_kept_and_cannot_be_read_is_not_made_anew() {
+        let dir = tempfile::tempdir().expect("folder");
+        let store = Store {
+            dir: dir.path().to_owned(),
+        };
+        assert!(store.read("node").expect("readable").is_none());
+        let key = store.pending_key("node").expect("made");
+        assert_eq!(store.pending_key("node").expect("kept"), key);
+        for file in ["node.crt", "other.pending"] {
+            fs::create_dir(dir.path().join(file)).expect("folder");
+        }
+        assert!(store.read("node").is_err());
+        assert!(store.pending_key("other").is_err());
+    }
 
     #[test]
     fn the_token_of_a_server_that_is_away_comes_last() {

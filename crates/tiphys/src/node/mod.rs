@@ -393,13 +393,21 @@ async fn import_images(args: &AgentArgs, socket: &Path) -> Result<()> {
     let Some(dir) = &args.images else {
         return Ok(());
     };
-    let Ok(entries) = fs::read_dir(dir) else {
-        return Ok(());
+    let listing = || format!("reading {}", dir.display());
+    let entries = match fs::read_dir(dir) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            tracing::warn!("there is no folder {} of images", dir.display());
+            return Ok(());
+        }
+        entries => entries.with_context(listing)?,
     };
-    let mut archives: Vec<PathBuf> = entries
-        .filter_map(|e| Some(e.ok()?.path()))
-        .filter(|p| p.extension().is_some_and(|e| e == "tar"))
-        .collect();
+    let mut archives = Vec::new();
+    for entry in entries {
+        let path = entry.with_context(listing)?.path();
+        if path.extension().is_some_and(|e| e == "tar") {
+            archives.push(path);
+        }
+    }
     archives.sort();
     for archive in archives {
         let mark = args

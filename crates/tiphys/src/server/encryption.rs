@@ -123,6 +123,10 @@ impl EncryptionFlags {
             None => None,
             Some(_) => Some(keeper.load().await.map_err(anyhow::Error::msg)?.ring),
         };
+        // Keys that cannot be used are said at once, and not only where something is read by them.
+        if let Some(ring) = &before {
+            ring.provider().map_err(anyhow::Error::msg)?;
+        }
         let also = || before.as_ref().and_then(|ring| ring.provider().ok());
         let rules = config::read(&bytes, registry::kinds(), also).with_context(told)?;
         let vault = Vault::of_file(rules).await.with_context(told)?;

@@ -298,7 +298,7 @@ pub async fn run(args: UpArgs) -> Result<()> {
     let progress = Progress::start(args.form.output);
     let data = absolute(&args.data.data_dir)?;
     let layout = Layout::new(&data);
-    let before = supervise::read_config(&layout);
+    let before = supervise::read_config(&layout)?;
     let lacks = doctor::findings(&doctor::look(&data));
     let lacks: Vec<_> = lacks.iter().filter(|f| f.level == Level::Missing).collect();
     if !lacks.is_empty() {
