@@ -389,17 +389,27 @@ async fn another_flag_is_told_of_and_moves_nothing() {
 #[tokio::test]
 async fn services_and_their_addresses_belong_together() {
     let store = common::memory::Checked::new();
-    let at = async || {
+    // It looks through the addresses from its bootstrap on.
+    let idle = async || {
         let stop = CancellationToken::new();
         let s = ApiServer::new(config("10.96.0.0/16"), store.clone(), stop.clone()).await;
-        let s = s.expect("the store is readable");
+        (s.expect("the store is readable"), stop.drop_guard())
+    };
+    let at = async || {
+        let (s, end) = idle().await;
         s.bootstrap().await.expect("first objects");
-        (s, stop.drop_guard())
+        (s, end)
     };
     let (s, end) = at().await;
-    for (name, ip) in [("lost", "10.96.9.1"), ("taken", "10.96.9.2")] {
+    let both = [("lost", "10.96.9.1"), ("taken", "10.96.9.2")];
+    for (name, ip) in both {
         let (code, one) = post(&s, SERVICES, service(name, json!({ "clusterIP": ip }))).await;
         assert_eq!(code, 201, "{one}");
+    }
+    drop(end);
+    // By one that mends nothing meanwhile.
+    let (s, end) = idle().await;
+    for (_, ip) in both {
         let uri = format!("{ADDRESSES}/{ip}");
         assert_eq!(ask(&s, Method::DELETE, &uri, Value::Null).await.0, 200);
     }
