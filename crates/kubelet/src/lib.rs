@@ -336,8 +336,8 @@ fn assemble(
         &config.root_dir,
         &config.node_name,
         client.clone(),
-        objects.clone(),
-        tokens.clone(),
+        (objects.clone(), tokens.clone()),
+        recorder.clone(),
         node_changed.clone(),
     ));
     let devices = devices::Devices::new(&config.root_dir, node_changed.clone());

@@ -26,6 +26,7 @@ pub use driver_requests::CsiVolume;
 pub use error::Error;
 pub use in_use::InUse;
 
+use crate::events::Recorder;
 use crate::objects::Objects;
 use crate::volumes::tokens::Tokens;
 use k8s_openapi::api::storage::v1::{CSIDriver, CSIDriverSpec};
@@ -51,6 +52,9 @@ pub struct Csi {
     busy: Mutex<Busy>,
     /// Volumes that this kubelet has staged: driver and handle.
     staged: Mutex<BTreeSet<(String, String)>>,
+    /// Volumes that their drivers let grow only while nobody uses them.
+    grow_unused: Mutex<BTreeSet<(String, String)>>,
+    recorder: Recorder,
     limits: OverLimit,
     /// What may not be detached from the node.
     pub in_use: InUse,
@@ -70,8 +74,8 @@ impl Csi {
         root: &Path,
         node: &str,
         client: kube::Client,
-        objects: Arc<Objects>,
-        tokens: Arc<Tokens>,
+        (objects, tokens): (Arc<Objects>, Arc<Tokens>),
+        recorder: Recorder,
         changed: Arc<tokio::sync::Notify>,
     ) -> Self {
         let paths = Paths::new(root);
@@ -86,6 +90,8 @@ impl Csi {
             drivers: Mutex::default(),
             busy: Mutex::default(),
             staged: Mutex::default(),
+            grow_unused: Mutex::default(),
+            recorder,
             limits: OverLimit::default(),
         }
     }

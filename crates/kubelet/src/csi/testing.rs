@@ -1,6 +1,7 @@
 //! A driver in this process and an API of a few objects, for the tests of what is asked of drivers.
 
 use super::{Csi, Driver};
+use crate::events::Recorder;
 use crate::objects::Objects;
 use crate::volumes::tokens::Tokens;
 use bytes::Bytes;
@@ -33,7 +34,7 @@ pub struct Fake {
     pub calls: Arc<Mutex<Vec<String>>>,
     /// The last publication.
     pub published: Arc<Mutex<Option<NodePublishVolumeRequest>>>,
-    /// Publishing and unpublishing fail like this.
+    /// Publishing, unpublishing and growing fail like this.
     pub fails: Arc<Mutex<Option<Status>>>,
     /// It never says how full a volume is.
     pub hangs: bool,
@@ -46,7 +47,7 @@ impl Fake {
         self.calls.lock().push(format!("{call} {volume}"));
         let fails = self.fails.lock().clone();
         fails
-            .filter(|_| call.contains("publish"))
+            .filter(|_| call.contains("publish") || call == "expand")
             .map_or(Ok(()), Err)
     }
 
@@ -236,7 +237,10 @@ fn merge(object: &mut Value, patch: &Value) {
         return;
     };
     for (key, value) in fields {
-        merge(&mut object[key], value);
+        match object.as_object_mut() {
+            Some(all) if value.is_null() => drop(all.remove(key)),
+            _ => merge(&mut object[key], value),
+        }
     }
 }
 
@@ -248,7 +252,10 @@ pub fn csi(root: &Path, api: &Api) -> Csi {
         client.clone(),
         Clock::virtual_from(jiff::Timestamp::UNIX_EPOCH),
     ));
-    Csi::new(root, "n", client, objects, tokens, Arc::new(Notify::new()))
+    let clock = Clock::virtual_from(jiff::Timestamp::UNIX_EPOCH);
+    let recorder = Recorder::start(client.clone(), "n", clock);
+    let changed = Arc::new(Notify::new());
+    Csi::new(root, "n", client, (objects, tokens), recorder, changed)
 }
 
 /// A node's volumes with the fake driver among them.

@@ -73,6 +73,7 @@ impl Csi {
         }
         let key = (record.driver_name.clone(), record.volume_handle.clone());
         self.staged.lock().remove(&key);
+        self.grow_unused.lock().remove(&key);
         match staging.parent().filter(|_| device.is_none()) {
             Some(parent) => remove(parent, &staging)?,
             None => remove_empty(&staging)?,

@@ -53,7 +53,9 @@ async fn refresh(order: Order<'_>, path: PathBuf) -> Result<PathBuf, Error> {
     };
     if let Some(asked) = CsiVolume::of_volume(&found.volume, found.read_only) {
         csi::publish_again(order, &asked).await?;
-        grow(order, &found, &asked).await?;
+        if let Err(why) = grow(order, &found, &asked).await {
+            order.means.csi.say_not_grown(order.pod, &why.to_string());
+        }
     }
     Ok(path)
 }
