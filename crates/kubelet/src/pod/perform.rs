@@ -20,7 +20,7 @@ use crate::log_links::Links;
 use crate::metrics::{METRICS, STARTS, Start};
 use crate::objects;
 use crate::probes::hook;
-use crate::volumes::{Mounted, subpath};
+use crate::volumes::{Mounted, join_groups, subpath};
 use clock::Instant;
 use host::cgroup::Limits;
 use host::runtime::{ContainerSpec, IdRange, Image, Namespace, SandboxSpec};
@@ -151,6 +151,7 @@ impl Hands {
         let (mut made, said) =
             sandbox::config(pod, config, attempt, &self.grants.group(pod), &resolver)?;
         made.security.namespaces.users = self.users(pod)?;
+        join_groups(self.mounted.as_ref(), &mut made.security.more_groups);
         Ok((made, said))
     }
 
@@ -457,7 +458,9 @@ impl Hands {
             kernel: &self.deps.kernel,
         });
         let mut made = made.map_err(|e| e.to_string())?;
-        made.security.common.namespaces.users = self.users(pod)?;
+        let common = &mut made.security.common;
+        common.namespaces.users = self.users(pod)?;
+        join_groups(self.mounted.as_ref(), &mut common.more_groups);
         devices.of(uid, &c.name).add_to(&mut made);
         self.deps.dra.add_to(pod, c, &mut made)?;
         if !made.cdi_devices.is_empty() {

@@ -35,7 +35,12 @@ pub struct MountedClaim {
     pub on_network: bool,
     /// The CSI driver and its name for the volume.
     pub driver: Option<(String, String)>,
+    /// The group that the persistent volume names as its own.
+    pub group: Option<i64>,
 }
+
+/// The annotation of a persistent volume that names its group; upstream's.
+const GROUP: &str = "pv.beta.kubernetes.io/gid";
 
 /// A claim that was found, with its volume.
 #[derive(Debug)]
@@ -53,6 +58,12 @@ impl BoundClaim {
     #[must_use]
     pub fn name(&self) -> &str {
         self.volume.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    /// Who may use the volume, where it says that; what is no number says nothing, as upstream.
+    fn group(&self) -> Option<i64> {
+        let annotations = self.volume.metadata.annotations.as_ref()?;
+        annotations.get(GROUP)?.parse().ok().filter(|g| *g >= 0)
     }
 
     /// Whether it is a block device, and no file system.
@@ -82,6 +93,7 @@ impl BoundClaim {
                 let csi = s.csi.as_ref()?;
                 Some((csi.driver.clone(), csi.volume_handle.clone()))
             }),
+            group: self.group(),
         }
     }
 }
@@ -285,6 +297,20 @@ mod tests {
         let mut volume = source;
         volume["name"] = json!("data");
         serde_json::from_value(volume).unwrap()
+    }
+
+    #[test]
+    fn a_volume_may_name_its_group() {
+        for (said, want) in [("1234", Some(1234)), ("-1", None), ("staff", None)] {
+            let meta = json!({ "name": "v", "annotations": { GROUP: said } });
+            let volume = serde_json::from_value(json!({ "metadata": meta })).unwrap();
+            let found = BoundClaim {
+                claim: claim(json!({})),
+                volume,
+                read_only: false,
+            };
+            assert_eq!(found.at(PathBuf::new()).group, want, "{said}");
+        }
     }
 
     #[test]

@@ -53,6 +53,8 @@ pub struct At {
     pub block: bool,
     /// Its files may get the SELinux label of the containers that mount it.
     pub is_labelled: bool,
+    /// The group that it names as its own.
+    pub group: Option<i64>,
 }
 
 impl From<PathBuf> for At {
@@ -107,6 +109,7 @@ impl Volumes {
                 is_labelled: !read_only && is_labelled(&path, &folder),
                 path,
                 read_only,
+                group: held.as_ref().and_then(|h| h.group),
                 block: held.is_some_and(|h| h.block),
             };
             mounted.insert(volume.name.clone(), at);
@@ -167,6 +170,18 @@ impl Volumes {
     pub fn known(&self) -> Vec<String> {
         let all = folder::entries_or_none(&self.0.pods_dir);
         all.iter().map(|f| folder::name(f)).collect()
+    }
+}
+
+/// Puts a pod's processes into the groups of its volumes.
+pub fn join_groups(volumes: Option<&Mounted>, groups: &mut Vec<i64>) {
+    let all = volumes.into_iter().flat_map(HashMap::values);
+    let mut own: Vec<i64> = all.filter_map(|at| at.group).collect();
+    own.sort_unstable();
+    for group in own {
+        if !groups.contains(&group) {
+            groups.push(group);
+        }
     }
 }
 
@@ -280,6 +295,22 @@ mod tests {
             assert_eq!(mode(sub), 0o750, "{sub}");
         }
         assert_eq!(mode("pods/u/volumes/kubernetes.io~empty-dir/v"), 0o777);
+    }
+
+    #[test]
+    fn processes_are_in_the_groups_of_their_volumes() {
+        let at = |group| At {
+            group,
+            ..At::default()
+        };
+        let volumes: Mounted = [("a", Some(9)), ("b", None), ("c", Some(7)), ("d", Some(9))]
+            .map(|(name, group)| (name.to_owned(), at(group)))
+            .into();
+        let mut groups = vec![7, 5];
+        join_groups(Some(&volumes), &mut groups);
+        assert_eq!(groups, [7, 5, 9]);
+        join_groups(None, &mut groups);
+        assert_eq!(groups, [7, 5, 9]);
     }
 
     #[test]
