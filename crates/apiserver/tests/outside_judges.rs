@@ -144,8 +144,13 @@ async fn a_webhook_allows_denies_and_leaves_the_rest_to_others() {
         let asked = hook.asked.lock();
         assert_eq!(asked.len(), 1, "the answer is kept");
         assert_eq!(asked[0]["apiVersion"], "authorization.k8s.io/v1");
+        let mut spec = asked[0]["spec"].clone();
+        // Which certificate it was: another one in each run.
+        let extra = spec.as_object_mut().and_then(|s| s.remove("extra"));
+        let id = &extra.unwrap_or_default()["authentication.kubernetes.io/credential-id"][0];
+        assert!(id.as_str().is_some_and(|id| id.starts_with("X509SHA256=")));
         assert_eq!(
-            asked[0]["spec"],
+            spec,
             json!({
                 "user": "jane", "groups": ["dev", "system:authenticated"],
                 "resourceAttributes": {
