@@ -1,7 +1,5 @@
 //! What lies in the store, how it expires, which server compacts it, and how reads keep up with it.
 
-use std::time::Duration;
-
 use apiserver::storage::compact;
 use bytes::Bytes;
 use http::Method;
@@ -130,8 +128,8 @@ async fn reads_keep_up_with_every_key(place: TestStore) {
     let [a, b] = place.two().await;
     for i in 0..20 {
         let revision = place.put("/elsewhere/key", &i.to_string()).await;
-        let began = tokio::time::Instant::now();
         for server in [&a, &b] {
+            // A cache that is behind is a 503.
             let (code, list) = get(server, MAPS).await;
             assert_eq!(code, 200, "{list}");
             let shown = list["metadata"]["resourceVersion"]
@@ -139,8 +137,6 @@ async fn reads_keep_up_with_every_key(place: TestStore) {
                 .expect("revision");
             assert!(shown.parse::<u64>().expect("number") >= revision);
         }
-        // Not by the time limit after which a cache is taken to be behind.
-        assert!(began.elapsed() < Duration::from_secs(60));
     }
 }
 
