@@ -2,6 +2,7 @@
 //! its two editions. client-go's `OpenAPISchema`, older kubectl and Helm ask for it. It does not know
 //! how documents are made.
 
+mod both;
 mod message;
 mod v2;
 mod v3;

@@ -2,9 +2,13 @@
 
 use serde_json::Value;
 
+use super::both::{
+    CONTACT, EXTERNAL_DOCS, LICENSE, SECURITY_REQUIREMENT, TAG, TEXTS, WORDS, XML, is_path,
+    schema_or_flag,
+};
 use super::message::{
-    Field, Holds, Message, PLAIN, any, anys, each, extensions, flag, integer, items, members,
-    number, one, or_reference, pairs, text, texts, whole,
+    Field, Holds, Message, PLAIN, any, anys, each, extensions, flag, integer, members, number, one,
+    or_reference, pairs, text, texts, whole,
 };
 
 pub static DOCUMENT: Message = Message {
@@ -42,44 +46,10 @@ static INFO: Message = Message {
     ..PLAIN
 };
 
-static CONTACT: Message = Message {
-    fields: &[
-        text(1, "name"),
-        text(2, "url"),
-        text(3, "email"),
-        extensions(4),
-    ],
-    ..PLAIN
-};
-
-static LICENSE: Message = Message {
-    fields: &[text(1, "name"), text(2, "url"), extensions(3)],
-    ..PLAIN
-};
-
-static TAG: Message = Message {
-    fields: &[
-        text(1, "name"),
-        text(2, "description"),
-        one(3, "externalDocs", &EXTERNAL_DOCS),
-        extensions(4),
-    ],
-    ..PLAIN
-};
-
-static EXTERNAL_DOCS: Message = Message {
-    fields: &[text(1, "description"), text(2, "url"), extensions(3)],
-    ..PLAIN
-};
-
 static PATHS: Message = Message {
     fields: &[extensions(1), pairs(2, is_path, Holds::Of(&PATH_ITEM))],
     ..PLAIN
 };
-
-fn is_path(name: &str) -> bool {
-    name.starts_with('/')
-}
 
 static PATH_ITEM: Message = Message {
     fields: &[
@@ -374,38 +344,9 @@ static SCHEMA_OR_FLAG: Message = Message {
     ..PLAIN
 };
 
-fn schema_or_flag(value: &Value) -> u32 {
-    match value {
-        Value::Bool(_) => 2,
-        _ => 1,
-    }
-}
-
 /// One schema, although the field could be repeated: as gnostic, and clients take no others.
 static ITEMS: Message = Message {
     fields: &[whole(1, Holds::Of(&SCHEMA))],
-    ..PLAIN
-};
-
-static TEXTS: Message = Message {
-    fields: &[items(1, Holds::Text)],
-    ..PLAIN
-};
-
-static XML: Message = Message {
-    fields: &[
-        text(1, "name"),
-        text(2, "namespace"),
-        text(3, "prefix"),
-        flag(4, "attribute"),
-        flag(5, "wrapped"),
-        extensions(6),
-    ],
-    ..PLAIN
-};
-
-static SECURITY_REQUIREMENT: Message = Message {
-    fields: &[members(1, Holds::Of(&TEXTS))],
     ..PLAIN
 };
 
@@ -460,7 +401,7 @@ static OAUTH_IMPLICIT: Message = Message {
     fields: &[
         text(1, "type"),
         text(2, "flow"),
-        one(3, "scopes", &SCOPES),
+        one(3, "scopes", &WORDS),
         text(4, "authorizationUrl"),
         text(5, "description"),
         extensions(6),
@@ -473,7 +414,7 @@ static OAUTH_BY_TOKEN_URL: Message = Message {
     fields: &[
         text(1, "type"),
         text(2, "flow"),
-        one(3, "scopes", &SCOPES),
+        one(3, "scopes", &WORDS),
         text(4, "tokenUrl"),
         text(5, "description"),
         extensions(6),
@@ -485,16 +426,11 @@ static OAUTH_ACCESS_CODE: Message = Message {
     fields: &[
         text(1, "type"),
         text(2, "flow"),
-        one(3, "scopes", &SCOPES),
+        one(3, "scopes", &WORDS),
         text(4, "authorizationUrl"),
         text(5, "tokenUrl"),
         text(6, "description"),
         extensions(7),
     ],
-    ..PLAIN
-};
-
-static SCOPES: Message = Message {
-    fields: &[members(1, Holds::Text)],
     ..PLAIN
 };

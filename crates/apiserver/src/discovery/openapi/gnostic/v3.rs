@@ -2,8 +2,11 @@
 
 use serde_json::Value;
 
+use super::both::{
+    CONTACT, EXTERNAL_DOCS, LICENSE, SECURITY_REQUIREMENT, TAG, WORDS, XML, is_path, schema_or_flag,
+};
 use super::message::{
-    Holds, Message, PLAIN, any, anys, each, extensions, flag, integer, items, members, number, one,
+    Holds, Message, PLAIN, any, anys, each, extensions, flag, integer, members, number, one,
     or_reference, pairs, text, texts, whole,
 };
 
@@ -36,36 +39,6 @@ static INFO: Message = Message {
     ..PLAIN
 };
 
-static CONTACT: Message = Message {
-    fields: &[
-        text(1, "name"),
-        text(2, "url"),
-        text(3, "email"),
-        extensions(4),
-    ],
-    ..PLAIN
-};
-
-static LICENSE: Message = Message {
-    fields: &[text(1, "name"), text(2, "url"), extensions(3)],
-    ..PLAIN
-};
-
-static TAG: Message = Message {
-    fields: &[
-        text(1, "name"),
-        text(2, "description"),
-        one(3, "externalDocs", &EXTERNAL_DOCS),
-        extensions(4),
-    ],
-    ..PLAIN
-};
-
-static EXTERNAL_DOCS: Message = Message {
-    fields: &[text(1, "description"), text(2, "url"), extensions(3)],
-    ..PLAIN
-};
-
 static SERVER: Message = Message {
     fields: &[
         text(1, "url"),
@@ -88,22 +61,6 @@ static SERVER_VARIABLE: Message = Message {
         text(3, "description"),
         extensions(4),
     ],
-    ..PLAIN
-};
-
-static SECURITY_REQUIREMENT: Message = Message {
-    fields: &[members(1, Holds::Of(&TEXTS))],
-    ..PLAIN
-};
-
-static TEXTS: Message = Message {
-    fields: &[items(1, Holds::Text)],
-    ..PLAIN
-};
-
-/// Names and what they stand for.
-static WORDS: Message = Message {
-    fields: &[members(1, Holds::Text)],
     ..PLAIN
 };
 
@@ -132,10 +89,6 @@ static PATHS: Message = Message {
     fields: &[pairs(1, is_path, Holds::Of(&PATH_ITEM)), extensions(2)],
     ..PLAIN
 };
-
-fn is_path(name: &str) -> bool {
-    name.starts_with('/')
-}
 
 static PATH_ITEM: Message = Message {
     fields: &[
@@ -490,13 +443,6 @@ static SCHEMA_OR_FLAG: Message = Message {
     ..PLAIN
 };
 
-fn schema_or_flag(value: &Value) -> u32 {
-    match value {
-        Value::Bool(_) => 2,
-        _ => 1,
-    }
-}
-
 /// A default that is an object or a list has no field here: of it is said only that there is one.
 static DEFAULT: Message = Message {
     fields: &[
@@ -522,18 +468,6 @@ static DISCRIMINATOR: Message = Message {
         text(1, "propertyName"),
         one(2, "mapping", &WORDS),
         extensions(3),
-    ],
-    ..PLAIN
-};
-
-static XML: Message = Message {
-    fields: &[
-        text(1, "name"),
-        text(2, "namespace"),
-        text(3, "prefix"),
-        flag(4, "attribute"),
-        flag(5, "wrapped"),
-        extensions(6),
     ],
     ..PLAIN
 };
