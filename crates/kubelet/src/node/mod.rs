@@ -374,6 +374,7 @@ impl NodeKeeper {
         let config = Watched::default().fields(&format!("metadata.name={}", self.config.node_name));
         let mut events = std::pin::pin!(client::events(random, self.api(), config));
         let mut nodes = Objects::default();
+        let mut was_closed = false;
         while let Some(event) = events.next().await {
             let complete = matches!(event, Event::InitDone);
             let changes = nodes.take(event);
@@ -382,6 +383,12 @@ impl NodeKeeper {
                 let new = change.new.as_deref();
                 self.own.note(new);
                 wrong |= new.is_none_or(|node| self.is_written_over(node));
+                if let Some(node) = new {
+                    let is_closed = status::is_closed(node);
+                    let said = status::opened_or_closed(was_closed, is_closed);
+                    self.say_all(said.as_slice());
+                    was_closed = is_closed;
+                }
             }
             if wrong {
                 tracing::debug!("the node's object is not as it was written; looking at it");

@@ -286,6 +286,21 @@ pub(super) fn transitions(old: Option<&NodeStatus>, new: &NodeStatus) -> Vec<&'s
     changed.collect()
 }
 
+/// Whether somebody keeps new pods from the node.
+pub(super) fn is_closed(node: &Node) -> bool {
+    let spec = node.spec.as_ref();
+    spec.and_then(|s| s.unschedulable).unwrap_or(false)
+}
+
+/// Upstream's word for what has changed of that, if it has.
+pub(super) fn opened_or_closed(was_closed: bool, is_closed: bool) -> Option<&'static str> {
+    match (was_closed, is_closed) {
+        (false, true) => Some("NodeNotSchedulable"),
+        (true, false) => Some("NodeSchedulable"),
+        _ => None,
+    }
+}
+
 /// Whether anything but the heartbeat differs.
 pub(super) fn differs(old: Option<&NodeStatus>, new: &NodeStatus) -> bool {
     let Some(old) = old else { return true };
@@ -369,6 +384,19 @@ mod tests {
             transitions(Some(&lost), &well),
             ["NodeHasSufficientMemory", "NodeReady"]
         );
+    }
+
+    #[test]
+    fn it_is_said_when_a_node_takes_no_more_pods_and_when_it_does_again() {
+        let node = |spec: Value| -> bool {
+            is_closed(&serde_json::from_value(serde_json::json!({ "spec": spec })).unwrap())
+        };
+        let open = node(serde_json::json!({}));
+        let closed = node(serde_json::json!({ "unschedulable": true }));
+        assert_eq!(opened_or_closed(open, closed), Some("NodeNotSchedulable"));
+        assert_eq!(opened_or_closed(closed, open), Some("NodeSchedulable"));
+        assert_eq!(opened_or_closed(closed, closed), None);
+        assert_eq!(opened_or_closed(open, is_closed(&Node::default())), None);
     }
 
     #[test]
