@@ -180,6 +180,7 @@ pub async fn run(
             "Starting",
             "Starting kubelet.",
         );
+        keeper.warn_of_swap();
         deps.recorder.node(
             &deps.config.node_name,
             events::Severity::Normal,

@@ -263,6 +263,21 @@ impl Identity {
     }
 }
 
+/// Whether what lies in memory may reach a disk all the same: the machine swaps, and its kernel cannot
+/// keep a file system in memory from that. `release`: the kernel's own word, such as `6.1.0-9-amd64`.
+#[must_use]
+pub fn memory_may_reach_disk(swap: u64, release: &str) -> bool {
+    let number = |part: Option<&str>| -> u32 {
+        let digits = part.unwrap_or_default();
+        let end = digits.find(|c: char| !c.is_ascii_digit());
+        let digits = digits.get(..end.unwrap_or(digits.len()));
+        digits.and_then(|d| d.parse().ok()).unwrap_or(0)
+    };
+    let mut parts = release.split('.');
+    let version = (number(parts.next()), number(parts.next()));
+    swap > 0 && version < (6, 4)
+}
+
 fn os_image(file: &Path) -> String {
     let text = fs::read_to_string(file).unwrap_or_default();
     text.lines()
@@ -344,6 +359,19 @@ mod tests {
             format!("{}Ki", ((1 << 30) - (100 << 20)) / 1024)
         );
         assert_eq!(r.allocatable()["ephemeral-storage"], "900");
+    }
+    #[test]
+    fn kernels_before_6_4_may_swap_what_lies_in_memory() {
+        for (release, want) in [
+            ("5.15.0-91-generic", true),
+            ("6.1.0-9-amd64", true),
+            ("6.4.0", false),
+            ("6.18.44-fc", false),
+            ("7-rc1", false),
+        ] {
+            assert_eq!(memory_may_reach_disk(1, release), want, "{release}");
+            assert!(!memory_may_reach_disk(0, release));
+        }
     }
     #[test]
     fn counters_of_heat_are_found_for_each_processor_that_has_some() {

@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::csi::Csi;
 use crate::devices::Devices;
 use crate::events::{Recorder, Severity};
-use crate::node::machine::{Identity, Resources};
+use crate::node::machine::{Identity, Resources, memory_may_reach_disk};
 use crate::node::own_object::OwnNode;
 use crate::persisting::Persisting;
 use crate::pod::deps::Deps;
@@ -328,6 +328,17 @@ impl NodeKeeper {
             let text = format!("Node {} status is now: {reason}", self.config.node_name);
             self.recorder
                 .node(&self.config.node_name, Severity::Normal, reason, text);
+        }
+    }
+
+    /// Says where what pods have in memory may reach a disk all the same.
+    pub fn warn_of_swap(&self) {
+        let machine = &self.identity;
+        if memory_may_reach_disk(machine.swap, &machine.kernel) {
+            let (node, warning) = (&self.config.node_name, Severity::Warning);
+            let text = "the machine swaps, and its kernel cannot keep volumes in memory from that: secrets and the like may reach the disk";
+            let reason = "PossibleMemoryBackedVolumesOnDisk";
+            self.recorder.node(node, warning, reason, text);
         }
     }
 
