@@ -1,24 +1,36 @@
 //! A client on loopback sockets, in both transports.
 
+use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::Range;
 
 use hickory_proto::op::{Message, MessageType, OpCode, Query};
 use hickory_proto::rr::{Name, RecordType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
-/// An address that is free in both transports.
+/// Below the ports that the kernel gives to sockets: one of those could be another's by the time it
+/// is bound. Beside the ports of the stores' tests.
+const PORTS: Range<u16> = 24_000..28_000;
+
+/// An address that is free in both transports, and nobody else's while this process lives, whatever
+/// test programs run beside it: by a file that is locked.
 pub async fn free_address() -> SocketAddr {
-    loop {
-        // A port that is free in both transports.
-        let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))
-            .await
-            .expect("bind");
-        let address = udp.local_addr().expect("address");
-        if TcpListener::bind(address).await.is_ok() {
+    let dir = std::env::temp_dir().join("tiphys-test-ports");
+    std::fs::create_dir_all(&dir).expect("dir");
+    for port in PORTS {
+        let lock = File::create(dir.join(port.to_string())).expect("file");
+        if lock.try_lock().is_err() {
+            continue;
+        }
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        if UdpSocket::bind(address).await.is_ok() && TcpListener::bind(address).await.is_ok() {
+            // The lock ends with the process.
+            std::mem::forget(lock);
             return address;
         }
     }
+    panic!("no port is free");
 }
 
 /// A question about addresses of IPv4.

@@ -192,10 +192,8 @@ async fn ports_are_forwarded_plain_and_in_a_tunnel() {
     })
     .await;
     let port = echo().await;
-    let closed = {
-        let unused = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        unused.local_addr().unwrap().port()
-    };
+    // Nobody listens there, and the kernel gives it to nobody.
+    let closed = 1;
     for tunnelled in [false, true] {
         let socket = TcpStream::connect(&address).await.unwrap();
         let client = if tunnelled {

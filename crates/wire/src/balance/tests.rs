@@ -36,7 +36,8 @@ impl Server {
         let now = clock::Clock::system().seconds();
         let pair = ca.issue(&subject, now, 1).expect("pair");
         let mut server = Self {
-            address: "127.0.0.1:0".into(),
+            // Where no client's own port can be: its port is still its own when it boots again.
+            address: "127.0.0.2:0".into(),
             name,
             hangs: watch::channel(false).0,
             stop: CancellationToken::new(),
