@@ -105,6 +105,14 @@ impl Cluster {
         });
         let (code, made) = self.ask(Method::POST, CRDS, &definition).await;
         assert_eq!(code, 200, "{made}");
+        // Until then its objects may still be served as they were defined before.
+        let is_established = |_: u16, crd: &Value| {
+            let conditions = crd["status"]["conditions"].as_array();
+            let mut all = conditions.into_iter().flatten();
+            all.any(|c| c["type"] == "Established" && c["status"] == "True")
+        };
+        let definition = at(CRDS, &format!("{plural}.sea.example.com"));
+        self.until(&definition, is_established).await;
         let objects = format!("/apis/sea.example.com/v1/{plural}");
         self.until(&objects, |code, _| code == 200).await;
     }

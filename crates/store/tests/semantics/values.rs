@@ -70,11 +70,12 @@ async fn values_expire_and_are_kept_by_a_later_put(store: &Arc<dyn Store>) {
         ],
     )
     .await;
-    commit(store, vec![put("e/kept", "for good"), put("e/other", "1")]).await;
+    let kept = commit(store, vec![put("e/kept", "for good"), put("e/other", "1")]).await;
     let left = store.expiries().await.expect("expiries");
-    let mut keys: Vec<_> = left.keys().cloned().collect();
+    // The one of two seconds may have gone by now.
+    let mut keys: Vec<_> = left.keys().filter(|k| **k != bytes("e/gone")).collect();
     keys.sort();
-    assert_eq!(keys, [bytes("e/gone"), bytes("e/long")]);
+    assert_eq!(keys, [&bytes("e/long")]);
     let long = left[&bytes("e/long")];
     assert!((3500..=3660).contains(&long), "{long} s are left");
     let mut watch = store.watch(bytes("e/gone"), made).await.expect("watch");
@@ -85,7 +86,7 @@ async fn values_expire_and_are_kept_by_a_later_put(store: &Arc<dyn Store>) {
         Some(made)
     );
     let page = store
-        .range(bytes("e/"), bytes(""), 0, gone.revision)
+        .range(bytes("e/"), bytes(""), 0, gone.revision.max(kept))
         .await
         .expect("range");
     let keys: Vec<_> = page.items.into_iter().map(|kv| kv.key).collect();

@@ -54,24 +54,34 @@ async fn what_is_done_for_a_pod_is_one_trace() {
     let admin = local(&running, "admin", &["system:masters"]);
     let uid = tokio::time::timeout(LIMIT, bound(&admin)).await;
     let uid = uid.expect("the pod has no node");
+    let post = "POST /api/v1/namespaces/{:namespace}/pods";
+    let bind = format!("{post}/{{:name}}/binding");
+    // A span is told at its end, which may come long after what is done in it.
+    let all_told = || {
+        let all = collector.spans();
+        let has = |name: &str| all.iter().any(|s| s.name == name);
+        let made = all.iter().find(|s| s.name == post);
+        let of_what = made.map(|made| &made.parent_span_id);
+        let has_parent = of_what.is_some_and(|id| all.iter().any(|s| s.span_id == *id));
+        has("Scheduling") && has(&bind) && has_parent
+    };
     let ended = async {
-        while !collector.spans().iter().any(|s| s.name == "Scheduling") {
+        while !all_told() {
             parts.flush().await;
+            server.flush().await;
             tokio::time::sleep(LOOK).await;
         }
     };
     let ended = tokio::time::timeout(LIMIT, ended).await;
-    ended.expect("the scheduler says nothing");
+    ended.expect("not all that was done is told");
     stop.cancel();
-    server.flush().await;
     let scheduling = collector.one("Scheduling");
     assert_eq!(hex(&scheduling.trace_id), uid.replace('-', ""));
     assert_eq!(
         attribute(&scheduling, "k8s.node.name").as_deref(),
         Some("n")
     );
-    let post = "POST /api/v1/namespaces/{:namespace}/pods";
-    let binding = collector.one(&format!("{post}/{{:name}}/binding"));
+    let binding = collector.one(&bind);
     assert_eq!(binding.trace_id, scheduling.trace_id);
     assert_eq!(binding.parent_span_id, scheduling.span_id);
     // Whoever made it did so as a part of something else.

@@ -538,8 +538,8 @@ mod tests {
             _ = known.unwanted() => panic!("a request runs"),
             () = tokio::time::sleep(long * 4) => {}
         }
-        drop(running);
         let begun = Instant::now();
+        drop(running);
         assert_eq!(known.unwanted().await, Unwanted::Idle);
         assert!(
             begun.elapsed() >= long / 2,
