@@ -4,7 +4,8 @@
 //! more than words is looked at are in `manage` and `read`.
 //!
 //! A script's lines begin with what they are:
-//! - `$` a command line that succeeds, `!` one that fails;
+//! - `$` a command line that succeeds, `!` one that fails, `~` one that fails in the end, which is given
+//!   until it does;
 //! - `<` a line that it reads, `<@name` all lines of a text that stands before as `@name`;
 //! - `+` what it says somewhere, `-` what it does not say (`\n` begins a line);
 //! - `=` all that it prints, line by line, but for space around;
@@ -16,11 +17,13 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use tests::Context;
+use tests::command::{eventually, run};
 
 #[derive(Debug, Default)]
 struct Step {
     line: String,
     fails: bool,
+    in_the_end: bool,
     input: String,
     has: Vec<String>,
     lacks: Vec<String>,
@@ -38,11 +41,12 @@ fn read(script: &str) -> Result<Vec<Step>> {
             name = Some(rest);
             continue;
         }
-        if matches!(mark, "$" | "!") {
+        if matches!(mark, "$" | "!" | "~") {
             name = None;
             steps.push(Step {
                 line: rest.to_owned(),
-                fails: mark == "!",
+                fails: mark != "$",
+                in_the_end: mark == "~",
                 ..Step::default()
             });
             continue;
@@ -84,8 +88,23 @@ fn play_with(cx: &Context, script: &str, more: &[(&str, &str)]) -> Result<()> {
     for (word, is) in known.iter().chain(more) {
         script = script.replace(word, is);
     }
+    // What kubectl knows of the kinds is of this check: one beside it may have asked before a kind came,
+    // and write its answer down after.
+    let known_kinds = cx.cluster.scratch()?.join(format!("kinds-{}", cx.ns));
     for step in read(&script)? {
-        let ran = cx.run_with(&step.line, &step.input)?;
+        let give = || {
+            let mut command = cx.command(&step.line);
+            command.env("KUBECACHEDIR", &known_kinds);
+            run(command, &step.input)
+        };
+        let ran = match step.in_the_end {
+            true => eventually(&step.line, || {
+                let ran = give()?;
+                ensure!(ran.code != 0, "it succeeds: {}", ran.out);
+                Ok(ran)
+            })?,
+            false => give()?,
+        };
         let said = format!("{}{}", ran.out, ran.err);
         let line = &step.line;
         ensure!(
@@ -160,7 +179,7 @@ pub fn requests_for_certificates_are_decided(cx: &Context) -> Result<()> {
     let (pem, _) = make_request(&Subject::client("jane", &["dev"]))?;
     let mut encode = std::process::Command::new("base64");
     encode.arg("-w0");
-    let encoded = tests::command::run(encode, &pem)?.ok()?;
+    let encoded = run(encode, &pem)?.ok()?;
     let script = include_str!("commands/requests_for_certificates_are_decided.txt");
     play_with(cx, script, &[("$CSR", encoded.trim())])
 }
