@@ -306,4 +306,12 @@ async fn plugins_are_turned_on_and_off() {
         claim["metadata"]["finalizers"],
         json!(["kubernetes.io/pvc-protection"])
     );
+    let class = json!({ "apiVersion": "storage.k8s.io/v1", "kind": "VolumeAttributesClass",
+        "metadata": { "name": "fast" }, "driverName": "d.example", "parameters": { "a": "b" } });
+    let classes = "/apis/storage.k8s.io/v1/volumeattributesclasses";
+    let class = made(&s, classes, class).await;
+    assert_eq!(
+        class["metadata"]["finalizers"],
+        json!(["kubernetes.io/vac-protection"])
+    );
 }

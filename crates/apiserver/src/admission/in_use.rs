@@ -1,6 +1,6 @@
-//! What may be in use gets a finalizer, which its controller takes away once nobody uses it: claims and
-//! volumes (StorageObjectInUseProtection), groups of pods (PodGroupProtection). Attribute classes would,
-//! too, and wait for a controller that does.
+//! What may be in use gets a finalizer, which its controller takes away once nobody uses it: claims,
+//! volumes and classes of their attributes (StorageObjectInUseProtection), groups of pods
+//! (PodGroupProtection).
 
 use api::Status;
 use futures::future::BoxFuture;
@@ -22,6 +22,11 @@ pub const STORAGE: InUseProtection = InUseProtection {
     finalizers: &[
         ("", "persistentvolumes", "kubernetes.io/pv-protection"),
         ("", "persistentvolumeclaims", "kubernetes.io/pvc-protection"),
+        (
+            "storage.k8s.io",
+            "volumeattributesclasses",
+            "kubernetes.io/vac-protection",
+        ),
     ],
 };
 
