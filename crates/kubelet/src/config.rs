@@ -43,6 +43,8 @@ pub struct Reserved {
     pub cpu_millis: u64,
     /// Memory in bytes.
     pub memory_bytes: u64,
+    /// Local storage in bytes.
+    pub storage_bytes: u64,
 }
 
 /// A group of the machine that is limited to what is reserved for it.

@@ -62,6 +62,7 @@ pub fn of(config: &Config, pods: u64) -> Value {
         "systemReserved": {
             "cpu": format!("{}m", c.reserved.cpu_millis),
             "memory": c.reserved.memory_bytes.to_string(),
+            "ephemeral-storage": c.reserved.storage_bytes.to_string(),
         },
         "registerNode": true,
         "podLogsDir": c.log_dir,

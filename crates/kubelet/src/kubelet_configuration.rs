@@ -2,7 +2,7 @@
 //! [`Config`]. What a file may hold is upstream's: a field that nobody knows is a fault, and one that
 //! Tiphys has no use for is named in a warning, never passed over.
 
-use crate::config::{Config, Reserved};
+use crate::config::Config;
 use crate::cpus::set::CpuSet;
 use crate::eviction::{Resource, Threshold, Thresholds};
 use crate::images::verification::{ImageList, Verification};
@@ -10,7 +10,6 @@ use crate::shutdown::plan::Step;
 use crate::static_pods::manifest::{Read, Source};
 use crate::user_ids::UNIT;
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
 use std::time::Duration;
 use without_effect::WITHOUT_EFFECT;
 
@@ -330,7 +329,7 @@ const ACTED_ON: &[(&str, Set)] = &[
         };
         Ok(())
     }),
-    ("kubeReserved", reserved),
+    ("kubeReserved", reserved::add),
     // Set with enforceNodeAllocatable.
     ("kubeReservedCgroup", |_, v| text(v).map(drop)),
     ("maxParallelImagePulls", |at, v| {
@@ -510,7 +509,7 @@ const ACTED_ON: &[(&str, Set)] = &[
         at.config.stream_idle = Some(duration(v)?);
         Ok(())
     }),
-    ("systemReserved", reserved),
+    ("systemReserved", reserved::add),
     // Set with enforceNodeAllocatable.
     ("systemReservedCgroup", |_, v| text(v).map(drop)),
     ("topologyManagerPolicy", |at, v| {
@@ -664,35 +663,6 @@ fn thresholds(at: &mut At, v: &Value) -> Result<Thresholds, String> {
     Ok(all.into_iter().collect())
 }
 
-/// Both kinds of reserved resources count together.
-fn reserved(at: &mut At, v: &Value) -> Result<(), String> {
-    let map: BTreeMap<&String, &Value> = v.as_object().ok_or("it is not a map")?.iter().collect();
-    let mut more = Reserved::default();
-    for (name, v) in map {
-        match name.as_str() {
-            "cpu" => {
-                let text = text(v)?;
-                let quantity: api::Quantity = text.parse().map_err(|e| format!("{text:?}: {e}"))?;
-                let millis = u64::try_from(quantity.milli_value());
-                more.cpu_millis = millis.map_err(|_| format!("{text:?} is not an amount"))?;
-            }
-            "memory" => more.memory_bytes = amount(v)?,
-            "ephemeral-storage" | "pid" => at.warnings.push(format!(
-                "{name} is not reserved: what is said of it has no effect"
-            )),
-            other => return Err(format!("{other:?} is not a resource that can be reserved")),
-        }
-    }
-    if at.config.cpus.reserved.is_some() {
-        // Which CPUs are reserved says how many.
-        more.cpu_millis = 0;
-    }
-    let have = &mut at.config.reserved;
-    have.cpu_millis = have.cpu_millis.saturating_add(more.cpu_millis);
-    have.memory_bytes = have.memory_bytes.saturating_add(more.memory_bytes);
-    Ok(())
-}
-
 /// `key=value:Effect`.
 fn taint(v: &Value) -> Result<String, String> {
     let (key, effect) = (text(member(v, "key"))?, text(member(v, "effect"))?);
@@ -703,6 +673,7 @@ fn taint(v: &Value) -> Result<String, String> {
 mod cpus;
 mod enforced;
 mod numa;
+mod reserved;
 #[cfg(test)]
 mod tests;
 mod without_effect;

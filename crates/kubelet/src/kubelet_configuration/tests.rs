@@ -48,7 +48,8 @@ fn fields_are_set_in_upstreams_words() {
         "evictionSoftGracePeriod": { "memory.available": "1m30s" },
         "evictionMaxPodGracePeriod": 60,
         "evictionMinimumReclaim": { "nodefs.available": "1Gi" },
-        "systemReserved": { "cpu": "500m", "memory": "1Gi" }, "kubeReserved": { "cpu": "1" },
+        "systemReserved": { "cpu": "500m", "memory": "1Gi", "ephemeral-storage": "2Gi" },
+        "kubeReserved": { "cpu": "1", "ephemeral-storage": "1Gi" },
         "nodeLeaseDurationSeconds": 40, "crashLoopBackOff": { "maxContainerRestartPeriod": "5s" },
         "shutdownGracePeriod": "30s", "shutdownGracePeriodCriticalPods": "10s",
         "registerWithTaints": [{ "key": "a", "value": "b", "effect": "NoSchedule" }],
@@ -75,6 +76,7 @@ fn fields_are_set_in_upstreams_words() {
     );
     assert_eq!(eviction.max_pod_grace_seconds, 60);
     let has = &config.reserved;
+    assert_eq!(has.storage_bytes, 3 << 30);
     assert_eq!((has.cpu_millis, has.memory_bytes), (1500, 1 << 30));
     assert_eq!(config.lease_period, Duration::from_secs(10));
     assert_eq!(config.crash_backoff_initial, Duration::from_secs(5));

@@ -24,7 +24,7 @@ pub struct Resources {
     pub reserved_cpu_millis: u64,
     /// Memory that pods do not get, the eviction threshold included.
     pub reserved_memory_bytes: u64,
-    /// Local storage that pods do not get: the eviction threshold.
+    /// Local storage that pods do not get, the eviction threshold included.
     pub reserved_storage_bytes: u64,
     /// Bytes of huge pages, by the API's names of resources: of what memory they are made, nothing
     /// else gets.
@@ -62,7 +62,8 @@ impl Resources {
             reserved_cpu_millis: config.reserved.cpu_millis,
             reserved_memory_bytes: config.reserved.memory_bytes
                 + kept(Resource::Memory, memory_bytes),
-            reserved_storage_bytes: kept(Resource::NodeFs, storage_bytes),
+            reserved_storage_bytes: config.reserved.storage_bytes
+                + kept(Resource::NodeFs, storage_bytes),
             // They are part of the machine's memory: who declares another amount has none of them.
             huge_pages: match declared.memory_bytes {
                 Some(_) => BTreeMap::new(),
