@@ -59,7 +59,10 @@ pub fn a_killed_container_is_restarted_and_a_deleted_pod_replaced(cx: &Context) 
              grep -q demo-server /proc/$p/cmdline && kill -9 $p && exit 0; \
          done; exit 1"
     );
-    cx.cluster.in_node(&node, &line)?.ok()?;
+    // It counts as ready when it is started; it may still become what it is.
+    eventually("its server is found and killed", || {
+        cx.cluster.in_node(&node, &line)?.ok()
+    })?;
     cx.wait(
         &format!("pod/{name}"),
         "jsonpath={.status.containerStatuses[0].restartCount}=1",

@@ -73,6 +73,12 @@ pub fn a_deployment_rolls_forward_and_back(cx: &Context) -> Result<()> {
     cx.apply_json(&web("web", 3))?;
     cx.wait_rollout("deployment/web")?;
     cx.kubectl("annotate deployment web kubernetes.io/change-cause=first")?;
+    // The controller copies what it says by the time it comes to it.
+    eventually("the first ReplicaSet says its cause", || {
+        let sets = cx.kubectl("get replicasets -l app=web -o yaml")?;
+        ensure!(sets.contains("kubernetes.io/change-cause: first"), "{sets}");
+        Ok(())
+    })?;
     cx.kubectl("set env deployment/web COLOUR=blue")?;
     cx.kubectl("annotate deployment web kubernetes.io/change-cause=second --overwrite")?;
     let status = cx.kubectl("rollout status deployment/web --timeout=280s")?;
@@ -80,19 +86,18 @@ pub fn a_deployment_rolls_forward_and_back(cx: &Context) -> Result<()> {
     let pods = cx.pods("app=web")?;
     ensure!(pods.len() == 3, "{pods:?}");
     ensure!(cx.sh(&pods[0], "echo $COLOUR")? == "blue\n");
-    let history = cx.kubectl("rollout history deployment/web")?;
-    ensure!(
-        history
+    eventually("both revisions say their causes", || {
+        let history = cx.kubectl("rollout history deployment/web")?;
+        let revisions = history
             .lines()
-            .filter(|l| l.starts_with(|c: char| c.is_ascii_digit()))
-            .count()
-            == 2,
-        "{history}"
-    );
-    ensure!(
-        history.contains("first") && history.contains("second"),
-        "{history}"
-    );
+            .filter(|l| l.starts_with(|c: char| c.is_ascii_digit()));
+        ensure!(revisions.count() == 2, "{history}");
+        ensure!(
+            history.contains("first") && history.contains("second"),
+            "{history}"
+        );
+        Ok(())
+    })?;
     let one = cx.kubectl("rollout history deployment/web --revision=2")?;
     ensure!(one.contains("COLOUR"), "{one}");
     cx.kubectl("rollout undo deployment/web")?;

@@ -35,10 +35,14 @@ pub fn pods_live_by_their_rules(cx: &Context) -> Result<()> {
 
 pub fn a_failed_liveness_probe_restarts_on_the_same_node(cx: &Context) -> Result<()> {
     let mut pod = pod("p", "touch /tmp/alive; exec sleep 1000000");
-    pod["spec"]["containers"][0]["livenessProbe"] = json!({
-        "exec": { "command": ["test", "-e", "/tmp/alive"] }, "periodSeconds": 1, "failureThreshold": 2,
-        "initialDelaySeconds": 1, "timeoutSeconds": PROBE_SECONDS,
-    });
+    let alive = |failures: u32| {
+        json!({ "exec": { "command": ["test", "-e", "/tmp/alive"] }, "periodSeconds": 1,
+            "failureThreshold": failures, "timeoutSeconds": PROBE_SECONDS })
+    };
+    let container = &mut pod["spec"]["containers"][0];
+    // However long it takes to begin.
+    container["startupProbe"] = alive(100_000);
+    container["livenessProbe"] = alive(2);
     cx.apply_json(&pod)?;
     cx.wait_ready("p")?;
     let (node, ip) = (cx.field("pod p", ".spec.nodeName")?, cx.pod_ip("p")?);

@@ -19,11 +19,16 @@ fn kernel(cx: &Context, pod: &str) -> Result<(String, String)> {
 
 fn resize(cx: &Context, name: &str, resources: &Value) -> Result<()> {
     let path = format!("{}/{name}/resize", pods(cx));
-    let (_, mut object) = cx.api(Method::GET, &path, &Value::Null)?;
-    object["spec"]["containers"][0]["resources"] = resources.clone();
-    let (code, answer) = cx.api(Method::PUT, &path, &object)?;
-    ensure!(code == 200, "{answer}");
-    Ok(())
+    // Again where the pod's agent wrote in between.
+    loop {
+        let (_, mut object) = cx.api(Method::GET, &path, &Value::Null)?;
+        object["spec"]["containers"][0]["resources"] = resources.clone();
+        let (code, answer) = cx.api(Method::PUT, &path, &object)?;
+        if code != 409 {
+            ensure!(code == 200, "{answer}");
+            return Ok(());
+        }
+    }
 }
 
 fn pods(cx: &Context) -> String {

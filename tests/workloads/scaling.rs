@@ -35,17 +35,20 @@ pub fn load_scales_a_deployment_up_and_its_end_down(cx: &Context) -> Result<()> 
         Ok(())
     })?;
     // One pod: what it uses, and the same as the sum.
-    let shown = cx.kubectl("top pod -l app=burn --no-headers --sum")?;
-    let rows: Vec<Vec<&str>> = shown
-        .lines()
-        .map(|l| l.split_whitespace().collect())
-        .collect();
-    let (pod, sum) = (rows.first(), rows.last());
-    ensure!(
-        pod.is_some_and(|pod| pod.len() == 3)
-            && pod.and_then(|pod| pod.get(1..)) == sum.map(|s| &**s),
-        "{shown}"
-    );
+    eventually("top shows the pod and the sum", || {
+        let shown = cx.kubectl("top pod -l app=burn --no-headers --sum")?;
+        let rows: Vec<Vec<&str>> = shown
+            .lines()
+            .map(|l| l.split_whitespace().collect())
+            .collect();
+        let (pod, sum) = (rows.first(), rows.last());
+        ensure!(
+            pod.is_some_and(|pod| pod.len() == 3)
+                && pod.and_then(|pod| pod.get(1..)) == sum.map(|s| &**s),
+            "{shown}"
+        );
+        Ok(())
+    })?;
     let nodes = cx.kubectl("top node --no-headers")?;
     ensure!(nodes.contains("node-1") && nodes.contains('%'), "{nodes}");
     cx.apply_json(&json!({
@@ -67,13 +70,17 @@ pub fn load_scales_a_deployment_up_and_its_end_down(cx: &Context) -> Result<()> 
         },
     }))?;
     cx.wait("deployment/burn", "jsonpath={.status.readyReplicas}=5")?;
-    let events = cx.kubectl("describe hpa burn")?;
-    ensure!(
-        events.contains("SuccessfulRescale") && events.contains("above target"),
-        "{events}"
-    );
-    let up = rescales(cx)?;
-    ensure!(up.last() == Some(&5) && by_two_at_most(1, &up), "{up:?}");
+    // The autoscaler tells of a step after it.
+    let up = eventually("it tells of each step up", || {
+        let events = cx.kubectl("describe hpa burn")?;
+        ensure!(
+            events.contains("SuccessfulRescale") && events.contains("above target"),
+            "{events}"
+        );
+        let up = rescales(cx)?;
+        ensure!(up.last() == Some(&5) && by_two_at_most(1, &up), "{up:?}");
+        Ok(up)
+    })?;
     let stopped = jiff::Timestamp::now();
     eventually("all are stopped and the autoscaler takes four away", || {
         for pod in cx.pods("app=burn")? {
@@ -85,12 +92,15 @@ pub fn load_scales_a_deployment_up_and_its_end_down(cx: &Context) -> Result<()> 
         Ok(())
     })?;
     cx.wait("hpa/burn", "jsonpath={.status.desiredReplicas}=1")?;
-    let all = rescales(cx)?;
-    let down = all.get(up.len()..).unwrap_or_default();
-    ensure!(
-        down.last() == Some(&1) && by_two_at_most(5, down),
-        "{all:?}"
-    );
+    eventually("it tells of each step down", || {
+        let all = rescales(cx)?;
+        let down = all.get(up.len()..).unwrap_or_default();
+        ensure!(
+            down.last() == Some(&1) && by_two_at_most(5, down),
+            "{all:?}"
+        );
+        Ok(())
+    })?;
     // At least two steps, of which each but the first waited for the policy's period.
     let took = jiff::Timestamp::now() - stopped;
     ensure!(took.get_seconds() >= 15, "down after {took:?} already");

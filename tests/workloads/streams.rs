@@ -109,9 +109,10 @@ pub fn a_command_ends_with_its_client(cx: &Context) -> Result<()> {
 }
 
 pub fn a_running_container_is_attached_to(cx: &Context) -> Result<()> {
+    // It says what it got until it gets more: its input may be attached before its output is.
     let mut pod = pod(
         "p",
-        "while read line; do echo got $line; test \"$line\" = end && exit 3; done",
+        "read line; until read -t 1 word; do echo got $line; done; echo got $word; exit 3",
     );
     pod["spec"]["restartPolicy"] = "Never".into();
     pod["spec"]["containers"][0]["stdin"] = true.into();

@@ -19,6 +19,10 @@ def pod(name, image, command):
     container = {"name": "main", "image": image}
     if command:
         container["command"] = ["sh", "-c", command]
+    else:
+        # It has begun when it listens.
+        probe = {"httpGet": {"path": "/healthz", "port": 8080}}
+        container["readinessProbe"] = {**probe, "periodSeconds": 1, "timeoutSeconds": 60}
     spec = {"terminationGracePeriodSeconds": 0, "containers": [container]}
     return {"metadata": {"name": name, "labels": {"app": name}}, "spec": spec}
 
@@ -89,7 +93,7 @@ channels.run_forever(timeout=60)
 assert "resized" in channels.read_stdout()
 
 # A log: its end, its times, and while it grows.
-assert log(limit_bytes=6) == "line 0", log(limit_bytes=6)
+until("the first line is logged", lambda: log(limit_bytes=6) == "line 0")
 last = log(tail_lines=1, timestamps=True)
 assert last.split(" ")[0].endswith("Z") and " line " in last, last
 follow = watch.Watch()
