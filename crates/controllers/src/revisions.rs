@@ -19,6 +19,9 @@ pub const HASH_LABEL: &str = "controller-revision-hash";
 /// template adds to the collision count.
 const NAMES: i32 = 100;
 
+/// Fills in what a pod template leaves out, as the server does with what it is sent.
+pub type TemplateDefaults = fn(&mut Value);
+
 /// What a revision keeps: a strategic merge patch that brings its template back. Written as
 /// upstream's, whose clients compare the bytes: what has a place of its own there is never left
 /// out.
@@ -93,6 +96,32 @@ impl<'a> History<'a> {
             equal,
             others: all,
         }
+    }
+
+    /// As [`History::new`]; the newest revision has the template as it is now, too, where it would have
+    /// it with what the server fills in today. So nobody's pods are made anew since a newer server knows
+    /// more fields.
+    pub fn filled(
+        own: &[&'a Arc<ControllerRevision>],
+        template: &PodTemplateSpec,
+        fill: TemplateDefaults,
+    ) -> Self {
+        let mut history = Self::new(own, template);
+        let newest = history.others.last().copied();
+        let Some(newest) = newest.filter(|_| history.current.is_none()) else {
+            return history;
+        };
+        let kept = template_of(newest).and_then(|kept| {
+            let mut kept = value_of(&kept);
+            fill(&mut kept);
+            serde_json::from_value::<PodTemplateSpec>(kept).ok()
+        });
+        if kept.is_some_and(|kept| data(&kept) == data(template)) {
+            history.others.pop();
+            history.equal.push(newest);
+            history.current = Some(newest);
+        }
+        history
     }
 
     pub fn find(&self, name: &str) -> Option<&'a ControllerRevision> {

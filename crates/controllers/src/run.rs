@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use wire::jwt::Signer;
 use wire::pki::Ca;
 
+use crate::revisions::TemplateDefaults;
 use crate::{
     attach_detach, autoscaler, certificates, cluster_dns, cluster_roles, cron, daemon, deployment,
     device_taints, disruption, endpoint_slice_mirroring, endpoints, garbage, job, load_balancer,
@@ -41,6 +42,8 @@ pub struct Config {
     pub load_balancer: Option<load_balancer::Source>,
     /// What holds for all autoscalers.
     pub autoscaling: autoscaler::Options,
+    /// What the server fills into a pod template; by itself nothing.
+    pub template_defaults: TemplateDefaults,
     /// Makes spans of what is done.
     pub tracer: traces::Tracer,
 }
@@ -58,10 +61,14 @@ impl Default for Config {
             most_ended_pods: Some(12_500),
             load_balancer: Some(load_balancer::Source::default()),
             autoscaling: autoscaler::Options::USUAL,
+            template_defaults: as_it_is,
             tracer: traces::Tracer::default(),
         }
     }
 }
+
+/// Fills in nothing.
+fn as_it_is(_: &mut serde_json::Value) {}
 
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -123,7 +130,10 @@ pub async fn run(
     all.start(disruption::Disruptions::new(informers));
     all.start(disruption::stale::StaleDisruptions::new(informers));
     all.start(autoscaler::Autoscalers::new(informers, config.autoscaling));
-    all.start(stateful::StatefulSets::new(informers));
+    all.start(stateful::StatefulSets::new(
+        informers,
+        config.template_defaults,
+    ));
     all.start(endpoints::EndpointSlices::new(informers));
     all.start(endpoint_slice_mirroring::Mirror::new(informers));
     all.start(endpoints::LegacyEndpoints::new(informers));

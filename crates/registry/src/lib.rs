@@ -31,6 +31,7 @@ pub use feature_gates::Features;
 pub use kinds::{Kinds, kinds};
 pub use meta::{validate_object_meta, validate_object_meta_update};
 pub use row::*;
+pub use strategies::workload::template_defaults;
 pub use strategy::*;
 /// Of the rules in schemas of custom resources.
 pub use structural::{Stopwatch, measure_rules_by};

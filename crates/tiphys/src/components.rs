@@ -197,6 +197,7 @@ fn controllers_config(
         most_ended_pods: Some(flags.terminated_pod_gc_threshold).filter(|most| *most > 0),
         load_balancer: flags.load_balancer(),
         autoscaling: flags.autoscaling.options()?,
+        template_defaults: registry::template_defaults,
         ..controllers::Config::default()
     })
 }

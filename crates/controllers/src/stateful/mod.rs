@@ -14,6 +14,7 @@ use crate::common::{Key, key_of, selector_of, uid_of};
 use crate::failed_pods::Failures;
 use crate::metrics::{Alive, sets as figures};
 use crate::ownership;
+use crate::revisions::TemplateDefaults;
 
 pub mod claims;
 mod identity;
@@ -31,17 +32,19 @@ pub struct StatefulSets {
     claims: Informer<PersistentVolumeClaim>,
     /// Of pods that nodes refused; it begins again with the process.
     failures: Mutex<Failures>,
+    defaults: TemplateDefaults,
     alive: Alive,
 }
 
 impl StatefulSets {
-    pub fn new(informers: &Informers) -> Self {
+    pub fn new(informers: &Informers, defaults: TemplateDefaults) -> Self {
         let all = Self {
             sets: informers.of(),
             pods: informers.of(),
             revisions: informers.of(),
             claims: informers.of(),
             failures: Mutex::default(),
+            defaults,
             alive: Alive::default(),
         };
         ownership::index(&all.pods);
@@ -108,6 +111,6 @@ impl Controller for StatefulSets {
     }
 
     fn plan(&self, observed: &Observed, now_millis: i64) -> Plan {
-        plan::plan(observed, &self.failures, now_millis)
+        plan::plan(observed, &self.failures, self.defaults, now_millis)
     }
 }

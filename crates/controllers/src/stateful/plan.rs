@@ -21,7 +21,7 @@ use crate::common::{
 use crate::failed_pods::Failures;
 use crate::ownership::{Parent, any};
 use crate::pods::{self, BURST};
-use crate::revisions::{self, History};
+use crate::revisions::{self, History, TemplateDefaults};
 
 /// A set, and all that is or could be its own.
 #[derive(Clone)]
@@ -53,7 +53,12 @@ struct Set<'a> {
     now_millis: i64,
 }
 
-pub fn plan(seen: &Observed, failures: &Mutex<Failures>, now_millis: i64) -> Plan {
+pub fn plan(
+    seen: &Observed,
+    failures: &Mutex<Failures>,
+    defaults: TemplateDefaults,
+    now_millis: i64,
+) -> Plan {
     let mut plan = Plan::default();
     let Some(spec) = seen.set.spec.as_ref() else {
         return plan;
@@ -62,7 +67,7 @@ pub fn plan(seen: &Observed, failures: &Mutex<Failures>, now_millis: i64) -> Pla
     let is_member = |p: &Pod| ordinal(&parent.name, p).is_some();
     let own = parent.claim(&seen.pods, is_member, any, &mut plan);
     let revisions = parent.claim(&seen.revisions, any, any, &mut plan);
-    let history = History::new(&revisions, &spec.template);
+    let history = History::filled(&revisions, &spec.template, defaults);
     if !parent.deleting {
         let (set, taken) = (&*seen.set, &seen.revisions);
         let collisions = set.status.as_ref().and_then(|s| s.collision_count);

@@ -19,6 +19,13 @@ struct Sets {
     failures: Mutex<Failures>,
 }
 
+/// A server that fills in one field.
+fn fill(template: &mut Value) {
+    if template["spec"]["dnsPolicy"].is_null() {
+        template["spec"]["dnsPolicy"] = json!("ClusterFirst");
+    }
+}
+
 impl Sets {
     fn new(spec: Value) -> Self {
         let mut set = json!({
@@ -70,7 +77,12 @@ impl Sets {
     }
 
     fn step(&mut self) -> usize {
-        let plan = plan(&self.observed(), &self.failures, self.world.now_millis);
+        let plan = plan(
+            &self.observed(),
+            &self.failures,
+            fill,
+            self.world.now_millis,
+        );
         self.world.apply(plan)
     }
 
@@ -142,6 +154,25 @@ fn pods_come_in_order_and_go_in_reverse() {
     s.settle();
     assert_eq!(s.pods_done(), ["Delete Pod/web-2", "Delete Pod/web-1"]);
     assert_eq!(s.status("replicas"), 1);
+}
+
+#[test]
+fn what_a_newer_server_fills_in_makes_no_pod_anew() {
+    let mut s = Sets::new(json!({}));
+    s.settle();
+    let revision = s.status("updateRevision");
+    s.pods_done();
+    let policy = |policy: &str| json!({ "template": { "spec": { "dnsPolicy": policy } } });
+    s.spec(policy("ClusterFirst"));
+    s.settle();
+    assert_eq!(s.pods_done(), Vec::<String>::new());
+    assert_eq!(s.status("updateRevision"), revision);
+    assert_eq!(s.world.names("ControllerRevision").len(), 1);
+    // What somebody asks for is a change, as ever.
+    s.spec(policy("Default"));
+    s.settle();
+    assert_eq!(s.pods_done().len(), 6);
+    assert_ne!(s.status("updateRevision"), revision);
 }
 
 #[test]
@@ -331,7 +362,7 @@ fn pods_are_available_after_their_time() {
     s.step();
     s.step();
     s.world.kubelets();
-    let wake = plan(&s.observed(), &s.failures, s.world.now_millis).wake_after_millis;
+    let wake = plan(&s.observed(), &s.failures, fill, s.world.now_millis).wake_after_millis;
     assert_eq!(wake.map(|w| w.div_ceil(1_000)), Some(30));
     s.step();
     assert_eq!(s.world.names("Pod"), ["web-0"]);
