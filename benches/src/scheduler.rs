@@ -23,6 +23,12 @@ use crate::shapes::{self, Shape};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Nodes without a kubelet are believed for as long as anything is measured.
 const BELIEVED: &str = "--node-monitor-grace-period=86400";
+/// What a controller writes into each node when it begins.
+const FIRST_OF_NODES: &str = "node.alpha.kubernetes.io/ttl";
+/// Between looks whether it has.
+const LOOK: Duration = Duration::from_millis(200);
+/// Gates that are being opened at the same time: so many that the scheduler always has some to bind.
+const OPENED_AT_ONCE: usize = 64;
 
 /// What is measured: nodes, pods that wait, and what those are like.
 struct Case {
@@ -124,23 +130,52 @@ async fn volumes(client: &Arc<Client>, count: u64) -> Result<()> {
     .await
 }
 
-/// What goes on while pods are bound.
-async fn meanwhile(client: Arc<Client>, shape: Shape, nodes: u64, count: u64) -> Result<()> {
+/// What goes on while pods are bound, and how fast that went.
+async fn meanwhile(
+    client: Arc<Client>,
+    shape: Shape,
+    nodes: u64,
+    count: u64,
+) -> Result<Option<Row>> {
     match shape {
         Shape::Gates => {
             let open = json!({ "spec": { "schedulingGates": null } });
             let ask =
                 move |i| LoadRequest::merge(format!("{}/{}", pods(), shapes::pod_name(i)), &open);
-            closed_loop(&client, 16, fill::TIME, count, ask).await?;
+            let opened = closed_loop(&client, OPENED_AT_ONCE, fill::TIME, count, ask).await?;
+            Ok(Some(Row {
+                case: "… their gates opened by the load generator".into(),
+                per_second: Some(opened.per_second()),
+                ..Row::default()
+            }))
         }
         Shape::Churn => {
             let gone = shapes::settled_pods(shape, nodes, count);
             let ask = |i| LoadRequest::delete(format!("{}/settled-{i:05}", pods()));
             closed_loop(&client, 4, fill::TIME, gone, ask).await?;
+            Ok(None)
         }
-        _ => {}
+        _ => Ok(None),
     }
-    Ok(())
+}
+
+/// Waits until the control plane has written what it writes into each node when it begins. Pods that
+/// wait are bound beside that; those that are opened afterwards would be measured with all of it.
+async fn nodes_are_known(client: &Client, nodes: u64) -> Result<()> {
+    let (begun, wanted) = (Instant::now(), usize::try_from(nodes)?);
+    loop {
+        let list = client.must(0, LoadRequest::get("/api/v1/nodes")).await?;
+        let items = list["items"].as_array().context("no items")?;
+        let known = |n: &&Value| n["metadata"]["annotations"].get(FIRST_OF_NODES).is_some();
+        let count = items.iter().filter(known).count();
+        if count >= wanted {
+            return Ok(());
+        }
+        if begun.elapsed() > PATIENCE {
+            bail!("only {count} of {nodes} nodes have {FIRST_OF_NODES}");
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 pub async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
@@ -162,6 +197,9 @@ async fn one(plan: &Plan, report: &mut Report, case: &Case) -> Result<()> {
 
     let server = Server::start_with(plan, "server", dir.path(), &[BELIEVED]).await?;
     let client = Arc::new(Client::connect(&server.access, 4).await?);
+    if case.shape == Shape::Gates {
+        nodes_are_known(&client, case.nodes).await?;
+    }
     let cpu = server.cpu();
     let mut bound = Bound::new(case.pods);
     let begun = Instant::now();
@@ -172,7 +210,7 @@ async fn one(plan: &Plan, report: &mut Report, case: &Case) -> Result<()> {
     bound.follow(&client, &revision).await?;
     let elapsed = bound.last.map_or(begun.elapsed(), |last| last - begun);
     let used = server.cpu() - cpu;
-    work.await??;
+    let beside = work.await??;
     let counted = bound.count() - first;
     if counted == 0 {
         bail!("all pods were bound before the first look");
@@ -183,6 +221,9 @@ async fn one(plan: &Plan, report: &mut Report, case: &Case) -> Result<()> {
         cpu_ms: Some(used.as_secs_f64() * 1e3 / counted as f64),
         ..Row::default()
     });
+    if let Some(row) = beside {
+        report.add(row);
+    }
     report.add(Row::value(
         "… of them bound before the first look",
         "pods",
