@@ -2,7 +2,7 @@
 #![expect(clippy::expect_used, reason = "a test may panic")]
 
 use scheduler::Profile;
-use scheduler::why::{Answer, Question, State, answer};
+use scheduler::why::{Answer, Change, Question, State, WhyError, answer};
 use serde_json::{Value, json};
 
 fn ask(objects: Vec<Value>, question: &str) -> Answer {
@@ -10,6 +10,26 @@ fn ask(objects: Vec<Value>, question: &str) -> Answer {
     let question: Question = question.parse().expect("a question");
     let profiles = || Ok(vec![Profile::default()]);
     answer(&state, "d", Some(&question), &[], &profiles).expect("an answer")
+}
+
+/// What changes would do; about an object, where one is asked about.
+fn suppose(objects: &[Value], question: &str, changes: &[&str]) -> Result<Answer, WhyError> {
+    let state = State::read(objects.to_vec()).expect("a manifest");
+    let changes = changes.iter().map(|c| c.parse().expect("a change"));
+    let changes: Vec<Change> = changes.collect();
+    let question = Some(question).filter(|q| !q.is_empty());
+    let question: Option<Question> = question.map(|q| q.parse().expect("a question"));
+    let profiles = || Ok(vec![Profile::default()]);
+    answer(&state, "d", question.as_ref(), &changes, &profiles)
+}
+
+#[track_caller]
+fn notes(answer: &Answer, said: &str) {
+    let mut notes = answer.notes.iter();
+    assert!(
+        notes.any(|n| n.contains(said)),
+        "{said:?} is not in:\n{answer}"
+    );
 }
 
 /// One puzzle: what the answer must say, and what change it must name.
@@ -425,4 +445,108 @@ fn an_autoscaler_without_figures() {
         "",
     );
     puzzle(with(json!([])), "hpa/w", "nobody has looked at it yet", "");
+}
+
+#[test]
+fn each_workload_can_be_supposed_to_be_larger() {
+    let template =
+        json!({"metadata": {"labels": {"app": "w"}}, "spec": asks(&json!({"cpu": "2"}))});
+    // Where a Deployment's pods come from.
+    let mut newest = workload("ReplicaSet", json!({}), json!(null));
+    newest["metadata"] = json!({"name": "w-1", "namespace": "d", "uid": "w-1", "ownerReferences": [
+        {"apiVersion": "apps/v1", "kind": "Deployment", "name": "w", "uid": "w", "controller": true}]});
+    for (kind, asked, selector) in [
+        ("Deployment", "deploy", json!({"matchLabels": {"app": "w"}})),
+        ("ReplicaSet", "rs", json!({"matchLabels": {"app": "w"}})),
+        ("StatefulSet", "sts", json!({"matchLabels": {"app": "w"}})),
+        ("ReplicationController", "rc", json!({"app": "w"})),
+        ("Job", "job", json!({"matchLabels": {"app": "w"}})),
+    ] {
+        let spec = json!({"selector": selector, "template": template});
+        let objects = [node("a"), workload(kind, spec, json!(null)), newest.clone()];
+        let change = format!("scale/{asked}/w=3");
+        let answer = suppose(&objects, "", &[&change]).expect("an answer");
+        let expected = "2 of 3 pods would get a node, 1 would wait";
+        assert_eq!(answer.cause, expected, "{kind}: {answer}");
+        let none = suppose(&objects[..1], "", &[&change]).expect_err("there is none");
+        let expected = format!("{} d/w not found", kind.to_lowercase());
+        assert_eq!(none.to_string(), expected);
+        // Up and down again.
+        let less = format!("scale/{asked}/w=0");
+        let answer = suppose(&objects, "", &[&change, &less]).expect("an answer");
+        assert_eq!(answer.cause, "no pod would get another node", "{kind}");
+    }
+}
+
+#[test]
+fn the_pods_of_a_stateful_set_come_and_go_by_their_numbers() {
+    let two = asks(&json!({"cpu": "2"}));
+    let set = stateful(json!({"replicas": 2,
+        "template": {"metadata": {"labels": {"app": "w"}}, "spec": two},
+        "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {}}]}));
+    let mut objects = vec![node("a"), node("b"), set];
+    for (number, on_node) in [(0, "a"), (1, "b")] {
+        let mut own = pod(&format!("w-{number}"), SET, two.clone());
+        own["spec"]["volumes"] = json!([{"name": "data",
+            "persistentVolumeClaim": {"claimName": format!("data-w-{number}")}}]);
+        objects.push(on(own, on_node, true));
+    }
+    let larger = suppose(&objects, "", &["scale/sts/w=6"]).expect("an answer");
+    let expected = "2 of 4 pods would get a node, 2 would wait";
+    assert_eq!(larger.cause, expected, "{larger}");
+    notes(&larger, "pod d/w-4 would wait");
+    notes(&larger, "pod d/w-5 would wait");
+    notes(
+        &larger,
+        "the volumes of new pods of statefulset d/w are taken for made, wherever they go",
+    );
+    // A claim that an earlier pod left is the one that its next pod uses.
+    objects.push(json!({"kind": "PersistentVolumeClaim",
+        "metadata": {"name": "data-w-2", "namespace": "d", "uid": "c"},
+        "spec": {"storageClassName": "none", "accessModes": ["ReadWriteOnce"],
+                 "resources": {"requests": {"storage": "1Gi"}}},
+        "status": {"phase": "Pending"}}));
+    let left = suppose(&objects, "", &["scale/sts/w=4"]).expect("an answer");
+    notes(&left, "pod d/w-2 would wait");
+    let smaller = ["scale/statefulset/w=1"];
+    let gone = suppose(&objects, "pod/w-1", &smaller).expect_err("the last one goes");
+    assert_eq!(gone.to_string(), "pod d/w-1 not found");
+    suppose(&objects, "pod/w-0", &smaller).expect("the first one stays");
+}
+
+#[test]
+fn what_else_limits_the_pods_of_a_workload_is_said() {
+    let job = |spec: Value, status: Value| [node("a"), workload("Job", spec, status)];
+    for (objects, cause, said) in [
+        (
+            job(json!({"completions": 3}), json!({"succeeded": 2})),
+            "1 of 1 pods would get a node, 0 would wait",
+            "job d/w would have 1 pods, not 5: no more completions are left",
+        ),
+        (
+            job(json!({"suspend": true}), json!(null)),
+            "no pod would get another node",
+            "job d/w would have 0 pods, not 5: it is suspended",
+        ),
+        (
+            job(
+                json!({}),
+                json!({"conditions": [{"type": "Complete", "status": "True"}]}),
+            ),
+            "no pod would get another node",
+            "job d/w would have 0 pods, not 5: it has ended",
+        ),
+    ] {
+        let answer = suppose(&objects, "", &["scale/jobs/w=5"]).expect("an answer");
+        assert_eq!(answer.cause, cause, "{answer}");
+        notes(&answer, said);
+    }
+    let mut set = workload("ReplicaSet", json!({}), json!(null));
+    set["metadata"]["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": "Deployment",
+        "name": "web", "uid": "web", "controller": true}]);
+    let answer = suppose(&[node("a"), set], "", &["scale/rs/w=2"]).expect("an answer");
+    notes(
+        &answer,
+        "deployment web sets how many pods replicaset d/w has, and may set it back",
+    );
 }

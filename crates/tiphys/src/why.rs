@@ -22,7 +22,8 @@ pub struct WhyArgs {
     #[arg(short, long, default_value = "default")]
     namespace: String,
     /// Suppose a change of the cluster, several one after the other: node/NAME+memory=2Gi,
-    /// node/NAME-cpu=500m, drain/NAME, uncordon/NAME or scale/deploy/NAME=50. Nothing is changed.
+    /// node/NAME-cpu=500m, drain/NAME, uncordon/NAME or scale/KIND/NAME=50 of a deployment,
+    /// replicaset, statefulset, replicationcontroller or job (its parallelism). Nothing is changed.
     #[arg(long = "if", value_name = "CHANGE")]
     suppose: Vec<Change>,
     #[arg(short, long, value_enum, default_value_t)]

@@ -226,11 +226,24 @@ mod tests {
             "node/a",
             "node/a+memory",
             "node/a+memory=x",
-            "scale/deploy/w=-1",
+            "scale/deploy/=1",
             "drain/",
         ] {
             let error = bad.parse::<Change>().expect_err(bad);
             assert!(error.to_string().contains("suppose node/NAME"), "{error}");
+        }
+        for (bad, why) in [
+            ("scale/w=1", "scale a deployment"),
+            ("scale/secret/w=1", "scale a deployment"),
+            ("scale/ds/w=1", "a DaemonSet has a pod on each"),
+            ("scale/sts/w", "say how many pods"),
+            ("scale/deploy/w=-1", "\"-1\" is no number of pods"),
+            ("scale/job/w=many", "\"many\" is no number of pods"),
+            ("scale/rs/w=200001", "200000 pods at most"),
+        ] {
+            let error = bad.parse::<Change>().expect_err(bad).to_string();
+            assert!(error.contains(why), "{error}");
+            assert!(error.contains(bad), "{error}");
         }
         let good = "deploy/web".parse::<Question>().map(|q| q.kind);
         assert_eq!(good, Ok(QuestionKind::Deployment));

@@ -8,9 +8,9 @@ use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Amount;
 use kube::ResourceExt;
 
-use super::deployment;
 use super::report::{Answer, Profiles, WhyError};
 use super::state::{self, State};
+use super::workload::{SCALED, Scaled, Workload};
 use crate::core::Step;
 use crate::pod::is_terminal;
 
@@ -33,8 +33,23 @@ pub enum Change {
     Drain(String),
     /// The node is open.
     Uncordon(String),
-    /// A Deployment has so many replicas.
-    Scale { name: String, replicas: usize },
+    /// A workload is to have so many pods.
+    Scale {
+        kind: Scaled,
+        name: String,
+        replicas: usize,
+    },
+}
+
+impl Change {
+    /// Whether it is about a Job.
+    pub fn is_of_job(&self) -> bool {
+        let kind = match self {
+            Self::Scale { kind, .. } => Some(*kind),
+            Self::Resource { .. } | Self::Drain(_) | Self::Uncordon(_) => None,
+        };
+        kind == Some(Scaled::Job)
+    }
 }
 
 impl FromStr for Change {
@@ -51,16 +66,28 @@ impl FromStr for Change {
             "drain" => Ok(Self::Drain(named(rest)?)),
             "uncordon" => Ok(Self::Uncordon(named(rest)?)),
             "scale" => {
-                let (kind, rest) = rest.split_once('/').ok_or_else(wrong)?;
-                if !matches!(kind, "deploy" | "deployment" | "deployments") {
-                    return Err(wrong());
-                }
-                let (name, replicas) = rest.split_once('=').ok_or_else(wrong)?;
-                let replicas: usize = replicas.parse().map_err(|_| wrong())?;
+                let not = |why: String| WhyError::Scale {
+                    change: text.to_owned(),
+                    why,
+                };
+                let split = rest.split_once('/');
+                let split = split.and_then(|(kind, rest)| Some((Scaled::named(kind)?, rest)));
+                let (kind, rest) = split.ok_or_else(|| not(SCALED.to_owned()))?;
+                let split = rest.split_once('=');
+                let (name, number) =
+                    split.ok_or_else(|| not("say how many pods, as in NAME=50".to_owned()))?;
                 let name = named(name)?;
-                (replicas <= MOST_PODS)
-                    .then_some(Self::Scale { name, replicas })
-                    .ok_or_else(wrong)
+                let replicas = number.parse::<usize>();
+                let replicas =
+                    replicas.map_err(|_| not(format!("{number:?} is no number of pods")))?;
+                if replicas > MOST_PODS {
+                    return Err(not(format!("it may be {MOST_PODS} pods at most")));
+                }
+                Ok(Self::Scale {
+                    kind,
+                    name,
+                    replicas,
+                })
             }
             "node" => {
                 let (place, amount) = rest.split_once('=').ok_or_else(wrong)?;
@@ -145,7 +172,14 @@ impl Supposed {
                     }
                 }
             }
-            Change::Scale { name, replicas } => self.scale(namespace, name, *replicas)?,
+            Change::Scale {
+                kind,
+                name,
+                replicas,
+            } => {
+                let of = kind.find(&self.state, namespace, name)?;
+                self.scale(&of, *replicas);
+            }
         }
         Ok(())
     }
@@ -186,46 +220,39 @@ impl Supposed {
         Ok(())
     }
 
-    fn scale(&mut self, namespace: &str, name: &str, replicas: usize) -> Result<(), WhyError> {
-        let found = self.state.deployments.iter();
-        let found = found.clone().find(|d| state::is(*d, namespace, name));
-        let missing = || WhyError::NotFound(format!("deployment {namespace}/{name}"));
-        let of = found.ok_or_else(missing)?.clone();
-        let pods = deployment::pods(&self.state, &of);
-        let have: Vec<(String, bool)> = pods
-            .iter()
-            .map(|p| {
-                let node = p.spec.as_ref().and_then(|s| s.node_name.as_deref());
-                (p.uid().unwrap_or_default(), node.is_some())
-            })
-            .collect();
-        let template = pods.first().map(|p| (*p).clone());
-        if have.len() > replicas {
-            let mut order = have;
-            // Those without a node go first.
-            order.sort_by_key(|(_, on_node)| !*on_node);
-            let stay: Vec<String> = order.into_iter().take(replicas).map(|(u, _)| u).collect();
-            let gone: Vec<String> = deployment::pods(&self.state, &of)
-                .iter()
-                .filter_map(|p| p.uid())
-                .filter(|u| !stay.contains(u))
-                .collect();
-            self.state
-                .pods
-                .retain(|p| p.uid().is_none_or(|u| !gone.contains(&u)));
-            return Ok(());
+    fn scale(&mut self, of: &Workload, replicas: usize) {
+        if let Some(who) = &of.set_by {
+            let note = format!(
+                "{who} sets how many pods {} has, and may set it back",
+                of.about
+            );
+            self.notes.push(note);
         }
-        let model = template.unwrap_or_else(|| model(&self.state, &of));
-        for i in have.len()..replicas {
-            let mut pod = model.clone();
-            pod.metadata.name = Some(format!("{name}-supposed-{i}"));
-            pod.metadata.creation_timestamp = None;
-            let uid = format!("supposed-{namespace}-{name}-{i}");
+        let mut replicas = replicas;
+        if let Some((most, why)) = of.most.filter(|(most, _)| *most < replicas) {
+            let note = format!("{} would have {most} pods, not {replicas}: {why}", of.about);
+            self.notes.push(note);
+            replicas = most;
+        }
+        let (gone, new) = of.scaled(replicas);
+        let stays = |p: &k8s::Pod| p.uid().is_none_or(|uid| !gone.contains(&uid));
+        self.state.pods.retain(stays);
+        let mut volumes = false;
+        for name in new {
+            let (mut pod, are_made) = of.next_pod(&name, &self.state);
+            volumes |= are_made;
+            // So many were never supposed before.
+            let uid = format!("supposed-{}", self.moved.len());
             free(&mut pod, &uid);
             self.moved.insert(uid);
             self.state.pods.push(pod);
         }
-        Ok(())
+        if volumes {
+            self.notes.push(format!(
+                "the volumes of new pods of {} are taken for made, wherever they go",
+                of.about
+            ));
+        }
     }
 
     /// What the scheduler would do with all pods that wait.
@@ -301,30 +328,4 @@ fn free(pod: &mut k8s::Pod, uid: &str) {
     if let Some(spec) = pod.spec.as_mut() {
         spec.node_name = None;
     }
-}
-
-/// The pod that a Deployment without pods would make.
-fn model(state: &State, of: &k8s_openapi::api::apps::v1::Deployment) -> k8s::Pod {
-    let template = of.spec.as_ref().map(|s| s.template.clone());
-    let template = template.unwrap_or_default();
-    let mut pod = k8s::Pod {
-        metadata: template.metadata.unwrap_or_default(),
-        spec: template.spec,
-        status: None,
-    };
-    pod.metadata.namespace = of.namespace();
-    let set = deployment::newest_set(state, of);
-    pod.metadata.owner_references = set.map(|set| {
-        vec![
-            k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference {
-                api_version: "apps/v1".to_owned(),
-                kind: "ReplicaSet".to_owned(),
-                name: set.name_any(),
-                uid: set.uid().unwrap_or_default(),
-                controller: Some(true),
-                ..Default::default()
-            },
-        ]
-    });
-    pod
 }

@@ -107,9 +107,11 @@ impl State {
         // No decision about pods depends on these.
         match kind {
             Some(QuestionKind::DaemonSet) => state.daemon_sets = within(client, namespace).await?,
-            Some(QuestionKind::Job) => state.jobs = within(client, namespace).await?,
             Some(QuestionKind::Autoscaler) => state.autoscalers = within(client, namespace).await?,
             _ => {}
+        }
+        if kind == Some(QuestionKind::Job) || changes.iter().any(Change::is_of_job) {
+            state.jobs = within(client, namespace).await?;
         }
         Ok(state)
     }

@@ -17,6 +17,7 @@ mod report;
 mod service;
 mod state;
 mod stateful_set;
+mod workload;
 
 pub use answer::{Question, QuestionKind, answer};
 pub use change::Change;

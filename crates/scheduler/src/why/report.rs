@@ -18,9 +18,12 @@ pub enum WhyError {
     Question(String),
     #[error(
         "{0:?} cannot be supposed: suppose node/NAME+memory=2Gi, node/NAME-cpu=500m, drain/NAME, \
-         uncordon/NAME or scale/deploy/NAME=50"
+         uncordon/NAME or scale/KIND/NAME=50 of a deployment, replicaset, statefulset, \
+         replicationcontroller or job"
     )]
     Supposition(String),
+    #[error("{change:?} cannot be supposed: {why}")]
+    Scale { change: String, why: String },
     #[error("{0} not found")]
     NotFound(String),
     /// By other rules than the scheduler's an answer would be a wrong one.

@@ -84,7 +84,7 @@ fn wrong(error: &WhyError) -> Status {
             status.reason = "NotFound".to_owned();
         }
         WhyError::Profiles(_) => status = Status::internal(error),
-        WhyError::Question(_) | WhyError::Supposition(_) => {}
+        WhyError::Question(_) | WhyError::Supposition(_) | WhyError::Scale { .. } => {}
     }
     status
 }
