@@ -47,6 +47,10 @@ pub fn absent(v: &Value, field: &str) -> bool {
     is_empty(at(v, field))
 }
 
+/// What a container does, by one of its resize policies, that is not given to those that run to their
+/// end.
+pub const RESTART: &str = "RestartContainer";
+
 /// The items of a list by their names; of several with one name the first.
 pub fn by_name(all: &[Value]) -> HashMap<&str, &Value> {
     let mut named = HashMap::new();

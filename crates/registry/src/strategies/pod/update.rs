@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use api::{FieldError, FieldPath};
 use serde_json::Value;
 
-use super::parts::by_name;
-use crate::check::{Errors, at, int, invalid, items, text};
+use super::parts::{RESTART, by_name, is_sidecar};
+use crate::check::{Errors, at, has, int, invalid, items, text};
 
 const MAY_CHANGE: &str = "pod updates may not change fields other than \
     `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,\
@@ -212,7 +212,8 @@ pub fn ephemeral(obj: &Value, old: &Value) -> Errors {
     errs
 }
 
-/// What a pod cannot be made with: ephemeral containers, and a node before its gates are gone.
+/// What a pod cannot be made with: ephemeral containers, a node before its gates are gone, and what
+/// [`restarts_to_resize`] refuses, which pods may have had since before it was looked at.
 pub fn only_later(errs: &mut Errors, spec: &Value) {
     let path = FieldPath::new("spec");
     if !items(spec, "ephemeralContainers").is_empty() {
@@ -223,13 +224,59 @@ pub fn only_later(errs: &mut Errors, spec: &Value) {
         let why = "cannot be set until all schedulingGates have been cleared";
         errs.push(FieldError::forbidden(&path.child("nodeName"), why));
     }
+    restarts_to_resize(errs, &path, spec);
+}
+
+/// Containers that do not run again cannot be restarted to have other resources.
+pub fn restarts_to_resize(errs: &mut Errors, path: &FieldPath, spec: &Value) {
+    let never = text(spec, "restartPolicy") == "Never";
+    for list in ["initContainers", "containers"] {
+        for (i, container) in items(spec, list).iter().enumerate() {
+            let path = path.child(list).index(i).child("resizePolicy");
+            let ends = list == "initContainers" && !is_sidecar(container);
+            for (j, policy) in items(container, "resizePolicy").iter().enumerate() {
+                if text(policy, "restartPolicy") != RESTART {
+                    continue;
+                }
+                if never {
+                    let why = "must be 'NotRequired' when pod `restartPolicy` is 'Never'";
+                    errs.push(FieldError::invalid_str(&path, RESTART, why));
+                }
+                if ends {
+                    let path = path.index(j).child("restartPolicy");
+                    let why =
+                        "must not be set to 'RestartContainer' for non-sidecar initContainers";
+                    errs.push(FieldError::invalid_str(&path, RESTART, why));
+                }
+            }
+        }
+    }
+}
+
+/// What of a whole pod forbids that it is resized.
+fn never_resized(old: &Value) -> Option<&'static str> {
+    let annotations = at(at(old, "metadata"), "annotations");
+    if has(annotations, "kubernetes.io/config.mirror") {
+        return Some("static pods cannot be resized");
+    }
+    let os = text(at(at(old, "spec"), "os"), "name");
+    (os == "windows").then_some("windows pods cannot be resized")
 }
 
 /// Checks a write of `resize`: the class of service stays, containers are neither added, removed
 /// nor renamed, only CPU and memory change, and what was requested or limited stays so.
 pub fn resize(obj: &Value, old: &Value) -> Errors {
     let mut errs = Errors::new();
+    if let Some(why) = never_resized(old) {
+        errs.push(FieldError::forbidden(&FieldPath::new("[]"), why));
+        return errs;
+    }
     let path = FieldPath::new("spec");
+    let of_claims = "nodeAllocatableResourceClaimStatuses";
+    if !items(at(old, "status"), of_claims).is_empty() {
+        let why = "pods with node allocatable resource claims cannot be resized";
+        errs.push(FieldError::forbidden(&path, why));
+    }
     for list in ["containers", "initContainers"] {
         let (new, was) = (items(at(obj, "spec"), list), items(at(old, "spec"), list));
         if new.len() != was.len() {
@@ -245,6 +292,15 @@ pub fn resize(obj: &Value, old: &Value) -> Errors {
                 continue;
             }
             resized(&mut errs, &path.child("resources"), c, o);
+            if list == "initContainers" && !is_sidecar(c) && c != o {
+                for policy in items(c, "resizePolicy") {
+                    if text(policy, "restartPolicy") == RESTART {
+                        let why = "non-sidecar init containers with a resize policy of \
+                                   RestartContainer cannot be resized";
+                        errs.push(FieldError::forbidden(&path, why));
+                    }
+                }
+            }
         }
     }
     resized(
@@ -420,6 +476,76 @@ mod tests {
             assert_eq!(errs.is_empty(), wanted.is_empty(), "{text}");
             assert!(text.contains(wanted), "{wanted}: {text}");
         }
+    }
+
+    #[test]
+    fn who_runs_no_more_is_not_restarted_to_be_resized() {
+        let pod = |cpu: &str, of_init: Value| {
+            let resources = json!({"requests": {"cpu": cpu}});
+            let mut init = json!({"name": "i", "resources": resources,
+                "resizePolicy": [{"resourceName": "cpu", "restartPolicy": RESTART}]});
+            if !of_init.is_null() {
+                init["restartPolicy"] = of_init;
+            }
+            json!({"spec": {"containers": [{"name": "c"}], "initContainers": [init]}})
+        };
+        let said = |new: &Value, old: &Value| {
+            let errs = resize(new, old);
+            errs.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let (one, two) = (pod("1", Value::Null), pod("2", Value::Null));
+        assert_eq!(said(&one, &one), Vec::<String>::new());
+        assert_eq!(
+            said(&two, &one),
+            [
+                "spec.initContainers[0]: Forbidden: non-sidecar init containers with a resize policy of RestartContainer cannot be resized"
+            ]
+        );
+        let sidecar = |cpu| pod(cpu, json!("Always"));
+        assert_eq!(said(&sidecar("2"), &sidecar("1")), Vec::<String>::new());
+
+        let made = |pod: &Value, policy: &str| {
+            let mut spec = pod["spec"].clone();
+            spec["restartPolicy"] = json!(policy);
+            let mut errs = Errors::new();
+            only_later(&mut errs, &spec);
+            errs.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            made(&one, "Always"),
+            [
+                "spec.initContainers[0].resizePolicy[0].restartPolicy: Invalid value: \"RestartContainer\": must not be set to 'RestartContainer' for non-sidecar initContainers"
+            ]
+        );
+        assert_eq!(made(&sidecar("1"), "Always"), Vec::<String>::new());
+        assert_eq!(
+            made(&sidecar("1"), "Never"),
+            [
+                "spec.initContainers[0].resizePolicy: Invalid value: \"RestartContainer\": must be 'NotRequired' when pod `restartPolicy` is 'Never'"
+            ]
+        );
+    }
+
+    #[test]
+    fn pods_of_files_and_of_windows_are_not_resized() {
+        let plain = json!({"spec": {"containers": []}});
+        let mut of_file = plain.clone();
+        of_file["metadata"] = json!({"annotations": {"kubernetes.io/config.mirror": "x"}});
+        let windows = json!({"spec": {"os": {"name": "windows"}, "containers": []}});
+        let mut claims = plain.clone();
+        claims["status"] = json!({"nodeAllocatableResourceClaimStatuses": [{}]});
+        for (old, wanted) in [
+            (of_file, "[]: Forbidden: static pods cannot be resized"),
+            (windows, "[]: Forbidden: windows pods cannot be resized"),
+            (
+                claims,
+                "spec: Forbidden: pods with node allocatable resource claims cannot be resized",
+            ),
+        ] {
+            let said: Vec<String> = resize(&old, &old).iter().map(ToString::to_string).collect();
+            assert_eq!(said, [wanted]);
+        }
+        assert!(resize(&plain, &plain).is_empty());
     }
 
     #[test]
