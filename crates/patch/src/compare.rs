@@ -38,6 +38,35 @@ pub fn set_of(table: &TypeTable, ty: TypeId, object: &Value) -> Set {
     set
 }
 
+/// The paths that an applied configuration sets to null.
+pub(crate) fn nulls_of(table: &TypeTable, ty: TypeId, object: &Value) -> Set {
+    nulls(table, shape_of(table, ty, None), object)
+}
+
+fn nulls(table: &TypeTable, shape: Shape<'_>, v: &Value) -> Set {
+    let mut set = Set::new();
+    match (shape, v) {
+        (Shape::Struct(_) | Shape::Map(_) | Shape::Open, Value::Object(o)) => {
+            for (name, v) in o {
+                if let Some(kind) = member(shape, name) {
+                    let below = nulls(table, kind.shape(table), v);
+                    set.put(PathElement::field(name), v.is_null(), below);
+                }
+            }
+        }
+        (Shape::Set | Shape::Keyed(..), Value::Array(a)) => {
+            for item in a {
+                if let Ok(e) = element(shape, item) {
+                    let below = nulls(table, item_kind(shape).shape(table), item);
+                    set.put(e, false, below);
+                }
+            }
+        }
+        _ => {}
+    }
+    set
+}
+
 /// Whether the value itself is a member, and the members below it.
 fn fields(table: &TypeTable, shape: Shape<'_>, v: &Value) -> (bool, Set) {
     match (shape, v) {

@@ -7,7 +7,7 @@ use api::status::Cause;
 use schema::model::{TypeId, TypeTable};
 use serde_json::{Map, Value};
 
-use crate::compare::{Comparison, compare, set_of};
+use crate::compare::{Comparison, compare, nulls_of, set_of};
 use crate::entries::{self, Entry};
 use crate::merge::{merge, name_structs, remove, validate};
 use crate::set::Set;
@@ -369,9 +369,15 @@ fn applied(
     } else {
         mine.time = String::new();
     }
-    let change = compare_owned(rq, rq.ty, &base, &new);
+    let mut change = compare_owned(rq, rq.ty, &base, &new);
     if !change.is_same() {
         mine.time = rq.time.to_owned();
+    }
+    // Who sets another one's field to null changes it, though nothing is there then.
+    let nulled = nulls_of(rq.table, rq.ty, config).intersection(&change.removed);
+    if !nulled.is_empty() {
+        change.removed = change.removed.difference(&nulled);
+        change.modified = change.modified.union(&nulled);
     }
     yield_fields(rq, &base, &new, &mut all, &change, force, allowed)?;
     mine.set = mine.set.difference(unowned());

@@ -41,9 +41,11 @@ fn merge_member(
         .shape(table);
     match live.get_mut(name) {
         // Null does not take away what is merged member by member.
-        Some(Value::Object(_) | Value::Array(_))
-            if v.is_null() && !matches!(below, Shape::Leaf) => {}
-        _ if v.is_null() => {
+        Some(Value::Object(_)) if v.is_null() && !matches!(below, Shape::Leaf) => {}
+        Some(Value::Array(_)) if v.is_null() && !matches!(below, Shape::Leaf | Shape::Open) => {}
+        Some(Value::Null) if v.is_null() => {}
+        // A typed value is never null, it is not there; what is open, and what may be null, is.
+        _ if v.is_null() && !matches!(below, Shape::Open) => {
             live.remove(name);
         }
         Some(l) => merge_value(table, below, l, v),

@@ -50,7 +50,10 @@ impl<'a> ValueType<'a> {
             FieldType::List(_, ListType::Atomic) => Shape::Leaf,
             FieldType::List(_, ListType::Set) => Shape::Set,
             FieldType::List(item, ListType::Map(keys)) => Shape::Keyed(item, keys),
-            FieldType::Any(AnyKind::PreserveUnknown | AnyKind::FieldsV1) => Shape::Open,
+            FieldType::Any(AnyKind::PreserveUnknown | AnyKind::FieldsV1) => match self.map_type {
+                Some(MapType::Atomic) => Shape::Leaf,
+                _ => Shape::Open,
+            },
             _ => Shape::Leaf,
         }
     }

@@ -209,6 +209,27 @@ fn what_is_no_longer_applied_goes_unless_somebody_owns_it() {
 }
 
 #[test]
+fn who_sets_anothers_field_to_null_conflicts_and_may_force_it() {
+    let live = apply(
+        &config_map("one"),
+        &Value::Null,
+        &data(json!({"a": "1", "b": "2"})),
+        false,
+    )
+    .unwrap();
+    let none = data(json!({"a": null}));
+    let refused = apply(&config_map("two"), &live, &none, false).unwrap_err();
+    assert!(refused.to_string().contains(".data.a"), "{refused}");
+    let forced = apply(&config_map("two"), &live, &none, true).unwrap();
+    assert_eq!(forced["data"], json!({"b": "2"}));
+    assert_eq!(owned(&forced, "one"), json!({"f:data": {"f:b": {}}}));
+    // Of what is nobody else's it is gone at once.
+    let own = apply(&config_map("one"), &live, &none, false).unwrap();
+    assert_eq!(own["data"], json!({}));
+    assert_eq!(apply(&config_map("one"), &own, &none, false).unwrap(), own);
+}
+
+#[test]
 fn list_items_are_merged_by_keys_and_leave_with_their_manager() {
     let mut more = web(None);
     more["spec"]["template"]["spec"]["containers"] = json!([{"name": "side", "image": "s"}]);
