@@ -3,7 +3,7 @@
 //! upstream's, and without clock or client.
 
 use std::collections::{BTreeSet, HashMap};
-use std::hash::Hash;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -23,6 +23,8 @@ const COMBINED: &str = "(combined from similar events): ";
 /// Characters of the object's name that go into an event's name: with the time it must not be
 /// longer than a name may be (253).
 const NAME_CHARS: usize = 230;
+/// By up to so many nanoseconds the names of what different components say are apart.
+const APART_NANOS: u64 = 1_000;
 
 /// What somebody has to say.
 #[derive(Clone, PartialEq, Debug)]
@@ -129,9 +131,23 @@ pub struct Correlator {
     /// By the message, or without one where they are combined.
     said: Recent<(Alike, Option<String>), WrittenEvent>,
     tokens: Recent<About, Tokens>,
+    /// The number that the next event about an object may have, by the object's name.
+    numbers: Recent<String, i128>,
+    /// Added to times in names.
+    apart_nanos: i128,
 }
 
 impl Correlator {
+    /// Of a component that is called so.
+    pub fn of(source: &impl Hash) -> Self {
+        let mut hasher = DefaultHasher::new();
+        source.hash(&mut hasher);
+        Self {
+            apart_nanos: i128::from(hasher.finish() % APART_NANOS),
+            ..Self::default()
+        }
+    }
+
     /// What is to be written; `None` when too much was said about the object.
     pub fn decide(&mut self, note: &Note) -> Option<Verdict> {
         let about = About {
@@ -151,8 +167,9 @@ impl Correlator {
         } else {
             (note.message.clone(), Some(note.message.clone()))
         };
+        let (numbers, apart) = (&mut self.numbers, self.apart_nanos);
         let make = || WrittenEvent {
-            name: name_of(note),
+            name: name_of(note, numbers, apart),
             count: 0,
             first: note.at,
         };
@@ -207,11 +224,17 @@ fn seconds_between(before: Timestamp, after: Timestamp) -> f64 {
     after.duration_since(before).as_secs_f64()
 }
 
-/// The object's name, and the time as a number that nothing else has.
-fn name_of(note: &Note) -> String {
+/// The object's name, and the time as a number that nothing else has. Where several things are said of
+/// an object at one moment, as they are while a clock stands still, the number counts up; and other
+/// components begin with another one.
+fn name_of(note: &Note, numbers: &mut Recent<String, i128>, apart: i128) -> String {
     let name = note.about.name.as_deref().unwrap_or_default();
     let name: String = name.chars().take(NAME_CHARS).collect();
-    format!("{name}.{:x}", note.at.as_nanosecond())
+    let now = note.at.as_nanosecond() + apart;
+    let next = numbers.of(name.clone(), || now);
+    let number = now.max(*next);
+    *next = number + 1;
+    format!("{name}.{number:x}")
 }
 
 #[cfg(test)]
@@ -294,7 +317,39 @@ mod tests {
 
     #[test]
     fn a_long_name_leaves_room_for_the_time() {
-        let name = name_of(&note(&"ä".repeat(300), "a", 1_700_000_000));
+        let long = note(&"ä".repeat(300), "a", 1_700_000_000);
+        let name = name_of(&long, &mut Recent::default(), 0);
         assert!(name.chars().count() < 253);
+    }
+
+    #[test]
+    fn what_is_said_at_one_moment_has_a_name_of_its_own() {
+        let mut c = Correlator::default();
+        let mut name = |object: &str, message: &str, at| {
+            let said = c.decide(&note(object, message, at));
+            said.expect("said").name
+        };
+        let second = 1_000_000_000_i64;
+        for (object, message, at, number) in [
+            ("p", "a", 5, 5 * second),
+            ("p", "b", 5, 5 * second + 1),
+            ("q", "a", 5, 5 * second),
+            ("p", "c", 5, 5 * second + 2),
+            // What repeats is one object.
+            ("p", "b", 5, 5 * second + 1),
+            ("p", "d", 6, 6 * second),
+            // A clock that was set back.
+            ("p", "e", 4, 6 * second + 1),
+        ] {
+            let expected = format!("{object}.{number:x}");
+            assert_eq!(name(object, message, at), expected, "{message}");
+        }
+        // What components say at the same moment has other names, too.
+        let of = |source: &str| {
+            let said = Correlator::of(&source).decide(&note("p", "a", 5));
+            said.expect("said").name
+        };
+        assert_ne!(of("default-scheduler"), of("kubelet"));
+        assert_eq!(of("kubelet"), of("kubelet"));
     }
 }

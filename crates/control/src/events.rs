@@ -110,7 +110,8 @@ type Lane = mpsc::Sender<(Note, Verdict)>;
 
 /// What is written into one object goes through one lane: it is made before it is counted up.
 async fn write_all(writer: Arc<Writer>, mut notes: mpsc::Receiver<Note>) {
-    let mut correlator = Correlator::default();
+    let source = &writer.source;
+    let mut correlator = Correlator::of(&(&source.component, &source.host));
     // Most components say little: a lane is made when it is needed.
     let mut lanes: [Option<Lane>; LANES] = [const { None }; LANES];
     while let Some(note) = notes.recv().await {
