@@ -62,11 +62,12 @@ pub fn of(config: &Config, pods: u64) -> Value {
         "systemReserved": {
             "cpu": format!("{}m", c.reserved.cpu_millis),
             "memory": c.reserved.memory_bytes.to_string(),
-            "ephemeral-storage": c.reserved.storage_bytes.to_string(),
         },
         "registerNode": true,
         "podLogsDir": c.log_dir,
     });
+    let storage = json!(c.reserved.storage_bytes.to_string());
+    shown["systemReserved"]["ephemeral-storage"] = storage;
     if let Some(fields) = shown.as_object_mut() {
         fields.extend(numa(c));
         fields.extend(others(c));
@@ -144,6 +145,7 @@ mod tests {
         assert_eq!(shown["nodeStatusReportFrequency"], "5m0s");
         assert_eq!(shown["maxPods"], 110);
         assert_eq!(shown["cpuCFSQuotaPeriod"], "100ms");
+        assert_eq!(shown["systemReserved"]["ephemeral-storage"], "0");
         assert_eq!(shown["topologyManagerPolicy"], "none");
     }
 }
