@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::cpus::policy::Policy;
 use crate::eviction::thresholds::Thresholds;
+use crate::images::provider::Provider;
 use crate::images::verification::Verification;
 use crate::pod::sysctls::Allowed;
 use crate::shutdown::plan::Graceful;
@@ -276,6 +277,8 @@ pub struct Config {
     pub system_logs: SystemLogs,
     /// Which images a pod must prove that it may use.
     pub image_verification: Verification,
+    /// Programs that give credentials for images.
+    pub image_providers: Vec<Provider>,
     /// The most images that the node's status names; none: all.
     pub status_images: Option<usize>,
     /// What the node is called where it was made; empty: nothing is said of it.
@@ -371,6 +374,7 @@ impl Config {
             shutdown: Graceful::default(),
             system_logs: SystemLogs::default(),
             image_verification: Verification::default(),
+            image_providers: Vec::new(),
             status_images: Some(50),
             provider_id: String::new(),
             pods_per_core: None,

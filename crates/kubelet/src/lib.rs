@@ -354,7 +354,18 @@ fn assemble(
         );
     }
     Deps {
-        images: images::Images::new(runtime.clone(), objects.clone(), recorder.clone(), &config),
+        images: images::Images::new(
+            runtime.clone(),
+            objects.clone(),
+            recorder.clone(),
+            images::providers::Providers::new(
+                &config.root_dir,
+                config.image_providers.clone(),
+                client.clone(),
+                tokens.clone(),
+            ),
+            &config,
+        ),
         volumes: volumes::Volumes(volumes::Means {
             pods_dir: config.root_dir.join("pods"),
             objects: objects.clone(),

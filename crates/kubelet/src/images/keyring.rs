@@ -32,29 +32,38 @@ struct Config {
 /// It is not what its type says.
 pub fn entries(data: &Data) -> Result<Vec<(String, Credential)>, String> {
     let value = |key: &str| data.values.get(key).filter(|v| !v.is_empty());
-    // Not the words of the error itself, which hold what was found.
-    let wrong = |e: serde_json::Error| {
-        format!(
-            "no docker config at line {}, column {}",
-            e.line(),
-            e.column()
-        )
-    };
-    let all: BTreeMap<String, Entry> = match data.secret_type.as_str() {
+    match data.secret_type.as_str() {
         "kubernetes.io/dockerconfigjson" => match value(".dockerconfigjson") {
-            Some(bytes) => {
-                serde_json::from_slice::<Config>(bytes)
-                    .map_err(wrong)?
-                    .auths
-            }
-            None => BTreeMap::new(),
+            Some(bytes) => of_config(bytes),
+            None => Ok(Vec::new()),
         },
         "kubernetes.io/dockercfg" => match value(".dockercfg") {
-            Some(bytes) => serde_json::from_slice(bytes).map_err(wrong)?,
-            None => BTreeMap::new(),
+            Some(bytes) => each(serde_json::from_slice(bytes).map_err(wrong)?),
+            None => Ok(Vec::new()),
         },
-        _ => BTreeMap::new(),
-    };
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// The credentials of a docker config (`config.json`), each with the place that it is for.
+///
+/// # Errors
+/// It is none.
+pub fn of_config(bytes: &[u8]) -> Result<Vec<(String, Credential)>, String> {
+    let config: Config = serde_json::from_slice(bytes).map_err(wrong)?;
+    each(config.auths)
+}
+
+/// Not the words of the error itself, which hold what was found.
+fn wrong(e: serde_json::Error) -> String {
+    format!(
+        "no docker config at line {}, column {}",
+        e.line(),
+        e.column()
+    )
+}
+
+fn each(all: BTreeMap<String, Entry>) -> Result<Vec<(String, Credential)>, String> {
     let one = |(server, entry): (String, Entry)| -> Result<_, String> {
         let place = place(&server);
         let credential = credential(server, entry)?;
@@ -85,7 +94,7 @@ fn decoded(auth: &str) -> Option<(String, String)> {
 }
 
 /// Host and path of the registry that a credential names; its API's own beginning is not a path.
-fn place(server: &str) -> String {
+pub(super) fn place(server: &str) -> String {
     let bare = server.strip_prefix("https://");
     let bare = bare.or_else(|| server.strip_prefix("http://"));
     let bare = bare.unwrap_or(server).split(['?', '#']).next();
@@ -122,7 +131,7 @@ pub fn matching<T>(image: &str, mut all: Vec<(String, T)>) -> Vec<T> {
 }
 
 /// An image's name with its registry and without tag and digest.
-fn whole(image: &str) -> String {
+pub(super) fn whole(image: &str) -> String {
     let bare = super::verification::bare(image);
     match bare.split_once('/') {
         Some((first, rest)) if first == DOCKER => format!("docker.io/{rest}"),

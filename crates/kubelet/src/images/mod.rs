@@ -3,6 +3,8 @@
 
 pub mod gc;
 pub mod keyring;
+pub mod provider;
+pub mod providers;
 pub mod pulled;
 pub mod verification;
 
@@ -14,6 +16,7 @@ use clock::Instant;
 use host::runtime::{Credential, Image, Runtime, SandboxSpec};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use parking_lot::Mutex;
+use providers::{Found, Providers};
 use pulled::{Proof, Pulled};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
@@ -67,6 +70,8 @@ pub struct Images {
     runtime: Arc<dyn Runtime>,
     objects: Arc<Objects>,
     recorder: Recorder,
+    /// Credentials beside pods' secrets.
+    providers: Providers,
     /// When images came and were used last.
     pub(crate) ages: Mutex<gc::Ages>,
     /// Who may use what is here.
@@ -82,6 +87,7 @@ impl Images {
         runtime: Arc<dyn Runtime>,
         objects: Arc<Objects>,
         recorder: Recorder,
+        providers: Providers,
         config: &Config,
     ) -> Self {
         let places = config.parallel_pulls.and_then(|n| usize::try_from(n).ok());
@@ -91,6 +97,7 @@ impl Images {
             runtime,
             objects,
             recorder,
+            providers,
             ages: Mutex::default(),
         }
     }
@@ -222,7 +229,7 @@ impl Images {
             return true;
         }
         let own = self.credentials(pod, name).await;
-        let own: Vec<Proof> = own.into_iter().map(|(proof, _)| proof).collect();
+        let own: Vec<Proof> = own.into_iter().filter_map(|(proof, _)| proof).collect();
         self.pulled.may_use(name, &image.id, &own)
     }
 
@@ -266,7 +273,7 @@ impl Images {
                 Ok(pulled) => {
                     let found = self.runtime.image(&pulled).await;
                     let found = found.map_err(|e| e.to_string())?;
-                    let found = found.map(|image| (image, proof));
+                    let found = found.map(|image| (image, proof.flatten()));
                     return found
                         .ok_or_else(|| format!("image {name} is not there after its pull"));
                 }
@@ -276,9 +283,9 @@ impl Images {
         Err(last)
     }
 
-    /// The pod's credentials for an image, those that fit best first. Without a secret that cannot be
-    /// read the image may come all the same.
-    async fn credentials(&self, pod: &Pod, image: &str) -> Vec<(Proof, Credential)> {
+    /// Credentials for an image: the pod's own, those that fit best first, then the node's. Without a
+    /// secret that cannot be read the image may come all the same.
+    async fn credentials(&self, pod: &Pod, image: &str) -> Vec<Found> {
         let (mut all, mut failed) = (Vec::new(), Vec::new());
         let named = spec::of(pod).image_pull_secrets.iter().flatten();
         for secret in named.filter(|s| !s.name.is_empty()) {
@@ -289,8 +296,9 @@ impl Images {
             };
             let data = self.objects.get(&key).await.map_err(|e| e.to_string());
             let found = data.and_then(|data| {
-                let proved =
-                    |(place, c): (String, Credential)| (place, (Proof::of(&key, &data.uid, &c), c));
+                let proved = |(place, c): (String, Credential)| {
+                    (place, (Some(Proof::of(&key, &data.uid, &c)), c))
+                };
                 Ok(keyring::entries(&data)?
                     .into_iter()
                     .map(proved)
@@ -318,7 +326,9 @@ impl Images {
             self.recorder
                 .pod(pod, None, Severity::Warning, reason, text);
         }
-        keyring::matching(image, all)
+        let mut all = keyring::matching(image, all);
+        all.extend(self.providers.credentials(pod, image).await);
+        all
     }
 }
 
@@ -377,10 +387,12 @@ mod tests {
         let clock = Clock::virtual_from(jiff::Timestamp::UNIX_EPOCH);
         let mut config = Config::new("node", "192.0.2.1".parse().unwrap());
         config.root_dir = dir.path().to_owned();
+        let tokens = Arc::new(crate::volumes::tokens::Tokens::new(client.clone(), clock));
         let images = Images::new(
             Arc::new(host::runtime::fake::Fake::new(0)),
             Arc::new(Objects::new(client.clone(), Random::seeded(1))),
-            Recorder::start(client, "node", clock),
+            Recorder::start(client.clone(), "node", clock),
+            Providers::new(dir.path(), Vec::new(), client.clone(), tokens),
             &config,
         );
         let of = async |names: &[&str]| {

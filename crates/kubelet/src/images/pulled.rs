@@ -1,6 +1,6 @@
 //! Who may use an image that is here: what was pulled with a secret is for pods that have the secret,
-//! or another one that the registry takes; what was pulled without one, or came here otherwise, is
-//! for all. Noted on the disk in upstream's form and folders, so that it holds for the next kubelet.
+//! or another one that the registry takes, what was pulled for a service account for its pods; what was
+//! pulled without either, or came here otherwise, is for all. Noted on the disk in upstream's form and folders, so that it holds for the next kubelet.
 
 use super::verification::{Verification, bare};
 use crate::objects::Key;
@@ -14,17 +14,39 @@ use std::path::{Path, PathBuf};
 
 /// The folder below the kubelet's; upstream's.
 const FOLDER: &str = "image_manager";
-/// The most secrets that are noted for an image; upstream's. Pods with others prove theirs by a pull.
+/// The most secrets, and service accounts, that are noted for an image; upstream's. Pods with others prove
+/// theirs by a pull.
 const MOST_SECRETS: usize = 100;
+
+/// Whose credential it is by which an image came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// A secret's.
+    Secret(SecretProof),
+    /// One that a provider gave for a token of this service account.
+    Account(AccountProof),
+}
 
 /// A secret's credential, as it is noted: nothing of it can be used to pull.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Proof {
+pub struct SecretProof {
     uid: String,
     namespace: String,
     name: String,
     credential_hash: String,
+}
+
+/// A service account.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AccountProof {
+    /// Which of that name.
+    pub uid: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
 }
 
 impl Proof {
@@ -43,14 +65,16 @@ impl Proof {
             password.len(),
             server.len()
         );
-        Self {
+        Self::Secret(SecretProof {
             uid: uid.to_owned(),
             namespace: secret.namespace.clone(),
             name: secret.name.clone(),
             credential_hash: hex(text.as_bytes()),
-        }
+        })
     }
+}
 
+impl SecretProof {
     fn is_same_secret(&self, other: &Self) -> bool {
         (&self.uid, &self.namespace, &self.name) == (&other.uid, &other.namespace, &other.name)
     }
@@ -60,7 +84,9 @@ impl Proof {
 #[serde(rename_all = "camelCase", default)]
 struct Credentials {
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    kubernetes_secrets: Vec<Proof>,
+    kubernetes_secrets: Vec<SecretProof>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    kubernetes_service_accounts: Vec<AccountProof>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     node_pods_accessible: bool,
 }
@@ -89,14 +115,18 @@ impl Record {
         let Some(known) = self.credential_mapping.get(bare(image)) else {
             return false;
         };
-        let proves = |p: &Proof| {
-            let mut all = known.kubernetes_secrets.iter();
-            all.any(|k| k.credential_hash == p.credential_hash || k.is_same_secret(p))
+        let proves = |p: &Proof| match p {
+            Proof::Secret(p) => {
+                let mut all = known.kubernetes_secrets.iter();
+                all.any(|k| k.credential_hash == p.credential_hash || k.is_same_secret(p))
+            }
+            Proof::Account(p) => known.kubernetes_service_accounts.contains(p),
         };
         known.node_pods_accessible || own.iter().any(proves)
     }
 
-    /// Notes who pulled it; none: no secret was needed.
+    /// Notes who pulled it; none: all pods of the node may have it, since no credential was needed, or it
+    /// was the node's.
     fn note(&mut self, image: &str, by: Option<&Proof>) {
         let known = self.credential_mapping.entry(bare(image).to_owned());
         let known = known.or_default();
@@ -104,14 +134,21 @@ impl Record {
             None => {
                 known.node_pods_accessible = true;
                 known.kubernetes_secrets.clear();
+                known.kubernetes_service_accounts.clear();
             }
             Some(_) if known.node_pods_accessible => {}
-            Some(proof) => {
+            Some(Proof::Secret(proof)) => {
                 known
                     .kubernetes_secrets
                     .retain(|k| !k.is_same_secret(proof));
                 known.kubernetes_secrets.insert(0, proof.clone());
                 known.kubernetes_secrets.truncate(MOST_SECRETS);
+            }
+            Some(Proof::Account(proof)) => {
+                let accounts = &mut known.kubernetes_service_accounts;
+                accounts.retain(|k| k != proof);
+                accounts.insert(0, proof.clone());
+                accounts.truncate(MOST_SECRETS);
             }
         }
     }
@@ -199,7 +236,7 @@ impl Pulled {
         folder::remove_file(&self.intents().join(file_of(image)));
     }
 
-    /// An image was pulled; `by` nobody's secret, or this one.
+    /// An image was pulled; `by` nobody's credential, or this one's.
     pub fn note(&self, image: &str, image_ref: &str, by: Option<&Proof>) -> io::Result<()> {
         let (folder, file) = (self.records(), file_of(image_ref));
         // Of what cannot be read nothing is believed.
@@ -283,6 +320,29 @@ mod tests {
         assert!(!pulled.may_use(alias, "id-1", &[]));
         pulled.forget_others(&pulled.noted(), &HashSet::new());
         assert!(pulled.may_use(alias, "id-1", &[]));
+    }
+
+    #[test]
+    fn what_was_pulled_for_an_account_is_for_its_pods() {
+        let dir = tempfile::tempdir().unwrap();
+        let pulled = Pulled::new(dir.path(), Verification::default());
+        let account = |uid: &str| {
+            Proof::Account(AccountProof {
+                uid: uid.into(),
+                namespace: "a".into(),
+                name: "builder".into(),
+            })
+        };
+        let image = "reg.io/app:1";
+        pulled.note(image, "id-1", Some(&account("1"))).unwrap();
+        let may = |own: &[Proof]| pulled.may_use(image, "id-1", own);
+        assert!(may(&[account("1")]));
+        // One of that name that was made later is another one.
+        assert!(!may(&[]) && !may(&[account("2")]) && !may(&[proof("a", "1", "good")]));
+        pulled
+            .note(image, "id-1", Some(&proof("a", "1", "good")))
+            .unwrap();
+        assert!(may(&[account("1")]) && may(&[proof("a", "1", "good")]));
     }
 
     #[test]

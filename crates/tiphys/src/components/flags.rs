@@ -1,7 +1,7 @@
 //! Flags of components that run alone or within other programs; they have upstream's names.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -10,6 +10,7 @@ use clap::{Args, ValueEnum};
 use control::lease::Times;
 use controllers::load_balancer::{Pool, Reserved, Source};
 use controllers::nodes::cidr::{NODE_PREFIX_IPV4, NODE_PREFIX_IPV6};
+use kubelet::images::provider::{self, Provider};
 
 use super::autoscaling::AutoscalingFlags;
 use super::scheduling::SchedulerFile;
@@ -235,6 +236,23 @@ pub struct KubeletFlags {
     /// [default: `volumes` in the node's data directory].
     #[arg(long, overrides_with = "local_volumes_dir")]
     local_volumes_dir: Option<PathBuf>,
+    /// A CredentialProviderConfig of kubelet.config.k8s.io, in YAML or JSON, or a folder of some: which
+    /// programs give credentials for images.
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "image_credential_provider_bin_dir",
+        overrides_with = "image_credential_provider_config"
+    )]
+    image_credential_provider_config: Option<PathBuf>,
+    /// The folder of these programs.
+    #[arg(
+        long,
+        value_name = "DIR",
+        requires = "image_credential_provider_config",
+        overrides_with = "image_credential_provider_bin_dir"
+    )]
+    image_credential_provider_bin_dir: Option<PathBuf>,
 }
 
 impl KubeletFlags {
@@ -265,6 +283,13 @@ impl KubeletFlags {
         if let Some(dir) = &self.local_volumes_dir {
             config.local_volumes = Some(dir.clone()).filter(|d| d.as_os_str() != "none");
         }
+        let (file, programs) = (
+            &self.image_credential_provider_config,
+            &self.image_credential_provider_bin_dir,
+        );
+        if let (Some(file), Some(programs)) = (file, programs) {
+            config.image_providers = credential_providers(file, programs)?;
+        }
         Ok(())
     }
 
@@ -272,27 +297,61 @@ impl KubeletFlags {
     fn files(&self) -> Result<kubelet::kubelet_configuration::Configuration> {
         let mut paths: Vec<PathBuf> = self.configuration.iter().cloned().collect();
         if let Some(dir) = &self.configuration_dir {
-            let reading = || format!("reading {}", dir.display());
-            let mut all = std::fs::read_dir(dir).with_context(reading)?;
-            let mut more = all.try_fold(Vec::new(), |mut all, entry| {
-                all.push(entry?.path());
-                Ok::<_, std::io::Error>(all)
-            })?;
-            more.retain(|path| path.extension().is_some_and(|e| e == "conf"));
-            more.sort();
-            paths.extend(more);
+            paths.extend(files_in(dir, &["conf"])?);
         }
         let mut out = kubelet::kubelet_configuration::Configuration::default();
         for path in paths {
             let fault = || format!("the kubelet's configuration {}", path.display());
-            let decoded = schema::decode::yaml(read(&path)?.as_bytes()).with_context(fault)?;
-            if let Some(problem) = decoded.problems.first() {
-                anyhow::bail!("{}: {problem}", fault());
-            }
-            out.add(decoded.value).with_context(fault)?;
+            let value = value_in(&path).with_context(fault)?;
+            out.add(value).with_context(fault)?;
         }
         Ok(out)
     }
+}
+
+/// The files of a folder whose names end so, in the order of their names.
+fn files_in(dir: &Path, endings: &[&str]) -> Result<Vec<PathBuf>> {
+    let reading = || format!("reading {}", dir.display());
+    let all = std::fs::read_dir(dir).with_context(reading)?;
+    let paths = all.map(|entry| Ok(entry?.path()));
+    let mut paths: Vec<PathBuf> = paths
+        .collect::<std::io::Result<_>>()
+        .with_context(reading)?;
+    let ends = |path: &PathBuf| {
+        let ending = path.extension().and_then(|e| e.to_str());
+        ending.is_some_and(|e| endings.contains(&e))
+    };
+    paths.retain(ends);
+    paths.sort();
+    Ok(paths)
+}
+
+/// What a file of YAML or JSON says.
+fn value_in(path: &Path) -> Result<serde_json::Value> {
+    let decoded = schema::decode::yaml(read(path)?.as_bytes())?;
+    if let Some(problem) = decoded.problems.first() {
+        bail!("{problem}");
+    }
+    Ok(decoded.value)
+}
+
+/// The programs that give credentials for images, as a file says, or those of a folder together.
+fn credential_providers(file: &Path, programs: &Path) -> Result<Vec<Provider>> {
+    let fault = || format!("the credential providers of {}", file.display());
+    let paths = if file.is_dir() {
+        files_in(file, &["json", "yaml", "yml"])?
+    } else {
+        vec![file.to_owned()]
+    };
+    let values: Result<Vec<_>> = paths.iter().map(|path| value_in(path)).collect();
+    let all = provider::read(&values.with_context(fault)?, programs);
+    let all = all.map_err(anyhow::Error::msg).with_context(fault)?;
+    for one in &all {
+        if !one.program.is_file() {
+            bail!("{}: there is no program {}", fault(), one.program.display());
+        }
+    }
+    Ok(all)
 }
 
 /// Where a node's Services answer.
