@@ -1,13 +1,22 @@
 //! What may be written into the status of a pod, mostly by its kubelet.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::net::IpAddr;
 
 use api::{FieldError, FieldPath};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::parts::by_name;
-use crate::check::{Errors, at, dns_subdomain, has, int, invalid, items, items_mut, set, text};
+use crate::check::{
+    Errors, at, dns_label, dns_subdomain, has, int, invalid, items, items_mut, one_of, set, text,
+};
 use crate::strategies::containers;
+
+const AGAIN: &str = "may not be transitioned to non-terminated state";
+/// Where a container's status says how its devices are.
+const HEALTH: &str = "allocatedResourcesStatus";
+/// Bytes of what is said of a device's health.
+const LONGEST_MESSAGE: usize = 1024;
 
 /// Checks a write of the status.
 pub fn update(obj: &Value, old: &Value) -> Errors {
@@ -31,6 +40,12 @@ pub fn update(obj: &Value, old: &Value) -> Errors {
         generation(&mut errs, &path.child("conditions").index(i), condition);
     }
     claims(&mut errs, &path.child("resourceClaimStatuses"), new, spec);
+    extended(
+        &mut errs,
+        &path.child("extendedResourceClaimStatus"),
+        new,
+        spec,
+    );
     if !containers::all_may_restart(spec) {
         for (field, list) in [
             ("containerStatuses", "containers"),
@@ -39,12 +54,208 @@ pub fn update(obj: &Value, old: &Value) -> Errors {
             restarts(&mut errs, &path.child(field), spec, list, (new, was), field);
         }
     }
+    let field = "ephemeralContainerStatuses";
+    let now = by_name(items(new, field));
+    for (i, was) in items(was, field).iter().enumerate() {
+        let runs = now.get(text(was, "name")).is_some_and(|s| !has_ended(s));
+        if runs && has_ended(was) {
+            let path = path.child(field).index(i).child("state");
+            errs.push(FieldError::forbidden(&path, AGAIN));
+        }
+    }
     for field in ["podIPs", "hostIPs"] {
-        for (i, ip) in items(new, field).iter().enumerate() {
-            crate::check::ip(&mut errs, &path.child(field).index(i), text(ip, "ip"));
+        addresses(&mut errs, &path.child(field), items(new, field));
+    }
+    if let Some(first) = items(new, "hostIPs").first().map(|ip| text(ip, "ip"))
+        && first != text(new, "hostIP")
+    {
+        let path = path.child("hostIPs").index(0).child("ip");
+        let why = "must be equal to `hostIP`";
+        errs.push(FieldError::invalid_str(&path, first, why));
+    }
+    for (field, list) in [
+        ("containerStatuses", Some("containers")),
+        ("initContainerStatuses", Some("initContainers")),
+        ("ephemeralContainerStatuses", None),
+    ] {
+        for (i, container) in items(new, field).iter().enumerate() {
+            let path = path.child(field).index(i);
+            user(&mut errs, &path.child("user"), container, spec);
+            let resources = items(container, HEALTH);
+            if resources.is_empty() {
+                continue;
+            }
+            let path = path.child(HEALTH);
+            if let Some(list) = list {
+                let is_it = |c: &&Value| text(c, "name") == text(container, "name");
+                let of_spec = items(spec, list).iter().find(is_it);
+                health(&mut errs, &path, resources, of_spec);
+            } else {
+                let why = "must not be specified in container status";
+                errs.push(FieldError::forbidden(&path, why));
+            }
         }
     }
     errs
+}
+
+fn has_ended(container: &Value) -> bool {
+    has(at(container, "state"), "terminated")
+}
+
+/// Addresses of a pod or of its node: one, or one of each family.
+fn addresses(errs: &mut Errors, path: &FieldPath, all: &[Value]) {
+    let mut parsed = Vec::new();
+    for (i, one) in all.iter().enumerate() {
+        let one = text(one, "ip");
+        crate::check::ip(errs, &path.index(i), one);
+        parsed.extend(one.parse::<IpAddr>().ok());
+    }
+    let families: BTreeSet<bool> = parsed.iter().map(IpAddr::is_ipv6).collect();
+    // Of what is no address, that is said already.
+    if all.len() > 1 && parsed.len() == all.len() && families.len() != all.len() {
+        let why = "may specify no more than one IP for each IP family";
+        invalid(errs, path, &json!(all), why);
+    }
+}
+
+/// As whom a container runs.
+fn user(errs: &mut Errors, path: &FieldPath, container: &Value, spec: &Value) {
+    let linux = at(at(container, "user"), "linux");
+    if linux.is_null() {
+        return;
+    }
+    let path = path.child("linux");
+    if text(at(spec, "os"), "name") == "windows" {
+        let why = "cannot be set for a windows pod";
+        errs.push(FieldError::forbidden(&path, why));
+        return;
+    }
+    let mut id = |path: &FieldPath, id: &Value| {
+        let is_one = |n: i64| (0..=i64::from(i32::MAX)).contains(&n);
+        if id.as_i64().is_some_and(|n| !is_one(n)) {
+            let why = "must be between 0 and 2147483647, inclusive";
+            invalid(errs, path, id, why);
+        }
+    };
+    for field in ["uid", "gid"] {
+        id(&path.child(field), at(linux, field));
+    }
+    let field = "supplementalGroups";
+    for (i, group) in items(linux, field).iter().enumerate() {
+        id(&path.child(field).index(i), group);
+    }
+}
+
+/// How the devices of a container are: those that it asks for, each once.
+fn health(errs: &mut Errors, path: &FieldPath, resources: &[Value], of_spec: Option<&Value>) {
+    for (i, all) in resources.iter().enumerate() {
+        let path = path.index(i);
+        // A container that nobody knows is upstream's to ignore, too.
+        if let Some(why) =
+            of_spec.and_then(|c| not_asked_for(at(c, "resources"), text(all, "name")))
+        {
+            let name = text(all, "name");
+            errs.push(FieldError::invalid_str(&path.child("name"), name, why));
+        }
+        let mut seen = HashSet::new();
+        for (j, device) in items(all, "resources").iter().enumerate() {
+            let path = path.child("resources").index(j);
+            let words = ["Healthy", "Unhealthy", "Unknown"];
+            one_of(errs, &path.child("health"), text(device, "health"), &words);
+            if has(device, "message") {
+                let (path, message) = (path.child("message"), text(device, "message"));
+                if message.is_empty() {
+                    let why = "must be non-empty if specified";
+                    errs.push(FieldError::required(&path, why));
+                } else if message.len() > LONGEST_MESSAGE {
+                    errs.push(FieldError::too_long(&path, LONGEST_MESSAGE));
+                }
+            }
+            let id = text(device, "resourceID");
+            if !seen.insert(id) {
+                errs.push(FieldError::duplicate(&path.child("resourceID"), &id.into()));
+            }
+        }
+    }
+}
+
+/// Why a container with these resources has nothing of this name.
+fn not_asked_for(resources: &Value, name: &str) -> Option<&'static str> {
+    let Some(claim) = name.strip_prefix("claim:") else {
+        let asked = at(resources, "requests").get(name).is_some();
+        return (!asked).then_some("must match one of the container's resource requests");
+    };
+    let asked = items(resources, "claims")
+        .iter()
+        .any(|c| match text(c, "request") {
+            "" => claim == text(c, "name"),
+            request => claim.split_once('/') == Some((text(c, "name"), request)),
+        });
+    (!asked).then_some(
+        "must match one of the container's resource claims in a format 'claim:<claimName>/<request>' \
+         or 'claim:<claimName>' if request is empty",
+    )
+}
+
+/// The claim that was made for what a pod asks for as extended resources.
+fn extended(errs: &mut Errors, path: &FieldPath, status: &Value, spec: &Value) {
+    let made = at(status, "extendedResourceClaimStatus");
+    if made.is_null() {
+        return;
+    }
+    let mut of_spec = by_name(items(spec, "initContainers"));
+    of_spec.extend(by_name(items(spec, "containers")));
+    let (mappings, of_mappings) = (
+        items(made, "requestMappings"),
+        path.child("requestMappings"),
+    );
+    if mappings.is_empty() {
+        let why = "at least one request mapping is required";
+        errs.push(FieldError::required(&of_mappings, why));
+    }
+    let mut seen = HashSet::new();
+    let fields = ["containerName", "resourceName", "requestName"];
+    for (i, mapping) in mappings.iter().enumerate() {
+        let at_mapping = of_mappings.index(i);
+        let names = fields.map(|field| text(mapping, field));
+        let [container, resource, request] = names;
+        let mut wrong = |field: &str, name: &str, why: &str| {
+            errs.push(FieldError::invalid_str(&at_mapping.child(field), name, why));
+        };
+        match of_spec.get(container) {
+            None => wrong(
+                "containerName",
+                container,
+                "must match the name of an entry in spec.initContainers.name or spec.containers.name",
+            ),
+            Some(c) if at(at(c, "resources"), "requests").get(resource).is_none() => wrong(
+                "resourceName",
+                resource,
+                "must match the extended resource name of an entry in \
+                 spec.initContainers.resources.requests or spec.containers.resources.requests",
+            ),
+            Some(_) => {}
+        }
+        // Upstream names the field without the mapping's place.
+        dns_label(errs, &path.child("requestName"), request);
+        if !seen.insert(names) {
+            for (field, name) in fields.iter().zip(names) {
+                errs.push(FieldError::duplicate(
+                    &at_mapping.child(field),
+                    &name.into(),
+                ));
+            }
+        }
+    }
+    let (path, name) = (
+        path.child("resourceClaimName"),
+        text(made, "resourceClaimName"),
+    );
+    match name {
+        "" => errs.push(FieldError::required(&path, "")),
+        name => dns_subdomain(errs, &path, name),
+    }
 }
 
 const GENERATION: &str = "observedGeneration";
@@ -112,16 +323,14 @@ fn restarts(
     let (new, of_spec) = (by_name(items(new, field)), by_name(items(spec, list)));
     for (i, was) in items(old, field).iter().enumerate() {
         let name = text(was, "name");
-        let ended = |s: &Value| has(at(s, "state"), "terminated");
-        if !ended(was) || new.get(name).is_none_or(|now| ended(now)) {
+        if !has_ended(was) || new.get(name).is_none_or(|now| has_ended(now)) {
             continue;
         }
         let code = at(at(at(was, "state"), "terminated"), "exitCode");
         let code = code.as_i64().unwrap_or(0);
         let container = of_spec.get(name);
         if !container.is_some_and(|c| containers::may_restart(spec, c, code)) {
-            let why = "may not be transitioned to non-terminated state";
-            errs.push(FieldError::forbidden(&path.index(i).child("state"), why));
+            errs.push(FieldError::forbidden(&path.index(i).child("state"), AGAIN));
         }
     }
 }
@@ -129,7 +338,6 @@ fn restarts(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn what_a_status_says_of_nodes_generations_and_claims_is_checked() {
@@ -168,6 +376,158 @@ mod tests {
                 "status.resourceClaimStatuses[2].name: Invalid value: \"x\": must match the name of an entry in `spec.resourceClaims`",
             ]
         );
+    }
+
+    fn said(spec: &Value, new: Value, old: Value) -> Vec<String> {
+        let of = |status: Value| json!({ "spec": spec, "status": status });
+        let errs = update(&of(new), &of(old));
+        errs.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn addresses_are_one_of_each_family() {
+        let of = |all: &[&str]| {
+            let all: Vec<Value> = all.iter().map(|ip| json!({ "ip": ip })).collect();
+            said(&json!({}), json!({ "podIPs": all }), json!({}))
+        };
+        assert_eq!(of(&["10.0.0.1", "fd00::1"]), Vec::<String>::new());
+        assert_eq!(of(&["fd00::1"]), Vec::<String>::new());
+        for wrong in [
+            &["10.0.0.1", "10.0.0.2"][..],
+            &["10.0.0.1", "fd00::1", "fd00::2"],
+        ] {
+            let text = of(wrong).join("; ");
+            assert!(text.starts_with("status.podIPs: Invalid value: "), "{text}");
+            assert!(
+                text.ends_with("may specify no more than one IP for each IP family"),
+                "{text}"
+            );
+        }
+        let text = of(&["x"]).join("; ");
+        assert!(
+            text.starts_with("status.podIPs[0]: Invalid value: \"x\""),
+            "{text}"
+        );
+        let hosts = json!({ "hostIP": "10.0.0.2", "hostIPs": [{ "ip": "10.0.0.1" }] });
+        assert_eq!(
+            said(&json!({}), hosts, json!({})),
+            ["status.hostIPs[0].ip: Invalid value: \"10.0.0.1\": must be equal to `hostIP`"]
+        );
+    }
+
+    #[test]
+    fn what_ended_to_look_into_a_pod_does_not_begin_again() {
+        let of = |state: &str| {
+            let state: Value = json!({ state: {} });
+            json!({ "ephemeralContainerStatuses": [{ "name": "e", "state": state }] })
+        };
+        let spec = json!({ "restartPolicy": "Always" });
+        assert_eq!(
+            said(&spec, of("running"), of("terminated")),
+            [
+                "status.ephemeralContainerStatuses[0].state: Forbidden: may not be transitioned to non-terminated state"
+            ]
+        );
+        assert!(said(&spec, of("terminated"), of("running")).is_empty());
+        assert!(said(&spec, json!({}), of("terminated")).is_empty());
+    }
+
+    #[test]
+    fn devices_are_those_of_the_container_and_healthy_or_not() {
+        let spec = json!({ "restartPolicy": "Always", "containers": [{ "name": "c", "resources": {
+            "requests": { "x.io/d": "1" },
+            "claims": [{ "name": "own", "request": "r" }, { "name": "all" }] } }] });
+        let of = |name: &str, device: Value| {
+            let all = json!([{ "name": name, "resources": [device] }]);
+            let container = json!({ "name": "c", "allocatedResourcesStatus": all });
+            said(
+                &spec,
+                json!({ "containerStatuses": [container] }),
+                json!({}),
+            )
+        };
+        let good = json!({ "resourceID": "0", "health": "Unknown" });
+        for name in ["x.io/d", "claim:own/r", "claim:all"] {
+            assert_eq!(of(name, good.clone()), Vec::<String>::new(), "{name}");
+        }
+        for name in ["x.io/e", "claim:own", "claim:own/s", "claim:all/r"] {
+            let text = of(name, good.clone()).join("; ");
+            assert!(
+                text.contains("must match one of the container's"),
+                "{name}: {text}"
+            );
+        }
+        let at = "status.containerStatuses[0].allocatedResourcesStatus[0].resources[0]";
+        let silent = json!({ "resourceID": "0", "health": "Ill", "message": "" });
+        assert_eq!(
+            of("x.io/d", silent),
+            [
+                format!(
+                    "{at}.health: Unsupported value: \"Ill\": supported values: \"Healthy\", \"Unhealthy\", \"Unknown\""
+                ),
+                format!("{at}.message: Required value: must be non-empty if specified"),
+            ]
+        );
+        let ephemeral = json!({ "ephemeralContainerStatuses": [
+            { "name": "e", "allocatedResourcesStatus": [{ "name": "x.io/d" }] }] });
+        assert_eq!(
+            said(&spec, ephemeral, json!({})),
+            [
+                "status.ephemeralContainerStatuses[0].allocatedResourcesStatus: Forbidden: must not be specified in container status"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_container_runs_as_somebody_who_can_be() {
+        let of = |os: &str, user: Value| {
+            let spec = json!({ "restartPolicy": "Always", "os": { "name": os } });
+            let container = json!({ "name": "c", "user": { "linux": user } });
+            said(
+                &spec,
+                json!({ "containerStatuses": [container] }),
+                json!({}),
+            )
+        };
+        let good = json!({ "uid": 0, "gid": 1, "supplementalGroups": [2] });
+        assert!(of("linux", good.clone()).is_empty());
+        let at = "status.containerStatuses[0].user.linux";
+        let why = "must be between 0 and 2147483647, inclusive";
+        assert_eq!(
+            of(
+                "linux",
+                json!({ "uid": -1, "gid": 1, "supplementalGroups": [-2] })
+            ),
+            [
+                format!("{at}.uid: Invalid value: -1: {why}"),
+                format!("{at}.supplementalGroups[0]: Invalid value: -2: {why}"),
+            ]
+        );
+        assert_eq!(
+            of("windows", good),
+            [format!("{at}: Forbidden: cannot be set for a windows pod")]
+        );
+    }
+
+    #[test]
+    fn a_claim_of_extended_resources_names_who_asks_for_what() {
+        let spec = json!({ "restartPolicy": "Always", "containers": [
+            { "name": "c", "resources": { "requests": { "x.io/d": "1" } } }] });
+        let mapping = |container: &str, resource: &str| {
+            json!({ "containerName": container, "resourceName": resource,
+                "requestName": "container-0-request-0" })
+        };
+        let of = |mappings: Value| {
+            let made = json!({ "resourceClaimName": "p-e", "requestMappings": mappings });
+            let status = json!({ "extendedResourceClaimStatus": made });
+            said(&spec, status, json!({})).len()
+        };
+        assert_eq!(of(json!([mapping("c", "x.io/d")])), 0);
+        assert_eq!(of(json!([mapping("c", "x.io/e")])), 1);
+        assert_eq!(of(json!([mapping("d", "x.io/d")])), 1);
+        assert_eq!(of(json!([])), 1);
+        let twice = json!([mapping("c", "x.io/d"), mapping("c", "x.io/d")]);
+        assert_eq!(of(twice), 3);
     }
 
     #[test]
