@@ -237,8 +237,8 @@ mod tests {
             ("scale/secret/w=1", "scale a deployment"),
             ("scale/ds/w=1", "a DaemonSet has a pod on each"),
             ("scale/sts/w", "say how many pods"),
-            ("scale/deploy/w=-1", "\"-1\" is no number of pods"),
-            ("scale/job/w=many", "\"many\" is no number of pods"),
+            ("scale/deploy/w=-1", "\"-1\" is not a number of pods"),
+            ("scale/job/w=many", "\"many\" is not a number of pods"),
             ("scale/rs/w=200001", "200000 pods at most"),
         ] {
             let error = bad.parse::<Change>().expect_err(bad).to_string();

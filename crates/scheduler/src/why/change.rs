@@ -79,7 +79,7 @@ impl FromStr for Change {
                 let name = named(name)?;
                 let replicas = number.parse::<usize>();
                 let replicas =
-                    replicas.map_err(|_| not(format!("{number:?} is no number of pods")))?;
+                    replicas.map_err(|_| not(format!("{number:?} is not a number of pods")))?;
                 if replicas > MOST_PODS {
                     return Err(not(format!("it may be {MOST_PODS} pods at most")));
                 }
