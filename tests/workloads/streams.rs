@@ -138,9 +138,11 @@ pub fn a_running_container_is_attached_to(cx: &Context) -> Result<()> {
             ".status.containerStatuses[0].state.terminated.exitCode"
         )? == "3"
     );
-    // It waits for its input, so that it cannot end before kubectl is attached.
+    // It waits for its input, so that it cannot end before kubectl is attached, and says it more than
+    // once.
+    let program = "text=$(cat); for n in 1 2 3; do echo $text; sleep 1; done";
     let line = format!(
-        "run quick --image={} --restart=Never --rm -i --command -- cat",
+        "run quick --image={} --restart=Never --rm -i --command -- sh -c '{program}'",
         tests::BUSYBOX
     );
     let ran = cx.run_with(&line, "from inside\n")?;

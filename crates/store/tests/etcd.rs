@@ -52,6 +52,16 @@ async fn commit_at_last(store: &Etcd, txn: &Txn) -> Revision {
     }
 }
 
+/// The same of a read: the members may choose a leader once more.
+async fn read_at_last<T>(read: impl AsyncFn() -> Result<T, StoreError>) -> T {
+    loop {
+        match read().await {
+            Err(StoreError::Unavailable(_)) => {}
+            answered => return answered.expect("a read"),
+        }
+    }
+}
+
 /// What one writer knows in the end: of each of its keys the acknowledged value, and of writes
 /// without an answer the value that may be there, too.
 #[derive(Default)]
@@ -149,10 +159,7 @@ async fn nothing_is_lost_while(
         known.push(writer.await.expect("writer"));
     }
     let end = commit_at_last(&store, &put("end", "1")).await;
-    let page = store
-        .range(bytes(""), bytes(""), 0, end)
-        .await
-        .expect("range");
+    let page = read_at_last(async || store.range(bytes(""), bytes(""), 0, end).await).await;
     let there: BTreeMap<_, _> = page
         .items
         .into_iter()
@@ -283,7 +290,8 @@ async fn without_a_majority_there_are_errors_and_with_it_all_is_well() {
     assert!(matches!(again, Err(ConnectError::Unready(_))), "{again:?}");
     cluster.launch(1);
     let last = commit_at_last(&store, &put("a", "3")).await;
-    let a = store.get(bytes("a"), 0).await.expect("get").expect("a");
+    let a = read_at_last(async || store.get(bytes("a"), 0).await).await;
+    let a = a.expect("a");
     assert_eq!((a.value, a.mod_revision), (bytes("3"), last));
     let mut at = first;
     while at < last {
