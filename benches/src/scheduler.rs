@@ -163,17 +163,26 @@ async fn meanwhile(
 /// wait are bound beside that; those that are opened afterwards would be measured with all of it.
 async fn nodes_are_known(client: &Client, nodes: u64) -> Result<()> {
     let (begun, wanted) = (Instant::now(), usize::try_from(nodes)?);
+    let mut before = None;
     loop {
         let list = client.must(0, LoadRequest::get("/api/v1/nodes")).await?;
         let items = list["items"].as_array().context("no items")?;
         let known = |n: &&Value| n["metadata"]["annotations"].get(FIRST_OF_NODES).is_some();
         let count = items.iter().filter(known).count();
-        if count >= wanted {
+        let revision = |n: &Value| {
+            n["metadata"]["resourceVersion"]
+                .as_str()?
+                .parse::<u64>()
+                .ok()
+        };
+        let latest = items.iter().filter_map(revision).max();
+        if count >= wanted && latest == before {
             return Ok(());
         }
         if begun.elapsed() > PATIENCE {
-            bail!("only {count} of {nodes} nodes have {FIRST_OF_NODES}");
+            bail!("{count} of {nodes} nodes have {FIRST_OF_NODES}, the last at {latest:?}");
         }
+        before = latest;
         tokio::time::sleep(LOOK).await;
     }
 }
