@@ -346,7 +346,12 @@ impl Core {
             .collect();
         for other in &displaced {
             self.end_nomination(&other.uid);
+            // What it asks for from now on takes the place of requests that were not sent yet.
+            self.snapshot.nobody_goes_for(&other.uid);
             self.queue.displaced(&other.uid, now_ms);
+        }
+        if self.snapshot.nomination(&pod.uid).is_some() {
+            self.snapshot.nobody_goes_for(&pod.uid);
         }
         self.nominate(node.clone(), pod.clone());
         self.snapshot.ask_to_go(&victims, &pod.uid);
