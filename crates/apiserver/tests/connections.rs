@@ -182,6 +182,38 @@ async fn silence_ends_a_connection_without_credentials() {
     tokio::join!(silent(false), silent(true), half, idle);
 }
 
+/// One request each, over HTTP/2: whoever wants more comes anew. Nobody is cut off meanwhile.
+#[tokio::test]
+async fn who_shows_no_credentials_is_answered_once_on_a_connection() {
+    let server = start(Limits {
+        first_request: NEVER,
+        idle: NEVER,
+        ..Limits::MOST
+    })
+    .await;
+    let mut nobody = server.http2(None).await;
+    let answer = nobody.sender.send_request(get("/version")).await;
+    let (code, words) = text(answer.expect("answer")).await;
+    assert_eq!(code, StatusCode::FORBIDDEN, "{words}");
+    nobody.task.await.expect("ended");
+    let admin = server.pair("admin", &["system:masters"]);
+    let mut known = server.http2(Some(&admin)).await;
+    for _ in 0..3 {
+        let answer = known.sender.send_request(get("/version")).await;
+        assert_eq!(text(answer.expect("answer")).await.0, StatusCode::OK);
+    }
+    assert!(!known.task.is_finished());
+    // Earlier ways to ask are as they were.
+    let mut io = server.dial(None, &["http/1.1"]).await.expect("handshake");
+    for last in ["", "Connection: close\r\n"] {
+        let asked = format!("GET /version HTTP/1.1\r\nHost: x\r\n{last}\r\n");
+        io.write_all(asked.as_bytes()).await.expect("asked");
+    }
+    let mut both = String::new();
+    io.read_to_string(&mut both).await.expect("answers");
+    assert_eq!(both.matches("HTTP/1.1 403").count(), 2, "{both}");
+}
+
 #[tokio::test]
 async fn an_idle_connection_with_credentials_has_more_time_but_not_for_ever() {
     let server = start(Limits {
@@ -322,9 +354,12 @@ async fn an_answer_that_needs_no_body_waits_for_the_client_to_have_sent_it() {
             .send_request(request(Method::POST, path, body));
         let (seen, words) = text(answer.await.expect("answer")).await;
         assert_eq!(seen, code, "{path}: {words}");
-        // The same connection goes on, and so does the rest of the body.
-        let next = client.sender.send_request(get("/version")).await;
-        assert!(next.is_ok(), "{next:?}");
+        // The same connection goes on, unless nobody knows whose it is, and so does the rest of the
+        // body.
+        if who.is_some() {
+            let next = client.sender.send_request(get("/version")).await;
+            assert!(next.is_ok(), "{next:?}");
+        }
         while taken.load(Ordering::Relaxed) < CHUNKS {
             assert!(!client.task.is_finished(), "{path}: the body was cut off");
             tokio::task::yield_now().await;

@@ -134,6 +134,10 @@ async fn what_runs_is_answered_while_the_server_drains() {
     let mut config = common::open_config();
     config.authorizers = vec![Arc::new(HoldsLists(list.clone()))];
     config.admission = standard(&Options::default());
+    // Who asks here shows no credentials, and asks more than once on a connection.
+    let gates = ["UnauthenticatedHTTP2DOSMitigation=false"];
+    let features = registry::Features::read(&gates).expect("a known gate");
+    config.settings.features = Arc::new(features);
     let stop = CancellationToken::new();
     let server = ApiServer::new(config, memory::Checked::new(), stop.clone())
         .await

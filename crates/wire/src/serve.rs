@@ -290,6 +290,7 @@ where
             None => false,
             Some(Unwanted::Evicted) => return Ok(()),
             Some(Unwanted::Idle) => true,
+            Some(Unwanted::Finished) => false,
         },
     };
     // HTTP/2 says so, and a request that is on its way is still answered.

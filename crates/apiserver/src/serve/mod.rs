@@ -218,11 +218,12 @@ impl ApiServer {
                     .await
                 {
                     Ok(user) => {
-                        keep_connection(&head, &user);
+                        self.keep_connection(&head, &user);
                         user
                     }
                     // Counted and logged.
                     Err(why) => {
+                        self.end_connection(&head);
                         self.follow(trail, &head, info, &query, None);
                         return respond::status(&why.status());
                     }
@@ -509,12 +510,29 @@ fn draining() -> Status {
     status
 }
 
-/// A connection whose request has shown credentials is not among the first to be closed when
-/// there are too many.
-fn keep_connection(head: &Parts, user: &UserInfo) {
-    let connection = head.extensions.get::<Arc<wire::serve::Connection>>();
-    if let Some(connection) = connection.filter(|_| user.name != authn::ANONYMOUS) {
-        connection.authenticated(&user.name, &user.groups);
+impl ApiServer {
+    /// A connection whose request has shown credentials is not among the first to be closed when
+    /// there are too many; one whose request has shown none ends.
+    fn keep_connection(&self, head: &Parts, user: &UserInfo) {
+        if user.name == authn::ANONYMOUS || user.is_in(authn::UNAUTHENTICATED) {
+            self.end_connection(head);
+        } else if let Some(connection) = head.extensions.get::<Arc<wire::serve::Connection>>() {
+            connection.authenticated(&user.name, &user.groups);
+        }
+    }
+
+    /// HTTP/2 lets one connection ask for very much at little cost; who shows no credentials is
+    /// answered, and has to come anew.
+    fn end_connection(&self, head: &Parts) {
+        let connection = head.extensions.get::<Arc<wire::serve::Connection>>();
+        let connection = connection.filter(|_| head.version == http::Version::HTTP_2);
+        if let Some(connection) = connection
+            && self
+                .state()
+                .has_feature("UnauthenticatedHTTP2DOSMitigation")
+        {
+            connection.finish();
+        }
     }
 }
 

@@ -100,6 +100,8 @@ impl Holder {
 #[derive(Debug, Default)]
 struct Signal {
     evicted: AtomicBool,
+    /// The requests that it has are its last.
+    finished: AtomicBool,
     notify: Notify,
     /// The task that reads an upgraded stream.
     reader: AtomicWaker,
@@ -291,6 +293,8 @@ pub enum Unwanted {
     Evicted,
     /// It has not asked for anything for too long.
     Idle,
+    /// See [`Connection::finish`].
+    Finished,
 }
 
 /// One connection; an extension of each of its requests.
@@ -338,6 +342,12 @@ impl Connection {
             .enter(&mut table, class, holder, self.id, signal);
     }
 
+    /// The requests that it has are answered, and no more is taken.
+    pub fn finish(&self) {
+        self.signal.finished.store(true, Ordering::Release);
+        self.signal.notify.notify_one();
+    }
+
     /// A request runs until the value is dropped.
     pub fn running(self: &Arc<Self>) -> Running {
         self.signal.running.fetch_add(1, Ordering::Relaxed);
@@ -360,15 +370,20 @@ impl Connection {
         }
     }
 
-    /// Waits until the connection is evicted or has been silent for too long.
+    /// Waits until the connection is evicted, has had its last request, or has been silent for too long.
     pub async fn unwanted(&self) -> Unwanted {
         loop {
+            if self.is_evicted() {
+                return Unwanted::Evicted;
+            }
+            if self.signal.finished.load(Ordering::Acquire) {
+                return Unwanted::Finished;
+            }
             let Some(wait) = self.patience() else {
                 return Unwanted::Idle;
             };
-            if tokio::time::timeout(wait, self.evicted()).await.is_ok() {
-                return Unwanted::Evicted;
-            }
+            // Woken by either; else it is looked again how long it has been silent.
+            let _ = tokio::time::timeout(wait, self.signal.notify.notified()).await;
         }
     }
 
@@ -517,6 +532,20 @@ mod tests {
         );
         assert_eq!(Limits::for_files(1 << 20), Limits::MOST);
         assert_eq!(Limits::for_files(u64::MAX), Limits::MOST);
+    }
+
+    #[tokio::test]
+    async fn a_connection_can_have_its_last_request() {
+        let table = Connections::new(Limits::MOST);
+        let stranger = table.admit(ip(1));
+        let running = stranger.running();
+        // Before anybody waits, and while somebody does.
+        stranger.finish();
+        assert_eq!(stranger.unwanted().await, Unwanted::Finished);
+        let other = table.admit(ip(1));
+        let (why, ()) = tokio::join!(other.unwanted(), async { other.finish() });
+        assert_eq!(why, Unwanted::Finished);
+        drop(running);
     }
 
     #[tokio::test]
