@@ -7,9 +7,17 @@ use common::{get, server};
 #[tokio::test]
 async fn what_the_server_says_of_itself() {
     let s = server().await;
-    for uri in ["/healthz", "/livez", "/readyz", "/readyz/etcd"] {
+    for uri in [
+        "/healthz",
+        "/livez",
+        "/readyz",
+        "/readyz/etcd",
+        "/readyz/etcd-readiness",
+        "/readyz/poststarthook/storage-readiness",
+    ] {
         assert_eq!(get(&s, uri).await, (200, "ok".into()), "{uri}");
     }
+    assert_eq!(get(&s, "/livez/etcd-readiness").await.0, 404);
     let (_, text) = get(&s, "/readyz?verbose").await;
     assert!(text.as_str().is_some_and(|t| t.contains("[+]etcd ok")));
     let (_, version) = get(&s, "/version").await;

@@ -62,9 +62,15 @@ async fn checks(state: &State, endpoint: &str) -> Vec<Check> {
             Err(_) => true,
         };
         all.push(Check {
+            name: "etcd-readiness",
+            failure: store.err(),
+        });
+        all.push(Check {
             name: "informer-sync",
             failure: behind.then_some("the cache is behind the store"),
         });
+        // What is stored was read before there was a server to ask.
+        all.push(passed("poststarthook/storage-readiness"));
         all.push(Check {
             name: "poststarthook/bootstrap-controller",
             failure: (!state.is_bootstrapped()).then_some("first objects are not made yet"),
