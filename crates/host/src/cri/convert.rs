@@ -132,7 +132,8 @@ pub(super) fn sandbox_config(s: &SandboxSpec) -> v1::PodSandboxConfig {
             cgroup_parent: s.group.clone(),
             security_context: Some(sandbox_security(&s.security)),
             sysctls: table(&s.sysctls),
-            ..Default::default()
+            overhead: Some(resources(&s.overhead)),
+            resources: Some(resources(&s.resources)),
         }),
     }
 }
@@ -506,6 +507,25 @@ mod tests {
         assert_eq!(of(Some(said)), Some(want));
         assert_eq!(of(None), None);
         assert_eq!(container_status(Default::default()).user, None);
+    }
+
+    #[test]
+    fn a_sandbox_says_how_much_room_it_needs() {
+        let of = |cpu_shares| Resources {
+            cpu_shares,
+            ..Default::default()
+        };
+        let made = sandbox_config(&SandboxSpec {
+            resources: of(1024),
+            overhead: of(256),
+            ..Default::default()
+        });
+        let linux = made.linux.unwrap();
+        let shares = |r: Option<v1::LinuxContainerResources>| r.map(|r| r.cpu_shares);
+        assert_eq!(
+            (shares(linux.resources), shares(linux.overhead)),
+            (Some(1024), Some(256))
+        );
     }
 
     #[test]

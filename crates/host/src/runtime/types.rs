@@ -292,6 +292,10 @@ pub struct SandboxSpec {
     pub annotations: Texts,
     /// The control group in which all of it runs.
     pub group: String,
+    /// What its containers have together, for runtimes that make room for them before.
+    pub resources: Resources,
+    /// What the sandbox itself takes beside them.
+    pub overhead: Resources,
     /// What its processes may do.
     pub security: Security,
     /// Kernel parameters of its namespaces.

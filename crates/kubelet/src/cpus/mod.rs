@@ -208,6 +208,15 @@ impl Cpus {
             self.policy.in_period(linux.cpu_quota, linux.cpu_period);
     }
 
+    /// Says of a sandbox how much time of CPUs it has; which ones is said of its containers.
+    pub fn limit_sandbox(&self, uid: &str, linux: &mut host::runtime::Resources) {
+        if linux.cpu_quota > 0 && (self.policy.no_quotas || self.has_any(uid)) {
+            linux.cpu_quota = -1;
+        }
+        (linux.cpu_quota, linux.cpu_period) =
+            self.policy.in_period(linux.cpu_quota, linux.cpu_period);
+    }
+
     /// The limits of a pod's group: without a quota of CPU time, which would bind the containers in it,
     /// where one of them has CPUs for itself, or where none are enforced.
     #[must_use]
@@ -448,10 +457,17 @@ mod tests {
         assert_eq!(of(&own, 0), ("2-3".into(), -1, 100_000, 2048));
         assert_eq!(of(&own, 1), ("0-1,4-7".into(), 50_000, 100_000, 512));
         assert_eq!(group(&own), (Some(-1), Some(100_000), Some(2560)));
+        let sandbox = |pod: &Pod| {
+            let (mut linux, _) = crate::pod::resources::of_sandbox(pod);
+            all.limit_sandbox(spec::uid(pod), &mut linux);
+            linux.cpu_quota
+        };
+        assert_eq!(sandbox(&own), -1);
         let shared = pod("b", &["500m"]);
         all.allocate(&shared).unwrap();
         assert_eq!(of(&shared, 0), ("0-1,4-7".into(), 50_000, 100_000, 512));
         assert_eq!(group(&shared), (Some(50_000), Some(100_000), Some(512)));
+        assert_eq!(sandbox(&shared), 50_000);
         let free = Limits::default();
         assert_eq!(all.of_group("a", free), free);
     }

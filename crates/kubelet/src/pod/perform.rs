@@ -152,6 +152,8 @@ impl Hands {
             sandbox::config(pod, config, attempt, &self.grants.group(pod), &resolver)?;
         made.security.namespaces.users = self.users(pod)?;
         join_groups(self.mounted.as_ref(), &mut made.security.more_groups);
+        let cpus = &self.deps.cpus;
+        cpus.limit_sandbox(spec::uid(pod), &mut made.resources);
         Ok((made, said))
     }
 

@@ -88,6 +88,35 @@ pub fn container(
     }
 }
 
+/// What the runtime is told of a pod as a whole, and of its overhead: one that gives pods machines of their
+/// own makes them as large.
+#[must_use]
+pub fn of_sandbox(pod: &Pod) -> (runtime::Resources, runtime::Resources) {
+    let overhead = spec::of(pod).overhead.as_ref();
+    let mut bare = std::borrow::Cow::Borrowed(pod);
+    if overhead.is_some() {
+        bare.to_mut().spec.get_or_insert_default().overhead = None;
+    }
+    let requests = quantities(&bare, |r| r.requests.as_ref());
+    let limits = quantities(&bare, |r| r.limits.as_ref());
+    let own = together(&requests, &limits);
+    let taken = overhead.map(|all| together(all, all));
+    (own, taken.unwrap_or_default())
+}
+
+fn together(requests: &Resources, limits: &Resources) -> runtime::Resources {
+    let limit = cpu_millis(Some(limits)).filter(|v| *v > 0);
+    let asked = cpu_millis(Some(requests)).or(limit).unwrap_or(0);
+    let memory = amount(Some(limits), "memory").filter(|v| *v > 0);
+    runtime::Resources {
+        cpu_period: if limit.is_some() { CPU_PERIOD } else { 0 },
+        cpu_quota: limit.map_or(0, quota),
+        cpu_shares: shares(asked),
+        memory_bytes: memory.unwrap_or(0),
+        ..Default::default()
+    }
+}
+
 /// Limits of huge pages; the kernel's names of sizes (`2MB`) for the API's (`hugepages-2Mi`).
 fn huge_pages(limits: Option<&Resources>) -> Vec<(String, u64)> {
     let one = |name: &str, limit: &str| {
@@ -515,6 +544,25 @@ mod tests {
         );
         let free = pod(json!({"containers": [{"name": "a"}]}));
         assert_eq!(text(&of_pod(&free, Some(&pod_limits(&free)))), " / ");
+    }
+
+    #[test]
+    fn a_sandbox_is_as_large_as_what_is_in_it() {
+        let asks =
+            |cpu: &str| json!({"requests": {"cpu": cpu}, "limits": {"cpu": cpu, "memory": "1Gi"}});
+        let mut spec = json!({"containers": [
+            {"name": "a", "resources": asks("500m")}, {"name": "b", "resources": asks("1")}]});
+        let of = |spec: &Value| {
+            let (own, taken) = of_sandbox(&pod(spec.clone()));
+            let plain = |r: runtime::Resources| (r.cpu_shares, r.cpu_quota, r.memory_bytes);
+            (plain(own), plain(taken))
+        };
+        let own = (1536, 150_000, 2 << 30);
+        assert_eq!(of(&spec), (own, (0, 0, 0)));
+        spec["overhead"] = json!({"cpu": "250m", "memory": "128Mi"});
+        assert_eq!(of(&spec), (own, (256, 25_000, 128 << 20)));
+        let free = json!({"containers": [{"name": "a"}]});
+        assert_eq!(of(&free), ((2, 0, 0), (0, 0, 0)));
     }
 
     #[test]

@@ -225,6 +225,7 @@ pub fn config(
         |c: &Config| c.pod_log_dir(spec::namespace(pod), spec::name(pod), spec::uid(pod));
     let all = dns(pod, &config.cluster_dns, &config.cluster_domain, node_dns);
     let (dns, said) = within_limits(all);
+    let (resources, overhead) = super::resources::of_sandbox(pod);
     let made = SandboxSpec {
         pod: PodName {
             name: spec::name(pod).into(),
@@ -248,6 +249,8 @@ pub fn config(
         labels,
         annotations: pod.metadata.annotations.clone().unwrap_or_default(),
         group: group.to_owned(),
+        resources,
+        overhead,
         security: security(pod),
         sysctls: sysctls(pod),
     };
