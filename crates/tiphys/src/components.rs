@@ -467,6 +467,7 @@ pub async fn kubelet(args: KubeletArgs) -> Result<()> {
         client_ca_pem: read(&args.client_ca_file)?,
     };
     let ground = kubelet::Ground::machine(&config, Clock::system(), Random::system());
+    crate::service_manager::tell();
     Ok(kubelet::run(ground, config, client, stop).await?)
 }
 

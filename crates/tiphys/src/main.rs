@@ -21,6 +21,7 @@ mod runtime;
 mod say;
 mod secrets;
 mod server;
+mod service_manager;
 mod show;
 mod shown_flags;
 mod simulate;

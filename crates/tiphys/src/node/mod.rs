@@ -490,6 +490,7 @@ fn start_parts(
         Some(file) => shifted_clock(parts, file, shutdown),
     };
     let ground = kubelet::Ground::machine(&kubelet, clock, random.clone());
+    crate::service_manager::tell();
     parts.spawn(async move { Ok(kubelet::run(ground, kubelet, node_client, end).await?) });
     let (mut network, end) = (network_config(args, containerd, name), shutdown.clone());
     network.encryption = encryption.map(|keys| keys.private);
