@@ -85,7 +85,7 @@ impl Events {
 }
 
 /// Which plugins of a profile refused a pod, by their places.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Refused(u64);
 
 impl Refused {
