@@ -199,13 +199,10 @@ pub fn spread(errs: &mut Errors, path: &FieldPath, spec: &Value) {
             invalid(errs, &path.child("maxSkew"), &n.into(), NOT_ABOVE_ZERO);
         }
         let (key, when) = (text(c, "topologyKey"), text(c, "whenUnsatisfiable"));
+        // What no label can be is on no node; upstream takes it, too.
         if key.is_empty() {
-            errs.push(FieldError::required(
-                &path.child("topologyKey"),
-                "can not be empty",
-            ));
-        } else {
-            qualified_name(errs, &path.child("topologyKey"), key);
+            let path = path.child("topologyKey");
+            errs.push(FieldError::required(&path, "can not be empty"));
         }
         one_of(
             errs,

@@ -274,6 +274,12 @@ fn a_pods_labels_narrow_the_selectors_that_name_their_keys() {
             "matchExpressions": [{"key": "rev", "operator": "In", "values": ["2"]}]})
     );
     assert!(errors_of(strategy("", "pods"), &of(json!(["rev"]))).is_empty());
+    for (key, wanted) in [("a b", 0), ("", 1)] {
+        let mut keyed = of(json!(["rev"]));
+        keyed["spec"]["topologySpreadConstraints"][0]["topologyKey"] = json!(key);
+        let errs = errors_of(strategy("", "pods"), &keyed);
+        assert_eq!(errs.len(), wanted, "{errs:?}");
+    }
     // Seen when the pod's own value has joined what was asked for.
     assert_eq!(
         errors_of(strategy("", "pods"), &of(json!(["app"]))),
