@@ -378,6 +378,7 @@ fn assemble(
             disk,
             clock,
             image_volumes: volumes::image::InUse::default(),
+            recorder: recorder.clone(),
         }),
         services: services::Services::start(client.clone(), random.clone()),
         cgroups,

@@ -10,6 +10,7 @@ use super::{Csi, CsiVolume};
 use crate::objects::{Key, ObjectKind};
 use crate::pod::spec;
 use crate::volumes::error::private_folder;
+use crate::volumes::ownership;
 use host::plugins::csi::{NodePublishVolumeRequest, NodeStageVolumeRequest};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::storage::v1::CSIDriverSpec;
@@ -66,7 +67,10 @@ impl Csi {
         if asked.is_given_to_group(object, known.can)
             && let Some(gid) = group.gid
         {
-            give(&place.target, gid, group.keeps_fitting_root).await?;
+            let about = (&self.recorder, pod, asked.name.as_str());
+            let once = group.keeps_fitting_root;
+            let given = ownership::give(place.target.clone(), gid, once, about).await;
+            given.map_err(at(&place.target))?;
         }
         drop(alone);
         Ok(place.target)
@@ -226,14 +230,4 @@ fn tidy(error: &CallError, place: &Path) {
         // Fails where something is in it, which is right.
         let _ = std::fs::remove_dir(place);
     }
-}
-
-async fn give(target: &Path, gid: u32, unless_root_fits: bool) -> Result<(), Error> {
-    let place = target.to_owned();
-    #[expect(clippy::disallowed_methods, reason = "a large volume takes its time")]
-    let given = tokio::task::spawn_blocking(move || {
-        host::open_beneath::give_to_group(&place, gid, unless_root_fits)
-    });
-    let given = given.await.map_err(std::io::Error::other);
-    given.and_then(|g| g).map_err(at(target))
 }

@@ -19,6 +19,7 @@ mod iscsi;
 pub mod local_disk;
 pub mod local_disk_keeper;
 mod nfs;
+pub mod ownership;
 pub mod pod_certificates;
 mod projected;
 mod secret;

@@ -5,11 +5,13 @@
 use super::claim_lookup::Claims;
 use super::error::{Error, io_at};
 use super::local_disk::Disk;
+use super::ownership;
 use super::pod_certificates::PodCertificates;
 use super::tokens::Tokens;
 use super::trust_bundles::TrustBundles;
 use super::wakes::Wakes;
 use crate::csi::Csi;
+use crate::events::Recorder;
 use crate::objects::Objects;
 use crate::pod::env::Around;
 use clock::Clock;
@@ -43,6 +45,8 @@ pub struct Means {
     pub clock: Clock,
     /// Images that are volumes.
     pub image_volumes: super::image::InUse,
+    /// Saying what happens.
+    pub recorder: Recorder,
 }
 
 /// One volume of one pod.
@@ -96,10 +100,8 @@ impl Order<'_> {
             return Ok(dir);
         };
         let (at, once) = (dir.clone(), self.keeps_fitting_root());
-        #[expect(clippy::disallowed_methods, reason = "a large volume takes its time")]
-        let given =
-            tokio::task::spawn_blocking(move || host::open_beneath::give_to_group(&at, gid, once));
-        let given = given.await.map_err(|e| self.wrong(e.to_string()))?;
+        let about = (&self.means.recorder, self.pod, self.volume.name.as_str());
+        let given = ownership::give(at, gid, once, about).await;
         given.map_err(io_at(&dir))?;
         Ok(dir)
     }
