@@ -1,6 +1,6 @@
-//! What the machine's service manager (systemd) is told of a kubelet: that it runs, and as long as its tasks
-//! go round, that it is not stuck. Who is not told in time starts it again. Nothing is said where nobody
-//! asks: by variables of the environment, as sd_notify(3) has them.
+//! What the machine's service manager (systemd) hears of a kubelet: that it runs, and as long as its tasks go
+//! round, that it is not stuck. A manager that does not hear it in time starts it again. Nothing is said
+//! where nobody asks: by variables of the environment, as sd_notify(3) has them.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt as _;
@@ -31,7 +31,7 @@ fn wanted(
     let watchdog = match variable("WATCHDOG_USEC").filter(|_| is_for_us) {
         None => None,
         Some(text) => {
-            let micros = text.parse().map_err(|_| "WATCHDOG_USEC is no number")?;
+            let micros = text.parse().map_err(|_| "WATCHDOG_USEC is not a number")?;
             let time = Duration::from_micros(micros);
             if time <= SHORTEST {
                 return Err("the watchdog's time is too short: it must be above 1s");
@@ -42,7 +42,7 @@ fn wanted(
     Ok(Some(Wanted { socket, watchdog }))
 }
 
-/// Tells it in the background, for as long as the process runs.
+/// Says it in the background, for as long as the process runs.
 pub fn tell() {
     match wanted(|name| std::env::var(name).ok(), std::process::id()) {
         Ok(None) => {}
@@ -74,7 +74,7 @@ fn send(socket: &str, what: &str) -> io::Result<()> {
         None => SocketAddr::from_pathname(socket)?,
     };
     let own = UnixDatagram::unbound()?;
-    // A full socket is not waited for: the next time tells the same.
+    // A full socket is not waited for: the same is said again soon.
     own.set_nonblocking(true)?;
     own.send_to_addr(what.as_bytes(), &to).map(drop)
 }

@@ -32,7 +32,7 @@ const LEAST_QUOTA: i64 = 1000;
 
 impl Policy {
     /// A quota of CPU time and its period, both in microseconds, as the configuration wants them. What is
-    /// not positive is no quota.
+    /// not positive does not limit.
     #[must_use]
     pub fn in_period(&self, quota: i64, period: i64) -> (i64, i64) {
         match self.quota_period_micros {

@@ -98,7 +98,7 @@ impl Csi {
         recorder.pod(pod, None, warning, "VolumeResizeFailed", why);
     }
 
-    /// What becomes of a failure: the claim is told of it where nothing of the call can go on.
+    /// What becomes of a failure: the claim says it where nothing of the call can go on.
     async fn not_grown(
         &self,
         claim: &PersistentVolumeClaim,

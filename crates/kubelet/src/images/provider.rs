@@ -56,7 +56,7 @@ pub struct TokenRules {
     pub required: bool,
     /// Annotations without which it is not asked.
     pub needs: Vec<String>,
-    /// Further ones that it is told.
+    /// Further ones that it hears of.
     pub takes: Vec<String>,
 }
 
@@ -115,7 +115,7 @@ pub fn read(files: &[Value], folder: &Path) -> Result<Vec<Provider>, String> {
         if file.kind != "CredentialProviderConfig" || !FILES.contains(&file.api_version.as_str()) {
             let (version, kind) = (&file.api_version, &file.kind);
             return Err(format!(
-                "it is a {kind} of {version}, no CredentialProviderConfig"
+                "it is a {kind} of {version}, not a CredentialProviderConfig"
             ));
         }
         for entry in file.providers {
@@ -155,7 +155,8 @@ fn provider(entry: Entry, folder: &Path) -> Result<Provider, String> {
         program: folder.join(&entry.name),
         name: entry.name,
         images: entry.match_images,
-        lasts: duration(&lasts).ok_or(format!("defaultCacheDuration: {lasts:?} is no duration"))?,
+        lasts: duration(&lasts)
+            .ok_or(format!("defaultCacheDuration: {lasts:?} is not a duration"))?,
         args: entry.args.unwrap_or_default(),
         env: env.map(|v| (v.name, v.value)).collect(),
         tokens: tokens.transpose()?,
@@ -214,14 +215,14 @@ pub struct Account {
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// What the program is told of it.
+    /// What the program hears of it.
     pub annotations: BTreeMap<String, String>,
     /// Its token.
     pub token: String,
 }
 
 impl TokenRules {
-    /// What a program is told of a service account; none: it is not asked, since the account lacks an
+    /// What a program hears of a service account; none: it is not asked, since the account lacks an
     /// annotation by which it would want to be.
     #[must_use]
     pub fn annotations_of(&self, account: &ServiceAccount) -> Option<BTreeMap<String, String>> {
@@ -343,7 +344,7 @@ impl Provider {
     /// What it answered.
     ///
     /// # Errors
-    /// It is no answer; never with words of it, which may be secrets.
+    /// It is not an answer; never with words of it, which may be secrets.
     pub fn answer(
         &self,
         said: &[u8],
@@ -351,10 +352,10 @@ impl Provider {
         account: Option<&Account>,
     ) -> Result<Answer, String> {
         let response: Response = serde_json::from_slice(said)
-            .map_err(|_| "its answer is no CredentialProviderResponse".to_owned())?;
+            .map_err(|_| "its answer is not a CredentialProviderResponse".to_owned())?;
         if response.kind != "CredentialProviderResponse" || response.api_version != self.version {
             return Err(format!(
-                "its answer is no CredentialProviderResponse of {}",
+                "its answer is not a CredentialProviderResponse of {}",
                 self.version
             ));
         }
@@ -375,7 +376,7 @@ impl Provider {
         }
         let lasts = match response.cache_duration {
             None => self.lasts,
-            Some(text) => duration(&text).ok_or("cacheDuration is no duration")?,
+            Some(text) => duration(&text).ok_or("cacheDuration is not a duration")?,
         };
         let one = |(server, login): (String, Login)| {
             let place = keyring::place(&server);
@@ -455,7 +456,10 @@ mod tests {
             (json!({ "apiVersion": "v1" }), "is not supported"),
             (json!({ "matchImages": [] }), "matchImages"),
             (json!({ "defaultCacheDuration": null }), "is required"),
-            (json!({ "defaultCacheDuration": "-1s" }), "is no duration"),
+            (
+                json!({ "defaultCacheDuration": "-1s" }),
+                "is not a duration",
+            ),
             (json!({ "colour": "red" }), "unknown field"),
             (with_tokens(json!({ "cacheType": "" })), "cacheType"),
             (

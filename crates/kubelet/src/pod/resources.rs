@@ -88,8 +88,8 @@ pub fn container(
     }
 }
 
-/// What the runtime is told of a pod as a whole, and of its overhead: one that gives pods machines of their
-/// own makes them as large.
+/// What the runtime hears of a pod as a whole, and of its overhead: one that gives pods machines of their own
+/// makes them as large.
 #[must_use]
 pub fn of_sandbox(pod: &Pod) -> (runtime::Resources, runtime::Resources) {
     let overhead = spec::of(pod).overhead.as_ref();

@@ -60,7 +60,7 @@ impl BoundClaim {
         self.volume.metadata.name.as_deref().unwrap_or_default()
     }
 
-    /// Who may use the volume, where it says that; what is no number says nothing, as upstream.
+    /// Who may use the volume, where it says that; what is not a number says nothing, as upstream.
     fn group(&self) -> Option<i64> {
         let annotations = self.volume.metadata.annotations.as_ref()?;
         annotations.get(GROUP)?.parse().ok().filter(|g| *g >= 0)
