@@ -216,6 +216,25 @@ async fn a_wrong_type_is_the_schemas_business() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn null_that_is_applied_keeps_a_default_away() {
+    let server = server().await;
+    let spec = json!({"name": {"type": "string", "nullable": true, "default": "argo"}});
+    install(&server, &[version("v1", true, &spec)]).await;
+    let uri = format!("{}/a?fieldManager=me", path("v1"));
+    let apply = |spec: Value| {
+        let body = boat("v1", "a", &spec).to_string();
+        let media = "application/apply-patch+yaml";
+        raw(&server, request(Method::PATCH, &uri, media, body))
+    };
+    let (code, made) = apply(json!({})).await;
+    assert_eq!((code, &made["spec"]), (201, &json!({"name": "argo"})));
+    let (code, null) = apply(json!({"name": null})).await;
+    assert_eq!((code, &null["spec"]), (200, &json!({"name": null})));
+    let (code, again) = apply(json!({"name": null})).await;
+    assert_eq!((code, again), (200, null));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_changed_schema_applies_to_what_is_stored() {
     let server = server().await;
     let spec = json!({"oars": {"type": "integer"}, "old": {"type": "string"}});
