@@ -30,7 +30,7 @@ pub fn pod_spec(errs: &mut Errors, path: &FieldPath, spec: &Value, is_pod: bool)
     host_network(errs, path, spec, is_pod);
     // Of a pod it is looked at when it is made.
     if !is_pod {
-        super::update::restarts_to_resize(errs, path, spec);
+        super::update::asked_of_new(errs, path, spec);
     }
     super::sysctls::shared(errs, path, spec);
     required_word(

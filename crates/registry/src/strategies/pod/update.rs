@@ -213,7 +213,7 @@ pub fn ephemeral(obj: &Value, old: &Value) -> Errors {
 }
 
 /// What a pod cannot be made with: ephemeral containers, a node before its gates are gone, and what
-/// [`restarts_to_resize`] refuses, which pods may have had since before it was looked at.
+/// [`asked_of_new`] refuses.
 pub fn only_later(errs: &mut Errors, spec: &Value) {
     let path = FieldPath::new("spec");
     if !items(spec, "ephemeralContainers").is_empty() {
@@ -224,11 +224,29 @@ pub fn only_later(errs: &mut Errors, spec: &Value) {
         let why = "cannot be set until all schedulingGates have been cleared";
         errs.push(FieldError::forbidden(&path.child("nodeName"), why));
     }
-    restarts_to_resize(errs, &path, spec);
+    asked_of_new(errs, &path, spec);
+}
+
+/// What pods may have had since before it was looked at: it is asked of those that are made, and of
+/// templates.
+pub fn asked_of_new(errs: &mut Errors, path: &FieldPath, spec: &Value) {
+    restarts_to_resize(errs, path, spec);
+    if at(spec, "hostUsers").as_bool() != Some(false) {
+        return;
+    }
+    // Nobody gives a raw device to users of the pod's own.
+    for list in ["initContainers", "containers"] {
+        for (i, container) in items(spec, list).iter().enumerate() {
+            if !items(container, "volumeDevices").is_empty() {
+                let path = path.child(list).index(i).child("volumeDevices");
+                errs.push(FieldError::forbidden(&path, "when `hostUsers` is false"));
+            }
+        }
+    }
 }
 
 /// Containers that do not run again cannot be restarted to have other resources.
-pub fn restarts_to_resize(errs: &mut Errors, path: &FieldPath, spec: &Value) {
+fn restarts_to_resize(errs: &mut Errors, path: &FieldPath, spec: &Value) {
     let never = text(spec, "restartPolicy") == "Never";
     for list in ["initContainers", "containers"] {
         for (i, container) in items(spec, list).iter().enumerate() {
@@ -524,6 +542,22 @@ mod tests {
                 "spec.initContainers[0].resizePolicy: Invalid value: \"RestartContainer\": must be 'NotRequired' when pod `restartPolicy` is 'Never'"
             ]
         );
+    }
+
+    #[test]
+    fn users_of_a_pods_own_get_no_raw_devices() {
+        let made = |host_users: Value| {
+            let spec = json!({"hostUsers": host_users, "containers": [
+                {"name": "a"}, {"name": "b", "volumeDevices": [{"name": "v", "devicePath": "/d"}]}]});
+            let mut errs = Errors::new();
+            only_later(&mut errs, &spec);
+            errs.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            made(json!(false)),
+            ["spec.containers[1].volumeDevices: Forbidden: when `hostUsers` is false"]
+        );
+        assert!(made(json!(true)).is_empty() && made(Value::Null).is_empty());
     }
 
     #[test]
