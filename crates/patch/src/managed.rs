@@ -374,8 +374,8 @@ fn applied(
         mine.time = rq.time.to_owned();
     }
     // Who sets another one's field to null changes it, though nothing is there then.
-    let nulled = nulls_of(rq.table, rq.ty, config).intersection(&change.removed);
-    if !nulled.is_empty() {
+    if !change.removed.is_empty() {
+        let nulled = nulls_of(rq.table, rq.ty, config).intersection(&change.removed);
         change.removed = change.removed.difference(&nulled);
         change.modified = change.modified.union(&nulled);
     }

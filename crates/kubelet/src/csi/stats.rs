@@ -16,7 +16,10 @@ impl Csi {
         uid: &str,
     ) -> Option<(FsUsage, Option<VolumeHealth>)> {
         let driver = self.driver(&asked.driver).ok()?;
-        let can = driver.abilities().await.ok().filter(|can| can.stats)?;
+        let can = driver.abilities().await.inspect_err(|e| {
+            tracing::debug!(driver = asked.driver, error = %e, "a driver does not say what it can");
+        });
+        let can = can.ok().filter(|can| can.stats)?;
         let place = self.paths.place(asked, uid);
         let staging = can.stage && !asked.ephemeral;
         let request = NodeGetVolumeStatsRequest {
