@@ -7,7 +7,7 @@ use std::sync::Arc;
 use apiserver::ApiServer;
 use common::{get, post};
 use serde_json::json;
-use store::{Embedded, Options};
+use store::{Embedded, Op, Options, Outcome, Txn};
 use tokio_util::sync::CancellationToken;
 
 const CMS: &str = "/api/v1/namespaces/default/configmaps";
@@ -50,4 +50,36 @@ async fn a_place_in_a_list_that_is_forgotten_can_be_continued_in_the_newest_stat
         (200, Some(3)),
         "{seen}"
     );
+}
+
+#[tokio::test]
+async fn an_object_that_cannot_be_read_is_counted_and_hides_no_other() {
+    let dir = tempfile::tempdir().expect("dir");
+    let store = Arc::new(Embedded::open(dir.path(), Options::default()).expect("store"));
+    let config = common::open_config();
+    let s = ApiServer::new(config, store, CancellationToken::new())
+        .await
+        .expect("the store is readable");
+    s.bootstrap().await.expect("first objects");
+    let put = Op::Put {
+        key: "/registry/configmaps/default/torn".into(),
+        value: "{".into(),
+        expires_after_seconds: None,
+    };
+    let txn = Txn {
+        compare: Vec::new(),
+        ops: vec![put],
+    };
+    let done = s.store().commit(txn).await.expect("written");
+    assert!(matches!(done, Outcome::Committed(_)));
+    let map = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "whole" } });
+    assert_eq!(post(&s, CMS, map).await.0, 201);
+    let (code, list) = get(&s, CMS).await;
+    let items = list["items"].as_array().expect("items");
+    let names: Vec<_> = items.iter().map(|m| &m["metadata"]["name"]).collect();
+    assert!(code == 200 && names.contains(&&json!("whole")), "{list}");
+    let (_, figures) = get(&s, "/metrics").await;
+    let line = "apiserver_storage_decode_errors_total{group=\"\",resource=\"configmaps\"} ";
+    let figures = figures.as_str().unwrap_or_default();
+    assert!(figures.contains(line), "{figures}");
 }

@@ -25,6 +25,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::metrics::watch_cache::undecoded;
 pub use event::{Event, EventType, json_frame};
 use just_written::Handed;
 pub use live::Live;
@@ -60,14 +61,21 @@ pub fn objects_of(row: &Row, stored: Vec<KeyValue>) -> impl Iterator<Item = Arc<
     let below = row.storage_prefix.len() + 1;
     stored.into_iter().filter_map(move |kv| {
         let key = String::from_utf8_lossy(kv.key.get(below..).unwrap_or_default());
-        match Object::parse(row, &key, kv.value, kv.mod_revision) {
-            Ok(object) => Some(Arc::new(object)),
-            Err(e) => {
-                tracing::error!("{e}");
-                None
-            }
-        }
+        parsed(row, &key, kv.value, kv.mod_revision)
     })
+}
+
+/// The object of a stored value. One that cannot be read is missing from what clients see, which is
+/// said and counted.
+fn parsed(row: &Row, key: &str, value: Bytes, revision: Revision) -> Option<Arc<Object>> {
+    match Object::parse(row, key, value, revision) {
+        Ok(object) => Some(Arc::new(object)),
+        Err(e) => {
+            tracing::error!("{e}");
+            undecoded(row);
+            None
+        }
+    }
 }
 
 type ByPrefix = ByName<Arc<str>, Arc<ResourceCache>>;
@@ -296,13 +304,8 @@ impl Cache {
         if let Some(object) = self.handed.take(&cache.row, &key, &kv.value) {
             return Some((cache, Arc::new(object.written_at(kv.mod_revision))));
         }
-        match Object::parse(&cache.row, &key, kv.value.clone(), kv.mod_revision) {
-            Ok(object) => Some((cache, Arc::new(object))),
-            Err(e) => {
-                tracing::error!("{e}");
-                None
-            }
-        }
+        let object = parsed(&cache.row, &key, kv.value.clone(), kv.mod_revision)?;
+        Some((cache, object))
     }
 
     /// The cache that a store key belongs to, and the key below its prefix.

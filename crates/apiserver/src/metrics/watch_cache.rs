@@ -27,6 +27,7 @@ struct All {
     dispatched: Counters<2>,
     revision: Gauges<2>,
     left_behind: Counters<2>,
+    undecoded: Counters<2>,
     waits: Histograms<2>,
     consistent: Counters<4>,
     lists: Counters<3>,
@@ -75,6 +76,10 @@ static ALL: LazyLock<All> = LazyLock::new(|| {
         left_behind: counter(
             "apiserver_terminated_watchers_total",
             "Watchers that ended since they did not keep up",
+        ),
+        undecoded: counter(
+            "apiserver_storage_decode_errors_total",
+            "Stored objects that could not be read",
         ),
         waits: Histograms::new(
             "apiserver_watch_cache_read_wait_seconds",
@@ -136,6 +141,11 @@ static ALL: LazyLock<All> = LazyLock::new(|| {
         ),
     }
 });
+
+/// A stored object of a resource could not be read.
+pub fn undecoded(row: &Row) {
+    ALL.undecoded.add([&*row.group, &*row.resource]);
+}
 
 /// What changes of one resource's objects count in.
 struct Changes {
