@@ -127,6 +127,7 @@ impl PortMap {
         Some(port)
     }
 
+    /// Gives a port back.
     pub fn free(&mut self, port: u16) {
         self.taken.remove(&port);
     }
