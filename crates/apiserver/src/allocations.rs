@@ -99,7 +99,8 @@ pub async fn plan(
     let object = object.unwrap_or(&mut scratch);
     let mut addresses = Addresses::choose(call, &had, &want);
     if addresses.is_err() {
-        // Another server may have freed an address, or know of another range.
+        // Another server may have freed an address, or know of another range. What is free is found
+        // among all addresses and ranges, which the cache has to have.
         let cache = call.state.cache();
         cache.reach_newest().await.map_err(|e| from_store(&e))?;
         addresses = Addresses::choose(call, &had, &want);
@@ -413,7 +414,7 @@ fn port_of(claim: &Claim) -> Option<u16> {
     }
 }
 
-/// The node ports that Services have now.
+/// The node ports that Services have now, all of which the cache has to have.
 async fn had_ports(call: &Call) -> Result<BTreeSet<u16>, Status> {
     let cache = call.state.cache();
     cache.reach_newest().await.map_err(|e| from_store(&e))?;

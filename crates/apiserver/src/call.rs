@@ -104,13 +104,13 @@ impl Call {
     pub fn key(&self, name: &str) -> String {
         self.row.key(&self.info.namespace, name)
     }
-    /// The object of the path, as new as the store's newest state.
+    /// The object of the path in the store's newest state.
     pub async fn stored(&self, name: &str) -> Result<Arc<Object>, Status> {
-        let cache = self.state.cache();
-        cache.reach_newest().await.map_err(|e| from_store(&e))?;
-        self.cache()?
-            .get(&self.key(name))
-            .ok_or_else(|| Status::not_found(&self.resource(), name))
+        let newest = self.state.cache().newest().await;
+        let newest = newest.map_err(|e| from_store(&e))?;
+        let (cache, key) = (self.cache()?, self.key(name));
+        let found = self.state.object_in(newest, &cache, &key).await?;
+        found.ok_or_else(|| Status::not_found(&self.resource(), name))
     }
     pub fn warn(&self, text: impl Into<String>) {
         self.warnings.lock().add(text.into());

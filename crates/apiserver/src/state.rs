@@ -15,7 +15,7 @@ use store::{Revision, Store, StoreError};
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use crate::cache::{self, Cache, Object};
+use crate::cache::{self, Cache, Newest, Object, ResourceCache};
 use crate::configuration_objects::{Both, Configurations};
 use crate::dialer::Reach;
 use crate::errors;
@@ -281,9 +281,9 @@ impl State {
         self.cache().of(row)?.get(&row.key(namespace, name))
     }
 
-    /// As [`State::lookup`]; what the cache does not have is waited for if the store is ahead of
-    /// it, so that an object can be relied on as soon as its creation is acknowledged. An error: the
-    /// store does not answer, and nobody knows whether there is such an object.
+    /// As [`State::lookup`]; what the cache does not have is looked for in the newest state, so that
+    /// an object can be relied on as soon as its creation is acknowledged. An error: the store does
+    /// not answer, and nobody knows whether there is such an object.
     pub async fn fresh(
         &self,
         group: &str,
@@ -291,17 +291,51 @@ impl State {
         namespace: &str,
         name: &str,
     ) -> Result<Option<Arc<Object>>, Status> {
-        if let Some(found) = self.lookup(group, resource, namespace, name) {
-            return Ok(Some(found));
+        match self.lookup(group, resource, namespace, name) {
+            Some(found) => Ok(Some(found)),
+            None => self.newest(group, resource, namespace, name).await,
         }
-        if !self.catch_up(self.cache().revision()).await? {
+    }
+
+    /// An object in the newest state, whatever the cache has of it. An error is as in
+    /// [`State::fresh`].
+    pub async fn newest(
+        &self,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Arc<Object>>, Status> {
+        let newest = self.cache().newest().await;
+        let newest = newest.map_err(|e| errors::from_store(&e))?;
+        let kinds = self.kinds();
+        let row = kinds.resource(group, resource);
+        let Some(cache) = row.and_then(|row| self.cache().of(row)) else {
             return Ok(None);
+        };
+        let key = cache.row.key(namespace, name);
+        self.object_in(newest, &cache, &key).await
+    }
+
+    /// The object of a key below its resource's prefix, in the newest state, where that is.
+    pub async fn object_in(
+        &self,
+        newest: Newest,
+        cache: &ResourceCache,
+        key: &str,
+    ) -> Result<Option<Arc<Object>>, Status> {
+        if let Newest::Cached(_) = newest {
+            return Ok(cache.get(key));
         }
-        Ok(self.lookup(group, resource, namespace, name))
+        let stored = self.store().get(Self::store_key(&cache.row, key), 0).await;
+        let stored = stored.map_err(|e| errors::from_store(&e))?;
+        let stored = stored.into_iter().collect();
+        Ok(cache::objects_of(&cache.row, stored).next())
     }
 
     /// Waits for the cache if the store has something newer than `seen`; whether there was. An
-    /// error: the store does not say.
+    /// error: the store does not say, or the cache does not come to it. Who waits judges by what
+    /// the cache alone has: by roles that are compiled as it changes, or by many objects.
     pub async fn catch_up(&self, seen: u64) -> Result<bool, Status> {
         let newest = self.cache().reach_newest().await;
         let newest = newest.map_err(|e| errors::from_store(&e))?;

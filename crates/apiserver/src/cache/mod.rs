@@ -12,6 +12,7 @@ mod watch_lanes;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -45,6 +46,25 @@ const RESUMED: Revision = 2_000;
 const TIDY_EVERY: Duration = Duration::from_secs(15);
 /// Pause before the store is asked again after a failure.
 const RETRY: Duration = Duration::from_millis(200);
+/// In [`Cache::stalled_at`]: nobody has waited in vain. No store comes so far.
+const NEVER: Revision = Revision::MAX;
+
+/// Where a reader finds the store's newest state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Newest {
+    /// In the cache, which has this revision.
+    Cached(Revision),
+    /// In the store alone, which had this revision: the cache did not come up to it in time.
+    Stored(Revision),
+}
+
+impl Newest {
+    pub fn revision(self) -> Revision {
+        match self {
+            Self::Cached(revision) | Self::Stored(revision) => revision,
+        }
+    }
+}
 
 /// Is notified of every change before the cache shows it, so that whoever sees an object can rely
 /// on what follows from it. Runs on the cache's own task: it must be quick.
@@ -88,6 +108,8 @@ pub struct Cache {
     progress: watch::Sender<Revision>,
     /// A reader waited in vain.
     behind: Notify,
+    /// The revision at which the cache stood all the time while the last such reader waited.
+    stalled_at: AtomicU64,
     /// To the one task that changes the caches.
     asks: mpsc::Sender<CacheRequest>,
     handed: Handed,
@@ -131,6 +153,7 @@ impl Cache {
             observer,
             progress: watch::Sender::new(0),
             behind: Notify::new(),
+            stalled_at: AtomicU64::new(NEVER),
             asks,
             handed: Handed::default(),
         });
@@ -248,19 +271,38 @@ impl Cache {
         }
     }
 
-    /// As [`Cache::reach`], for a revision that the store is known to have.
-    async fn catch_up(&self, revision: Revision) -> Result<(), StoreError> {
-        self.reach(revision).await.map_err(|have| {
+    /// As [`Cache::reach`], for a revision that the store is known to have; whether the cache came
+    /// to it.
+    async fn came_to(&self, revision: Revision) -> bool {
+        let began_at = self.revision();
+        let came = self.reach(revision).await.is_ok();
+        if !came {
             self.behind.notify_one();
-            StoreError::Unavailable(format!(
-                "the watch cache is at revision {have}, the store at {revision}"
-            ))
-        })
+            self.stalled_at.store(began_at, Ordering::Relaxed);
+        }
+        came
     }
 
-    /// Waits until the cache has the store's newest revision, and gives that. A store that has
-    /// less than it has shown before was set back, and nothing that the cache holds is true.
-    pub async fn reach_newest(&self) -> Result<Revision, StoreError> {
+    /// [`Cache::came_to`] for who has nowhere else to look.
+    async fn catch_up(&self, revision: Revision) -> Result<(), StoreError> {
+        if self.came_to(revision).await {
+            return Ok(());
+        }
+        let have = self.revision();
+        Err(StoreError::Unavailable(format!(
+            "the watch cache is at revision {have}, the store at {revision}"
+        )))
+    }
+
+    /// Whether the cache still is where somebody has waited for it in vain: until its next event,
+    /// who can read in the store need not wait, too.
+    pub fn is_stalled(&self) -> bool {
+        self.stalled_at.load(Ordering::Relaxed) == self.revision()
+    }
+
+    /// The store's newest revision. A store that has less than it has shown before was set back,
+    /// and nothing that the cache holds is true.
+    async fn newest_in_store(&self) -> Result<Revision, StoreError> {
         let shown = self.revision();
         let newest = self.store.revision().await?;
         if newest < shown {
@@ -268,8 +310,33 @@ impl Cache {
                 "it was set back from revision {shown} to {newest}: restart the server"
             )));
         }
+        Ok(newest)
+    }
+
+    /// Waits until the cache has the store's newest revision, and gives that. For who needs the
+    /// cache itself: its observers, or many objects. Who only reads asks [`Cache::newest`].
+    pub async fn reach_newest(&self) -> Result<Revision, StoreError> {
+        let newest = self.newest_in_store().await?;
         self.catch_up(newest).await?;
         Ok(self.revision())
+    }
+
+    /// Where the store's newest state is to be read: in the cache if that comes to it in time,
+    /// otherwise in the store, as upstream's reads turn to etcd.
+    pub async fn newest(&self) -> Result<Newest, StoreError> {
+        let newest = self.newest_in_store().await?;
+        if self.revision() < newest && self.is_stalled() {
+            self.behind.notify_one();
+            return Ok(Newest::Stored(newest));
+        }
+        if self.came_to(newest).await {
+            return Ok(Newest::Cached(self.revision()));
+        }
+        tracing::warn!(
+            "the watch cache is at revision {}, the store at {newest}: the store is read",
+            self.revision()
+        );
+        Ok(Newest::Stored(newest))
     }
 
     /// Reads everything, at a revision or (0) now, in place of what the cache had.

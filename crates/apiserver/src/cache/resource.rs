@@ -232,7 +232,10 @@ impl ResourceCache {
             at = first;
         }
         let next = state.first + at as u64;
-        Ok(self.cursor(&mut state, selection, Some(next)))
+        let ahead = (state.newest() < revision).then_some(revision);
+        let mut cursor = self.cursor(&mut state, selection, Some(next));
+        cursor.ahead = ahead;
+        Ok(cursor)
     }
 
     /// A cursor before the event `next`, or behind all.
@@ -268,6 +271,7 @@ impl ResourceCache {
             next,
             keys,
             wakes,
+            ahead: None,
             closed: false,
         }
     }
@@ -449,6 +453,8 @@ pub struct Cursor {
     keys: Vec<Key>,
     /// One of each lane, or that of all events.
     wakes: Vec<watch::Receiver<()>>,
+    /// See [`Cursor::is_news`].
+    ahead: Option<Revision>,
     /// See [`Cursor::is_closed`].
     closed: bool,
 }
@@ -481,6 +487,18 @@ impl Cursor {
         };
         self.next = next;
         Ok(events)
+    }
+
+    /// Whether an event that was taken is news to a client that knows everything up to the revision
+    /// which the cursor was made after. It may have that from the store, or from another server,
+    /// before this cache comes to it. Of several changes of the very revision it knows the first, and
+    /// perhaps no other. To be asked for each event, in their order.
+    pub fn is_news(&mut self, event: &Event) -> bool {
+        let Some(known) = self.ahead else { return true };
+        if event.revision >= known {
+            self.ahead = None;
+        }
+        event.revision > known
     }
 
     /// Whether no event comes any more after those that were there at the last [`Cursor::take`].

@@ -89,7 +89,7 @@ static ALL: LazyLock<All> = LazyLock::new(|| {
         ),
         consistent: Counters::new(
             "apiserver_watch_cache_consistent_read_total",
-            "Reads of the newest state from the watch cache",
+            "Reads of the newest state, from the watch cache or, as a fallback, from the store",
             ["group", "resource", "success", "fallback"],
         ),
         lists: Counters::new(
@@ -165,8 +165,8 @@ struct Lists {
 /// What reads of the newest state count in.
 struct Reads {
     waits: Histogram,
+    /// Those that the cache answered.
     well: Counter,
-    failed: Counter,
 }
 
 /// How a list came by its objects.
@@ -174,7 +174,8 @@ struct Reads {
 pub enum ListedFrom {
     /// By an index over this one of the row's fields, or by none.
     Cache(Option<usize>),
-    /// An older state, which the store still has.
+    /// By reading them in the store: an older state that it still has, or the newest one, which the
+    /// cache did not come to.
     Store,
 }
 
@@ -241,20 +242,33 @@ impl CacheFigures {
         ALL.left_behind.add(self.of());
     }
 
-    /// A read waited for the newest state, in vain or not. No read falls back to the store.
-    pub fn waited(&self, took: Duration, well: bool) {
-        let reads = self.reads.get_or_init(|| {
-            let [group, resource] = self.of();
-            let count = |success| ALL.consistent.of([group, resource, success, "false"]);
-            Reads {
-                waits: ALL.waits.of(self.of()),
-                well: count("true"),
-                failed: count("false"),
-            }
-        });
-        reads.waits.observe(took.as_secs_f64());
-        let count = if well { &reads.well } else { &reads.failed };
-        count.inc();
+    fn reads(&self) -> &Reads {
+        self.reads.get_or_init(|| Reads {
+            waits: ALL.waits.of(self.of()),
+            well: self.consistent(true, false),
+        })
+    }
+
+    fn consistent(&self, success: bool, fallback: bool) -> Counter {
+        let word = |is| if is { "true" } else { "false" };
+        let [group, resource] = self.of();
+        let labels = [group, resource, word(success), word(fallback)];
+        ALL.consistent.of(labels)
+    }
+
+    /// A read waited for the newest state, in vain or not.
+    pub fn waited(&self, took: Duration) {
+        self.reads().waits.observe(took.as_secs_f64());
+    }
+
+    /// The newest state was read, or not; and if it was tried in the store, since the cache did not
+    /// come to it.
+    pub fn read_newest(&self, success: bool, fallback: bool) {
+        match (success, fallback) {
+            (true, false) => self.reads().well.inc(),
+            // Seldom.
+            _ => self.consistent(success, fallback).inc(),
+        };
     }
 
     /// A list looked at so many objects and has so many of them.
@@ -286,7 +300,7 @@ impl CacheFigures {
         lists.returned.inc_by(returned);
     }
 
-    /// The store was asked for so many objects of an older state.
+    /// The store was asked for so many objects.
     pub fn read_from_store(&self, objects: usize) {
         ALL.store_fetched.of(self.of()).inc_by(objects as u64);
     }
@@ -342,7 +356,10 @@ mod tests {
         figures.received();
         figures.dispatched(SHOWN_REVISIONS + 9);
         figures.left_behind();
-        figures.waited(Duration::from_secs(1), true);
+        figures.waited(Duration::from_secs(1));
+        figures.read_newest(true, false);
+        figures.read_newest(true, true);
+        figures.read_newest(false, true);
         figures.listed(ListedFrom::Cache(None), 5, 2);
         figures.listed(ListedFrom::Cache(node), 1, 1);
         figures.read_from_store(8);
@@ -364,6 +381,12 @@ mod tests {
             format!("apiserver_watch_cache_read_wait_seconds_count{own}}} 1"),
             format!(
                 "apiserver_watch_cache_consistent_read_total{own},success=\"true\",fallback=\"false\"}} 1"
+            ),
+            format!(
+                "apiserver_watch_cache_consistent_read_total{own},success=\"true\",fallback=\"true\"}} 1"
+            ),
+            format!(
+                "apiserver_watch_cache_consistent_read_total{own},success=\"false\",fallback=\"true\"}} 1"
             ),
             format!("apiserver_cache_list_total{own},index=\"\"}} 1"),
             format!("apiserver_cache_list_total{own},index=\"f:spec.nodeName\"}} 1"),

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::admission::Operation;
 use crate::call::{Answer, Call};
+use crate::errors::from_store;
 use crate::object::{meta_text, time_text};
 use crate::verbs::admit::Admission;
 use crate::verbs::decode::decode_body;
@@ -210,6 +211,10 @@ pub async fn evict(call: &Call, body: &[u8]) -> Result<Answer, Status> {
         let ends = is_deleting(&pod) || phase(&pod) != "Pending";
         return eviction.delete((!ends).then_some(version)).await;
     }
+    // Any object of the namespace may be the pod's budget: one that the cache does not have yet must
+    // not be passed over, wherever the pod was read.
+    let cache = call.state.cache();
+    cache.reach_newest().await.map_err(|e| from_store(&e))?;
     let budgets = eviction.budgets(&pod)?;
     let Some(budget) = budgets.first() else {
         return eviction.delete(None).await;

@@ -148,13 +148,8 @@ fn text<'a>(v: &'a Value, pointer: &str) -> &'a str {
 
 async fn object(call: &Call, resource: &str, namespace: &str, name: &str) -> Result<Value, Status> {
     // As new as the store: the object may have been deleted and made again just now.
-    call.state
-        .cache()
-        .reach_newest()
-        .await
-        .map_err(|e| crate::errors::from_store(&e))?;
-    call.state
-        .lookup("", resource, namespace, name)
+    let found = call.state.newest("", resource, namespace, name).await?;
+    found
         .map(|o| o.to_value())
         .ok_or_else(|| Status::not_found(&GroupResource::new("", resource), name))
 }

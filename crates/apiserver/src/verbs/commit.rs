@@ -144,7 +144,8 @@ async fn refused(call: &Call, own: &Compare, now: &[Option<KeyValue>]) -> Result
         Compare::Exists(_) => first.is_some(),
     };
     if holds {
-        // What changed is seen through the cache: the next try must not be as blind.
+        // What changed is seen through the cache, whose objects rules and allocations look through:
+        // the next try must not be as blind.
         let cache = call.state.cache();
         cache.reach_newest().await.map_err(|e| from_store(&e))?;
     }

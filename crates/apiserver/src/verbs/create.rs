@@ -196,8 +196,7 @@ async fn attempt(
     let value = encode_with(&object, &admission.managed);
     let object = written(row, &key, &object, value, 0)?;
     if dry_run {
-        super::list::newest(call).await?;
-        if call.cache()?.get(&key).is_some() {
+        if super::list::newest_object(call, &key).await?.is_some() {
             return Err(Status::already_exists(&call.resource(), name));
         }
         return Ok(Tried::Done(Arc::new(object)));

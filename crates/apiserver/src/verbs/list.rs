@@ -1,6 +1,8 @@
-//! Get and list: from the cache, at the store's newest revision, at any, or at an exact one.
+//! Get and list: from the cache, at the store's newest revision, at any, or at an exact one; from the
+//! store what the cache does not have, or does not come to in time.
 
 use std::num::{IntErrorKind, ParseIntError};
+use std::sync::Arc;
 
 use api::{FieldError, FieldPath, GroupKind, Status};
 use store::StoreError;
@@ -8,7 +10,7 @@ use tokio::time::Instant;
 
 use super::convert::AskedConversion;
 use super::paging::ContinueToken;
-use crate::cache::{Objects, Selection, objects_of, walk};
+use crate::cache::{Newest, Object, Objects, ResourceCache, Selection, objects_of, walk};
 use crate::call::{Answer, Call, List};
 use crate::errors::from_store;
 use crate::metrics::watch_cache::ListedFrom;
@@ -16,30 +18,50 @@ use crate::metrics::watch_cache::ListedFrom;
 /// Reads one object.
 pub async fn get(call: &Call) -> Result<Answer, Status> {
     let revision = read_revision(call.query.get("resourceVersion"));
-    match revision.map_err(|e| unread(&e))? {
-        None => newest(call).await?,
-        Some(0) => call.state.cache().revision(),
-        Some(r) => {
-            call.state.reach(r).await?;
-            r
+    let (name, key) = (&call.info.name, call.key(&call.info.name));
+    let found = match revision.map_err(|e| unread(&e))? {
+        None => newest_object(call, &key).await?,
+        // What the cache has is new enough for 0.
+        Some(revision) => {
+            call.state.reach(revision).await?;
+            call.cache()?.get(&key)
         }
     };
-    let name = &call.info.name;
-    let object = call
-        .cache()?
-        .get(&call.key(name))
-        .ok_or_else(|| Status::not_found(&call.resource(), name))?;
+    let object = found.ok_or_else(|| Status::not_found(&call.resource(), name))?;
     Ok(Answer::Object { code: 200, object })
 }
 
-/// Waits until the cache has the store's newest state.
-pub async fn newest(call: &Call) -> Result<u64, Status> {
+/// Where the newest state is; waits for the cache to have it.
+pub async fn newest(call: &Call) -> Result<Newest, Status> {
     let began = Instant::now();
-    let reached = call.state.cache().reach_newest().await;
+    let newest = call.state.cache().newest().await;
     if let Some(cache) = call.state.cache().of(&call.row) {
-        cache.figures.waited(began.elapsed(), reached.is_ok());
+        cache.figures.waited(began.elapsed());
     }
-    reached.map_err(|e| from_store(&e))
+    newest.map_err(|e| from_store(&e))
+}
+
+/// Reads the newest state, by a function that is given where it is, and counts that.
+async fn read_newest<T, F>(call: &Call, read: impl FnOnce(Newest) -> F) -> Result<T, Status>
+where
+    F: Future<Output = Result<T, Status>>,
+{
+    let newest = newest(call).await;
+    let fell_back = matches!(newest, Ok(Newest::Stored(_)));
+    let done = match newest {
+        Ok(newest) => read(newest).await,
+        Err(e) => Err(e),
+    };
+    if let Some(cache) = call.state.cache().of(&call.row) {
+        cache.figures.read_newest(done.is_ok(), fell_back);
+    }
+    done
+}
+
+/// An object of the request's resource in the newest state.
+pub async fn newest_object(call: &Call, key: &str) -> Result<Option<Arc<Object>>, Status> {
+    let cache = call.cache()?;
+    read_newest(call, |newest| call.state.object_in(newest, &cache, key)).await
 }
 
 /// A resourceVersion parameter; what is wrong with it is said in other words by each verb.
@@ -159,10 +181,10 @@ pub async fn select(call: &Call) -> Result<List, Status> {
     check_options(call)?;
     let selection = selection(call)?;
     if call.row.virtual_kind {
-        let revision = newest(call).await?;
+        let revision = newest(call).await?.revision();
         return Ok(page(&Objects::new(), &selection, revision, None, limit).0);
     }
-    let (objects, revision, start, from) = source(call, &selection, limit).await?;
+    let ((objects, revision, from), start) = source(call, &selection, limit).await?;
     let objects = match AskedConversion::of(&call.row).filter(|_| selection.asks_fields()) {
         None => objects,
         // Only in the version of the request do the fields say what is selected.
@@ -195,14 +217,15 @@ fn read_limit(call: &Call) -> Result<usize, Status> {
     Ok(usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
-/// The state to list from, its revision, the key to begin at, and where the state was.
+/// The objects to choose from, their revision, and where they were.
+type Listed = (Objects, u64, ListedFrom);
+
+/// The state to list from, and the key to begin at.
 async fn source(
     call: &Call,
     selection: &Selection,
     limit: usize,
-) -> Result<(Objects, u64, Option<String>, ListedFrom), Status> {
-    let cache = call.cache()?;
-    let cached = ListedFrom::Cache(selection.indexed(&call.row).map(|(field, _)| field));
+) -> Result<(Listed, Option<String>), Status> {
     let given = call.query.get("resourceVersion");
     if let Some(token) = call.query.get("continue") {
         let place = ContinueToken::read(token)?;
@@ -212,15 +235,13 @@ async fn source(
             ));
         }
         if let Ok(rv) = u64::try_from(place.rv) {
-            return match exact(call, rv).await {
-                Ok((objects, from)) => Ok((objects, rv, Some(place.start), from)),
+            return match exact(call, selection, rv).await {
+                Ok(listed) => Ok((listed, Some(place.start))),
                 Err(e) if e.code == 410 => Err(place.expired()),
                 Err(e) => Err(e),
             };
         }
-        let rv = newest(call).await?;
-        let (objects, shown) = cache.candidates(selection);
-        return Ok((objects, rv.max(shown), Some(place.start), cached));
+        return Ok((in_newest(call, selection).await?, Some(place.start)));
     }
     let asked = read_revision(given)
         .map_err(|e| Status::bad_request(format!("invalid resource version: {e}")))?;
@@ -229,27 +250,54 @@ async fn source(
         None => limit > 0,
         Some(how) => how == "Exact",
     };
-    let revision = match asked {
-        None => newest(call).await?,
-        Some(0) => call.state.cache().revision(),
-        Some(rv) if is_exact => {
-            let (objects, from) = exact(call, rv).await?;
-            return Ok((objects, rv, None, from));
-        }
+    let listed = match asked {
+        None => in_newest(call, selection).await?,
+        Some(rv) if is_exact && rv > 0 => exact(call, selection, rv).await?,
+        // What the cache has is new enough for 0.
         Some(rv) => {
             call.state.reach(rv).await?;
-            call.state.cache().revision()
+            in_cache(call, &call.cache()?, selection)
         }
     };
-    // The cache may have moved on since: the list says what it shows.
-    let (objects, shown) = cache.candidates(selection);
-    Ok((objects, revision.max(shown), None, cached))
+    Ok((listed, None))
 }
 
-/// The objects at an exact revision: from the ring, or from the store's older versions.
-async fn exact(call: &Call, revision: u64) -> Result<(Objects, ListedFrom), Status> {
-    call.state.reach(revision).await?;
-    let (cache, store, prefix) = (call.cache()?, call.state.store(), prefix(call));
+/// The objects as the cache has them.
+fn in_cache(call: &Call, cache: &ResourceCache, selection: &Selection) -> Listed {
+    let field = selection.indexed(&call.row).map(|(field, _)| field);
+    let revision = call.state.cache().revision();
+    // The cache may have moved on since: the list says what it shows.
+    let (objects, shown) = cache.candidates(selection);
+    (objects, revision.max(shown), ListedFrom::Cache(field))
+}
+
+/// The objects in the newest state.
+async fn in_newest(call: &Call, selection: &Selection) -> Result<Listed, Status> {
+    let cache = call.cache()?;
+    let cache = &*cache;
+    read_newest(call, |newest| async move {
+        match newest {
+            Newest::Cached(_) => Ok(in_cache(call, cache, selection)),
+            Newest::Stored(_) => {
+                let read = in_store(call, cache, selection, 0).await;
+                read.map_err(|e| from_store(&e))
+            }
+        }
+    })
+    .await
+}
+
+/// The objects at an exact revision: from the ring, or from the store, which has older versions, and
+/// newer ones where the cache does not come to them. So a list that began with a page from the store
+/// goes on, too.
+async fn exact(call: &Call, selection: &Selection, revision: u64) -> Result<Listed, Status> {
+    let (cache, all) = (call.cache()?, call.state.cache());
+    let have = all.revision();
+    let too_new = if have < revision && all.is_stalled() {
+        Some(Status::too_large_resource_version(have, revision))
+    } else {
+        call.state.reach(revision).await.err()
+    };
     let failed = |e| match e {
         StoreError::Compacted { .. } => {
             Status::expired("The resourceVersion for the provided list is too old.".to_owned())
@@ -258,22 +306,46 @@ async fn exact(call: &Call, revision: u64) -> Result<(Objects, ListedFrom), Stat
     };
     // The store says whether the revision may still be read: the ring of a resource that seldom
     // changes goes back further than what is promised.
-    store.get(prefix.clone(), revision).await.map_err(failed)?;
-    if let Ok(objects) = cache.at(revision) {
-        return Ok((objects, ListedFrom::Cache(None)));
+    let any = call.state.store().get(prefix(call, selection), revision);
+    match (any.await, too_new) {
+        (Err(StoreError::Future { .. }), Some(too_new)) => return Err(too_new),
+        (Err(e), _) => return Err(failed(e)),
+        (Ok(_), None) => {
+            if let Ok(objects) = cache.at(revision) {
+                return Ok((objects, revision, ListedFrom::Cache(None)));
+            }
+        }
+        (Ok(_), Some(_)) => {}
     }
-    let page = store
-        .range(prefix.clone(), prefix.clone(), 0, revision)
-        .await;
-    let page = page.map_err(failed)?;
-    cache.figures.read_from_store(page.items.len());
-    let objects = objects_of(&cache.row, page.items);
-    let objects = objects.map(|o| (o.key.clone(), o)).collect();
-    Ok((objects, ListedFrom::Store))
+    let read = in_store(call, &cache, selection, revision).await;
+    read.map_err(failed)
 }
 
-fn prefix(call: &Call) -> bytes::Bytes {
-    format!("{}/", call.row.storage_prefix).into()
+/// The objects in the store, at a revision or (0) now.
+async fn in_store(
+    call: &Call,
+    cache: &ResourceCache,
+    selection: &Selection,
+    at: u64,
+) -> Result<Listed, StoreError> {
+    let prefix = prefix(call, selection);
+    let store = call.state.store();
+    let page = store.range(prefix.clone(), prefix, 0, at).await?;
+    cache.figures.read_from_store(page.items.len());
+    // A page at a revision may name the newest one.
+    let revision = if at == 0 { page.revision } else { at };
+    let objects = objects_of(&cache.row, page.items);
+    let objects = objects.map(|o| (o.key.clone(), o)).collect();
+    Ok((objects, revision, ListedFrom::Store))
+}
+
+/// What the keys of all that may be selected begin with.
+fn prefix(call: &Call, selection: &Selection) -> bytes::Bytes {
+    let all = &call.row.storage_prefix;
+    match selection.namespace.as_str() {
+        "" => format!("{all}/").into(),
+        namespace => format!("{all}/{namespace}/").into(),
+    }
 }
 
 /// One page, and how many objects were looked at for it; `limit` 0 for all.

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::convert::AskedConversion;
 use super::list::{invalid_options, newest, read_number, read_revision, selection, unread};
-use crate::cache::{Cursor, Event, EventType, Object, Objects, Selection, walk};
+use crate::cache::{Cursor, Event, EventType, Newest, Object, Objects, Selection, walk};
 use crate::call::{Answer, Call};
 use crate::codec;
 use crate::http::body::Body;
@@ -59,8 +59,9 @@ pub async fn watch(call: &Call) -> Result<Answer, Status> {
     let selection = selection(call)?;
     let start = match start(call, &selection).await {
         Ok(s) => s,
-        // Upstream opens the stream and puts the error into it.
-        Err(s) if s.code == 410 => return Ok(failed(call, &s)),
+        // Upstream opens the stream and puts the error into it: what was asked for is too old, or
+        // too new for this server.
+        Err(s) if matches!(s.code, 410 | 504) => return Ok(failed(call, &s)),
         Err(s) => return Err(s),
     };
     let frames = Frames::new(call);
@@ -127,8 +128,12 @@ async fn start(call: &Call, selection: &Selection) -> Result<Start, Status> {
         given => given,
     };
     match asked {
+        // What is shown must be in the cache, which the watch goes on from: so it waits on where a
+        // list would be read in the store, and fails in the end, as upstream's.
         None => {
-            newest(call).await?;
+            if let Newest::Stored(newest) = newest(call).await? {
+                call.state.reach(newest).await?;
+            }
         }
         Some(0) => {}
         // A list that streams waits for its revision; a plain watch waits by watching.
@@ -260,13 +265,15 @@ fn stream(
             // Read before the events: everything up to it is in the ring by then, also what has
             // not woken this watcher. Only when it is wanted: all watchers share its lock.
             let progress = bookmark_is_due.then(|| state.cache().revision());
-            let events = match cursor.take(BATCH) {
+            let mut events = match cursor.take(BATCH) {
                 Ok(e) => e,
                 Err(old) => {
                     yield Ok(frames.error(&too_old(sent, old.oldest)));
                     return;
                 }
             };
+            let more = events.len() == BATCH;
+            events.retain(|e| cursor.is_news(e));
             // Few kinds are converted by others: what everybody else sees is chosen once.
             if frames.asked.is_some() {
                 let shown = events.iter().flat_map(|e| frames.shown(e, &selection));
@@ -276,7 +283,6 @@ fn stream(
                     return;
                 }
             }
-            let more = events.len() == BATCH;
             let mut chunk = Chunk::default();
             for e in events {
                 sent = e.revision.max(sent);

@@ -31,6 +31,7 @@ mod leaders;
 mod namespaces;
 mod quotas;
 mod ranges;
+mod stalled_watch;
 mod store_failures;
 mod test_store;
 mod writes;

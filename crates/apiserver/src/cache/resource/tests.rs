@@ -259,6 +259,33 @@ fn changes_of_one_revision_are_not_torn_apart() {
     assert_eq!(after(2), ["x/q", "y/p"]);
 }
 
+/// It has listed in the store, or at another server, what this cache comes to only later.
+#[test]
+fn a_client_that_is_ahead_of_the_cache_is_shown_nothing_that_it_knows() {
+    let (row, cache) = pods(WINDOW);
+    let put = |key: &str, revision| {
+        cache.apply("", Some(pod(&row, key, "", &[], revision)), revision);
+    };
+    let all = Selection::new(&row, "", "", "").expect("selection");
+    put("x/a", 1);
+    let mut one = cache.after(3, &all).expect("in the ring");
+    let mut of_a_change_before = cache.after(1, &all).expect("in the ring");
+    for (key, revision) in [("x/b", 2), ("x/c", 3), ("x/d", 3), ("x/e", 4)] {
+        put(key, revision);
+    }
+    let news = |cursor: &mut Cursor| {
+        let mut events = cursor.take(usize::MAX).expect("events");
+        events.retain(|e| cursor.is_news(e));
+        let keys = events.iter().map(|e| e.object.key.to_string());
+        keys.collect::<Vec<_>>()
+    };
+    // Of two changes at once it may have seen but the first.
+    assert_eq!(news(&mut one), ["x/d", "x/e"]);
+    assert_eq!(news(&mut of_a_change_before), ["x/b", "x/c", "x/d", "x/e"]);
+    put("x/a", 5);
+    assert_eq!(news(&mut one), ["x/a"]);
+}
+
 /// Cursors of which one asks, one after the other, which of them were woken.
 struct Woken(Vec<Cursor>);
 
