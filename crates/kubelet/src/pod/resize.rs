@@ -4,8 +4,9 @@
 use super::allocation::Allocation;
 use super::plan::Effect;
 use super::reserved::{Accounts, Amounts};
-use super::resources::{self, Sums};
+use super::resources::{self, Qos, Sums};
 use super::spec;
+use super::swap;
 use crate::quantity::{self, Resources};
 use host::cgroup::Limits;
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
@@ -44,6 +45,64 @@ pub struct Resize {
 pub fn differs(pod: &Pod, have: &Allocation) -> bool {
     let wanted = Allocation::of(pod);
     wanted.containers != have.containers || wanted.pod != have.pod
+}
+
+/// What keeps a node from giving pods other resources, whatever room there is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Fixed {
+    /// CPUs are given by the static policy.
+    pub cpus: bool,
+    /// So is memory.
+    pub memory: bool,
+    /// Who may swap how much.
+    pub swap: swap::Node,
+}
+
+/// Why a pod cannot have other resources here, if it cannot.
+#[must_use]
+pub fn forbidden(pod: &Pod, have: &Allocation, fixed: Fixed) -> Option<String> {
+    let before = &have.applied(pod);
+    let pairs = || {
+        let init = spec::init_containers(pod).iter();
+        let all = init.chain(spec::containers(pod));
+        all.filter_map(move |new| Some((new, spec::container(before, &new.name)?)))
+    };
+    let asked = |c: &Container, name: &str| {
+        let requests = c.resources.as_ref()?.requests.as_ref()?;
+        requests.get(name).and_then(|q| quantity::millis(&q.0))
+    };
+    let differs =
+        |new: &Container, old: &Container, name: &str| asked(new, name) != asked(old, name);
+    let swaps = |new: &Container, old: &Container| {
+        swap::limit(pod, new, fixed.swap) > 0 || swap::limit(before, old, fixed.swap) > 0
+    };
+    for (new, old) in pairs() {
+        if differs(new, old, "memory") && !restarts(old, "memory") && swaps(new, old) {
+            return Some("In-place resize of containers with swap is not supported.".into());
+        }
+    }
+    if resources::qos(pod) != Qos::Guaranteed {
+        return None;
+    }
+    for (is_given, name, policy) in [
+        (fixed.cpus, "cpu", "CPU Manager policy \"static\""),
+        (fixed.memory, "memory", "Memory Manager policy \"Static\""),
+    ] {
+        if is_given && pairs().any(|(new, old)| differs(new, old, name)) {
+            return Some(format!(
+                "Resize is infeasible for Guaranteed Pods alongside {policy}"
+            ));
+        }
+    }
+    None
+}
+
+/// Whether a container is started again to have another amount of a resource.
+fn restarts(container: &Container, name: &str) -> bool {
+    let policies = container.resize_policy.iter().flatten();
+    policies
+        .filter(|p| p.resource_name == name)
+        .any(|p| p.restart_policy == "RestartContainer")
 }
 
 /// Whether the node gives a pod what its spec asks for. A grant is noted in the accounts.
@@ -100,19 +159,13 @@ pub fn change(container: &Container, has: &ResourceRequirements) -> Change {
         of(given.requests.as_ref()) != of(has.requests.as_ref())
             || of(given.limits.as_ref()) != of(has.limits.as_ref())
     };
-    let restarts = |name: &str| {
-        let policies = container.resize_policy.iter().flatten();
-        policies
-            .filter(|p| p.resource_name == name)
-            .any(|p| p.restart_policy == "RestartContainer")
-    };
     let changed: Vec<&str> = ["cpu", "memory"]
         .into_iter()
         .filter(|n| differs(n))
         .collect();
     match changed.is_empty() {
         true => Change::None,
-        false if changed.iter().any(|n| restarts(n)) => Change::Restart,
+        false if changed.iter().any(|n| restarts(container, n)) => Change::Restart,
         false => Change::Update,
     }
 }
@@ -329,6 +382,69 @@ mod tests {
         let free = pod(json!({"cpu": "1"}), json!({}));
         order(&mut none, &free, Some(&resources::pod_limits(&free)));
         assert!(none.is_empty(), "{none:?}");
+    }
+
+    #[test]
+    fn what_a_policy_has_given_is_not_resized() {
+        let of = |requests: Value, limits: Value, fixed: Fixed| {
+            let same = json!({"cpu": "1", "memory": "1Gi"});
+            let have = Allocation::of(&pod(same.clone(), same));
+            let mut wanted = pod(requests, limits);
+            if let Some(spec) = &mut wanted.spec {
+                spec.containers[0].resize_policy = None;
+            }
+            forbidden(&wanted, &have, fixed)
+        };
+        let cpus = Fixed {
+            cpus: true,
+            ..Fixed::default()
+        };
+        let memory = Fixed {
+            memory: true,
+            ..Fixed::default()
+        };
+        let more_cpu = || json!({"cpu": "2", "memory": "1Gi"});
+        let more_memory = || json!({"cpu": "1", "memory": "2Gi"});
+        let why = |policy: &str| {
+            Some(format!(
+                "Resize is infeasible for Guaranteed Pods alongside {policy}"
+            ))
+        };
+        let static_cpus = why("CPU Manager policy \"static\"");
+        assert_eq!(of(more_cpu(), more_cpu(), cpus), static_cpus);
+        assert_eq!(of(more_memory(), more_memory(), cpus), None);
+        let static_memory = why("Memory Manager policy \"Static\"");
+        assert_eq!(of(more_memory(), more_memory(), memory), static_memory);
+        assert_eq!(of(more_cpu(), more_cpu(), memory), None);
+        // Not Guaranteed: its CPUs are not its own.
+        assert_eq!(of(more_cpu(), json!({}), cpus), None);
+    }
+
+    #[test]
+    fn memory_of_what_swaps_is_not_resized_while_it_runs() {
+        let fixed = Fixed {
+            swap: swap::Node {
+                limited: true,
+                memory: 16 << 30,
+                swap: 4 << 30,
+            },
+            ..Fixed::default()
+        };
+        let have = Allocation::of(&pod(json!({"cpu": "1", "memory": "1Gi"}), json!({})));
+        let why = |requests: Value, policy: Option<&str>| {
+            let mut wanted = pod(requests, json!({}));
+            let policy = policy.map(|p| json!([{"resourceName": "memory", "restartPolicy": p}]));
+            let policy = policy.map(|p| serde_json::from_value(p).expect("a policy"));
+            if let Some(spec) = &mut wanted.spec {
+                spec.containers[0].resize_policy = policy;
+            }
+            forbidden(&wanted, &have, fixed)
+        };
+        let more = || json!({"cpu": "1", "memory": "2Gi"});
+        let text = "In-place resize of containers with swap is not supported.";
+        assert_eq!(why(more(), None).as_deref(), Some(text));
+        assert_eq!(why(more(), Some("RestartContainer")), None);
+        assert_eq!(why(json!({"cpu": "2", "memory": "1Gi"}), None), None);
     }
 
     #[test]

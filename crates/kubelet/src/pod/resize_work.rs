@@ -4,10 +4,11 @@
 use super::allocation::{AllocatedResources, Allocation};
 use super::deps::Deps;
 use super::plan::Effect;
-use super::resize::{self, Change, Resize, Verdict};
+use super::resize::{self, Change, Fixed, Resize, Verdict};
 use super::resources;
 use super::runtime_state::{Run, SeenPod};
 use super::spec;
+use super::swap;
 use crate::events::Severity;
 use crate::metrics::STARTS;
 use crate::quantity;
@@ -86,6 +87,14 @@ impl Grants {
         applied
     }
 
+    fn fixed(&self) -> Fixed {
+        Fixed {
+            cpus: self.deps.cpus.is_static(),
+            memory: self.deps.config.memory.is_static,
+            swap: swap::node(&self.deps).unwrap_or_default(),
+        }
+    }
+
     fn ask(&mut self, pod: &Pod, have: &mut Allocation, seen: &SeenPod) {
         let r = &self.deps.resources;
         let most = |v: u64| i64::try_from(v).unwrap_or(i64::MAX);
@@ -93,18 +102,12 @@ impl Grants {
             most(r.allocatable_cpu_millis()),
             most(r.allocatable_memory_bytes()),
         );
-        let uid = spec::uid(pod);
-        let manager = match (self.deps.cpus.has_any(uid), self.deps.topology.has_any(uid)) {
-            (true, _) => Some("CPU"),
-            (false, true) => Some("Memory"),
-            (false, false) => None,
-        };
-        let verdict = if let Some(manager) = manager.filter(|_| resize::differs(pod, have)) {
-            Verdict::Infeasible(format!(
-                "Resize is infeasible for Guaranteed Pods alongside {manager} Manager static policy"
-            ))
-        } else {
-            resize::judge(pod, have, &self.deps.accounts, all)
+        let forbidden = resize::differs(pod, have)
+            .then(|| resize::forbidden(pod, have, self.fixed()))
+            .flatten();
+        let verdict = match forbidden {
+            Some(why) => Verdict::Infeasible(why),
+            None => resize::judge(pod, have, &self.deps.accounts, all),
         };
         let pending = match verdict {
             Verdict::Same => None,

@@ -35,20 +35,29 @@ pub fn limit(pod: &Pod, c: &Container, node: Node) -> u64 {
     u64::try_from(part / u128::from(node.memory)).unwrap_or(node.swap)
 }
 
-/// The file of a container's group and what is written into it: where the kernel counts swap for groups
-/// of version 2, no container may use more than its part, which is nothing where nobody may swap.
+/// The file of a container's group that limits its swap.
+const FILE: &str = "memory.swap.max";
+
+/// What the node has; none where the kernel does not count swap for groups of version 2, so that none can
+/// be given.
 #[must_use]
-pub fn file(deps: &Deps, pod: &Pod, c: &Container) -> Option<(String, String)> {
-    const FILE: &str = "memory.swap.max";
+pub fn node(deps: &Deps) -> Option<Node> {
     let group = deps.cgroups.folder("memory", &deps.config.kubepods());
     if deps.cgroups.version() != 2 || !group.join(FILE).exists() {
         return None;
     }
-    let node = Node {
+    Some(Node {
         limited: deps.config.limited_swap,
         memory: deps.resources.memory_bytes,
         swap: crate::node::machine::memory().swap,
-    };
+    })
+}
+
+/// What is written into the file of a container's group: no container may use more than its part, which is
+/// nothing where nobody may swap.
+#[must_use]
+pub fn file(deps: &Deps, pod: &Pod, c: &Container) -> Option<(String, String)> {
+    let node = node(deps)?;
     Some((FILE.to_owned(), limit(pod, c, node).to_string()))
 }
 

@@ -160,12 +160,6 @@ impl Topology {
         self.held.lock().remove(uid);
     }
 
-    /// Whether a pod has memory of certain nodes: how much it is is settled when it comes.
-    #[must_use]
-    pub fn has_any(&self, uid: &str) -> bool {
-        self.held.lock().contains_key(uid)
-    }
-
     /// The memory of certain nodes that a container has.
     #[must_use]
     pub fn blocks(&self, uid: &str, container: &str) -> Vec<Block> {

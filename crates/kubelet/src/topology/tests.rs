@@ -107,7 +107,7 @@ fn cpus_and_memory_are_of_one_node() {
     assert_eq!(bench.admit("c", &["1/1"]), refused);
     // Nothing of it is held.
     assert_eq!(bench.has("c", "c0"), pair("", ""));
-    assert!(!bench.topology.has_any("c"));
+    assert!(bench.topology.blocks("c", "c0").is_empty());
     bench.topology.forget("b");
     bench.cpus.forget("b");
     assert_eq!(bench.admit("c", &["1/1"]), Ok(()));
