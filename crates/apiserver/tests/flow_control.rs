@@ -247,9 +247,9 @@ async fn answers_say_which_rules_they_came_under() {
     assert_eq!(header(&answer, SCHEMA), uid(&mine));
 }
 
-/// A request that has the only seat of its level: a watch of all objects that has not begun, since
-/// nobody reads its body.
-#[tokio::test]
+/// A level without a seat, at which a request waits. Time stands still but for the test's own pauses:
+/// who waits is refused after a while.
+#[tokio::test(start_paused = true)]
 async fn a_full_level_refuses_and_others_are_not_concerned() {
     let server = server().await;
     // No shares: no seat at all, for a level that lets nobody wait, one at a time.
