@@ -280,11 +280,11 @@ fn a_pods_labels_narrow_the_selectors_that_name_their_keys() {
         let errs = errors_of(strategy("", "pods"), &keyed);
         assert_eq!(errs.len(), wanted, "{errs:?}");
     }
-    // Seen when the pod's own value has joined what was asked for.
+    // Seen when the pod's own value has joined what was asked for; the path is upstream's.
     assert_eq!(
         errors_of(strategy("", "pods"), &of(json!(["app"]))),
         [
-            "spec.topologySpreadConstraints[0].matchLabelKeys[0]: Invalid value: \"app\": exists in both matchLabelKeys and labelSelector"
+            "spec.topologySpreadConstraints[0][0]: Invalid value: \"app\": exists in both matchLabelKeys and labelSelector"
         ]
     );
 }
