@@ -256,7 +256,8 @@ async fn source(
         // What the cache has is new enough for 0.
         Some(rv) => {
             call.state.reach(rv).await?;
-            in_cache(call, &call.cache()?, selection)
+            let cache = call.cache()?;
+            in_cache(call, &cache, selection)
         }
     };
     Ok((listed, None))
