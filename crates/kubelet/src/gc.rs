@@ -3,7 +3,7 @@
 use crate::events::Severity;
 use crate::images::gc;
 use crate::log_rotation::{self, Error, Need};
-use crate::metrics::METRICS;
+use crate::metrics::{COUNTS, METRICS};
 use crate::pod::deps::Deps;
 use crate::pod::manager::Pods;
 use crate::pod::runtime_state::{Run, SeenContainer};
@@ -171,10 +171,11 @@ async fn remove_images(deps: &Deps, bytes: u64) -> Result<(usize, u64), String> 
         )
     };
     let (mut count, mut freed) = (0, 0u64);
-    for id in victims {
+    for (id, was_old) in victims {
         match deps.runtime.remove_image(&id).await {
             Ok(()) => {
                 count += 1;
+                COUNTS.image_removed(was_old);
                 let size = images.iter().find(|i| i.id == id).map_or(0, |i| i.bytes);
                 freed = freed.saturating_add(size);
             }

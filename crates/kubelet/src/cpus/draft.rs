@@ -2,6 +2,7 @@
 
 use super::set::CpuSet;
 use super::{Cpus, OfPod, exclusive, refused, save};
+use crate::metrics::COUNTS;
 use crate::pod::admit::Refusal;
 use crate::pod::spec;
 use crate::topology::merge::{Hint, OfResource};
@@ -91,6 +92,17 @@ impl Draft<'_> {
         if count == 0 {
             return Ok(());
         }
+        let given = self.give_count(c, count, within);
+        COUNTS.pinned_cpus(given.is_ok());
+        given
+    }
+
+    fn give_count(
+        &mut self,
+        c: &Container,
+        count: usize,
+        within: Option<&CpuSet>,
+    ) -> Result<(), Refusal> {
         self.cpus.is_aligned(count)?;
         let fresh = self.free.without(&self.reusable);
         // Nodes of a socket are one where sockets are what counts.

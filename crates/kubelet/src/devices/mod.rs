@@ -17,9 +17,11 @@ pub use choose::Error;
 pub use draft::Draft;
 pub use inventory::Amount;
 
+use crate::metrics::COUNTS;
 use crate::pod::spec;
 use crate::topology::nodes::Nodes;
 use allocated::OfPod;
+use clock::Instant;
 use draft::Shelf;
 use host::plugins::devices::DevicePluginOptions;
 use inventory::Stock;
@@ -191,7 +193,10 @@ impl Devices {
                 choice.prefer(preferred.map_err(Error)?);
             }
             let ids = choice.decide();
-            let answer = plugin.allocate(&ids).await.map_err(Error)?;
+            let began = Instant::now();
+            let answer = plugin.allocate(&ids).await;
+            COUNTS.devices_given(&resource, began.elapsed());
+            let answer = answer.map_err(Error)?;
             own.give(&c.name, &resource, AllocatedDevices::of(ids, answer));
         }
         Ok(())

@@ -2,6 +2,7 @@
 //! programs on the node that watch devices.
 
 use crate::cpus::set::CpuSet;
+use crate::metrics::{COUNTS, Lookup};
 use crate::pod::deps::Deps;
 use crate::pod::manager::Pods;
 use crate::pod::spec;
@@ -109,6 +110,7 @@ impl PodResourcesLister for Lister {
         &self,
         _: Request<ListPodResourcesRequest>,
     ) -> Result<Response<ListPodResourcesResponse>, Status> {
+        COUNTS.lookup(Lookup::List, true);
         let all = self.pods.snapshots();
         let active = all.iter().filter(|p| !p.over);
         Ok(Response::new(ListPodResourcesResponse {
@@ -120,6 +122,7 @@ impl PodResourcesLister for Lister {
         &self,
         _: Request<AllocatableResourcesRequest>,
     ) -> Result<Response<AllocatableResourcesResponse>, Status> {
+        COUNTS.lookup(Lookup::Allocatable, true);
         let all = self.deps.devices.healthy().into_iter();
         let devices = all.flat_map(|(name, ids)| self.devices(&name, ids));
         let blocks = self.deps.topology.allocatable();
@@ -137,6 +140,7 @@ impl PodResourcesLister for Lister {
         let asked = request.into_inner();
         let (namespace, name) = (&asked.pod_namespace, &asked.pod_name);
         let found = self.pods.find(namespace, name).filter(|p| !p.over);
+        COUNTS.lookup(Lookup::Get, found.is_some());
         let found = found.ok_or_else(|| {
             Status::not_found(format!("pod {name} in namespace {namespace} not found"))
         })?;

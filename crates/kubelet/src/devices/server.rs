@@ -2,6 +2,7 @@
 //! is how plugins learn that they have to register again.
 
 use super::Devices;
+use crate::metrics::COUNTS;
 use host::plugins::devices::registration_server::{Registration, RegistrationServer};
 use host::plugins::devices::{Empty, RegisterRequest};
 use std::io;
@@ -42,6 +43,7 @@ impl Registration for Door {
         let options = asked.options.unwrap_or_default();
         let done = self.0.register(&asked.resource_name, &socket, options);
         done.map_err(Status::invalid_argument)?;
+        COUNTS.device_plugin(&asked.resource_name);
         Ok(Response::new(Empty {}))
     }
 }

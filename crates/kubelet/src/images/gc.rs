@@ -34,8 +34,8 @@ impl Ages {
         }
     }
 
-    /// Ids to remove: what nobody used for too long, then as much as must be freed, least recently used
-    /// first.
+    /// Ids to remove, and whether nobody used the image for too long; after those as much as must be
+    /// freed, least recently used first.
     #[must_use]
     pub fn victims(
         &self,
@@ -44,7 +44,7 @@ impl Ages {
         keep: &str,
         ask: RemovalRequest,
         now: Instant,
-    ) -> Vec<String> {
+    ) -> Vec<(String, bool)> {
         let mut candidates: Vec<(&Image, Instant)> = images
             .iter()
             .filter(|i| !is_used(i, used) && !i.pinned && !i.tags.iter().any(|t| t == keep))
@@ -63,7 +63,7 @@ impl Ages {
                 break;
             }
             freed += image.bytes;
-            out.push(image.id.clone());
+            out.push((image.id.clone(), old));
         }
         out
     }
@@ -102,10 +102,11 @@ mod tests {
             bytes,
         };
         let victims = |ask, now| ages.victims(&images, &used, "pause", ask, now);
-        assert_eq!(victims(ask(5, None), later), ["2"]);
+        let two = |was_old| [("2".to_owned(), was_old)];
+        assert_eq!(victims(ask(5, None), later), two(false));
         assert!(victims(ask(5, None), start).is_empty());
         assert!(victims(ask(0, None), later).is_empty());
         assert!(victims(ask(0, Some(200)), later).is_empty());
-        assert_eq!(victims(ask(0, Some(199)), later), ["2"]);
+        assert_eq!(victims(ask(0, Some(199)), later), two(true));
     }
 }

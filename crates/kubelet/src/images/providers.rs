@@ -5,6 +5,7 @@
 use super::keyring;
 use super::provider::{Account, Answer, CacheKey, Provider, TokenRules};
 use super::pulled::{AccountProof, Proof};
+use crate::metrics::COUNTS;
 use crate::pod::spec;
 use crate::volumes::tokens::Tokens;
 use clock::Instant;
@@ -171,8 +172,10 @@ impl Providers {
         if let Some(kept) = self.kept(provider, image, account) {
             return Ok(kept);
         }
-        let said = run(provider, &provider.question(image, account)).await?;
-        let answer = provider.answer(&said, image, account)?;
+        let began = Instant::now();
+        let said = run(provider, &provider.question(image, account)).await;
+        COUNTS.provider_ran(&provider.name, began.elapsed(), said.is_ok());
+        let answer = provider.answer(&said?, image, account)?;
         self.keep(provider.key(answer.about(), account), &answer);
         drop(alone);
         Ok(answer.credentials)

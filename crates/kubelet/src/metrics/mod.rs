@@ -1,6 +1,7 @@
 //! What the kubelet counts, under upstream's names; and a runtime whose calls are counted. It changes
 //! no call.
 
+mod counts;
 pub mod files;
 mod starts;
 
@@ -17,6 +18,7 @@ use host::runtime::{
 };
 use metrics::{Counters, Gauges, Histograms};
 
+pub use counts::{COUNTS, Lookup};
 pub use starts::{STARTS, Start};
 
 /// Seconds; what upstream's figures have that name no bounds.
@@ -140,6 +142,8 @@ impl KubeletMetrics {
     /// The kubelet of a node runs here.
     pub fn runs(&self, node: &str) {
         self.node.set([node], 1.0);
+        // All that may be counted is shown from the beginning.
+        LazyLock::force(&COUNTS);
     }
 
     /// It was seen what the runtime has of a pod.

@@ -17,7 +17,7 @@ use crate::dra::cdi;
 use crate::events::Severity;
 use crate::images::RequiredImage;
 use crate::log_links::Links;
-use crate::metrics::{METRICS, STARTS, Start};
+use crate::metrics::{COUNTS, METRICS, STARTS, Start};
 use crate::objects;
 use crate::probes::hook;
 use crate::volumes::{Mounted, join_groups, subpath};
@@ -221,7 +221,8 @@ impl Hands {
     async fn run_sandbox(&self, pod: &Pod, attempt: u32) -> Result<String, String> {
         let runtime = &self.deps.runtime;
         let handler = handlers::of(&self.deps.client, pod).await?;
-        if spec::of(pod).host_users == Some(false) {
+        let own_users = spec::of(pod).host_users == Some(false);
+        if own_users {
             let health = runtime.health().await.map_err(|e| e.to_string())?;
             sandbox::user_namespace(&handler, health.has_user_namespaces(&handler))?;
         }
@@ -231,6 +232,9 @@ impl Hands {
             recorder.pod(pod, None, warning, "DNSConfigForming", text);
         }
         let made = runtime.run_sandbox(&config, &handler).await;
+        if own_users {
+            COUNTS.user_namespace(made.is_ok());
+        }
         made.map_err(|e| e.to_string())
     }
 

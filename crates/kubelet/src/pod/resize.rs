@@ -58,9 +58,10 @@ pub struct Fixed {
     pub swap: swap::Node,
 }
 
-/// Why a pod cannot have other resources here, if it cannot.
+/// Why a pod cannot have other resources here, if it cannot: in upstream's word for counting, and in
+/// those that its status says.
 #[must_use]
-pub fn forbidden(pod: &Pod, have: &Allocation, fixed: Fixed) -> Option<String> {
+pub fn forbidden(pod: &Pod, have: &Allocation, fixed: Fixed) -> Option<(&'static str, String)> {
     let before = &have.applied(pod);
     let pairs = || {
         let init = spec::init_containers(pod).iter();
@@ -78,23 +79,26 @@ pub fn forbidden(pod: &Pod, have: &Allocation, fixed: Fixed) -> Option<String> {
     };
     for (new, old) in pairs() {
         if differs(new, old, "memory") && !restarts(old, "memory") && swaps(new, old) {
-            return Some("In-place resize of containers with swap is not supported.".into());
+            let text = "In-place resize of containers with swap is not supported.";
+            return Some(("swap_limitation", text.into()));
         }
     }
     if resources::qos(pod) != Qos::Guaranteed {
         return None;
     }
-    for (is_given, name, policy) in [
-        (fixed.cpus, "cpu", "CPU Manager policy \"static\""),
-        (fixed.memory, "memory", "Memory Manager policy \"Static\""),
-    ] {
-        if is_given && pairs().any(|(new, old)| differs(new, old, name)) {
-            return Some(format!(
-                "Resize is infeasible for Guaranteed Pods alongside {policy}"
-            ));
-        }
-    }
-    None
+    let gives =
+        |is_given: bool, name: &str| is_given && pairs().any(|(new, old)| differs(new, old, name));
+    let (word, policy) = if gives(fixed.cpus, "cpu") {
+        let word = "guaranteed_pod_cpu_manager_static_policy";
+        (word, "CPU Manager policy \"static\"")
+    } else if gives(fixed.memory, "memory") {
+        let word = "guaranteed_pod_memory_manager_static_policy";
+        (word, "Memory Manager policy \"Static\"")
+    } else {
+        return None;
+    };
+    let text = format!("Resize is infeasible for Guaranteed Pods alongside {policy}");
+    Some((word, text))
 }
 
 /// Whether a container is started again to have another amount of a resource.
@@ -393,7 +397,7 @@ mod tests {
             if let Some(spec) = &mut wanted.spec {
                 spec.containers[0].resize_policy = None;
             }
-            forbidden(&wanted, &have, fixed)
+            forbidden(&wanted, &have, fixed).map(|(_, text)| text)
         };
         let cpus = Fixed {
             cpus: true,
@@ -440,9 +444,12 @@ mod tests {
             }
             forbidden(&wanted, &have, fixed)
         };
+        let swaps = (
+            "swap_limitation",
+            "In-place resize of containers with swap is not supported.".to_owned(),
+        );
         let more = || json!({"cpu": "1", "memory": "2Gi"});
-        let text = "In-place resize of containers with swap is not supported.";
-        assert_eq!(why(more(), None).as_deref(), Some(text));
+        assert_eq!(why(more(), None), Some(swaps));
         assert_eq!(why(more(), Some("RestartContainer")), None);
         assert_eq!(why(json!({"cpu": "2", "memory": "1Gi"}), None), None);
     }

@@ -10,7 +10,7 @@ use super::runtime_state::{Run, SeenPod};
 use super::spec;
 use super::swap;
 use crate::events::Severity;
-use crate::metrics::STARTS;
+use crate::metrics::{COUNTS, STARTS};
 use crate::quantity;
 use host::cgroup::Limits;
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
@@ -105,8 +105,12 @@ impl Grants {
         let forbidden = resize::differs(pod, have)
             .then(|| resize::forbidden(pod, have, self.fixed()))
             .flatten();
+        let mut counted = "insufficient_node_allocatable";
         let verdict = match forbidden {
-            Some(why) => Verdict::Infeasible(why),
+            Some((word, why)) => {
+                counted = word;
+                Verdict::Infeasible(why)
+            }
             None => resize::judge(pod, have, &self.deps.accounts, all),
         };
         let pending = match verdict {
@@ -130,6 +134,9 @@ impl Grants {
         {
             let text = said(reason, pod, why);
             self.record(pod, Severity::Warning, &format!("Resize{reason}"), text);
+            if *reason == "Infeasible" {
+                COUNTS.resize_infeasible(counted);
+            }
         }
         self.resize.pending = pending;
     }

@@ -17,7 +17,7 @@ use super::stage::Stage;
 use super::state_machine::{self, Decision, Machine, Result as Outcome, World};
 use super::status::{View, is_own_condition, status_of};
 use crate::events::Severity;
-use crate::metrics::{METRICS, STARTS, Start};
+use crate::metrics::{COUNTS, METRICS, STARTS, Start};
 use crate::objects::{self, WatchedObject};
 use crate::persisting::Persisting;
 use crate::probes::Board;
@@ -50,6 +50,7 @@ pub fn start(deps: Arc<Deps>, pod: Arc<Pod>, origin: Origin) -> Handle {
     let board = Board::new(poke.clone());
     let objects_changed = board.changed_flag();
     let exits = Arc::<Mutex<HashSet<String>>>::default();
+    COUNTS.pod(spec::containers(&pod).len());
     let backoff = Backoff::new(
         deps.config.crash_backoff_initial,
         deps.config.crash_backoff_max,

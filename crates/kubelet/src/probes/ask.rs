@@ -161,7 +161,7 @@ async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
 const MOST_REQUESTS: usize = 10;
 
 /// What an HTTP probe asks first.
-fn first(target: &Target<'_>, get: &HTTPGetAction) -> Result<ProbeUrl, String> {
+pub(super) fn first(target: &Target<'_>, get: &HTTPGetAction) -> Result<ProbeUrl, String> {
     let https = get.scheme.as_deref();
     let https = https.is_some_and(|s| s.eq_ignore_ascii_case("https"));
     let host = get.host.as_deref().filter(|h| !h.is_empty());
@@ -281,7 +281,11 @@ async fn once(place: &ProbeUrl, request: Request<Empty<bytes::Bytes>>) -> Result
     let stream = connect(&place.host, place.port).await?;
     if place.https {
         let stream = unverified_tls(&place.host, stream).await;
-        send(stream.map_err(|e| e.to_string())?, request).await
+        let why = |e: std::io::Error| match is_plain(&e) {
+            true => PLAIN.to_owned(),
+            false => e.to_string(),
+        };
+        send(stream.map_err(why)?, request).await
     } else {
         send(stream, request).await
     }
@@ -326,6 +330,18 @@ async fn beginning(mut body: Incoming) -> Vec<u8> {
     }
     out.truncate(MAX_BODY);
     out
+}
+
+/// What is said of a server that does not speak TLS; upstream's words.
+pub(super) const PLAIN: &str = "http: server gave HTTP response to HTTPS client";
+
+/// Whether a server has answered with what TLS does not know.
+fn is_plain(e: &std::io::Error) -> bool {
+    let inner = e
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let unknown = rustls::InvalidMessage::InvalidContentType;
+    inner.is_some_and(|e| *e == rustls::Error::InvalidMessage(unknown))
 }
 
 async fn unverified_tls(

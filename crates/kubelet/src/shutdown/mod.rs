@@ -6,6 +6,7 @@ mod logind;
 pub mod plan;
 
 use crate::events::Severity;
+use crate::metrics::COUNTS;
 use crate::pod::deps::Deps;
 use crate::pod::handle::{End, Snapshot};
 use crate::pod::manager::Pods;
@@ -48,7 +49,9 @@ async fn follow(deps: &Deps, pods: &Pods, plan: &[Step], mut logind: Logind) {
         match logind.next().await {
             Ok(Announced::Shutdown) => {
                 set(deps, true);
+                COUNTS.shutdown_began(deps.clock.now());
                 end_all(pods, plan).await;
+                COUNTS.shutdown_ended(deps.clock.now());
                 // Now the machine may go on.
                 logind.release();
             }

@@ -10,10 +10,12 @@ pub mod nodes;
 use crate::checkpoint;
 use crate::cpus::{Cpus, Draft};
 use crate::devices;
+use crate::metrics::COUNTS;
 use crate::pod::admit::Refusal;
 use crate::pod::resources::{Qos, qos};
 use crate::pod::spec;
 use crate::quantity::units;
+use clock::Instant;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use ledger::{Amounts, Block, Ledger, use_again};
 use merge::{Hint, OfResource, Policy, Rules, Scope, merge};
@@ -98,6 +100,19 @@ impl Topology {
     /// Gives a pod that comes CPUs and memory for its containers, or says why it cannot have them.
     /// `devices` are those that it is to have, which then are given as the answer says.
     pub fn admit(
+        &self,
+        pod: &Pod,
+        cpus: &Cpus,
+        devices: Option<devices::Draft>,
+    ) -> Result<Places, Refusal> {
+        let began = Instant::now();
+        let places = self.place(pod, cpus, devices);
+        let is_well = self.rules.policy == Policy::None || places.is_ok();
+        COUNTS.aligned(began.elapsed(), is_well);
+        places
+    }
+
+    fn place(
         &self,
         pod: &Pod,
         cpus: &Cpus,
@@ -274,9 +289,9 @@ impl Turn<'_> {
             return Ok(());
         };
         let ends = spec::is_init(self.pod, &c.name) && !spec::is_sidecar(c);
-        let blocks = ledger
-            .give(asked, hint, ends)
-            .map_err(|why| refused(&why))?;
+        let blocks = ledger.give(asked, hint, ends);
+        COUNTS.pinned_memory(blocks.is_ok());
+        let blocks = blocks.map_err(|why| refused(&why))?;
         let earlier = spec::init_containers(self.pod).iter();
         let earlier = earlier.take_while(|i| i.name != c.name);
         for i in earlier.filter(|i| !spec::is_sidecar(i)) {
