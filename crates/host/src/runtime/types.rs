@@ -517,6 +517,22 @@ pub struct Condition {
     pub message: String,
 }
 
+impl Condition {
+    /// What is wrong, in upstream's words; none where it works.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        let what = match self.kind.as_str() {
+            _ if self.ok => return None,
+            "NetworkReady" => "container runtime network not ready",
+            _ => "container runtime not ready",
+        };
+        let (kind, reason, message) = (&self.kind, &self.reason, &self.message);
+        Some(format!(
+            "{what}: {kind}=false reason:{reason} message:{message}"
+        ))
+    }
+}
+
 /// What one of the runtime's handlers can do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Handler {

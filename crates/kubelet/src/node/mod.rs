@@ -19,7 +19,7 @@ use api::local_volumes::{CAPACITY, ENFORCED, MEASURED, PATH, QUOTA};
 use client::reflector::Objects;
 use clock::{Instant, Random};
 use futures::StreamExt;
-use host::runtime::Runtime;
+use host::runtime::{Condition, Runtime};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{Node, NodeStatus, Taint};
@@ -70,21 +70,6 @@ struct RuntimeReport {
     status: Option<(Instant, host::runtime::Health)>,
     version: String,
     images: Vec<host::runtime::Image>,
-}
-
-/// What a runtime itself says is not ready.
-fn not_ready(status: &host::runtime::Health) -> impl Iterator<Item = String> + '_ {
-    status.conditions.iter().filter(|c| !c.ok).map(|c| {
-        let what = if c.kind == "NetworkReady" {
-            "container runtime network not ready"
-        } else {
-            "container runtime not ready"
-        };
-        format!(
-            "{what}: {}=false reason:{} message:{}",
-            c.kind, c.reason, c.message
-        )
-    })
 }
 
 impl std::fmt::Debug for NodeKeeper {
@@ -280,7 +265,8 @@ impl NodeKeeper {
             }
         }
         let abilities = heard.status.as_ref().map(|(_, status)| status.clone());
-        problems.extend(abilities.iter().flat_map(not_ready));
+        let conditions = abilities.iter().flat_map(|a| &a.conditions);
+        problems.extend(conditions.filter_map(Condition::problem));
         if *self.going_down.borrow() {
             problems.push("node is shutting down".to_owned());
         }

@@ -194,13 +194,9 @@ impl Hands {
         match self.run_sandbox(pod, attempt).await {
             Ok(_) => true,
             Err(e) => {
-                let text = format!("Failed to create pod sandbox: {e}");
-                say(
-                    &self.deps,
-                    Severity::Warning,
-                    "FailedCreatePodSandBox",
-                    text,
-                );
+                let health = self.deps.runtime.health().await.unwrap_or_default();
+                let (reason, text) = sandbox::failed(pod, &health, &e);
+                say(&self.deps, Severity::Warning, reason, text);
                 false
             }
         }

@@ -4,8 +4,8 @@ use super::runtime_state::label;
 use super::spec;
 use crate::config::Config;
 use host::runtime::{
-    Dns, Namespace, Namespaces, PodName, PortMapping, Profile, Protocol, SandboxSpec, Security,
-    Texts,
+    Condition, Dns, Health, Namespace, Namespaces, PodName, PortMapping, Profile, Protocol,
+    SandboxSpec, Security, Texts,
 };
 use k8s_openapi::api::core::v1::{Container, Pod};
 use std::net::IpAddr;
@@ -368,6 +368,20 @@ pub fn user_namespace(handler: &str, runtime_can: bool) -> Result<(), String> {
     Err(format!("can't set `spec.hostUsers: false`, {why}"))
 }
 
+/// What is said of a pod whose sandbox could not be made: that is for want of a network where it needs
+/// one of its own and the runtime has none to give.
+pub fn failed(pod: &Pod, health: &Health, error: &str) -> (&'static str, String) {
+    let mut conditions = health.conditions.iter();
+    let network = conditions.find(|c| c.kind == "NetworkReady" && !spec::host_network(pod));
+    match network.and_then(Condition::problem) {
+        Some(why) => ("NetworkNotReady", format!("network is not ready: {why}")),
+        None => {
+            let text = format!("Failed to create pod sandbox: {error}");
+            ("FailedCreatePodSandBox", text)
+        }
+    }
+}
+
 /// The text of `/etc/hosts` for a pod that has its own network.
 #[must_use]
 pub fn hosts(pod: &Pod, ips: &[String], domain: &str, of_node: Option<&str>) -> String {
@@ -413,6 +427,32 @@ mod tests {
             json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec}),
         )
         .unwrap()
+    }
+
+    #[test]
+    fn a_pod_that_waits_for_a_network_says_so() {
+        let condition = |ok| Condition {
+            kind: "NetworkReady".into(),
+            ok,
+            reason: "NetworkPluginNotReady".into(),
+            message: "no plugin".into(),
+        };
+        let why = |spec, ok| {
+            let health = Health {
+                conditions: vec![condition(ok)],
+                ..Health::default()
+            };
+            failed(&pod(spec), &health, "e")
+        };
+        let other = (
+            "FailedCreatePodSandBox",
+            "Failed to create pod sandbox: e".to_owned(),
+        );
+        let said = "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:no plugin";
+        let network = ("NetworkNotReady", format!("network is not ready: {said}"));
+        assert_eq!(why(json!({}), false), network);
+        assert_eq!(why(json!({}), true), other);
+        assert_eq!(why(json!({ "hostNetwork": true }), false), other);
     }
 
     #[test]
