@@ -46,6 +46,7 @@ pub mod state;
 pub mod storage;
 pub mod subresources;
 mod table;
+mod unix_grpc;
 pub mod verbs;
 
 pub use config::Config;

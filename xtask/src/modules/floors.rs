@@ -18,6 +18,7 @@ pub const APISERVER: &[Floor] = &[
         "configuration_file.rs",
         "cluster_ips.rs",
         "node_ports.rs",
+        "unix_grpc.rs",
     ],
     &["metrics.rs", "metrics/", "codec.rs"],
     &["cache/"],

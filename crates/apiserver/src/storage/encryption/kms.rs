@@ -11,16 +11,13 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use clock::Instant;
-use http::Uri;
-use http::uri::PathAndQuery;
-use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use prost::Message;
 use ring::aead::{AES_128_GCM, AES_256_GCM, LessSafeKey, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, KeyType, Prk};
-use tonic::transport::{Channel, Endpoint};
 
 use super::provider::{CipherError, open_gcm, random, seal_gcm};
+use crate::unix_grpc::UnixGrpc;
 
 /// Bytes of a seed, of what a value's key is derived with, and of that key.
 const SIZE: usize = 32;
@@ -36,6 +33,10 @@ const WELL_FOR: Duration = Duration::from_secs(20);
 const ILL_FOR: Duration = Duration::from_secs(3);
 /// The versions of the protocol that are spoken.
 const VERSIONS: [&str; 2] = ["v2", "v2beta1"];
+/// What it is asked.
+const STATUS: &str = "/v2.KeyManagementService/Status";
+const ENCRYPT: &str = "/v2.KeyManagementService/Encrypt";
+const DECRYPT: &str = "/v2.KeyManagementService/Decrypt";
 
 #[derive(Clone, PartialEq, Message)]
 struct StatusRequest {}
@@ -109,7 +110,7 @@ const SEED: i32 = 1;
 pub struct Kms {
     name: String,
     prefix: Vec<u8>,
-    channel: Channel,
+    service: UnixGrpc,
     timeout: Duration,
     /// What writes now.
     now: ArcSwapOption<Writing>,
@@ -156,7 +157,7 @@ impl PendingDecryption {
             key_id: object.key_id.clone(),
             annotations: object.annotations.clone(),
         };
-        let answer: DecryptResponse = self.kms.call("Decrypt", request).await?;
+        let answer: DecryptResponse = self.kms.call(DECRYPT, request).await?;
         let mut opened = self.kms.opened.lock();
         if opened.len() >= KEPT {
             opened.clear();
@@ -173,17 +174,10 @@ fn uid() -> String {
 impl Kms {
     /// A service at a socket, which is connected to when it is first asked.
     pub fn new(name: &str, socket: PathBuf, timeout: Duration) -> Self {
-        let connect = tower::service_fn(move |_: Uri| {
-            let socket = socket.clone();
-            async move {
-                let socket = tokio::net::UnixStream::connect(socket).await?;
-                Ok::<_, std::io::Error>(TokioIo::new(socket))
-            }
-        });
         Self {
             name: name.to_owned(),
             prefix: format!("k8s:enc:kms:v2:{name}:").into_bytes(),
-            channel: Endpoint::from_static("http://kms").connect_with_connector_lazy(connect),
+            service: UnixGrpc::new(socket),
             timeout,
             now: ArcSwapOption::empty(),
             opened: Mutex::default(),
@@ -199,30 +193,18 @@ impl Kms {
         CipherError::Provider(format!("the KMS provider {:?}: {why}", self.name))
     }
 
-    async fn call<Q, A>(&self, method: &str, request: Q) -> Result<A, CipherError>
+    async fn call<Q, A>(&self, method: &'static str, request: Q) -> Result<A, CipherError>
     where
         Q: Message + Send + Sync + 'static,
         A: Message + Default + Send + Sync + 'static,
     {
-        let path = format!("/v2.KeyManagementService/{method}");
-        let path: PathAndQuery = path.parse().map_err(|e| self.failed(e))?;
-        let mut client = tonic::client::Grpc::new(self.channel.clone());
-        let call = async {
-            client.ready().await.map_err(|e| self.failed(e))?;
-            let codec = tonic_prost::ProstCodec::default();
-            let answer = client
-                .unary(tonic::Request::new(request), path, codec)
-                .await;
-            let answer = answer.map_err(|e| self.failed(e.message()))?;
-            Ok(answer.into_inner())
-        };
-        let done = tokio::time::timeout(self.timeout, call).await;
-        done.unwrap_or_else(|_| Err(self.failed(format!("no answer to {method} in time"))))
+        let answer = self.service.call(method, request, self.timeout).await;
+        answer.map_err(|e| self.failed(e.message()))
     }
 
     /// Asks whether the service is well, and makes a new seed where it has another key now.
     pub async fn refresh(&self) -> Result<(), CipherError> {
-        let status: StatusResponse = self.call("Status", StatusRequest {}).await?;
+        let status: StatusResponse = self.call(STATUS, StatusRequest {}).await?;
         if status.healthz != "ok" {
             return Err(self.failed(format!("it is not well: {}", status.healthz)));
         }
@@ -243,7 +225,7 @@ impl Kms {
             plaintext: seed.clone().into(),
             uid: uid(),
         };
-        let answer: EncryptResponse = self.call("Encrypt", request).await?;
+        let answer: EncryptResponse = self.call(ENCRYPT, request).await?;
         if answer.key_id.is_empty() || answer.ciphertext.is_empty() {
             return Err(self.failed("it names no key, or encrypts to nothing"));
         }
