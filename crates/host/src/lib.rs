@@ -7,6 +7,7 @@ pub mod conntrack;
 pub mod copy;
 pub mod cri;
 mod kernel_call;
+pub mod kernel_log;
 pub mod mounts;
 pub mod namespaces;
 pub mod ndp;

@@ -257,7 +257,8 @@ pub struct Config {
     pub allowed_unsafe_sysctls: Allowed,
     /// Where volumes of the provisioner `tiphys.io/local` live; none: the node keeps none.
     pub local_volumes: Option<PathBuf>,
-    /// Plugins of the node (CSI drivers, device plugins) are listened to, in folders below the root.
+    /// Plugins of the node (CSI drivers, device plugins) are listened to, in folders below the root; so
+    /// is its kernel.
     pub plugins: bool,
     /// Containers that name no seccomp profile get the runtime's, not none.
     pub seccomp_default: bool,

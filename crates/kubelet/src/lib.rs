@@ -220,7 +220,7 @@ pub async fn run(
             ),
             gc::run(deps.clone(), pods.clone()),
             volumes::local_disk_keeper::run(deps.clone()),
-            run_plugins(deps.clone(), pods.clone()),
+            listen_to_machine(deps.clone(), pods.clone()),
             static_pods::run(deps.clone(), pods.clone()),
             shutdown::run(deps.clone(), pods.clone()),
             cpus::follow::run(deps.clone(), pods.clone()),
@@ -262,13 +262,14 @@ fn topology_of(
     topology::Topology::new(rules, cpus, (memory, kept), pods)
 }
 
-async fn run_plugins(deps: Arc<Deps>, pods: Arc<Pods>) {
+async fn listen_to_machine(deps: Arc<Deps>, pods: Arc<Pods>) {
     if deps.config.plugins {
         tokio::join!(
             deps.devices.clone().serve(),
             devices::pod_resources::serve(deps.clone(), pods),
             deps.dra.run(),
             plugins::run(deps.clone()),
+            node::out_of_memory::run(deps.clone()),
         );
     }
 }

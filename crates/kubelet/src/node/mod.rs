@@ -1,6 +1,7 @@
 //! The node's own object: registration, status, heartbeat.
 
 pub mod machine;
+pub mod out_of_memory;
 pub mod own_object;
 mod status;
 
