@@ -33,10 +33,12 @@ impl KernelLog {
     /// # Errors
     /// It cannot be read.
     pub async fn next(&self) -> io::Result<String> {
-        let mut record = [0; RECORD_BYTES];
+        let mut record = vec![0; RECORD_BYTES];
         loop {
             let mut ready = self.0.readable().await?;
-            let read = ready.try_io(|file| Ok(rustix::io::read(file.as_fd(), &mut record[..])?));
+            let read = ready.try_io(|file| {
+                rustix::io::read(file.as_fd(), &mut record[..]).map_err(io::Error::from)
+            });
             let Ok(read) = read else { continue };
             match read {
                 Ok(length) => return Ok(text(record.get(..length).unwrap_or_default())),
