@@ -25,6 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "csi.proto",
         "deviceplugin.proto",
         "podresources.proto",
+        "podresourcesv1alpha1.proto",
         "dra.proto",
         "drav1beta1.proto",
         "drahealth.proto",

@@ -20,4 +20,5 @@ pub use proto::k8s::io::kubelet::pkg::apis::dra::v1beta1 as dra_v1beta1;
 pub use proto::pluginregistration as registration;
 pub use proto::v1 as pod_resources;
 pub use proto::v1alpha1 as dra_health;
+pub use proto::v1alpha1 as pod_resources_alpha;
 pub use proto::v1beta1 as devices;

@@ -1,5 +1,5 @@
 //! The pod resources API: which devices the containers of the node have, and which there are, for
-//! programs on the node that watch devices.
+//! programs on the node that watch devices; also in its old version, which some of them speak.
 
 use crate::cpus::set::CpuSet;
 use crate::metrics::{COUNTS, Lookup};
@@ -15,6 +15,7 @@ use host::plugins::pod_resources::{
     ContainerResources, GetPodResourcesRequest, GetPodResourcesResponse, ListPodResourcesRequest,
     ListPodResourcesResponse, NumaNode, PodResources, TopologyInfo,
 };
+use host::plugins::pod_resources_alpha::pod_resources_lister_server as old_server;
 use k8s_openapi::api::core::v1::Pod;
 use std::collections::BTreeSet;
 use std::io;
@@ -150,14 +151,45 @@ impl PodResourcesLister for Lister {
     }
 }
 
+#[tonic::async_trait]
+impl old_server::PodResourcesLister for Lister {
+    async fn list(
+        &self,
+        _: Request<ListPodResourcesRequest>,
+    ) -> Result<Response<ListPodResourcesResponse>, Status> {
+        COUNTS.old_lookup();
+        let all = self.pods.snapshots();
+        let active = all.iter().filter(|p| !p.over);
+        Ok(Response::new(ListPodResourcesResponse {
+            pod_resources: active.map(|p| old(&p.pod, self.of(&p.pod))).collect(),
+        }))
+    }
+}
+
+/// What the API's old version has of what a pod has: the devices of its main containers.
+fn old(pod: &Pod, mut found: PodResources) -> PodResources {
+    let is_main = |name: &str| spec::containers(pod).iter().any(|c| c.name == name);
+    found.containers.retain(|c| is_main(&c.name));
+    for container in &mut found.containers {
+        let had = std::mem::take(container);
+        (container.name, container.devices) = (had.name, had.devices);
+        for devices in &mut container.devices {
+            devices.topology = None;
+        }
+    }
+    found
+}
+
 /// Serves it as long as the kubelet runs.
 pub async fn serve(deps: Arc<Deps>, pods: Arc<Pods>) {
     loop {
         let outcome = match listen(&deps) {
             Ok(incoming) => {
                 let (deps, pods) = (deps.clone(), pods.clone());
-                let lister = PodResourcesListerServer::new(Lister { deps, pods });
-                let server = Server::builder().add_service(lister);
+                let lister = Arc::new(Lister { deps, pods });
+                let old = old_server::PodResourcesListerServer::from_arc(lister.clone());
+                let new = PodResourcesListerServer::from_arc(lister);
+                let server = Server::builder().add_service(new).add_service(old);
                 let served = server.serve_with_incoming(incoming).await;
                 served.map_err(|e| e.to_string())
             }
@@ -177,4 +209,42 @@ fn listen(deps: &Deps) -> io::Result<UnixListenerStream> {
     let socket = folder.join(SOCKET);
     crate::csi::record::gone(std::fs::remove_file(&socket))?;
     UnixListener::bind(socket).map(UnixListenerStream::new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_old_version_has_devices_alone() {
+        let pod = serde_json::json!({ "spec": {
+            "initContainers": [{ "name": "side", "restartPolicy": "Always" }],
+            "containers": [{ "name": "main" }] } });
+        let pod: Pod = serde_json::from_value(pod).unwrap();
+        let device = |topology| ContainerDevices {
+            resource_name: "example.com/gpu".into(),
+            device_ids: vec!["gpu-1".into()],
+            topology,
+        };
+        let container = |name: &str| ContainerResources {
+            name: name.into(),
+            devices: vec![device(Some(at([0])))],
+            cpu_ids: vec![1, 2],
+            ..ContainerResources::default()
+        };
+        let found = PodResources {
+            name: "p".into(),
+            namespace: "n".into(),
+            containers: vec![container("side"), container("main")],
+        };
+        let want = PodResources {
+            containers: vec![ContainerResources {
+                name: "main".into(),
+                devices: vec![device(None)],
+                ..ContainerResources::default()
+            }],
+            ..found.clone()
+        };
+        assert_eq!(old(&pod, found), want);
+    }
 }

@@ -6,8 +6,10 @@ use metrics::{Counters, Gauges, Histograms};
 use std::sync::LazyLock;
 use std::time::Duration;
 
-/// The version of the pod resources API that is served.
+/// The version of the pod resources API.
 const VERSION: &str = "v1";
+/// An older one, in which it is seldom asked.
+const OLD_VERSION: &str = "v1alpha1";
 
 /// A call of the pod resources API.
 #[derive(Clone, Copy, Debug)]
@@ -271,6 +273,11 @@ impl Counts {
     pub fn pod(&self, containers: usize) {
         let containers = u32::try_from(containers).unwrap_or(u32::MAX);
         self.containers.observe([], f64::from(containers));
+    }
+
+    /// The pod resources API was asked in its old version.
+    pub fn old_lookup(&self) {
+        self.lookups.add([OLD_VERSION]);
     }
 
     /// The pod resources API was asked.
