@@ -523,6 +523,7 @@ impl Wants {
         };
         of_nodes_alone(self)
             && of_nodes_alone(other)
+            && self.never_preempts == other.never_preempts
             && self.owner == other.owner
             && self.tolerations == other.tolerations
             && self.node_labels == other.node_labels

@@ -217,12 +217,19 @@ fn not_eligible(snapshot: &Snapshot, pod: &Pod, decision: &Decision) -> Option<&
         return Some(message::NEVER_PREEMPTS);
     }
     let place = snapshot.slot_of(snapshot.nomination(&pod.uid)?)?;
-    let node = snapshot.slots().get(place)?;
     let rejections = &decision.rejections;
     let rejection = rejections.nth_of(place).and_then(|nth| rejections.get(nth));
     let hopeless = rejection.is_some_and(|r| matches!(r.verdict, Verdict::Never(_)));
-    let leaving = |p: &Arc<Pod>| snapshot.makes_room(p) && p.priority < pod.priority;
-    (!hopeless && node.pods.iter().any(leaving)).then_some(message::STILL_TERMINATING)
+    (!hopeless && awaits_victims(snapshot, pod)).then_some(message::STILL_TERMINATING)
+}
+
+/// Whether less important pods are about to go from the node where room is made for a pod: until they
+/// have gone, it displaces nobody elsewhere.
+pub fn awaits_victims(snapshot: &Snapshot, pod: &Pod) -> bool {
+    let node = snapshot.nomination(&pod.uid);
+    let node = node.and_then(|name| snapshot.node(name));
+    let leaving = |p: &Arc<Pod>| p.priority < pod.priority && snapshot.makes_room(p);
+    node.is_some_and(|n| n.exists && n.pods.iter().any(leaving))
 }
 
 /// A node whose pods are taken off and put back for a trial.
@@ -533,9 +540,16 @@ mod tests {
         let at = c.strings.get("a");
         c.snapshot.nominate(at, waiting.clone());
         let profile = Profile::default();
-        let decision = decide(&c.snapshot, &waiting, &profile, 1);
-        let out = preempt(&c.snapshot, &waiting, &profile, &decision, 1);
-        assert!(matches!(out, Preemption::NotEligible(why) if why == message::STILL_TERMINATING));
+        let out = |c: &Cluster| {
+            let decision = decide(&c.snapshot, &waiting, &profile, 1);
+            preempt(&c.snapshot, &waiting, &profile, &decision, 1)
+        };
+        assert!(
+            matches!(out(&c), Preemption::NotEligible(why) if why == message::STILL_TERMINATING)
+        );
+        // Not for those on a node that is not there any more.
+        c.snapshot.remove_node("a");
+        assert!(matches!(out(&c), Preemption::Possible { node, .. } if *node == *"b"));
     }
 
     #[test]
