@@ -180,7 +180,11 @@ pub async fn run(
             "Starting",
             "Starting kubelet.",
         );
-        keeper.warn_of_swap();
+        // A kubelet that does not listen to its machine says nothing of it: what is simulated does not
+        // depend on whether the machine swaps.
+        if deps.config.plugins {
+            keeper.warn_of_swap();
+        }
         deps.recorder.node(
             &deps.config.node_name,
             events::Severity::Normal,
