@@ -22,7 +22,7 @@ pub use counts::{COUNTS, Lookup};
 pub use starts::{STARTS, Start};
 
 /// Seconds; what upstream's figures have that name no bounds.
-const USUAL: [f64; 11] = [
+pub const USUAL: [f64; 11] = [
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
 /// Seconds; upstream's.

@@ -4,6 +4,7 @@
 pub mod ask;
 pub mod hook;
 pub mod redirects;
+pub mod tallies;
 
 use crate::events::Severity;
 use crate::pod::deps::Deps;
@@ -12,7 +13,7 @@ use crate::pod::runtime_state::{Run, SeenContainer, SeenPod};
 use crate::pod::spec;
 use crate::pod::status::full_id;
 use ask::{Answer, Target};
-use clock::watch;
+use clock::{Instant, watch};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, Probe};
 use parking_lot::Mutex;
@@ -20,6 +21,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+use tallies::{Asked, FAILED, Tallies};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
@@ -46,37 +48,13 @@ impl ProbeType {
     }
 }
 
-/// How often probes of one container had one result: for /metrics/probes.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Series {
-    /// Which probe.
-    pub kind: ProbeType,
-    /// `successful`, `failed` or `unknown`.
-    pub result: &'static str,
-    /// Name of the container.
-    pub container: String,
-    /// Name of the pod.
-    pub pod: String,
-    /// Its namespace.
-    pub namespace: String,
-    /// Its UID.
-    pub uid: String,
-}
-
-static COUNTS: Mutex<BTreeMap<Series, u64>> = Mutex::new(BTreeMap::new());
-
-/// All counts until now.
-#[must_use]
-pub fn counts() -> BTreeMap<Series, u64> {
-    COUNTS.lock().clone()
-}
-
 #[derive(Debug)]
 struct Inner {
     facts: Mutex<Facts>,
     poke: Arc<Notify>,
     changed: Arc<AtomicBool>,
     rounds: AtomicU64,
+    tallies: Arc<Tallies>,
 }
 
 /// What probes of one pod say.
@@ -101,6 +79,7 @@ impl Board {
             poke,
             changed: Arc::default(),
             rounds: AtomicU64::new(0),
+            tallies: Tallies::shown(),
         };
         Self {
             inner: Arc::new(inner),
@@ -315,8 +294,9 @@ impl One {
         let (mut good, mut bad) = (0, 0);
         loop {
             ticks.tick().await;
+            let began = Instant::now();
             let answer = self.ask().await;
-            self.count(&answer);
+            self.count(&answer, began.elapsed());
             match answer {
                 Answer::Good => (good, bad) = (good + 1, 0),
                 Answer::Warned(text) => {
@@ -373,20 +353,20 @@ impl One {
         ask::probe(&target, &self.probe, seconds(self.probe.timeout_seconds, 1)).await
     }
 
-    fn count(&self, answer: &Answer) {
-        let series = Series {
-            kind: self.kind,
-            result: match answer {
-                Answer::Good | Answer::Warned(_) => "successful",
-                Answer::Bad(_) => "failed",
-                Answer::Unknown(_) => "unknown",
-            },
+    fn count(&self, answer: &Answer, took: Duration) {
+        let result = match answer {
+            Answer::Good | Answer::Warned(_) => "successful",
+            Answer::Bad(_) => FAILED,
+            Answer::Unknown(_) => "unknown",
+        };
+        let asked = Asked {
+            kind: self.kind.word(),
             container: self.container.name.clone(),
             pod: spec::name(&self.pod).to_owned(),
             namespace: spec::namespace(&self.pod).to_owned(),
             uid: spec::uid(&self.pod).to_owned(),
         };
-        *COUNTS.lock().entry(series).or_default() += 1;
+        self.inner.tallies.add(asked, result, took);
     }
 
     fn record(&self, reason: &str, message: String) {

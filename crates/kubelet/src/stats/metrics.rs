@@ -1,15 +1,17 @@
 //! The kubelet's metrics in Prometheus' text form: about itself, for autoscaling, and of its probes.
 
-use super::text::{Text, seconds};
+use super::text::{Labels, Text, seconds};
 use super::{All, OfClaim, OfContainer};
+use crate::metrics::USUAL;
 use crate::pod::deps::Deps;
 use crate::pod::handle::Snapshot;
 use crate::pod::manager::Pods;
 use crate::pod::spec;
+use crate::probes::tallies::{self, Asked, Tally};
 use crate::static_pods::manifest::is_static;
 use host::cgroup::Stats;
 use host::mounts::FsUsage;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// `/metrics`: the kubelet about itself.
@@ -264,23 +266,47 @@ fn used(t: &mut Text, all: &All) {
     }
 }
 
-/// `/metrics/probes`: how often probes had which result.
+/// `/metrics/probes`: how often probes had which result, and how long it took.
 #[must_use]
 pub fn probes() -> String {
+    of_probes(&tallies::all())
+}
+
+fn of_probes(all: &BTreeMap<Asked, Tally>) -> String {
     let mut t = Text::default();
     t.family("prober_probe_total", "counter", "[BETA] Cumulative number of a liveness, readiness or startup probe for a container by result.");
-    for (s, count) in crate::probes::counts() {
-        let l = [
-            ("container", s.container.as_str()),
-            ("namespace", s.namespace.as_str()),
-            ("pod", s.pod.as_str()),
-            ("pod_uid", s.uid.as_str()),
-            ("probe_type", s.kind.word()),
-            ("result", s.result),
-        ];
-        t.sample("prober_probe_total", &l, count as f64, None);
+    for (asked, tally) in all {
+        let own = labels_of(asked);
+        for (result, count) in &tally.results {
+            let more = Labels::of(&[("pod_uid", asked.uid.as_str()), ("result", *result)]);
+            t.labelled("prober_probe_total", &[&own, &more], *count as f64, None);
+        }
+    }
+    let name = "prober_probe_duration_seconds";
+    let help = "[ALPHA] Duration in seconds for a probe response.";
+    t.family(name, "histogram", help);
+    for (asked, tally) in all.iter().filter(|(_, tally)| tally.timed > 0) {
+        let own = labels_of(asked);
+        let bounds = USUAL.iter().map(f64::to_string).zip(tally.within);
+        let infinite = ("+Inf".to_owned(), tally.timed);
+        for (bound, count) in bounds.chain([infinite]) {
+            let bound = Labels::of(&[("le", bound.as_str())]);
+            let name = format!("{name}_bucket");
+            t.labelled(&name, &[&own, &bound], count as f64, None);
+        }
+        t.labelled(&format!("{name}_sum"), &[&own], tally.seconds, None);
+        t.labelled(&format!("{name}_count"), &[&own], tally.timed as f64, None);
     }
     t.done()
+}
+
+fn labels_of(asked: &Asked) -> Labels {
+    Labels::of(&[
+        ("container", asked.container.as_str()),
+        ("namespace", asked.namespace.as_str()),
+        ("pod", asked.pod.as_str()),
+        ("probe_type", asked.kind),
+    ])
 }
 
 #[cfg(test)]
@@ -322,6 +348,45 @@ mod tests {
             "kubelet_mirror_pods 1",
         ];
         assert_eq!(samples, expected);
+    }
+
+    #[test]
+    fn probes_have_their_results_and_their_times() {
+        let asked = |container: &str| Asked {
+            kind: "Readiness",
+            container: container.into(),
+            pod: "p".into(),
+            namespace: "n".into(),
+            uid: "u".into(),
+        };
+        let never = Tally {
+            results: [("failed", 3)].into(),
+            ..Tally::default()
+        };
+        let once = Tally {
+            results: [("successful", 1)].into(),
+            within: [0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1],
+            timed: 1,
+            seconds: 0.5,
+        };
+        let text = of_probes(&[(asked("a"), never), (asked("b"), once)].into());
+        let pod = "namespace=\"n\",pod=\"p\",probe_type=\"Readiness\"";
+        let name = "prober_probe_duration_seconds";
+        for line in [
+            format!(
+                "prober_probe_total{{container=\"a\",{pod},pod_uid=\"u\",result=\"failed\"}} 3"
+            ),
+            format!("{name}_bucket{{container=\"b\",{pod},le=\"0.25\"}} 0"),
+            format!("{name}_bucket{{container=\"b\",{pod},le=\"0.5\"}} 1"),
+            format!("{name}_bucket{{container=\"b\",{pod},le=\"10\"}} 1"),
+            format!("{name}_bucket{{container=\"b\",{pod},le=\"+Inf\"}} 1"),
+            format!("{name}_sum{{container=\"b\",{pod}}} 0.5"),
+            format!("{name}_count{{container=\"b\",{pod}}} 1"),
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in {text}");
+        }
+        let never = format!("{name}_count{{container=\"a\"");
+        assert!(!text.contains(&never), "{text}");
     }
 
     #[test]
