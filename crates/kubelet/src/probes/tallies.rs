@@ -51,6 +51,18 @@ impl Tally {
             *count += u64::from(took <= bound);
         }
     }
+
+    /// Counts what another came to, too.
+    pub fn join(&mut self, other: &Self) {
+        for (result, count) in &other.results {
+            *self.results.entry(*result).or_default() += count;
+        }
+        for (count, more) in self.within.iter_mut().zip(other.within) {
+            *count += more;
+        }
+        self.timed += other.timed;
+        self.seconds += other.seconds;
+    }
 }
 
 /// Those of one pod.

@@ -285,7 +285,18 @@ fn of_probes(all: &BTreeMap<Asked, Tally>) -> String {
     let name = "prober_probe_duration_seconds";
     let help = "[ALPHA] Duration in seconds for a probe response.";
     t.family(name, "histogram", help);
+    // These do not name UIDs: a pod and the one that it replaces are one series, and no series may be there
+    // twice.
+    let mut timed: BTreeMap<Asked, Tally> = BTreeMap::new();
     for (asked, tally) in all.iter().filter(|(_, tally)| tally.timed > 0) {
+        let uid = String::new();
+        let of_name = Asked {
+            uid,
+            ..asked.clone()
+        };
+        timed.entry(of_name).or_default().join(tally);
+    }
+    for (asked, tally) in &timed {
         let own = labels_of(asked);
         let bounds = USUAL.iter().map(f64::to_string).zip(tally.within);
         let infinite = ("+Inf".to_owned(), tally.timed);
@@ -369,7 +380,16 @@ mod tests {
             timed: 1,
             seconds: 0.5,
         };
-        let text = of_probes(&[(asked("a"), never), (asked("b"), once)].into());
+        let replaced = Asked {
+            uid: "other".into(),
+            ..asked("b")
+        };
+        let all = [
+            (asked("a"), never),
+            (asked("b"), once.clone()),
+            (replaced, once),
+        ];
+        let text = of_probes(&all.into());
         let pod = "namespace=\"n\",pod=\"p\",probe_type=\"Readiness\"";
         let name = "prober_probe_duration_seconds";
         for line in [
@@ -377,13 +397,14 @@ mod tests {
                 "prober_probe_total{{container=\"a\",{pod},pod_uid=\"u\",result=\"failed\"}} 3"
             ),
             format!("{name}_bucket{{container=\"b\",{pod},le=\"0.25\"}} 0"),
-            format!("{name}_bucket{{container=\"b\",{pod},le=\"0.5\"}} 1"),
-            format!("{name}_bucket{{container=\"b\",{pod},le=\"10\"}} 1"),
-            format!("{name}_bucket{{container=\"b\",{pod},le=\"+Inf\"}} 1"),
-            format!("{name}_sum{{container=\"b\",{pod}}} 0.5"),
-            format!("{name}_count{{container=\"b\",{pod}}} 1"),
+            format!("{name}_bucket{{container=\"b\",{pod},le=\"0.5\"}} 2"),
+            format!("{name}_bucket{{container=\"b\",{pod},le=\"10\"}} 2"),
+            format!("{name}_bucket{{container=\"b\",{pod},le=\"+Inf\"}} 2"),
+            format!("{name}_sum{{container=\"b\",{pod}}} 1"),
+            format!("{name}_count{{container=\"b\",{pod}}} 2"),
         ] {
-            assert!(text.lines().any(|l| l == line), "{line} is not in {text}");
+            let times = text.lines().filter(|l| *l == line).count();
+            assert_eq!(times, 1, "{line}: {text}");
         }
         let never = format!("{name}_count{{container=\"a\"");
         assert!(!text.contains(&never), "{text}");
