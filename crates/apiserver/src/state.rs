@@ -327,10 +327,14 @@ impl State {
         if let Newest::Cached(_) = newest {
             return Ok(cache.get(key));
         }
-        let stored = self.store().get(Self::store_key(&cache.row, key), 0).await;
-        let stored = stored.map_err(|e| errors::from_store(&e))?;
-        let stored = stored.into_iter().collect();
-        Ok(cache::objects_of(&cache.row, stored).next())
+        // Rare, so in a box: every request would carry its state otherwise.
+        Box::pin(async {
+            let stored = self.store().get(Self::store_key(&cache.row, key), 0).await;
+            let stored = stored.map_err(|e| errors::from_store(&e))?;
+            let stored = stored.into_iter().collect();
+            Ok(cache::objects_of(&cache.row, stored).next())
+        })
+        .await
     }
 
     /// Waits for the cache if the store has something newer than `seen`; whether there was. An

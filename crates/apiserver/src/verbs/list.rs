@@ -252,7 +252,7 @@ async fn source(
     };
     let listed = match asked {
         None => in_newest(call, selection).await?,
-        Some(rv) if is_exact && rv > 0 => exact(call, selection, rv).await?,
+        Some(rv) if is_exact && rv > 0 => Box::pin(exact(call, selection, rv)).await?,
         // What the cache has is new enough for 0.
         Some(rv) => {
             call.state.reach(rv).await?;
@@ -280,7 +280,8 @@ async fn in_newest(call: &Call, selection: &Selection) -> Result<Listed, Status>
         match newest {
             Newest::Cached(_) => Ok(in_cache(call, cache, selection)),
             Newest::Stored(_) => {
-                let read = in_store(call, cache, selection, 0).await;
+                // Rare, so in a box: every request would carry its state otherwise.
+                let read = Box::pin(in_store(call, cache, selection, 0)).await;
                 read.map_err(|e| from_store(&e))
             }
         }
