@@ -20,6 +20,15 @@ pub const NOT_ABOVE_ZERO: &str = "must be greater than zero";
 /// What is said of a field that may not change.
 pub const IMMUTABLE: &str = "field is immutable";
 
+/// Takes out what was wrong before, too, which is asked for only where something is wrong.
+pub fn forgive(errs: &mut Errors, before: impl FnOnce() -> Errors) {
+    if errs.is_empty() {
+        return;
+    }
+    let before = before();
+    errs.retain(|e| !before.contains(e));
+}
+
 /// The member of an object; null when there is none.
 pub fn at<'a>(v: &'a Value, field: &str) -> &'a Value {
     v.get(field).unwrap_or(&NULL)

@@ -8,6 +8,7 @@ use api::FieldError;
 use api::cidr::{Families, IpFamily};
 use serde_json::Value;
 
+use crate::check::forgive;
 use crate::status_writes::{keep_other_half, no_status};
 
 /// What a hook may know besides the object.
@@ -165,6 +166,23 @@ pub trait Strategy: Send + Sync {
     /// then is not asked on updates: what was wrong before may stay.
     fn validates_whole_update(&self) -> bool {
         false
+    }
+    /// Whether what [`Strategy::validate`] says of the old object, too, may stay: a rule that is newer
+    /// than an object keeps nobody from changing the rest of it, or from letting it go.
+    fn keeps_what_was_wrong(&self) -> bool {
+        false
+    }
+    /// All that is wrong with an object that is to take the place of another.
+    fn validate_change(&self, obj: &Value, old: &Value, cx: &Context<'_>) -> Vec<FieldError> {
+        let mut errs = Vec::new();
+        if !self.validates_whole_update() {
+            errs = self.validate(obj, cx);
+            if self.keeps_what_was_wrong() {
+                forgive(&mut errs, || self.validate(old, cx));
+            }
+        }
+        errs.extend(self.validate_update(obj, old, cx));
+        errs
     }
     /// Whether the kind is that of a CustomResourceDefinition.
     fn is_custom(&self) -> bool {

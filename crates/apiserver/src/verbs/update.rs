@@ -215,10 +215,7 @@ impl Write<'_> {
         let mut errors = validate_object_meta_update(&new, old);
         errors.extend(validate_finalizer_names(row, &new));
         if !self.bare() {
-            if !row.strategy.validates_whole_update() {
-                errors.extend(row.strategy.validate(&new, &cx));
-            }
-            errors.extend(row.strategy.validate_update(&new, old, &cx));
+            errors.extend(row.strategy.validate_change(&new, old, &cx));
         }
         call.check(self.name, &errors)?;
         if !self.bare() {

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use super::{job_status, workload};
 use crate::check::{
-    Errors, at, fill, fill_zero, flag, has, immutable, int, invalid, items_mut, make, not_negative,
-    one_of, optional_word, required_word, selector_matches, set, text, unset,
+    Errors, at, fill, fill_zero, flag, forgive, has, immutable, int, invalid, items_mut, make,
+    not_negative, one_of, optional_word, required_word, selector_matches, set, text, unset,
 };
 use crate::strategy::{Context, Dependents, Strategy};
 
@@ -84,7 +84,9 @@ impl Strategy for Job {
             return errs;
         }
         let had = at(at(at(at(old, "spec"), "template"), "metadata"), "labels");
-        let mut errs = whole_job(obj, has(had, UID_LABEL) && has(had, NAME_LABEL));
+        let prefixed = has(had, UID_LABEL) && has(had, NAME_LABEL);
+        let mut errs = whole_job(obj, prefixed);
+        forgive(&mut errs, || whole_job(old, prefixed));
         let path = FieldPath::new("spec");
         let (spec, was) = (at(obj, "spec"), at(old, "spec"));
         if text(spec, "completionMode") != "Indexed" {
@@ -423,7 +425,10 @@ impl Strategy for CronJob {
         if cx.subresource == "status" {
             return Errors::new();
         }
-        whole_cron_job(obj, Some(at(old, "spec")))
+        let was = Some(at(old, "spec"));
+        let mut errs = whole_cron_job(obj, was);
+        forgive(&mut errs, || whole_cron_job(old, was));
+        errs
     }
     /// Jobs get eleven more characters from the time of their run.
     fn validate_name(&self, name: &str, generate: bool) -> Vec<String> {

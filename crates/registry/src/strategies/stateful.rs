@@ -137,6 +137,10 @@ impl Strategy for StatefulSet {
         selector_and_template(&mut errs, &path, &as_made, "StatefulSet", "statefulset");
         errs
     }
+    /// Rules of pods come with versions.
+    fn keeps_what_was_wrong(&self) -> bool {
+        true
+    }
     /// Pods are called as their set, with a number, and that is their host name.
     fn validate_name(&self, name: &str, generate: bool) -> Vec<String> {
         crate::meta::name_is_label(name, generate)

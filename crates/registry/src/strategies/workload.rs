@@ -206,6 +206,10 @@ impl Strategy for ReplicationController {
         always_running(&mut errs, &path, t, "ReplicationController");
         errs
     }
+    /// Rules of pods come with versions.
+    fn keeps_what_was_wrong(&self) -> bool {
+        true
+    }
     fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
         warnings_of_change(obj, old, "/spec")
     }
@@ -242,6 +246,10 @@ impl Strategy for ReplicaSet {
         not_negative(&mut errs, &path, spec, "minReadySeconds");
         selector_and_template(&mut errs, &path, spec, "ReplicaSet", "deployment");
         errs
+    }
+    /// Rules of pods come with versions.
+    fn keeps_what_was_wrong(&self) -> bool {
+        true
     }
     fn validate_update(&self, obj: &Value, old: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
         fixed_selector(obj, old)
@@ -338,6 +346,10 @@ impl Strategy for Deployment {
             );
         }
         errs
+    }
+    /// Rules of pods come with versions.
+    fn keeps_what_was_wrong(&self) -> bool {
+        true
     }
     fn validate_update(&self, obj: &Value, old: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = fixed_selector(obj, old);
@@ -450,6 +462,10 @@ impl Strategy for DaemonSet {
         );
         not_negative(&mut errs, &path, spec, "revisionHistoryLimit");
         errs
+    }
+    /// Rules of pods come with versions.
+    fn keeps_what_was_wrong(&self) -> bool {
+        true
     }
     fn validate_update(&self, obj: &Value, old: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = fixed_selector(obj, old);

@@ -79,6 +79,10 @@ impl Strategy for Pod {
         }
         errs
     }
+    /// Rules of pods come with versions.
+    fn keeps_what_was_wrong(&self) -> bool {
+        true
+    }
 
     fn validate_update(&self, obj: &Value, old: &Value, cx: &Context<'_>) -> Vec<FieldError> {
         match cx.subresource {
@@ -142,6 +146,10 @@ impl Strategy for PodTemplate {
         let mut errs = Vec::new();
         workload::template(&mut errs, &FieldPath::new("template"), at(obj, "template"));
         errs
+    }
+    /// Rules of pods come with versions.
+    fn keeps_what_was_wrong(&self) -> bool {
+        true
     }
     fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
         let template = at(obj, "template");

@@ -425,6 +425,36 @@ fn pod_updates() {
     );
 }
 
+/// Where a rule is newer than an object: the rest of that can be changed, and it can be let go.
+#[test]
+fn what_was_wrong_before_may_stay() {
+    let mut kinds = 0;
+    for (group, resource, good) in minimal() {
+        let spec = match resource {
+            "pods" => "/spec",
+            "podtemplates" => "/template/spec",
+            "cronjobs" => "/spec/jobTemplate/spec/template/spec",
+            _ => "/spec/template/spec",
+        };
+        let s = strategy(group, resource);
+        let made = created(s, &good);
+        if made.pointer(&format!("{spec}/containers")).is_none() {
+            continue;
+        }
+        kinds += 1;
+        let place = format!("{spec}/securityContext");
+        let policy = |word: &str| json!({ "seLinuxChangePolicy": word });
+        let old = with(&made, &[(&*place, policy("MountOption"))]);
+        assert!(!s.validate(&old, &cx("")).is_empty(), "{resource}");
+        let said = |new: &Value| s.validate_change(new, &old, &cx(""));
+        let labelled = with(&old, &[("/metadata/labels", json!({"a": "b"}))]);
+        assert_eq!(said(&labelled), [], "{resource}");
+        let worse = with(&old, &[(&*place, policy("Other"))]);
+        assert!(!said(&worse).is_empty(), "{resource}");
+    }
+    assert_eq!(kinds, 9);
+}
+
 #[test]
 fn pod_grace() {
     let s = strategy("", "pods");
