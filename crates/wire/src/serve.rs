@@ -283,23 +283,23 @@ where
     // So it is looked at when it is woken, and not whenever the connection is: that would be a lock
     // that all connections share, and a timer, for each frame.
     let mut end: FuturesUnordered<_> = std::iter::once(end).collect();
-    let silent = tokio::select! {
+    let why = tokio::select! {
         biased;
         ended = running.as_mut() => return ended.map_err(Into::into),
-        Some(why) = end.next() => match why {
-            None => false,
-            Some(Unwanted::Evicted) => return Ok(()),
-            Some(Unwanted::Idle) => true,
-            Some(Unwanted::Finished) => false,
-        },
+        Some(why) = end.next() => why,
     };
+    if why == Some(Unwanted::Evicted) {
+        return Ok(());
+    }
     // HTTP/2 says so, and a request that is on its way is still answered.
     running.as_mut().graceful_shutdown();
     let patience = async {
-        match silent {
-            true => tokio::time::sleep(GOODBYE_TIMEOUT).await,
-            false => std::future::pending().await,
+        match why {
+            None => std::future::pending().await,
+            // Whoever does not hear that this was the last request does not stay for it.
+            Some(_) => connection.silent().await,
         }
+        tokio::time::sleep(GOODBYE_TIMEOUT).await;
     };
     tokio::select! {
         ended = running => ended.map_err(Into::into),

@@ -387,6 +387,13 @@ impl Connection {
         }
     }
 
+    /// Waits until it has been silent for too long.
+    pub async fn silent(&self) {
+        while let Some(wait) = self.patience() {
+            tokio::time::sleep(wait).await;
+        }
+    }
+
     /// How long to wait before looking again; `None` when it has been silent for too long.
     fn patience(&self) -> Option<Duration> {
         let limits = &self.shared.limits;
@@ -574,5 +581,14 @@ mod tests {
             begun.elapsed() >= long / 2,
             "it begins again after a request"
         );
+        // The same of one that has had its last request.
+        known.finish();
+        let running = known.running();
+        tokio::select! {
+            () = known.silent() => panic!("a request runs"),
+            () = tokio::time::sleep(long * 2) => {}
+        }
+        drop(running);
+        known.silent().await;
     }
 }
