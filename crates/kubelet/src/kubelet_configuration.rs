@@ -11,6 +11,10 @@ use crate::static_pods::manifest::{Read, Source};
 use crate::user_ids::UNIT;
 use serde_json::{Map, Value};
 use std::time::Duration;
+pub use values::IsWhatWeDo;
+use values::{
+    At, absolute, amount, at_least_a_second, duration, flag, member, number, percent, text, texts,
+};
 use without_effect::WITHOUT_EFFECT;
 
 /// Group and version of the kind.
@@ -158,17 +162,6 @@ fn contradictions(config: &Config) -> Vec<String> {
         }
     }
     out
-}
-
-/// Whether a feature gate says what is done anyway; an error where there is no such gate, or it cannot
-/// be set so.
-pub type IsWhatWeDo = fn(&str, bool) -> Result<bool, String>;
-
-/// What a field is set on.
-struct At<'a> {
-    config: &'a mut Config,
-    warnings: &'a mut Vec<String>,
-    gates: IsWhatWeDo,
 }
 
 type Set = fn(&mut At, &Value) -> Result<(), String>;
@@ -580,64 +573,6 @@ fn memory_swap(at: &mut At, v: &Value) -> Result<(), String> {
     Ok(())
 }
 
-fn member<'a>(v: &'a Value, name: &str) -> &'a Value {
-    v.get(name).unwrap_or(&Value::Null)
-}
-
-fn text(v: &Value) -> Result<&str, String> {
-    v.as_str().ok_or_else(|| format!("{v} is not a text"))
-}
-
-fn texts(v: &Value) -> Result<Vec<String>, String> {
-    let all = v.as_array().ok_or("it is not a list")?;
-    all.iter().map(|v| text(v).map(str::to_owned)).collect()
-}
-
-fn flag(v: &Value) -> Result<bool, String> {
-    v.as_bool().ok_or_else(|| format!("{v} is not a boolean"))
-}
-
-fn absolute(v: &Value) -> Result<&str, String> {
-    let path = text(v)?;
-    let well = path.starts_with('/');
-    well.then_some(path)
-        .ok_or_else(|| format!("{path:?} is not an absolute path"))
-}
-
-/// A whole number that is not below the least.
-fn number<T: TryFrom<i64>>(v: &Value, least: i64) -> Result<T, String> {
-    let found = v.as_i64().filter(|n| *n >= least);
-    let found = found.and_then(|n| T::try_from(n).ok());
-    found.ok_or_else(|| format!("{v} is not a whole number from {least} on"))
-}
-
-fn percent(v: &Value) -> Result<u64, String> {
-    number(v, 0).and_then(|n| {
-        let well = n <= 100;
-        well.then_some(n).ok_or_else(|| format!("{n} is above 100"))
-    })
-}
-
-/// A duration as upstream writes it, such as `1m30s`.
-fn duration(v: &Value) -> Result<Duration, String> {
-    let text = text(v)?;
-    let wrong = || format!("{text:?} is not a duration such as 1m30s");
-    let parsed: jiff::SignedDuration = text.parse().map_err(|_| wrong())?;
-    parsed.try_into().map_err(|_| wrong())
-}
-
-fn at_least_a_second(v: &Value) -> Result<Duration, String> {
-    let found = duration(v)?;
-    let well = found >= Duration::from_secs(1);
-    well.then_some(found).ok_or_else(|| "below 1s".into())
-}
-
-fn amount(v: &Value) -> Result<u64, String> {
-    let text = text(v)?;
-    let quantity: api::Quantity = text.parse().map_err(|e| format!("{text:?}: {e}"))?;
-    u64::try_from(quantity.value()).map_err(|_| format!("{text:?} is not an amount"))
-}
-
 /// Thresholds by signal; one of a signal that nobody measures here has no effect.
 fn thresholds(at: &mut At, v: &Value) -> Result<Thresholds, String> {
     const NOT_MEASURED: [&str; 2] = ["allocatableMemory.available", "swap.available"];
@@ -676,4 +611,5 @@ mod numa;
 mod reserved;
 #[cfg(test)]
 mod tests;
+mod values;
 mod without_effect;

@@ -1,6 +1,6 @@
 //! What a file says of how CPUs are given.
 
-use super::{At, duration};
+use super::values::{At, duration};
 use crate::config::Config;
 use crate::cpus::policy::Policy as CpuPolicy;
 use crate::topology::merge::Policy;

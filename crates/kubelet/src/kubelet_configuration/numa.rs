@@ -1,6 +1,6 @@
 //! What a file says of NUMA nodes.
 
-use super::{amount, member, number, text};
+use super::values::{amount, member, number, text};
 use crate::topology::ledger::Amounts;
 use crate::topology::merge::{MOST_NODES, Policy, Rules, Scope};
 use serde_json::Value;

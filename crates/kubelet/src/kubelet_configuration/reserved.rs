@@ -1,6 +1,6 @@
 //! What a file says of what the node keeps from pods.
 
-use super::{At, amount, text};
+use super::values::{At, amount, text};
 use crate::config::Reserved;
 use serde_json::Value;
 use std::collections::BTreeMap;
