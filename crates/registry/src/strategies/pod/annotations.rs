@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use api::{FieldError, FieldPath};
 use serde_json::{Value, json};
 
-use super::spec::each_container;
+use super::parts::each_container;
 use crate::check::{Errors, at, has, items_mut, make, set, text};
 
 const MIRROR: &str = "kubernetes.io/config.mirror";

@@ -3,7 +3,7 @@
 use api::{FieldError, FieldPath};
 use serde_json::Value;
 
-use super::spec::each_container;
+use super::parts::each_container;
 use crate::check::{Errors, at, flag, has, is_empty, one_of, text};
 
 /// Fields of a pod's security context that Windows has not.

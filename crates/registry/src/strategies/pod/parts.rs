@@ -2,13 +2,27 @@
 
 use std::collections::HashMap;
 
+use api::FieldPath;
 use serde_json::Value;
 
-use crate::check::{at, is_empty, text};
+use crate::check::{at, is_empty, items, text};
 use crate::strategies::quantity;
 
 /// The three lists of containers of a pod.
 pub const CONTAINER_LISTS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
+
+/// Calls a function with the path and the value of every container.
+pub fn each_container<'a>(
+    path: &FieldPath,
+    spec: &'a Value,
+    mut f: impl FnMut(FieldPath, &'a Value),
+) {
+    for list in CONTAINER_LISTS {
+        for (i, c) in items(spec, list).iter().enumerate() {
+            f(path.child(list).index(i), c);
+        }
+    }
+}
 
 /// The pull policy that fits an image: `latest`, said or meant, is pulled each time.
 pub fn pull_policy(image: &str) -> &'static str {

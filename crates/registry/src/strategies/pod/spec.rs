@@ -391,16 +391,3 @@ fn host_aliases(errs: &mut Errors, path: &FieldPath, spec: &Value) {
         }
     }
 }
-
-/// Calls a function with the path and the value of every container.
-pub fn each_container<'a>(
-    path: &FieldPath,
-    spec: &'a Value,
-    mut f: impl FnMut(FieldPath, &'a Value),
-) {
-    for list in CONTAINER_LISTS {
-        for (i, c) in items(spec, list).iter().enumerate() {
-            f(path.child(list).index(i), c);
-        }
-    }
-}

@@ -6,7 +6,7 @@ use api::{FieldPath, names};
 use serde_json::Value;
 
 use super::overlaps;
-use super::spec::each_container;
+use super::parts::each_container;
 use crate::check::{at, has, int, items, text};
 use crate::strategies::canonical::{address, each};
 use crate::strategies::quantity::{is_fractional, show};
