@@ -46,6 +46,18 @@ pub struct Reserved {
     pub memory_bytes: u64,
     /// Local storage in bytes.
     pub storage_bytes: u64,
+    /// Processes and threads.
+    pub pids: u64,
+}
+
+impl Reserved {
+    /// How many processes and threads pods may have where the machine may have so many; none: that is
+    /// not limited.
+    #[must_use]
+    pub fn pids_left(&self, most: u64) -> Option<i64> {
+        let left = most.saturating_sub(self.pids);
+        i64::try_from(left).ok().filter(|_| self.pids > 0)
+    }
 }
 
 /// A group of the machine that is limited to what is reserved for it.

@@ -68,6 +68,7 @@ pub fn of(config: &Config, pods: u64) -> Value {
     });
     let storage = json!(c.reserved.storage_bytes.to_string());
     shown["systemReserved"]["ephemeral-storage"] = storage;
+    shown["systemReserved"]["pid"] = json!(c.reserved.pids.to_string());
     if let Some(fields) = shown.as_object_mut() {
         fields.extend(numa(c));
         fields.extend(others(c));
@@ -146,6 +147,7 @@ mod tests {
         assert_eq!(shown["maxPods"], 110);
         assert_eq!(shown["cpuCFSQuotaPeriod"], "100ms");
         assert_eq!(shown["systemReserved"]["ephemeral-storage"], "0");
+        assert_eq!(shown["systemReserved"]["pid"], "0");
         assert_eq!(shown["topologyManagerPolicy"], "none");
     }
 }

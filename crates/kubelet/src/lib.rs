@@ -441,15 +441,17 @@ fn limit(deps: &Deps, wanted: &config::LimitedGroup) -> Result<(), Error> {
 /// The group of all pods, limited to what pods can have.
 fn make_groups(deps: &Deps) -> Result<(), Error> {
     let r = &deps.resources;
-    let (cpu, kept) = if deps.config.enforced.pods {
-        let kept = deps.config.reserved.memory_bytes;
-        (r.allocatable_cpu_millis(), kept)
+    let reserved = &deps.config.reserved;
+    let (cpu, kept, pids) = if deps.config.enforced.pods {
+        let pids = reserved.pids_left(node::machine::pids().1);
+        (r.allocatable_cpu_millis(), reserved.memory_bytes, pids)
     } else {
-        (r.cpu_millis, 0)
+        (r.cpu_millis, 0, None)
     };
     let limits = Limits {
         cpu_shares: Some((cpu * 1024 / 1000).clamp(2, 262_144)),
         memory_bytes: i64::try_from(r.memory_bytes.saturating_sub(kept)).ok(),
+        pids,
         ..Default::default()
     };
     attempt(

@@ -19,9 +19,7 @@ pub(super) fn add(at: &mut At, v: &Value) -> Result<(), String> {
             }
             "memory" => more.memory_bytes = amount(v)?,
             "ephemeral-storage" => more.storage_bytes = amount(v)?,
-            "pid" => at.warnings.push(format!(
-                "{name} is not reserved: what is said of it has no effect"
-            )),
+            "pid" => more.pids = amount(v)?,
             other => return Err(format!("{other:?} is not a resource that can be reserved")),
         }
     }
@@ -33,5 +31,6 @@ pub(super) fn add(at: &mut At, v: &Value) -> Result<(), String> {
     have.cpu_millis = have.cpu_millis.saturating_add(more.cpu_millis);
     have.memory_bytes = have.memory_bytes.saturating_add(more.memory_bytes);
     have.storage_bytes = have.storage_bytes.saturating_add(more.storage_bytes);
+    have.pids = have.pids.saturating_add(more.pids);
     Ok(())
 }

@@ -48,8 +48,8 @@ fn fields_are_set_in_upstreams_words() {
         "evictionSoftGracePeriod": { "memory.available": "1m30s" },
         "evictionMaxPodGracePeriod": 60,
         "evictionMinimumReclaim": { "nodefs.available": "1Gi" },
-        "systemReserved": { "cpu": "500m", "memory": "1Gi", "ephemeral-storage": "2Gi" },
-        "kubeReserved": { "cpu": "1", "ephemeral-storage": "1Gi" },
+        "systemReserved": { "cpu": "500m", "memory": "1Gi", "ephemeral-storage": "2Gi", "pid": "1k" },
+        "kubeReserved": { "cpu": "1", "ephemeral-storage": "1Gi", "pid": "500" },
         "nodeLeaseDurationSeconds": 40, "crashLoopBackOff": { "maxContainerRestartPeriod": "5s" },
         "shutdownGracePeriod": "30s", "shutdownGracePeriodCriticalPods": "10s",
         "registerWithTaints": [{ "key": "a", "value": "b", "effect": "NoSchedule" }],
@@ -77,6 +77,9 @@ fn fields_are_set_in_upstreams_words() {
     assert_eq!(eviction.max_pod_grace_seconds, 60);
     let has = &config.reserved;
     assert_eq!(has.storage_bytes, 3 << 30);
+    assert_eq!(has.pids_left(32768), Some(31268));
+    let nothing = crate::config::Reserved::default();
+    assert_eq!(nothing.pids_left(32768), None);
     assert_eq!((has.cpu_millis, has.memory_bytes), (1500, 1 << 30));
     assert_eq!(config.lease_period, Duration::from_secs(10));
     assert_eq!(config.crash_backoff_initial, Duration::from_secs(5));
