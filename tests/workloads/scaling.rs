@@ -70,7 +70,7 @@ pub fn load_scales_a_deployment_up_and_its_end_down(cx: &Context) -> Result<()> 
         },
     }))?;
     cx.wait("deployment/burn", "jsonpath={.status.readyReplicas}=5")?;
-    // The autoscaler tells of a step after it.
+    // The autoscaler reports a step after it.
     let up = eventually("it tells of each step up", || {
         let events = cx.kubectl("describe hpa burn")?;
         ensure!(

@@ -202,7 +202,7 @@ async fn silence_ends_a_connection_without_credentials() {
     tokio::join!(silent(false), silent(true), half, idle);
 }
 
-/// One request each, over HTTP/2: whoever wants more comes anew. Nobody is cut off meanwhile.
+/// One request each, over HTTP/2: whoever wants more comes again. Nobody is cut off meanwhile.
 #[tokio::test]
 async fn who_shows_no_credentials_is_answered_once_on_a_connection() {
     let server = start(Limits {

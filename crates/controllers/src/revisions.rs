@@ -99,7 +99,7 @@ impl<'a> History<'a> {
     }
 
     /// As [`History::new`]; the newest revision has the template as it is now, too, where it would have
-    /// it with what the server fills in today. So nobody's pods are made anew since a newer server knows
+    /// it with what the server fills in today. So nobody's pods are made again since a newer server knows
     /// more fields.
     pub fn filled(
         own: &[&'a Arc<ControllerRevision>],

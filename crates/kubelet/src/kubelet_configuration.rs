@@ -539,7 +539,7 @@ const ACTED_ON: &[(&str, Set)] = &[
     }),
 ];
 
-/// Of upstream's gates those that are asked for here. Whoever sets another is told so, unless what it
+/// Of upstream's gates those that are asked for here. Whoever sets another is warned, unless what it
 /// says is done anyway.
 fn gates(at: &mut At, v: &Value) -> Result<(), String> {
     for (name, value) in v.as_object().ok_or("it is not a map")? {

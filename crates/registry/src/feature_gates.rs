@@ -275,7 +275,7 @@ mod tests {
     }
 
     /// Each gate, at each value that it may have: where nothing asks for it, one of the two is not what
-    /// is done, and whoever sets that is told.
+    /// is done, and whoever sets that is warned.
     #[test]
     fn no_gate_is_passed_over_in_silence() {
         for (name, gate) in gates() {

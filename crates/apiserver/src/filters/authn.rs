@@ -183,7 +183,7 @@ fn fingerprint(certificate: &[u8]) -> String {
     out
 }
 
-/// The uid of a certificate, of the values that it has for it (`None` is one that is no text). Whoever
+/// The uid of a certificate, of the values that it has for it (`None` is one that is not a text). Whoever
 /// signs two, or an empty one, means something that nobody here understands.
 fn only_uid<'a>(
     mut values: impl Iterator<Item = Option<&'a str>>,

@@ -522,7 +522,7 @@ impl ApiServer {
     }
 
     /// HTTP/2 lets one connection ask for very much at little cost; who shows no credentials is
-    /// answered, and has to come anew.
+    /// answered, and has to come again.
     fn end_connection(&self, head: &Parts) {
         let connection = head.extensions.get::<Arc<wire::serve::Connection>>();
         let connection = connection.filter(|_| head.version == http::Version::HTTP_2);

@@ -30,7 +30,7 @@ pub(super) async fn subscribe(
         }))
 }
 
-/// A message of an event. One that cannot be read is said: what it told of is found by listing alone.
+/// A message of an event. One that cannot be read is said: what it was about is found by listing alone.
 fn message<M: Message + Default>(topic: &str, bytes: &[u8]) -> Option<M> {
     let read = M::decode(bytes);
     read.inspect_err(|error| tracing::warn!(topic, %error, "an event of the runtime is not read"))

@@ -210,7 +210,7 @@ pub fn interface_name(container: &str, interface: &str) -> String {
     format!("veth{:011x}", hash & 0xfff_ffff_ffff)
 }
 
-/// The node's end of the line of an attachment, by its name; none where that is no name of one.
+/// The node's end of the line of an attachment, by its name; none where that is not a name of one.
 pub fn line_of(key: &str) -> Option<String> {
     let (container, interface) = key.rsplit_once('-')?;
     Some(interface_name(container, interface))

@@ -48,8 +48,8 @@ struct Store {
     dir: PathBuf,
 }
 
-/// The text of a kept file; none where there is none. What is not text in it is no certificate and no
-/// key, which whoever reads it finds.
+/// The text of a kept file; none where there is none. What is not text in it is neither a certificate
+/// nor a key, which whoever reads it finds.
 fn kept(path: &Path) -> Result<Option<String>> {
     match fs::read(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),

@@ -56,7 +56,7 @@ async fn what_is_done_for_a_pod_is_one_trace() {
     let uid = uid.expect("the pod has no node");
     let post = "POST /api/v1/namespaces/{:namespace}/pods";
     let bind = format!("{post}/{{:name}}/binding");
-    // A span is told at its end, which may come long after what is done in it.
+    // A span is reported at its end, which may come long after what is done in it.
     let all_told = || {
         let all = collector.spans();
         let has = |name: &str| all.iter().any(|s| s.name == name);

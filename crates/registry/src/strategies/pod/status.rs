@@ -112,7 +112,7 @@ fn addresses(errs: &mut Errors, path: &FieldPath, all: &[Value]) {
         parsed.extend(one.parse::<IpAddr>().ok());
     }
     let families: BTreeSet<bool> = parsed.iter().map(IpAddr::is_ipv6).collect();
-    // Of what is no address, that is said already.
+    // Of what is not an address, that is said already.
     if all.len() > 1 && parsed.len() == all.len() && families.len() != all.len() {
         let why = "may specify no more than one IP for each IP family";
         invalid(errs, path, &json!(all), why);
