@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    KindUnderTest, apply, custom, dice, is_applied_whole, is_shared_in_peace, is_taken_by_force,
-    is_there_and_goes,
+    KindUnderTest, apply, config, custom, dice, is_applied_whole, is_shared_in_peace,
+    is_taken_by_force, is_there_and_goes,
 };
 
 /// What has no schema of its parts, or parts that are alike.
@@ -196,11 +196,7 @@ fn kind(properties: &Value, values: &[u8]) -> KindUnderTest {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 400,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(config())]
 
     #[test]
     fn whole_and_again(properties in properties(schema()), values in dice()) {

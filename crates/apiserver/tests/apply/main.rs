@@ -14,6 +14,7 @@ use std::sync::{Arc, LazyLock};
 
 use patch::{PatchError, Request, Set};
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use registry::{Row, ServedVersion};
 use schema::{AnyKind, FieldType, ListType, MapType, TypeId, TypeTable};
 use serde_json::{Map, Value, json};
@@ -457,6 +458,17 @@ fn dice() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(any::<u8>(), 300)
 }
 
+/// Many cases, the same each time: what a change did not break does not stop it. Others are drawn with
+/// another seed.
+fn config() -> ProptestConfig {
+    ProptestConfig {
+        cases: 400,
+        failure_persistence: None,
+        rng_seed: RngSeed::Fixed(136),
+        ..ProptestConfig::default()
+    }
+}
+
 type Checked = Result<(), TestCaseError>;
 
 /// Applies, where nobody is in the way.
@@ -551,11 +563,7 @@ fn every_kind_can_be_applied_whole_and_again() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 400,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(config())]
 
     #[test]
     fn what_is_applied_is_there_and_what_is_not_goes(
