@@ -165,7 +165,10 @@ fn small_storms_pass() {
 /// wrong (390, 474, 723).
 #[test]
 fn storms_that_found_something_pass() {
-    all([23, 26, 238, 390, 474, 723, 728, 1963, 2823, 2853, 8767], small);
+    all(
+        [23, 26, 238, 390, 474, 723, 728, 1963, 2823, 2853, 8767],
+        small,
+    );
 }
 
 #[test]
