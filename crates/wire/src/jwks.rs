@@ -9,7 +9,10 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::signature::{self, RsaPublicKeyComponents, UnparsedPublicKey};
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
+use x509_parser::prelude::FromDer;
+use x509_parser::public_key::PublicKey;
+use x509_parser::x509::SubjectPublicKeyInfo;
 
 use crate::signatures;
 
@@ -17,6 +20,8 @@ use crate::signatures;
 const MOST_BYTES: usize = 64 << 10;
 /// Keys of a set that are looked at: providers publish two to ten.
 const MOST_KEYS: usize = 256;
+/// The shortest RSA key (2048 bits) that ring verifies with.
+const LEAST_RSA_BYTES: usize = 256;
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JwksError {
@@ -137,6 +142,11 @@ impl<'a> Token<'a> {
         })
     }
 
+    /// The key that the token says it is signed with; empty if it names none.
+    pub fn key_id(&self) -> &str {
+        &self.key_id
+    }
+
     /// Claims that nobody has vouched for yet: to choose who is to check them.
     pub fn unverified(&self) -> &Map<String, Value> {
         &self.claims
@@ -222,6 +232,61 @@ impl KeySet {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+
+    /// Whether a key of this name is among them.
+    pub fn has(&self, id: &str) -> bool {
+        self.0.iter().any(|key| key.id == id)
+    }
+}
+
+/// A public key (PKIX, DER) as it is published: an entry of a JWK set, for the one algorithm with which
+/// upstream signs by such a key.
+///
+/// # Errors
+/// It is not such a key, or one that signs no tokens.
+pub fn published(id: &str, der: &[u8]) -> Result<Value, JwksError> {
+    let wrong = |why: &str| JwksError::Keys(format!("{id:?}: {why}"));
+    let Ok(([], key)) = SubjectPublicKeyInfo::from_der(der) else {
+        return Err(wrong("not a PKIX-serialized public key"));
+    };
+    let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    match key.parsed() {
+        Ok(PublicKey::RSA(rsa)) => {
+            let n = without_zeros(rsa.modulus);
+            if n.len() < LEAST_RSA_BYTES {
+                return Err(wrong("RSA keys of less than 2048 bits are not supported"));
+            }
+            let e = without_zeros(rsa.exponent);
+            Ok(json!({
+                "use": "sig", "kty": "RSA", "kid": id, "alg": Algorithm::Rs256.name(),
+                "n": encode(n), "e": encode(e),
+            }))
+        }
+        Ok(PublicKey::EC(_)) => {
+            let (curve, algorithm, bytes) = match signatures::curve_name(&key) {
+                Some("P-256") => ("P-256", Algorithm::Es256, 32),
+                Some("P-384") => ("P-384", Algorithm::Es384, 48),
+                Some("P-521") => ("P-521", Algorithm::Es512, 66),
+                _ => return Err(wrong("its curve is none of P-256, P-384 and P-521")),
+            };
+            let point = match &*key.subject_public_key.data {
+                [4, point @ ..] if point.len() == 2 * bytes => point,
+                _ => return Err(wrong("its point is not an uncompressed one of its curve")),
+            };
+            let (x, y) = point.split_at(bytes);
+            Ok(json!({
+                "use": "sig", "kty": "EC", "kid": id, "crv": curve, "alg": algorithm.name(),
+                "x": encode(x), "y": encode(y),
+            }))
+        }
+        _ => Err(wrong("it is neither an RSA key nor one on a curve")),
+    }
+}
+
+/// A number's bytes from the first that counts.
+fn without_zeros(number: &[u8]) -> &[u8] {
+    let zeros = number.iter().take_while(|b| **b == 0).count();
+    number.get(zeros..).unwrap_or_default()
 }
 
 impl Key {
@@ -231,11 +296,7 @@ impl Key {
         }
         // Some pad, though they should not.
         let decode = |text: &str| URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).ok();
-        let number = |text: &str| {
-            let bytes = decode(text)?;
-            let zeros = bytes.iter().take_while(|b| **b == 0).count();
-            bytes.get(zeros..).map(<[u8]>::to_vec)
-        };
+        let number = |text: &str| Some(without_zeros(&decode(text)?).to_vec());
         let point = |bytes: usize| {
             let mut all = vec![4];
             for coordinate in [&key.x, &key.y] {
@@ -293,7 +354,6 @@ impl Key {
 mod tests {
     use ring::rand::SystemRandom;
     use ring::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
-    use serde_json::json;
 
     use super::*;
     use crate::jwt::Signer;
@@ -360,6 +420,43 @@ mod tests {
             "x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y),
         }]}));
         assert_eq!(check(&token, &keys).expect("verified")["a"], 1);
+    }
+
+    #[test]
+    fn a_key_of_pkix_is_published_and_verifies() {
+        let bytes = |hex: &str| -> Vec<u8> {
+            let digits = (0..hex.len()).step_by(2);
+            let byte = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).expect("a byte");
+            digits.map(byte).collect()
+        };
+        let n = URL_SAFE_NO_PAD.decode(RSA_N).expect("a number");
+        let head = "30820122300d06092a864886f70d01010105000382010f003082010a0282010100";
+        let rsa = [bytes(head), n, bytes("0203010001")].concat();
+        let key = published("a", &rsa).expect("an RSA key");
+        assert_eq!(
+            key,
+            json!({"use": "sig", "kty": "RSA", "kid": "a", "alg": "RS256", "n": RSA_N, "e": "AQAB"})
+        );
+        let keys = set(&json!({"keys": [key]}));
+        assert!(keys.has("a") && !keys.has("b"));
+        assert!(check(RSA_TOKEN, &keys).is_ok());
+
+        let (signer, _) = Signer::generate().expect("key");
+        let own = signer.jwks();
+        let own = &own["keys"][0];
+        let part = |name: &str| {
+            let text = own[name].as_str().expect("text");
+            URL_SAFE_NO_PAD.decode(text).expect("a number")
+        };
+        let head = "3059301306072a8648ce3d020106082a8648ce3d03010703420004";
+        let mut point = [bytes(head), part("x"), part("y")].concat();
+        let kid = own["kid"].as_str().expect("text");
+        assert_eq!(&published(kid, &point).expect("a key on a curve"), own);
+        point.push(0);
+        assert!(published(kid, &point).is_err());
+        assert!(published("a", b"").is_err());
+        let ed25519 = [bytes("302a300506032b6570032100"), vec![1; 32]].concat();
+        assert!(published("a", &ed25519).is_err());
     }
 
     #[test]
