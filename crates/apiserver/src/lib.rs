@@ -42,6 +42,7 @@ mod scaled;
 pub mod serve;
 mod server;
 pub mod settings;
+pub mod signing;
 pub mod state;
 pub mod storage;
 pub mod subresources;

@@ -1,6 +1,7 @@
 //! What the wiring decides about a server, as plain values: addresses, ranges, bounds, the keys of
 //! tokens. Rules that are plugged in are not here; see `Config`.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -12,8 +13,9 @@ use clock::{Clock, Random};
 use futures::future::BoxFuture;
 use registry::{Features, Kinds};
 use serde_json::{Value, json};
-use wire::jwt::Signer;
 use wire::pki::Pair;
+
+use crate::signing::TokenSigner;
 
 /// As upstream's `--max-requests-inflight` and `--max-mutating-requests-inflight`.
 pub const MAX_READS: u32 = 400;
@@ -183,34 +185,40 @@ impl Default for Shared {
 
 /// How this server issues and checks tokens.
 pub struct Tokens {
-    pub signer: Arc<Signer>,
+    pub signer: Arc<dyn TokenSigner>,
     /// A URL; `/.well-known/openid-configuration` lies below it.
     pub issuer: String,
     /// The names by which this server is meant; the issuer when empty.
     pub audiences: Vec<String>,
     /// Whether pods' tokens get [`EXTENDED_SECONDS`].
     pub extend: bool,
+    /// The longest life, in seconds, that a token can be asked for, where the signer has none.
+    pub longest_seconds: Option<i64>,
 }
 
 impl Tokens {
     /// Upstream's defaults.
-    pub fn new(signer: Arc<Signer>, issuer: &str) -> Self {
+    pub fn new(signer: Arc<dyn TokenSigner>, issuer: &str) -> Self {
         Self {
             signer,
             issuer: issuer.to_owned(),
             audiences: vec![issuer.to_owned()],
             extend: true,
+            longest_seconds: None,
         }
     }
 
     /// The document at `/.well-known/openid-configuration`.
     pub fn discovery(&self, jwks_uri: &str) -> Value {
+        let keys = self.signer.jwks();
+        let keys = keys["keys"].as_array().into_iter().flatten();
+        let algorithms: BTreeSet<&str> = keys.filter_map(|key| key["alg"].as_str()).collect();
         json!({
             "issuer": self.issuer,
             "jwks_uri": jwks_uri,
             "response_types_supported": ["id_token"],
             "subject_types_supported": ["public"],
-            "id_token_signing_alg_values_supported": ["ES256"],
+            "id_token_signing_alg_values_supported": algorithms,
         })
     }
 }

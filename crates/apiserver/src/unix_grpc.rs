@@ -1,6 +1,9 @@
 //! A gRPC service at a Unix socket of this machine. It is connected to when it is first asked, and
 //! again when it went and came. What is asked, and what an answer means, is not known here.
 
+#[cfg(test)]
+pub mod testing;
+
 use std::path::PathBuf;
 use std::time::Duration;
 

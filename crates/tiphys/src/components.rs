@@ -119,17 +119,18 @@ pub struct ProxyArgs {
     ranges: Ranges,
 }
 
+/// Who the tokens of a cluster's service accounts are from.
+pub fn issuer(ranges: &Ranges) -> String {
+    format!("https://kubernetes.default.svc.{}", ranges.cluster_domain)
+}
+
 /// Gives the API server its authenticators, authorizers and admission.
 pub fn secure(
     config: apiserver::Config,
     keys: &Keys,
     admission: &apiserver::admission::Options,
-    ranges: &Ranges,
-    extend_tokens: bool,
+    tokens: apiserver::filters::tokens::Tokens,
 ) -> apiserver::Config {
-    let issuer = format!("https://kubernetes.default.svc.{}", ranges.cluster_domain);
-    let mut tokens = apiserver::filters::tokens::Tokens::new(keys.signer.clone(), &issuer);
-    tokens.extend = extend_tokens;
     let mut config = config.secured(tokens, admission);
     config.settings.client_ca_pem = Some(keys.ca.pair.cert_pem.clone());
     config.settings.more_metrics = Some(client::refusals::metrics);
@@ -214,14 +215,15 @@ pub fn start(
     (stop, tracers): (CancellationToken, &Tracers),
 ) -> Result<JoinSet<Result<()>>> {
     let mut parts = JoinSet::new();
-    let (ca, signer) = (keys.ca.clone(), keys.signer.clone());
-    let mut config = controllers_config(
-        flags,
-        ranges,
-        &keys.ca.pair.cert_pem,
-        Some(ca),
-        Some(signer),
-    )?;
+    let ca = keys.ca.clone();
+    // What the cluster's own key signed nobody would believe.
+    let signer = keys.external.is_none().then(|| keys.signer.clone());
+    if signer.is_none() {
+        tracing::warn!(
+            "Secrets get no tokens of service accounts: --service-account-signing-endpoint signs those that are asked for"
+        );
+    }
+    let mut config = controllers_config(flags, ranges, &keys.ca.pair.cert_pem, Some(ca), signer)?;
     config.tracer = tracers.controllers.clone();
     scheduling.tracer = tracers.scheduler.clone();
     let accounts = local_accounts(server);

@@ -19,6 +19,7 @@ pub const APISERVER: &[Floor] = &[
         "cluster_ips.rs",
         "node_ports.rs",
         "unix_grpc.rs",
+        "signing/",
     ],
     &["metrics.rs", "metrics/", "codec.rs"],
     &["cache/"],

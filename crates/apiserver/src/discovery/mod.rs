@@ -142,8 +142,13 @@ pub async fn answer(
         }
         ["openid", "v1", "jwks"] | [".well-known", "openid-configuration"] => {
             let found = crate::filters::tokens::document(state, path);
-            let (media, text) = found.ok_or_else(Status::no_such_path)?;
-            Ok(respond(200, media, text))
+            let page = found.ok_or_else(Status::no_such_path)?;
+            let mut made = respond(200, page.media, page.text);
+            let keep = format!("public, max-age={}", page.hold_for);
+            if let Ok(keep) = HeaderValue::try_from(keep) {
+                made.headers_mut().insert(CACHE_CONTROL, keep);
+            }
+            Ok(made)
         }
         ["metrics"] => Ok(metrics(head, &lines(state, aggregation).await)),
         ["metrics", "slis"] => Ok(metrics(head, &::metrics::slis::lines())),

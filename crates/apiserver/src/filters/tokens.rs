@@ -1,5 +1,5 @@
 //! Tokens of service accounts: their claims, and what must still be true for them to be believed.
-//! A signature is checked once per token and remembered; times, audiences and the objects that a
+//! A signature is checked once per token and remembered as long as the keys stay; times, audiences and the objects that a
 //! token is bound to are checked each time. Uses that somebody should know of are reported
 //! (`token_use`).
 
@@ -30,22 +30,35 @@ const REMEMBERED: usize = 4096;
 pub const POD_TOKEN_SECONDS: i64 = 3607;
 pub const EXTENDED_SECONDS: i64 = 365 * 24 * 3600;
 
-/// Answers the paths of OpenID discovery: media type and text; `None` for all others.
-pub fn document(state: &State, path: &str) -> Option<(&'static str, String)> {
+/// A page of OpenID discovery.
+pub struct DiscoveryPage {
+    pub media: &'static str,
+    pub text: String,
+    /// For how many seconds others may keep it.
+    pub hold_for: u64,
+}
+
+/// Answers the paths of OpenID discovery; `None` for all others.
+pub fn document(state: &State, path: &str) -> Option<DiscoveryPage> {
     let config = state.settings();
     let tokens = config.tokens.as_ref()?;
-    match path {
-        "/openid/v1/jwks" => Some(("application/jwk-set+json", tokens.signer.jwks().to_string())),
+    let (media, value) = match path {
+        "/openid/v1/jwks" => ("application/jwk-set+json", tokens.signer.jwks()),
         "/.well-known/openid-configuration" => {
             let host = match config.advertise_address {
                 std::net::IpAddr::V6(v6) => format!("[{v6}]"),
                 v4 => v4.to_string(),
             };
             let uri = format!("https://{host}:{}/openid/v1/jwks", config.secure_port);
-            Some(("application/json", tokens.discovery(&uri).to_string()))
+            ("application/json", tokens.discovery(&uri))
         }
-        _ => None,
-    }
+        _ => return None,
+    };
+    Some(DiscoveryPage {
+        media,
+        text: value.to_string(),
+        hold_for: tokens.signer.jwks_hold_for(),
+    })
 }
 
 /// Name and uid of an object that a token is bound to.
@@ -182,6 +195,8 @@ impl Claims {
 
 /// A token whose signature is ours.
 struct Verified {
+    /// Of the keys that vouched for it.
+    edition: u64,
     claims: Claims,
     user: UserInfo,
     /// What was seen of the account and of the bound object, so that an unchanged object is not
@@ -224,7 +239,7 @@ impl ServiceAccountTokens {
         let Some(tokens) = state.settings().tokens.as_deref() else {
             return Ok(None);
         };
-        let Some(verified) = self.verify(tokens, token)? else {
+        let Some(verified) = self.verify(tokens, token).await? else {
             return Ok(None);
         };
         verified.claims.check_times(state.now())?;
@@ -245,21 +260,26 @@ impl ServiceAccountTokens {
     }
 
     /// `None`: it is not a token that claims to be ours.
-    fn verify(&self, tokens: &Tokens, token: &str) -> Result<Option<Arc<Verified>>, Rejected> {
+    async fn verify(
+        &self,
+        tokens: &Tokens,
+        token: &str,
+    ) -> Result<Option<Arc<Verified>>, Rejected> {
         let digest = ring::digest::digest(&ring::digest::SHA256, token.as_bytes());
         let hash: [u8; 32] = digest.as_ref().try_into().unwrap_or_default();
-        if let Some(known) = self.verified.read().get(&hash) {
-            return Ok(Some(known.clone()));
+        // Keys that come while it is verified make it be verified once more.
+        let edition = tokens.signer.edition();
+        let known = self.verified.read().get(&hash).cloned();
+        if let Some(known) = known.filter(|known| known.edition == edition) {
+            return Ok(Some(known));
         }
         let issuer = wire::jwt::peek(token).and_then(|c| Some(c.get("iss")?.as_str()?.to_owned()));
         if !issuer.is_some_and(|i| i == tokens.issuer || i == LEGACY_ISSUER) {
             return Ok(None);
         }
         let bad = |e: String| Rejected::new(e);
-        let claims = tokens
-            .signer
-            .verify(token)
-            .map_err(|e| bad(e.to_string()))?;
+        let claims = tokens.signer.verify(token).await;
+        let claims = claims.map_err(|e| bad(e.to_string()))?;
         let claims: Claims =
             serde_json::from_value(claims).map_err(|_| bad("not a token".into()))?;
         if claims.iss == LEGACY_ISSUER && claims.legacy.is_none()
@@ -271,6 +291,7 @@ impl ServiceAccountTokens {
             .user()
             .ok_or_else(|| bad("sub claim is invalid".into()))?;
         let verified = Arc::new(Verified {
+            edition,
             claims,
             user,
             seen: Mutex::default(),

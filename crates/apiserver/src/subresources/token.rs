@@ -48,11 +48,17 @@ pub async fn create(call: &Call, body: &[u8]) -> Result<Answer, Status> {
     admit(call, &mut request, dry_run).await?;
     check(&request)?;
     let bound = bound_to(call, &request).await?;
+    if let Some(asked) = shorten(&mut request, tokens) {
+        let given = seconds(&request);
+        call.warn(format!(
+            "requested expiration of {asked} seconds shortened to {given} seconds"
+        ));
+    }
     let (claims, shown_until) = claims(&request, tokens, &bound, (now, call.state.random().uuid()));
-    let token = serde_json::to_value(&claims)
-        .map_err(|e| e.to_string())
-        .and_then(|c| tokens.signer.sign(&c).map_err(|e| e.to_string()))
-        .map_err(|e| Status::internal(format!("failed to generate token: {e}")))?;
+    let failed = |why: String| Status::internal(format!("failed to generate token: {why}"));
+    let claims = serde_json::to_value(&claims).map_err(|e| failed(e.to_string()))?;
+    let token = tokens.signer.sign(&claims).await;
+    let token = token.map_err(|e| failed(e.to_string()))?;
     request["status"] = json!({ "token": token, "expirationTimestamp": time_text(shown_until) });
     let sub = call.subresource().ok_or_else(Status::no_such_path)?;
     Ok(Answer::Value {
@@ -130,6 +136,18 @@ fn check(request: &Value) -> Result<(), Status> {
     let path = FieldPath::new("spec").child("expirationSeconds");
     let error = FieldError::invalid(&path, &seconds.into(), why);
     Err(Status::invalid(&GroupKind::new(GROUP, KIND), "", &[error]))
+}
+
+/// Has a token that would live longer than tokens may live as long as those; what was asked for then.
+fn shorten(request: &mut Value, tokens: &Tokens) -> Option<i64> {
+    let longest = tokens.longest_seconds;
+    let longest = longest.or_else(|| tokens.signer.longest_seconds())?;
+    let asked = seconds(request);
+    if asked <= longest {
+        return None;
+    }
+    request["spec"]["expirationSeconds"] = longest.into();
+    Some(asked)
 }
 
 /// The objects that the token is bound to.
@@ -239,7 +257,11 @@ fn claims(
         && bound.pod.is_some()
         && asked == POD_TOKEN_SECONDS
         && audiences.iter().all(|a| tokens.audiences.contains(a));
-    let lives = if extended { EXTENDED_SECONDS } else { asked };
+    let lives = match tokens.signer.longest_seconds() {
+        _ if !extended => asked,
+        Some(longest) => EXTENDED_SECONDS.min(longest),
+        None => EXTENDED_SECONDS,
+    };
     let (namespace, name) = (meta_text(request, "namespace"), meta_text(request, "name"));
     let claims = Claims {
         aud: Audience(audiences),
@@ -291,6 +313,19 @@ mod tests {
         request["spec"]["audiences"] = json!(["vault"]);
         let (foreign, _) = claims(&request, &tokens, &pod, (1000, String::new()));
         assert_eq!(foreign.exp, Some(1000 + POD_TOKEN_SECONDS));
+    }
+
+    #[test]
+    fn what_is_asked_for_longer_than_tokens_live_is_shortened() {
+        let (signer, _) = wire::jwt::Signer::generate().expect("key");
+        let mut tokens = Tokens::new(Arc::new(signer), "https://k");
+        let mut request = json!({ "spec": { "expirationSeconds": 9000 } });
+        assert_eq!(shorten(&mut request, &tokens), None);
+        tokens.longest_seconds = Some(9000);
+        assert_eq!(shorten(&mut request, &tokens), None);
+        tokens.longest_seconds = Some(3600);
+        assert_eq!(shorten(&mut request, &tokens), Some(9000));
+        assert_eq!(seconds(&request), 3600);
     }
 
     #[test]

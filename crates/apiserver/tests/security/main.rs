@@ -5,6 +5,7 @@ mod claims;
 mod common;
 mod nodes;
 mod permissions;
+mod signers;
 mod tokens;
 
 use std::sync::Arc;

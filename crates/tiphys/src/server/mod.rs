@@ -12,6 +12,7 @@ mod explain;
 mod extenders_test;
 mod files;
 mod shared;
+mod token_signing;
 #[cfg(test)]
 mod traces_test;
 
@@ -24,6 +25,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use api::cidr::IpFamily;
 use apiserver::settings::{MAX_READS, MAX_WRITES};
+use apiserver::signing::TokenSigner;
+use apiserver::signing::external::External;
 use apiserver::storage::encryption::Encrypted;
 use apiserver::{ApiServer, UserInfo};
 use clap::Args;
@@ -92,10 +95,6 @@ pub struct ServerArgs {
     /// upstream's: the machine must be on the pods' network.
     #[arg(long)]
     direct_pods: bool,
-    /// Let pods' tokens (3607 s) live a year, for clients that read theirs only once; uses after
-    /// the shown time are counted (`serviceaccount_stale_tokens_total`) and logged.
-    #[arg(long, bool_flag(true))]
-    service_account_extend_token_expiration: bool,
     /// Make the storage class `local` at the start, where it is missing: volumes on the nodes'
     /// disks, the default for claims that name no class.
     #[arg(long, bool_flag(true))]
@@ -113,6 +112,8 @@ pub struct ServerArgs {
     controllers: components::ControllerFlags,
     #[command(flatten)]
     scheduler: components::SchedulerFlags,
+    #[command(flatten)]
+    tokens: token_signing::TokenFlags,
     #[command(flatten)]
     authentication: AuthenticationFlags,
     #[command(flatten)]
@@ -136,7 +137,10 @@ pub struct Keys {
     pub ca: Ca,
     /// Of this server alone: others have theirs, and all are published for extension servers.
     pub front_proxy_ca: Ca,
+    /// The cluster's own key of tokens.
     pub signer: Arc<wire::jwt::Signer>,
+    /// Who signs tokens in its place.
+    pub external: Option<Arc<External>>,
 }
 
 impl Keys {
@@ -152,7 +156,16 @@ impl Keys {
             ca,
             front_proxy_ca,
             signer,
+            external: None,
         })
+    }
+
+    /// Who signs the tokens that are asked for.
+    pub fn token_signer(&self) -> Arc<dyn TokenSigner> {
+        match &self.external {
+            Some(external) => external.clone(),
+            None => self.signer.clone(),
+        }
     }
 }
 
@@ -203,7 +216,6 @@ fn api_config(args: &ServerArgs, keys: &Keys, advertise: IpAddr) -> Result<apise
     config.settings.host = Some(crate::machine::host_name());
     config.settings.max_reads = args.max_requests_inflight;
     config.settings.max_writes = args.max_mutating_requests_inflight;
-    let extend = args.service_account_extend_token_expiration;
     let times = &args.controllers;
     args.apis.apply(&mut config.settings)?;
     let admission = args.admission.options(
@@ -211,7 +223,9 @@ fn api_config(args: &ServerArgs, keys: &Keys, advertise: IpAddr) -> Result<apise
         times.default_unreachable_toleration_seconds,
         &config.settings.features,
     )?;
-    let mut config = components::secure(config, keys, &admission, &args.ranges, extend);
+    let issuer = components::issuer(&args.ranges);
+    let tokens = args.tokens.tokens(keys.token_signer(), &issuer)?;
+    let mut config = components::secure(config, keys, &admission, tokens);
     args.authentication.apply(&mut config)?;
     args.authorization.apply(&mut config)?;
     components::connect_kubelets(&mut config, keys, args.direct_pods, now())?;
@@ -229,7 +243,8 @@ pub async fn run(args: ServerArgs, scope: Scope) -> Result<()> {
     let scheduling = args.scheduler.open()?;
     let datastore = args.datastore.open(&dir, now()).await?;
     fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
-    let keys = Keys::load(&dir, now())?;
+    let mut keys = Keys::load(&dir, now())?;
+    keys.external = args.tokens.external(&stop).await?;
     let advertise = args
         .advertise_address
         .unwrap_or_else(|| machine_address(args.ranges.service_cidr.primary().family()));

@@ -2,10 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use futures::future::BoxFuture;
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use tonic::server::UnaryService;
-use tonic::{Request, Response, Status};
+use tonic::Status;
 
 use store::{Op, Outcome, Store, Txn};
 
@@ -13,6 +10,7 @@ use super::super::rules::Rules;
 use super::super::{Encrypted, ExchangeError, Vault, config};
 use super::*;
 use crate::settings::StoredKeys;
+use crate::unix_grpc::testing::{self, Answer, Served, unary};
 
 /// A service whose key is one number, which it writes before what it encrypts.
 #[derive(Default)]
@@ -56,58 +54,19 @@ impl Service {
     }
 }
 
-struct Method<F>(F);
-
-impl<Q, A, F> UnaryService<Q> for Method<F>
-where
-    F: FnMut(Q) -> Result<A, Status>,
-    A: Send + 'static,
-{
-    type Response = A;
-    type Future = BoxFuture<'static, Result<Response<A>, Status>>;
-
-    fn call(&mut self, request: Request<Q>) -> Self::Future {
-        let answer = self.0(request.into_inner()).map(Response::new);
-        Box::pin(std::future::ready(answer))
+async fn answer(service: Arc<Service>, request: http::Request<hyper::body::Incoming>) -> Answer {
+    match request.uri().path() {
+        STATUS => unary(request, |_: StatusRequest| Ok(service.status())).await,
+        ENCRYPT => unary(request, |asked: EncryptRequest| Ok(service.encrypt(&asked))).await,
+        _ => unary(request, |asked: DecryptRequest| service.decrypt(&asked)).await,
     }
 }
 
-async fn answer(
-    service: Arc<Service>,
-    request: http::Request<hyper::body::Incoming>,
-) -> Result<http::Response<tonic::body::Body>, std::convert::Infallible> {
-    macro_rules! unary {
-        ($method:expr) => {
-            tonic::server::Grpc::new(tonic_prost::ProstCodec::default())
-                .unary(Method($method), request)
-                .await
-        };
-    }
-    Ok(match request.uri().path().rsplit('/').next() {
-        Some("Status") => unary!(|_: StatusRequest| Ok(service.status())),
-        Some("Encrypt") => unary!(|asked: EncryptRequest| Ok(service.encrypt(&asked))),
-        _ => unary!(|asked: DecryptRequest| service.decrypt(&asked)),
-    })
-}
-
-/// Serves until the test ends.
-fn serve(service: Arc<Service>) -> (tempfile::TempDir, PathBuf) {
-    let dir = tempfile::tempdir().expect("dir");
-    let path = dir.path().join("kms.sock");
-    let listener = tokio::net::UnixListener::bind(&path).expect("socket");
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let service = service.clone();
-            let handle =
-                hyper::service::service_fn(move |request| answer(service.clone(), request));
-            tokio::spawn(async move {
-                let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-                // It ends with its client.
-                let _ = builder.serve_connection(TokioIo::new(stream), handle).await;
-            });
-        }
-    });
-    (dir, path)
+/// Serves until the first is dropped.
+fn serve(service: Arc<Service>) -> (Served, PathBuf) {
+    let served = testing::serve(move |request| answer(service.clone(), request));
+    let path = served.path();
+    (served, path)
 }
 
 const LONG: Duration = Duration::from_secs(60);
