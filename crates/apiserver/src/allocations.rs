@@ -14,7 +14,7 @@ use store::{Compare, Op};
 use tokio::sync::OwnedMutexGuard;
 
 use crate::admission::Together;
-use crate::cache::{encode, walk};
+use crate::cache::encode;
 use crate::call::Call;
 use crate::cluster_ips::{self, Had, Offer, Refused};
 use crate::errors::from_store;
@@ -227,13 +227,12 @@ const GROUP: &str = "networking.k8s.io";
 impl Had for Cached<'_> {
     fn has(&self, address: IpAddr) -> bool {
         let name = address.to_string();
-        self.0.lookup(GROUP, "ipaddresses", "", &name).is_some()
+        self.0.is_stored(GROUP, "ipaddresses", "", &name)
     }
     fn between(&self, first: IpAddr, last: IpAddr) -> BTreeSet<IpAddr> {
-        let all = self.0.lookup_all(GROUP, "ipaddresses", "");
-        let all = all
-            .iter()
-            .filter_map(|object| object.key.parse::<IpAddr>().ok());
+        // Also those that cannot be read: their names say enough.
+        let all = self.0.stored_keys(GROUP, "ipaddresses");
+        let all = all.iter().filter_map(|key| key.parse::<IpAddr>().ok());
         all.filter(|ip| (first..=last).contains(ip)).collect()
     }
 }
@@ -418,9 +417,11 @@ fn port_of(claim: &Claim) -> Option<u16> {
 async fn had_ports(call: &Call) -> Result<BTreeSet<u16>, Status> {
     let cache = call.state.cache();
     cache.reach_newest().await.map_err(|e| from_store(&e))?;
-    let services = call.cache()?.snapshot();
+    let services = call.state.all_of(&call.row.group, &call.row.resource, "")?;
     let strategy = &call.row.strategy;
-    let claims = walk(&services, "", None).flat_map(|o| strategy.claims(&o.to_value(), None));
+    let claims = services
+        .iter()
+        .flat_map(|o| strategy.claims(&o.to_value(), None));
     Ok(claims.filter_map(|claim| port_of(&claim)).collect())
 }
 

@@ -15,7 +15,7 @@ use store::{Revision, Store, StoreError};
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use crate::cache::{self, Cache, Newest, Object, ResourceCache};
+use crate::cache::{self, Cache, Contents, Newest, Object, ResourceCache, Selection};
 use crate::configuration_objects::{Both, Configurations};
 use crate::dialer::Reach;
 use crate::errors;
@@ -268,7 +268,9 @@ impl State {
         self.0.settings.random.clone()
     }
 
-    /// A stored object, for authenticators, authorizers and admission; as new as the cache.
+    /// A stored object, for authenticators, authorizers and admission; as new as the cache. One that
+    /// cannot be read any more is as it was. Who destroys or lets pass what an object protects that is
+    /// not there asks [`State::fresh`] or [`State::all_of`].
     pub fn lookup(
         &self,
         group: &str,
@@ -278,12 +280,29 @@ impl State {
     ) -> Option<Arc<Object>> {
         let kinds = self.kinds();
         let row = kinds.resource(group, resource)?;
-        self.cache().of(row)?.get(&row.key(namespace, name))
+        self.cache().of(row)?.last_known(&row.key(namespace, name))
+    }
+
+    /// Whether there is such an object, readable or not; as new as the cache.
+    pub fn is_stored(&self, group: &str, resource: &str, namespace: &str, name: &str) -> bool {
+        let kinds = self.kinds();
+        let row = kinds.resource(group, resource);
+        let found = row.and_then(|row| Some((self.cache().of(row)?, row.key(namespace, name))));
+        found.is_some_and(|(cache, key)| !matches!(cache.find(&key), Ok(None)))
+    }
+
+    /// The keys below a resource's prefix of all its objects, readable or not.
+    pub fn stored_keys(&self, group: &str, resource: &str) -> Vec<Arc<str>> {
+        let kinds = self.kinds();
+        let cache = kinds
+            .resource(group, resource)
+            .and_then(|row| self.cache().of(row));
+        cache.map(|cache| cache.keys()).unwrap_or_default()
     }
 
     /// As [`State::lookup`]; what the cache does not have is looked for in the newest state, so that
     /// an object can be relied on as soon as its creation is acknowledged. An error: the store does
-    /// not answer, and nobody knows whether there is such an object.
+    /// not answer, and nobody knows whether there is such an object; or it cannot be read.
     pub async fn fresh(
         &self,
         group: &str,
@@ -291,10 +310,14 @@ impl State {
         namespace: &str,
         name: &str,
     ) -> Result<Option<Arc<Object>>, Status> {
-        match self.lookup(group, resource, namespace, name) {
-            Some(found) => Ok(Some(found)),
-            None => self.newest(group, resource, namespace, name).await,
+        let kinds = self.kinds();
+        if let Some(row) = kinds.resource(group, resource)
+            && let Some(cache) = self.cache().of(row)
+            && let Some(found) = cache.get(&row.key(namespace, name))
+        {
+            return Ok(Some(found));
         }
+        self.newest(group, resource, namespace, name).await
     }
 
     /// An object in the newest state, whatever the cache has of it. An error is as in
@@ -317,7 +340,8 @@ impl State {
         self.object_in(newest, &cache, &key).await
     }
 
-    /// The object of a key below its resource's prefix, in the newest state, where that is.
+    /// The object of a key below its resource's prefix, in the newest state, where that is; an error
+    /// where it cannot be read.
     pub async fn object_in(
         &self,
         newest: Newest,
@@ -325,14 +349,17 @@ impl State {
         key: &str,
     ) -> Result<Option<Arc<Object>>, Status> {
         if let Newest::Cached(_) = newest {
-            return Ok(cache.get(key));
+            return cache.find(key);
         }
         // Rare, so in a box: every request would carry its state otherwise.
         Box::pin(async {
             let stored = self.store().get(Self::store_key(&cache.row, key), 0).await;
             let stored = stored.map_err(|e| errors::from_store(&e))?;
-            let stored = stored.into_iter().collect();
-            Ok(cache::objects_of(&cache.row, stored).next())
+            let stored = Contents::of(&cache.row, stored.into_iter().collect());
+            match stored.unreadable.first() {
+                Some(unreadable) => Err(unreadable.status(&cache.row)),
+                None => Ok(stored.objects.into_iter().next()),
+            }
         })
         .await
     }
@@ -346,7 +373,8 @@ impl State {
         Ok(newest > seen)
     }
 
-    /// All objects of a resource, in a namespace or (empty) everywhere.
+    /// All objects of a resource, in a namespace or (empty) everywhere. Those that cannot be read any
+    /// more are as they were.
     pub fn lookup_all(&self, group: &str, resource: &str, namespace: &str) -> Vec<Arc<Object>> {
         let Some(cache) = self
             .kinds()
@@ -355,9 +383,29 @@ impl State {
         else {
             return Vec::new();
         };
-        cache::walk(&cache.snapshot(), namespace, None)
-            .cloned()
-            .collect()
+        let snapshot = cache.snapshot();
+        let objects = cache::walk(&snapshot, namespace, None).cloned();
+        let is_gone = |o: &Arc<Object>| !snapshot.contains_key(&o.key);
+        let lost = cache.lost(namespace).into_iter().filter(is_gone);
+        objects.chain(lost).collect()
+    }
+
+    /// As [`State::lookup_all`], for who takes what is not in the list for what is not there: an error
+    /// where one cannot be read.
+    pub fn all_of(
+        &self,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+    ) -> Result<Vec<Arc<Object>>, Status> {
+        let kinds = self.kinds();
+        let row = kinds.resource(group, resource);
+        let Some((row, cache)) = row.and_then(|row| Some((row, self.cache().of(row)?))) else {
+            return Ok(Vec::new());
+        };
+        let selection = Selection::new(row, namespace, "", "")?;
+        let (objects, _) = cache.candidates(&selection)?;
+        Ok(cache::walk(&objects, namespace, None).cloned().collect())
     }
 
     /// The key in the store of a row's object.

@@ -14,6 +14,7 @@ use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 use server::Cluster;
+use store::{Op, Outcome, Txn};
 
 async fn cluster() -> Cluster {
     let c = Cluster::start(|_| {}).await;
@@ -68,6 +69,23 @@ impl Cluster {
     }
     fn all<K: TestKind>(&self) -> Api<K> {
         Api::all(self.client.clone())
+    }
+
+    /// Puts a value in the place of a stored one, past the server; gives what was there.
+    async fn put(&self, key: &'static str, value: &[u8]) -> Vec<u8> {
+        let before = self.store.get(key.into(), 0).await.expect("get");
+        let op = Op::Put {
+            key: key.into(),
+            value: value.to_vec().into(),
+            expires_after_seconds: None,
+        };
+        let txn = Txn {
+            compare: Vec::new(),
+            ops: vec![op],
+        };
+        let done = self.store.commit(txn).await.expect("commit");
+        assert!(matches!(done, Outcome::Committed(_)), "{key}");
+        before.expect("a value").value.to_vec()
     }
 }
 
@@ -245,4 +263,68 @@ async fn owners_in_other_namespaces_are_no_owners() {
     create(&maps, config_map("mark", &[owner(&one, false)])).await;
     until(&maps, |all| !names(all).contains(&"mark".to_owned())).await;
     roles.get("owned").await.expect("kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_cannot_be_read_is_not_gone() {
+    const ONE: &str = "/registry/replicasets/default/one";
+    // Nobody has seen the owner while it could be read.
+    let c = Cluster::start(|_| {}).await;
+    let (maps, sets): (Api<ConfigMap>, Api<ReplicaSet>) = (c.api("default"), c.api("default"));
+    let one = create(&sets, replica_set("one")).await;
+    let gone = create(&sets, replica_set("gone")).await;
+    create(&maps, config_map("of-one", &[owner(&one, false)])).await;
+    create(&maps, config_map("of-gone", &[owner(&gone, false)])).await;
+    sets.delete("gone", &DeleteParams::background())
+        .await
+        .expect("delete");
+    let good = c.put(ONE, b"?").await;
+
+    let informers = c.informers();
+    c.run(controllers::garbage::Garbage::new(
+        &informers,
+        c.client.clone(),
+    ));
+    until(&maps, |all| !names(all).contains(&"of-gone".to_owned())).await;
+    c.put(ONE, &good).await;
+    let mark = owner(&gone, false);
+    create(&maps, config_map("mark", &[mark])).await;
+    let left = until(&maps, |all| !names(all).contains(&"mark".to_owned())).await;
+    assert_eq!(names(&left), ["of-one"]);
+    sets.get("one").await.expect("it is there");
+    // It was only left alone: when the owner goes, so does it.
+    sets.delete("one", &DeleteParams::background())
+        .await
+        .expect("delete");
+    until(&maps, |all| names(all).is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_does_not_go_over_what_cannot_be_read() {
+    const A: &str = "/registry/configmaps/n/a";
+    let c = cluster().await;
+    let namespaces: Api<Namespace> = c.all();
+    create(&namespaces, json!({ "metadata": { "name": "n" } })).await;
+    let maps: Api<ConfigMap> = c.api("n");
+    create(&maps, config_map("a", &[])).await;
+    let good = c.put(A, b"?").await;
+    namespaces
+        .delete("n", &DeleteParams::default())
+        .await
+        .expect("delete");
+    let fails = |n: &Namespace| {
+        let conditions = n.status.as_ref().and_then(|s| s.conditions.as_ref());
+        conditions
+            .into_iter()
+            .flatten()
+            .any(|c| c.type_ == "NamespaceDeletionContentFailure" && c.status == "True")
+    };
+    until(&namespaces, |all| {
+        all.iter().any(|n| n.name_any() == "n" && fails(n))
+    })
+    .await;
+    c.put(A, &good).await;
+    until(&namespaces, |all| !names(all).contains(&"n".to_owned())).await;
+    let left = c.store.get(A.into(), 0).await.expect("get");
+    assert!(left.is_none());
 }

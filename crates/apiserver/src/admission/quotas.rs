@@ -98,7 +98,7 @@ impl NamespaceQuotas {
         if let Some(found) = &found {
             state.reach(found.revision).await?;
         }
-        let objects = state.lookup_all("", "resourcequotas", namespace);
+        let objects = state.all_of("", "resourcequotas", namespace)?;
         let quotas = objects.iter().map(|o| Quota::read(&o.to_value()));
         Ok(Self {
             namespace: found,

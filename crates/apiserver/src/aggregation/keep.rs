@@ -77,7 +77,7 @@ fn cursor(state: &State, group: &str, resource: &str, namespace: &str) -> Option
     let kinds = state.kinds();
     let row = kinds.resource(group, resource)?;
     let selection = Selection::new(row, namespace, "", "").ok()?;
-    Some(state.cache().of(row)?.shown(&selection).1)
+    Some(state.cache().of(row)?.from_now(&selection))
 }
 
 fn values(state: &State, (group, resource): (&str, &str)) -> Vec<Value> {

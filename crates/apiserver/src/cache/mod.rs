@@ -8,6 +8,7 @@ mod object;
 mod partial_read;
 mod resource;
 pub mod select;
+mod unreadable;
 mod watch_lanes;
 
 use std::collections::HashMap;
@@ -26,13 +27,13 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::watch_cache::undecoded;
 pub use event::{Event, EventType, json_frame};
 use just_written::Handed;
 pub use live::Live;
 pub use object::{BadValue, Form, FormKey, Object, encode, encode_with};
 pub use resource::{Cursor, Objects, ResourceCache, TooOld, walk};
 pub use select::Selection;
+pub use unreadable::{Contents, Unreadable};
 
 /// Everything that the API server stores lies below this key.
 pub const ROOT: &str = "/registry/";
@@ -42,7 +43,8 @@ pub const CATCH_UP: Duration = Duration::from_secs(3);
 /// so clients that lost a server go on with their watches at the next. At most a few seconds of a
 /// very busy cluster, and replayed in milliseconds.
 const RESUMED: Revision = 2_000;
-/// Between two looks at what time has made needless: events, frames, other forms of objects.
+/// Between two looks at what time has made needless (events, frames, other forms of objects), and
+/// at whether what could not be read can be by now.
 const TIDY_EVERY: Duration = Duration::from_secs(15);
 /// Pause before the store is asked again after a failure.
 const RETRY: Duration = Duration::from_millis(200);
@@ -75,29 +77,6 @@ pub trait Observe: Send + Sync + 'static {
     fn changed(&self, row: &Row, old: Option<&Object>, new: Option<&Object>);
 }
 
-/// The objects of one row that lie in the store, read from below its prefix. What is damaged is
-/// logged by its key and left out, as it is when all caches are loaded.
-pub fn objects_of(row: &Row, stored: Vec<KeyValue>) -> impl Iterator<Item = Arc<Object>> {
-    let below = row.storage_prefix.len() + 1;
-    stored.into_iter().filter_map(move |kv| {
-        let key = String::from_utf8_lossy(kv.key.get(below..).unwrap_or_default());
-        parsed(row, &key, kv.value, kv.mod_revision)
-    })
-}
-
-/// The object of a stored value. One that cannot be read is missing from what clients see, which is
-/// said and counted.
-fn parsed(row: &Row, key: &str, value: Bytes, revision: Revision) -> Option<Arc<Object>> {
-    match Object::parse(row, key, value, revision) {
-        Ok(object) => Some(Arc::new(object)),
-        Err(e) => {
-            tracing::error!("{e}");
-            undecoded(row);
-            None
-        }
-    }
-}
-
 type ByPrefix = ByName<Arc<str>, Arc<ResourceCache>>;
 
 /// All resources' caches and how far they are.
@@ -115,10 +94,12 @@ pub struct Cache {
     handed: Handed,
 }
 
-/// The rows whose objects are to be cached from now on, and where to say that it is done.
-struct CacheRequest {
-    rows: Vec<Arc<Row>>,
-    done: oneshot::Sender<Result<(), StoreError>>,
+/// What is asked of the task that changes the caches.
+enum CacheRequest {
+    /// The rows whose objects are to be cached from now on, and where to say that it is done.
+    Rows(Vec<Arc<Row>>, oneshot::Sender<Result<(), StoreError>>),
+    /// A value that could not be read, and that can be now.
+    Regained(KeyValue),
 }
 
 /// The rows by where their objects lie. Where two rows share objects, the one that stores them
@@ -159,7 +140,8 @@ impl Cache {
         });
         let (begin, newest) = cache.load_past().await?;
         tokio::spawn(cache.clone().follow(begin, asked, stop.clone()));
-        tokio::spawn(cache.clone().tidy(stop));
+        tokio::spawn(cache.clone().tidy(stop.clone()));
+        tokio::spawn(cache.clone().read_again(stop));
         // Nobody is served from what was.
         cache.catch_up(newest).await?;
         Ok(cache)
@@ -206,8 +188,10 @@ impl Cache {
     pub async fn set_rows(&self, rows: Vec<Arc<Row>>) -> Result<(), StoreError> {
         let stopped = || StoreError::Unavailable("the watch cache has stopped".into());
         let (done, wait) = oneshot::channel();
-        let ask = CacheRequest { rows, done };
-        self.asks.send(ask).await.map_err(|_| stopped())?;
+        self.asks
+            .send(CacheRequest::Rows(rows, done))
+            .await
+            .map_err(|_| stopped())?;
         wait.await.map_err(|_| stopped())?
     }
 
@@ -247,9 +231,9 @@ impl Cache {
             }
             page => (page?, now),
         };
-        let objects = objects_of(&row, page.items).collect();
+        let contents = Contents::of(&row, page.items);
         let cache = ResourceCache::new(row, revision);
-        cache.replace(objects, revision);
+        cache.replace(contents, revision);
         Ok(cache)
     }
 
@@ -345,18 +329,25 @@ impl Cache {
         let page = self.store.range(root.clone(), root, 0, at).await?;
         // A page at a revision may name the newest one.
         let revision = if at == 0 { page.revision } else { at };
-        let mut found: HashMap<Arc<str>, Vec<Arc<Object>>> = HashMap::new();
+        let mut found: HashMap<Arc<str>, Contents> = HashMap::new();
         for kv in page.items {
-            if let Some((cache, object)) = self.read(&kv) {
-                let objects = found.entry(cache.row.storage_prefix.clone()).or_default();
-                objects.push(object);
+            let Some((cache, read)) = self.read(kv) else {
+                continue;
+            };
+            let contents = found.entry(cache.row.storage_prefix.clone()).or_default();
+            match read {
+                Ok(object) => contents.objects.push(object),
+                Err(mut unreadable) => {
+                    unreadable.last = cache.last_known(&unreadable.key);
+                    contents.unreadable.push(unreadable);
+                }
             }
         }
         let caches = self.by_prefix.load();
         let all: Vec<(&Row, &Object)> = caches
             .iter()
             .filter_map(|(prefix, cache)| Some((&*cache.row, found.get(prefix)?)))
-            .flat_map(|(row, objects)| objects.iter().map(move |o| (row, &**o)))
+            .flat_map(|(row, contents)| contents.known().map(move |o| (row, o)))
             .collect();
         self.observer.replaced(&all);
         for (prefix, cache) in caches.iter() {
@@ -366,13 +357,14 @@ impl Cache {
         Ok(revision)
     }
 
-    fn read(&self, kv: &KeyValue) -> Option<(Arc<ResourceCache>, Arc<Object>)> {
+    /// The object of a stored value, and the cache that it belongs to.
+    fn read(&self, kv: KeyValue) -> Option<(Arc<ResourceCache>, Result<Arc<Object>, Unreadable>)> {
         let (cache, key) = self.place(&kv.key)?;
         if let Some(object) = self.handed.take(&cache.row, &key, &kv.value) {
-            return Some((cache, Arc::new(object.written_at(kv.mod_revision))));
+            return Some((cache, Ok(Arc::new(object.written_at(kv.mod_revision)))));
         }
-        let object = parsed(&cache.row, &key, kv.value.clone(), kv.mod_revision)?;
-        Some((cache, object))
+        let read = unreadable::read(&cache.row, &key, kv);
+        Some((cache, read))
     }
 
     /// The cache that a store key belongs to, and the key below its prefix.
@@ -405,6 +397,51 @@ impl Cache {
                 }
                 tokio::task::yield_now().await;
             }
+        }
+    }
+
+    /// Looks now and then whether values can be read that could not, without anybody having written
+    /// them: what keeps a key may have been away. Until `stop`.
+    async fn read_again(self: Arc<Self>, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(TIDY_EVERY) => {}
+            }
+            let mut all = self.all();
+            all.sort_by(|a, b| a.row.storage_prefix.cmp(&b.row.storage_prefix));
+            for cache in all {
+                for lost in cache.unreadable() {
+                    let key = format!("{}/{}", cache.row.storage_prefix, lost.key);
+                    let Ok(Some(kv)) = self.store.get(key.into(), 0).await else {
+                        continue;
+                    };
+                    let is_same = kv.mod_revision == lost.revision;
+                    let read =
+                        Object::parse(&cache.row, &lost.key, kv.value.clone(), lost.revision);
+                    if is_same && read.is_ok() {
+                        // Nobody takes it any more when the server stops.
+                        let _ = self.asks.send(CacheRequest::Regained(kv)).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes in again what could not be read, unless somebody has written it since.
+    fn regain(&self, kv: KeyValue) {
+        let revision = kv.mod_revision;
+        let Some((cache, Ok(object))) = self.read(kv) else {
+            return;
+        };
+        let lost = cache.unreadable();
+        let is_lost = |u: &Arc<Unreadable>| u.key == object.key && u.revision == revision;
+        if lost.iter().any(is_lost) {
+            let old = cache.last_known(&object.key);
+            self.observer
+                .changed(&cache.row, old.as_deref(), Some(&object));
+            cache.regain(object);
         }
     }
 
@@ -462,8 +499,13 @@ impl Cache {
                 biased;
                 // Seldom; and events never end.
                 Some(ask) = asked.recv() => {
-                    // The request may have been cancelled.
-                    let _ = ask.done.send(self.exchange(ask.rows).await);
+                    match ask {
+                        CacheRequest::Rows(rows, done) => {
+                            // The request may have been cancelled.
+                            let _ = done.send(self.exchange(rows).await);
+                        }
+                        CacheRequest::Regained(kv) => self.regain(kv),
+                    }
                     continue;
                 }
                 next = stream.next() => next,
@@ -475,7 +517,7 @@ impl Cache {
                 }
             };
             match next {
-                Some(Ok(batch)) => self.take(&batch),
+                Some(Ok(batch)) => self.take(batch),
                 Some(Err(e)) => return e,
                 None => return StoreError::Unavailable("the stream ended".into()),
             }
@@ -484,24 +526,26 @@ impl Cache {
     }
 
     /// Applies the events of one revision.
-    fn take(&self, batch: &Batch) {
+    fn take(&self, batch: Batch) {
         // A revision that was applied already is not applied again.
         if batch.revision <= self.revision() {
             return;
         }
-        for event in &batch.events {
+        for event in batch.events {
             match event.kind {
-                EventKind::Put => {
-                    if let Some((cache, object)) = self.read(&event.kv) {
-                        let old = cache.get(&object.key);
+                EventKind::Put => match self.read(event.kv) {
+                    None => {}
+                    Some((cache, Ok(object))) => {
+                        let old = cache.last_known(&object.key);
                         self.observer
                             .changed(&cache.row, old.as_deref(), Some(&object));
                         cache.apply("", Some(object), batch.revision);
                     }
-                }
+                    Some((cache, Err(unreadable))) => cache.lose(unreadable),
+                },
                 EventKind::Delete => {
                     if let Some((cache, key)) = self.place(&event.kv.key) {
-                        let old = cache.get(&key);
+                        let old = cache.last_known(&key);
                         self.observer.changed(&cache.row, old.as_deref(), None);
                         cache.apply(&key, None, batch.revision);
                     }

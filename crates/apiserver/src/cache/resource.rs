@@ -1,13 +1,16 @@
 //! The cache of one resource: a persistent ordered map of its objects, indexes over it, and a
 //! ring of its latest events. Readers take a snapshot and hold no lock; watchers are cursors on
-//! the ring.
+//! the ring. What cannot be read is in [`unread`].
 
-use std::collections::{HashMap, VecDeque};
+mod unread;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use api::Status;
 use clock::watch;
 use futures::future::select_all;
 use imbl::OrdMap;
@@ -16,6 +19,7 @@ use registry::Row;
 use store::Revision;
 
 use super::event::Event;
+use super::unreadable::{Contents, Unreadable};
 use super::watch_lanes::{Key, Lanes};
 use super::{Object, Selection};
 use crate::metrics::watch_cache::CacheFigures;
@@ -53,6 +57,8 @@ const FRAME_AGE: Duration = Duration::from_secs(10);
 struct State {
     window: Window,
     objects: Objects,
+    /// Values that are stored and cannot be read, by key. None is among the objects.
+    unreadable: BTreeMap<Arc<str>, Arc<Unreadable>>,
     /// By the number of the row's selectable field, then by value.
     indexes: Vec<(usize, HashMap<Box<str>, Objects>)>,
     events: VecDeque<Arc<Event>>,
@@ -64,7 +70,10 @@ struct State {
     first: u64,
     /// All events after this revision are in the ring.
     oldest: Revision,
-    /// Cursors before this number were left behind when everything was replaced.
+    /// The revision at which everything was read: events up to it are no news.
+    loaded: Revision,
+    /// Cursors before this number were left behind when everything was replaced, or when an object
+    /// could not be read, or could again.
     replaced: u64,
     lanes: Lanes,
     /// The row is no longer served as it was: no event comes any more.
@@ -102,12 +111,14 @@ impl ResourceCache {
             state: RwLock::new(State {
                 window,
                 objects: Objects::new(),
+                unreadable: BTreeMap::new(),
                 indexes: indexes.collect(),
                 events: VecDeque::new(),
                 event_bytes: 0,
                 object_bytes: 0,
                 first: 0,
                 oldest,
+                loaded: oldest,
                 replaced: 0,
                 lanes: Lanes::default(),
                 closed: false,
@@ -119,6 +130,8 @@ impl ResourceCache {
         }
     }
 
+    /// An object as it can be read now. [`ResourceCache::find`] distinguishes what is not there from
+    /// what cannot be read.
     pub fn get(&self, key: &str) -> Option<Arc<Object>> {
         self.state.read().objects.get(key).cloned()
     }
@@ -149,14 +162,16 @@ impl ResourceCache {
     }
 
     /// The objects that a selection can only be among (one by name, or by index if it names an
-    /// indexed field), and the revision of the newest change that they show.
-    pub fn candidates(&self, selection: &Selection) -> (Objects, Revision) {
+    /// indexed field), and the revision of the newest change that they show. An error: it may ask
+    /// for one that cannot be read.
+    pub fn candidates(&self, selection: &Selection) -> Result<(Objects, Revision), Status> {
         let state = self.state.read();
+        self.is_whole(&state, selection)?;
         let objects = self.narrowed(&state, selection);
-        (
+        Ok((
             objects.unwrap_or_else(|| state.objects.clone()),
             state.newest(),
-        )
+        ))
     }
 
     fn narrowed(&self, state: &State, selection: &Selection) -> Option<Objects> {
@@ -181,10 +196,11 @@ impl ResourceCache {
         Some(index.get(value).cloned().unwrap_or_default())
     }
 
-    /// The objects as they were at a revision that the ring still covers.
+    /// The objects as they were at a revision that the ring still covers. While some cannot be read
+    /// it says nothing: the store has to be asked.
     pub fn at(&self, revision: Revision) -> Result<Objects, TooOld> {
         let state = self.state.read();
-        if revision < state.oldest {
+        if revision < state.oldest || !state.unreadable.is_empty() {
             return Err(TooOld {
                 oldest: state.oldest,
             });
@@ -205,11 +221,21 @@ impl ResourceCache {
     }
 
     /// A cursor behind the newest event, for what is selected, with the objects at that moment and
-    /// the revision of the newest change that they show.
-    pub fn shown(self: &Arc<Self>, selection: &Selection) -> (Objects, Cursor, Revision) {
+    /// the revision of the newest change that they show. An error is as in
+    /// [`ResourceCache::candidates`].
+    pub fn shown(
+        self: &Arc<Self>,
+        selection: &Selection,
+    ) -> Result<(Objects, Cursor, Revision), Status> {
         let mut state = self.state.write();
+        self.is_whole(&state, selection)?;
         let cursor = self.cursor(&mut state, selection, None);
-        (state.objects.clone(), cursor, state.newest())
+        Ok((state.objects.clone(), cursor, state.newest()))
+    }
+
+    /// A cursor behind the newest event, for who is only to be woken by changes.
+    pub fn from_now(self: &Arc<Self>, selection: &Selection) -> Cursor {
+        self.cursor(&mut self.state.write(), selection, None)
     }
 
     /// A cursor before the first event after a revision, for what is selected.
@@ -281,14 +307,24 @@ impl ResourceCache {
         self.figures.received();
         let mut state = self.state.write();
         // A row that came while the server ran may have been read at a newer revision.
-        if revision <= state.oldest {
+        if revision <= state.loaded {
             return;
         }
+        let own = new.as_ref().map_or(key, |o| &*o.key);
+        let is_mended = state.unreadable.remove(own).is_some();
         let prev = match &new {
             Some(o) => state.objects.insert(o.key.clone(), o.clone()),
             None => state.objects.remove(key),
         };
         state.index(prev.as_ref(), new.as_ref());
+        if is_mended {
+            // No watcher has seen what was there.
+            state.begin_again(revision);
+            drop(state);
+            self.figures.dispatched(revision);
+            self.changed.send_modify(|_| {});
+            return;
+        }
         let deleted = new.is_none();
         let object = match (new, &prev) {
             (Some(o), _) => o,
@@ -334,17 +370,16 @@ impl ResourceCache {
     }
 
     /// Replaces everything (after a gap in the store's watch): all watchers list again.
-    pub(super) fn replace(&self, objects: Vec<Arc<Object>>, revision: Revision) {
+    pub(super) fn replace(&self, contents: Contents, revision: Revision) {
+        let Contents {
+            objects,
+            unreadable,
+        } = contents;
         let mut state = self.state.write();
         self.figures.replaced(objects.len(), revision);
-        let jump = state.end() + 1;
+        state.loaded = revision;
         state.objects = Objects::new();
-        state.events.clear();
-        state.event_bytes = 0;
         state.object_bytes = 0;
-        state.first = jump;
-        state.replaced = jump;
-        state.oldest = revision;
         for (_, index) in &mut state.indexes {
             index.clear();
         }
@@ -352,8 +387,9 @@ impl ResourceCache {
             state.index(None, Some(&o));
             state.objects.insert(o.key.clone(), o);
         }
-        state.lanes.clear();
-        state.lanes.wake();
+        let unreadable = unreadable.into_iter();
+        state.unreadable = unreadable.map(|u| (u.key.clone(), Arc::new(u))).collect();
+        state.begin_again(revision);
         drop(state);
         self.changed.send_modify(|_| {});
     }
@@ -368,6 +404,18 @@ impl State {
     /// The revision of the newest change; the objects show everything up to it.
     fn newest(&self) -> Revision {
         self.events.back().map_or(self.oldest, |e| e.revision)
+    }
+
+    /// Empties the ring: all watchers begin again, from this revision or a later one.
+    fn begin_again(&mut self, revision: Revision) {
+        let jump = self.end() + 1;
+        self.events.clear();
+        self.event_bytes = 0;
+        self.first = jump;
+        self.replaced = jump;
+        self.oldest = revision;
+        self.lanes.clear();
+        self.lanes.wake();
     }
 
     fn index(&mut self, old: Option<&Arc<Object>>, new: Option<&Arc<Object>>) {
@@ -487,6 +535,12 @@ impl Cursor {
         };
         self.next = next;
         Ok(events)
+    }
+
+    /// Whether all objects that may be selected can be read: what a cursor fell behind for may be
+    /// that one of them cannot.
+    pub fn is_whole(&self, selection: &Selection) -> Result<(), Status> {
+        self.cache.whole(selection)
     }
 
     /// Whether an event that was taken is news to a client that knows everything up to the revision

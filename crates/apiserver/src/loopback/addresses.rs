@@ -257,9 +257,10 @@ fn extent(objects: &[Arc<Object>]) -> (usize, u64) {
 
 async fn turn(loopback: &Loopback, last: &mut Last) -> Result<(), Status> {
     let state = &loopback.state;
-    let addresses = state.lookup_all(GROUP, "ipaddresses", "");
-    let services = state.lookup_all("", "services", "");
-    let ranges = state.lookup_all(GROUP, "servicecidrs", "");
+    // An address whose Service cannot be read is not free.
+    let addresses = state.all_of(GROUP, "ipaddresses", "")?;
+    let services = state.all_of("", "services", "")?;
+    let ranges = state.all_of(GROUP, "servicecidrs", "")?;
     let extents = [extent(&addresses), extent(&services), extent(&ranges)];
     if last.quiet == Some(extents) {
         return Ok(());

@@ -84,12 +84,7 @@ async fn ensure(loopback: &Loopback, group: &str, resource: &str, v: Value) -> R
         meta_text(&v, "namespace").to_owned(),
         meta_text(&v, "name").to_owned(),
     );
-    let found = |loopback: &Loopback| {
-        loopback
-            .state
-            .lookup(group, resource, &namespace, &name)
-            .is_some()
-    };
+    let found = |loopback: &Loopback| loopback.state.is_stored(group, resource, &namespace, &name);
     if found(loopback) {
         return Ok(());
     }

@@ -55,7 +55,7 @@ pub async fn keep(loopback: Loopback, mut made: Rows) {
             .resource(GROUP, RESOURCE)
             .and_then(|r| loopback.state.cache().of(r));
         let Some(cache) = cache else { return };
-        let (_, mut cursor, _) = cache.shown(&Selection::default());
+        let mut cursor = cache.from_now(&Selection::default());
         let again = match turn(&loopback, &mut made).await {
             Ok(true) => None,
             Ok(false) => Some(AGAIN),

@@ -150,8 +150,8 @@ pub async fn keep(loopback: Loopback) {
     let mut written = Written::default();
     let mut kept = Instant::now();
     loop {
-        let (_, mut schemas, _) = schemas.shown(&Selection::default());
-        let (_, mut levels, _) = levels.shown(&Selection::default());
+        let mut schemas = schemas.from_now(&Selection::default());
+        let mut levels = levels.from_now(&Selection::default());
         let mut wait = EVERY.saturating_sub(kept.elapsed());
         if let Err(e) = statuses(&loopback, &mut written).await {
             tracing::warn!("the status of flow schemas: {e}");

@@ -256,16 +256,16 @@ impl Eviction<'_> {
 
     /// The budgets that select the pod.
     fn budgets(&self, pod: &Value) -> Result<Vec<Value>, Status> {
-        let all = self.call.sibling("policy", "poddisruptionbudgets", "")?;
         let labels = pod.pointer("/metadata/labels").and_then(Value::as_object);
         let selects = |budget: &Value| {
             let selector = budget.pointer("/spec/selector").filter(|s| s.is_object());
             let selector = selector.and_then(|s| LabelSelector::from_json(s).ok());
             selector.is_some_and(|s| s.matches(&labels))
         };
-        let snapshot = all.cache()?.snapshot();
-        let found = crate::cache::walk(&snapshot, &self.call.info.namespace, None);
-        let found = found.map(|o| o.to_value());
+        // A budget that cannot be read may be one that protects the pod.
+        let (state, namespace) = (&self.call.state, &self.call.info.namespace);
+        let found = state.all_of("policy", "poddisruptionbudgets", namespace)?;
+        let found = found.iter().map(|o| o.to_value());
         Ok(found.filter(selects).collect())
     }
 

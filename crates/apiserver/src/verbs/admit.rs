@@ -74,7 +74,7 @@ async fn awaited(
     let (Ok(selection), Some(cache)) = (selection, state.cache().of(row)) else {
         return Ok(None);
     };
-    let (_, mut cursor, _) = cache.shown(&selection);
+    let mut cursor = cache.from_now(&selection);
     let appears = async {
         loop {
             if let Some(found) = state.lookup(group, resource, namespace, name) {
@@ -84,7 +84,7 @@ async fn awaited(
             if cursor.take(usize::MAX).is_err()
                 && let Some(cache) = state.cache().of(row)
             {
-                cursor = cache.shown(&selection).1;
+                cursor = cache.from_now(&selection);
             }
             cursor.changed().await;
         }
@@ -191,7 +191,8 @@ impl<'a> Admission<'a> {
                     resource,
                     namespace,
                 } => {
-                    all.insert_all(label, state.lookup_all(&group, &resource, &namespace));
+                    let objects = state.all_of(&group, &resource, &namespace)?;
+                    all.insert_all(label, objects);
                     continue;
                 }
             };

@@ -11,7 +11,7 @@ use serde_json::Value;
 use store::{Compare, KeyValue, Op, Outcome, Txn};
 
 use crate::allocations::Planned;
-use crate::cache::{BadValue, Object};
+use crate::cache::{BadValue, Contents, Object};
 use crate::call::Call;
 use crate::errors::from_store;
 use crate::fence;
@@ -149,11 +149,15 @@ async fn refused(call: &Call, own: &Compare, now: &[Option<KeyValue>]) -> Result
         let cache = call.state.cache();
         cache.reach_newest().await.map_err(|e| from_store(&e))?;
     }
-    let current = first
-        .map(|kv| Object::parse(&call.row, &key, kv.value.clone(), kv.mod_revision))
-        .transpose()
-        .map_err(|e| unusable(&e))?;
-    let current = current.map(Arc::new);
+    let contents = Contents::of(&call.row, first.cloned().into_iter().collect());
+    if let Some(unreadable) = contents.unreadable.first() {
+        let name = key.rsplit('/').next().unwrap_or_default();
+        return Err(match own {
+            Compare::ModRevision(_, 0) => Status::already_exists(&call.resource(), name),
+            Compare::ModRevision(..) | Compare::Exists(_) => unreadable.status(&call.row),
+        });
+    }
+    let current = contents.objects.into_iter().next();
     Ok(Raced { current })
 }
 

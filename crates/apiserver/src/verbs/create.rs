@@ -196,7 +196,11 @@ async fn attempt(
     let value = encode_with(&object, &admission.managed);
     let object = written(row, &key, &object, value, 0)?;
     if dry_run {
-        if super::list::newest_object(call, &key).await?.is_some() {
+        // What cannot be read is in the way, too.
+        let lost = call.cache()?.unreadable();
+        if lost.iter().any(|lost| *lost.key == *key)
+            || super::list::newest_object(call, &key).await?.is_some()
+        {
             return Err(Status::already_exists(&call.resource(), name));
         }
         return Ok(Tried::Done(Arc::new(object)));

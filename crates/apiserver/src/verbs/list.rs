@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::convert::AskedConversion;
 use super::paging::ContinueToken;
-use crate::cache::{Newest, Object, Objects, ResourceCache, Selection, objects_of, walk};
+use crate::cache::{Contents, Newest, Object, Objects, ResourceCache, Selection, walk};
 use crate::call::{Answer, Call, List};
 use crate::errors::from_store;
 use crate::metrics::watch_cache::ListedFrom;
@@ -24,7 +24,7 @@ pub async fn get(call: &Call) -> Result<Answer, Status> {
         // What the cache has is new enough for 0.
         Some(revision) => {
             call.state.reach(revision).await?;
-            call.cache()?.get(&key)
+            call.cache()?.find(&key)?
         }
     };
     let object = found.ok_or_else(|| Status::not_found(&call.resource(), name))?;
@@ -257,19 +257,19 @@ async fn source(
         Some(rv) => {
             call.state.reach(rv).await?;
             let cache = call.cache()?;
-            in_cache(call, &cache, selection)
+            in_cache(call, &cache, selection)?
         }
     };
     Ok((listed, None))
 }
 
 /// The objects as the cache has them.
-fn in_cache(call: &Call, cache: &ResourceCache, selection: &Selection) -> Listed {
+fn in_cache(call: &Call, cache: &ResourceCache, selection: &Selection) -> Result<Listed, Status> {
     let field = selection.indexed(&call.row).map(|(field, _)| field);
     let revision = call.state.cache().revision();
     // The cache may have moved on since: the list says what it shows.
-    let (objects, shown) = cache.candidates(selection);
-    (objects, revision.max(shown), ListedFrom::Cache(field))
+    let (objects, shown) = cache.candidates(selection)?;
+    Ok((objects, revision.max(shown), ListedFrom::Cache(field)))
 }
 
 /// The objects in the newest state.
@@ -278,11 +278,11 @@ async fn in_newest(call: &Call, selection: &Selection) -> Result<Listed, Status>
     let cache = &*cache;
     read_newest(call, |newest| async move {
         match newest {
-            Newest::Cached(_) => Ok(in_cache(call, cache, selection)),
+            Newest::Cached(_) => in_cache(call, cache, selection),
             Newest::Stored(_) => {
                 // Rare, so in a box: every request would carry its state otherwise.
                 let read = Box::pin(in_store(call, cache, selection, 0)).await;
-                read.map_err(|e| from_store(&e))
+                read.unwrap_or_else(|e| Err(from_store(&e)))
             }
         }
     })
@@ -320,25 +320,28 @@ async fn exact(call: &Call, selection: &Selection, revision: u64) -> Result<List
         (Ok(_), Some(_)) => {}
     }
     let read = in_store(call, &cache, selection, revision).await;
-    read.map_err(failed)
+    read.unwrap_or_else(|e| Err(failed(e)))
 }
 
-/// The objects in the store, at a revision or (0) now.
+/// The objects in the store, at a revision or (0) now; an error where one cannot be read that may be
+/// selected.
 async fn in_store(
     call: &Call,
     cache: &ResourceCache,
     selection: &Selection,
     at: u64,
-) -> Result<Listed, StoreError> {
+) -> Result<Result<Listed, Status>, StoreError> {
     let prefix = prefix(call, selection);
     let store = call.state.store();
     let page = store.range(prefix.clone(), prefix, 0, at).await?;
     cache.figures.read_from_store(page.items.len());
     // A page at a revision may name the newest one.
     let revision = if at == 0 { page.revision } else { at };
-    let objects = objects_of(&cache.row, page.items);
-    let objects = objects.map(|o| (o.key.clone(), o)).collect();
-    Ok((objects, revision, ListedFrom::Store))
+    let objects = Contents::of(&cache.row, page.items).selected(&cache.row, selection);
+    Ok(objects.map(|objects| {
+        let objects = objects.into_iter().map(|o| (o.key.clone(), o));
+        (objects.collect(), revision, ListedFrom::Store)
+    }))
 }
 
 /// What the keys of all that may be selected begin with.

@@ -139,9 +139,10 @@ async fn start(call: &Call, selection: &Selection) -> Result<Start, Status> {
         // A list that streams waits for its revision; a plain watch waits by watching.
         Some(r) if initial == Some(true) => call.state.reach(r).await?,
         Some(r) => {
-            let cursor = cache
-                .after(r, selection)
-                .map_err(|old| too_old(r, old.oldest))?;
+            let cursor = cache.after(r, selection);
+            // It may have missed the moment from which one of them could not be read.
+            cache.whole(selection)?;
+            let cursor = cursor.map_err(|old| too_old(r, old.oldest))?;
             return Ok(Start {
                 initial: None,
                 cursor,
@@ -152,7 +153,7 @@ async fn start(call: &Call, selection: &Selection) -> Result<Start, Status> {
         }
     }
     let revision = call.state.cache().revision();
-    let (objects, cursor, shown) = cache.shown(selection);
+    let (objects, cursor, shown) = cache.shown(selection)?;
     let send = initial.unwrap_or(true);
     Ok(Start {
         initial: send.then_some(objects),
@@ -268,7 +269,9 @@ fn stream(
             let mut events = match cursor.take(BATCH) {
                 Ok(e) => e,
                 Err(old) => {
-                    yield Ok(frames.error(&too_old(sent, old.oldest)));
+                    let whole = cursor.is_whole(&selection);
+                    let why = whole.err().unwrap_or_else(|| too_old(sent, old.oldest));
+                    yield Ok(frames.error(&why));
                     return;
                 }
             };

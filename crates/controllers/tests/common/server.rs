@@ -13,6 +13,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 /// A server that allows everything; it ends with this value.
 pub struct Cluster {
     pub client: Client,
+    #[allow(dead_code, reason = "few tests look below the server")]
+    pub store: Arc<dyn store::Store>,
     stop: CancellationToken,
     _end: DropGuard,
     _dir: tempfile::TempDir,
@@ -24,6 +26,7 @@ impl Cluster {
         let stop = CancellationToken::new();
         let dir = tempfile::tempdir().expect("folder");
         let store = store::Embedded::open(dir.path(), store::Options::default()).expect("store");
+        let store: Arc<dyn store::Store> = Arc::new(store);
         let mut config = apiserver::Config::new(
             IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
             6443,
@@ -32,13 +35,14 @@ impl Cluster {
         );
         config.authorizers = vec![Arc::new(AlwaysAllow)];
         change(&mut config);
-        let server = ApiServer::new(config, Arc::new(store), stop.clone())
+        let server = ApiServer::new(config, store.clone(), stop.clone())
             .await
             .expect("server");
         server.bootstrap().await.expect("first objects");
         let user = UserInfo::new("tester", &["system:masters"]);
         Self {
             client: client::in_process(server.local_service(user)),
+            store,
             _end: stop.clone().drop_guard(),
             stop,
             _dir: dir,

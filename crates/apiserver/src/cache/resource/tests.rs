@@ -173,7 +173,7 @@ fn run(steps: &[Step], window: Window) {
                 let selection = Selection::new(&row, namespace, labels, fields).expect("selection");
                 let begun = revision.saturating_sub(*back);
                 let cursor = if *back == 0 {
-                    cache.shown(&selection).1
+                    cache.from_now(&selection)
                 } else if let Ok(cursor) = cache.after(begun, &selection) {
                     cursor
                 } else {
@@ -190,8 +190,11 @@ fn run(steps: &[Step], window: Window) {
             Step::Replace => {
                 revision += 1;
                 replaced = revision;
-                let objects = cache.snapshot().values().cloned().collect();
-                cache.replace(objects, revision);
+                let contents = Contents {
+                    objects: cache.snapshot().values().cloned().collect(),
+                    ..Contents::default()
+                };
+                cache.replace(contents, revision);
             }
         }
     }
@@ -293,7 +296,7 @@ impl Woken {
     fn open(row: &Row, cache: &Arc<ResourceCache>, asked: &[(&str, &str, &str)]) -> Self {
         let open = |(namespace, labels, fields): &(&str, &str, &str)| {
             let selection = Selection::new(row, namespace, labels, fields).expect("selection");
-            cache.shown(&selection).1
+            cache.from_now(&selection)
         };
         Self(asked.iter().map(open).collect())
     }
@@ -327,7 +330,7 @@ fn only_who_is_concerned_is_woken() {
     assert_eq!(woken.now(), [true, true, true], "it left one for the other");
     cache.apply("x/p", None, 4);
     assert_eq!(woken.now(), [false, true, true]);
-    cache.replace(Vec::new(), 5);
+    cache.replace(Contents::default(), 5);
     assert_eq!(woken.now(), [true; 3]);
     cache.close();
     assert_eq!(woken.now(), [true; 3]);
@@ -387,4 +390,78 @@ fn what_others_change_makes_no_watch_too_old() {
         .map(|c| c.take(usize::MAX).map(|events| events.len()).ok())
         .collect();
     assert_eq!(taken, [Some(0), None, None], "only who is slow is dropped");
+}
+
+/// A stored pod whose bytes make up none.
+fn torn(row: &Row, key: &str, revision: Revision) -> Unreadable {
+    let kv = store::KeyValue {
+        key: format!("{}/{key}", row.storage_prefix).into(),
+        value: "?".into(),
+        create_revision: 1,
+        mod_revision: revision,
+        version: 2,
+    };
+    let mut contents = Contents::of(row, vec![kv]);
+    contents.unreadable.pop().expect("it cannot be read")
+}
+
+fn keys(objects: &Objects) -> Vec<&str> {
+    objects.keys().map(|key| &**key).collect()
+}
+
+#[test]
+fn nothing_goes_on_as_if_what_cannot_be_read_were_not_there() {
+    let (row, cache) = pods(WINDOW);
+    let selection = |namespace| Selection::new(&row, namespace, "", "").expect("selection");
+    let (all, x, y) = (selection(""), selection("x"), selection("y"));
+    for (key, revision) in [("x/p", 1), ("y/p", 2)] {
+        cache.apply("", Some(pod(&row, key, "n1", &[], revision)), revision);
+    }
+    let mut cursor = cache.after(1, &all).expect("in the ring");
+    cache.lose(torn(&row, "x/p", 3));
+    assert!(cursor.take(9).is_err() && cursor.is_whole(&all).is_err());
+    assert!(cursor.is_whole(&y).is_ok());
+    assert_eq!(cache.find("x/p").err().map(|s| s.code), Some(500));
+    assert!(matches!(cache.find("x/q"), Ok(None)));
+    assert_eq!(cache.last_known("x/p").map(|o| o.revision), Some(1));
+    assert!(cache.candidates(&all).is_err() && cache.candidates(&x).is_err());
+    assert_eq!(keys(&cache.candidates(&y).expect("others").0), ["y/p"]);
+    assert!(cache.shown(&all).is_err());
+    // Neither of now nor of before can the ring say what there was.
+    assert!(cache.at(3).is_err() && cache.at(2).is_err());
+    // What comes in the same revision is not lost.
+    cache.apply("", Some(pod(&row, "x/q", "n1", &[], 3)), 3);
+    assert!(matches!(cache.find("x/q"), Ok(Some(_))));
+    // It is written again, no better than before.
+    cache.lose(torn(&row, "x/p", 4));
+    assert_eq!(cache.last_known("x/p").map(|o| o.revision), Some(1));
+
+    let mut cursor = cache.after(4, &y).expect("from now on");
+    cache.apply("", Some(pod(&row, "x/p", "n2", &[], 5)), 5);
+    assert!(cursor.take(9).is_err());
+    assert_eq!(
+        keys(&cache.at(5).expect("it is whole")),
+        ["x/p", "x/q", "y/p"]
+    );
+    assert_eq!(cache.at(4).err(), Some(TooOld { oldest: 5 }));
+    let by_node = Selection::new(&row, "", "", "spec.nodeName=n2").expect("selection");
+    assert_eq!(keys(&cache.candidates(&by_node).expect("whole").0), ["x/p"]);
+
+    // Another one is removed, and a third can be read again without having changed.
+    cache.lose(torn(&row, "x/q", 6));
+    cache.apply("x/q", None, 7);
+    assert_eq!(
+        keys(&cache.candidates(&all).expect("whole").0),
+        ["x/p", "y/p"]
+    );
+    cache.lose(torn(&row, "y/p", 8));
+    cache.regain(pod(&row, "y/p", "n1", &[], 7));
+    assert!(
+        cache.candidates(&all).is_err(),
+        "what it was is not what it is"
+    );
+    cache.regain(pod(&row, "y/p", "n3", &[], 8));
+    let (objects, revision) = cache.candidates(&all).expect("whole");
+    assert_eq!((keys(&objects), revision), (vec!["x/p", "y/p"], 8));
+    assert!(cache.unreadable().is_empty());
 }
