@@ -21,7 +21,7 @@ use crate::decision_timings::{Code, Point, Timings};
 use crate::extenders::{self, Extender, Question};
 use crate::interned::Strings;
 use crate::message;
-use crate::plugins::{Events, Write};
+use crate::plugins::Write;
 use crate::pod::Pod;
 use crate::preempt::{self, Preemption, Trials};
 use crate::queue::{Queue, Waits};
@@ -185,7 +185,7 @@ impl Core {
     ) -> Step {
         // Who has waited that long does not believe any more that anybody goes for it.
         if self.queue.history(&pod.uid).is_some_and(|h| h.was_flushed) {
-            self.snapshot.nobody_goes_for(&pod.uid);
+            self.nobody_goes_for(&pod.uid);
         }
         self.queue.failed(&pod.uid, decision.refused_by());
         let message = decision.message();
@@ -279,10 +279,11 @@ impl Core {
         if self.happened.is_empty() && !due {
             return;
         }
-        let happened = std::mem::take(&mut self.happened);
+        let mut happened = std::mem::take(&mut self.happened);
         if !happened.is_empty() {
             self.vain.clear();
         }
+        happened.ask_for(self.queue.kinds());
         let (profiles, snapshot) = (&self.profiles, &self.snapshot);
         let refused = |uid: &str| self.queue.refused(uid);
         let own = happened.helped_where_room_is_made(snapshot, profiles, refused);
@@ -290,11 +291,17 @@ impl Core {
             self.queue.wake_one(&pod.uid, events.label(), now_ms);
         }
         let concerns = |refused| happened.concerns(refused, profiles);
-        self.queue.wake(now_ms, concerns, |pod, refused| {
+        let helped = self.queue.helped(concerns, |pod, refused| {
             let mut own = profiles.iter().filter(|p| p.scheduler == *pod.scheduler);
-            let events = own.find_map(|p| happened.helps(pod, refused, p, snapshot));
-            events.map(Events::label)
+            own.find_map(|p| happened.helps(pod, refused, p, snapshot))
         });
+        for (uid, help) in helped {
+            // Who waits for others to go displaces nobody else meanwhile.
+            let waits = |pod: &Arc<Pod>| preempt::awaits_victims(snapshot, pod);
+            if !(help.displaces && self.queue.pod(&uid).is_some_and(waits)) {
+                self.queue.wake_one(&uid, help.events.label(), now_ms);
+            }
+        }
         let waits = |w: &&Waiting| w.stage != Stage::Writing;
         let uids: Vec<Arc<str>> = {
             let waiting = self.waiting.values().filter(waits);
@@ -310,26 +317,33 @@ impl Core {
     /// Makes room for a pod on this node from now on; what was made elsewhere is for others.
     fn nominate(&mut self, node: Arc<str>, pod: Arc<Pod>) {
         let before = self.snapshot.nominate(node.clone(), pod);
-        if let Some(before) = before.filter(|before| *before != node) {
-            self.happened.on_node(Events::POD_REMOVED, &before);
+        if let Some((before, pod)) = before.filter(|(before, _)| *before != node) {
+            self.happened.pod_left(&before, pod.priority);
         }
     }
 
     /// A pod gets this node: what was made elsewhere for it is for others.
     fn takes_its_room(&mut self, uid: &str, node: &Arc<str>) {
         let left = self.snapshot.end_nomination(uid);
-        if let Some(left) = left.filter(|left| left != node) {
-            self.happened.on_node(Events::POD_REMOVED, &left);
+        if let Some((left, pod)) = left.filter(|(left, _)| left != node) {
+            self.happened.pod_left(&left, pod.priority);
         }
     }
 
     /// Room that was made for a pod is for others. False where there was none.
     fn end_nomination(&mut self, uid: &str) -> bool {
-        let Some(node) = self.snapshot.end_nomination(uid) else {
+        let Some((node, pod)) = self.snapshot.end_nomination(uid) else {
             return false;
         };
-        self.happened.on_node(Events::POD_REMOVED, &node);
+        self.happened.pod_left(&node, pod.priority);
         true
+    }
+
+    /// Nobody may be about to go any more because of this pod: others who waited for that look again.
+    fn nobody_goes_for(&mut self, uid: &str) {
+        for node in self.snapshot.nobody_goes_for(uid) {
+            self.happened.nobody_goes(&node);
+        }
     }
 
     fn make_room(
@@ -347,11 +361,11 @@ impl Core {
         for other in &displaced {
             self.end_nomination(&other.uid);
             // What it asks for from now on takes the place of requests that were not sent yet.
-            self.snapshot.nobody_goes_for(&other.uid);
+            self.nobody_goes_for(&other.uid);
             self.queue.displaced(&other.uid, now_ms);
         }
         if self.snapshot.nomination(&pod.uid).is_some() {
-            self.snapshot.nobody_goes_for(&pod.uid);
+            self.nobody_goes_for(&pod.uid);
         }
         self.nominate(node.clone(), pod.clone());
         self.snapshot.ask_to_go(&victims, &pod.uid);
@@ -367,7 +381,7 @@ impl Core {
     pub fn made_room(&mut self, uid: &Arc<str>, all: bool, now_ms: u64) {
         if !all {
             self.vain.clear();
-            self.snapshot.nobody_goes_for(uid);
+            self.nobody_goes_for(uid);
         }
         self.queue.release(uid, !all, now_ms);
     }

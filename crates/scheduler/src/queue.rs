@@ -10,44 +10,19 @@
 //! A wait after a refusal keeps others from starving; where nobody else waits, it serves nobody, and
 //! such a pod is taken at once. A wait after an error spares whoever could not answer: it is kept.
 
+mod back_off;
 mod unschedulable;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use back_off::BackOff;
+pub use back_off::Waits;
 use unschedulable::Unschedulable;
 
 use crate::plugins::Refused;
 use crate::pod::Pod;
-
-/// How long a pod waits after tries.
-#[derive(Clone, Copy, Debug)]
-pub struct Waits {
-    pub first_back_off_ms: u64,
-    pub longest_back_off_ms: u64,
-    /// An unschedulable pod is tried again after this even if nothing happened.
-    pub flush_ms: u64,
-}
-
-impl Default for Waits {
-    /// Upstream's.
-    fn default() -> Self {
-        Self {
-            first_back_off_ms: 1_000,
-            longest_back_off_ms: 10_000,
-            flush_ms: 300_000,
-        }
-    }
-}
-
-/// Upstream's: so that of pods that were woken together the more important gets the room.
-const EARLY_WINDOW_MS: u64 = 1_000;
-
-fn early_rank(due_ms: u64, priority: i32, uid: &Arc<str>) -> (u64, Reverse<i32>, u64, Arc<str>) {
-    let window = due_ms / EARLY_WINDOW_MS;
-    (window, Reverse(priority), due_ms, uid.clone())
-}
 
 /// Why a pod came into a queue, where that was no event of the cluster: upstream's words.
 mod word {
@@ -111,10 +86,7 @@ pub struct Queue {
     waits: Waits,
     entries: HashMap<Arc<str>, Entry>,
     active: BTreeSet<(Rank, Arc<str>)>,
-    back_off: BTreeSet<(u64, Arc<str>)>,
-    /// Those in back-off that may be taken before: of those that are due within a second of one
-    /// another the more important first.
-    early: BTreeSet<(u64, Reverse<i32>, u64, Arc<str>)>,
+    back_off: BackOff,
     unschedulable: Unschedulable,
     /// How many wait for their gates to go.
     gated: usize,
@@ -181,23 +153,14 @@ impl Queue {
     fn take_out(&mut self, uid: &Arc<str>) {
         if let Some(entry) = self.entries.get(uid) {
             match entry.place {
-                QueueState::Active(rank) => self.active.remove(&(rank, uid.clone())),
-                QueueState::BackOff { due_ms, early } => {
-                    if let Some(priority) = early {
-                        self.early.remove(&early_rank(due_ms, priority, uid));
-                    }
-                    self.back_off.remove(&(due_ms, uid.clone()))
+                QueueState::Active(rank) => {
+                    self.active.remove(&(rank, uid.clone()));
                 }
-                QueueState::Unschedulable => {
-                    self.unschedulable.remove(uid);
-                    true
-                }
-                QueueState::Gated => {
-                    self.gated = self.gated.saturating_sub(1);
-                    true
-                }
-                QueueState::InFlight => false,
-            };
+                QueueState::BackOff { due_ms, early } => self.back_off.remove(due_ms, early, uid),
+                QueueState::Unschedulable => self.unschedulable.remove(uid),
+                QueueState::Gated => self.gated = self.gated.saturating_sub(1),
+                QueueState::InFlight => {}
+            }
         }
     }
 
@@ -208,20 +171,16 @@ impl Queue {
         };
         entry.place = place;
         match place {
-            QueueState::Active(rank) => self.active.insert((rank, uid.clone())),
-            QueueState::BackOff { due_ms, early } => {
-                if let Some(priority) = early {
-                    self.early.insert(early_rank(due_ms, priority, uid));
-                }
-                self.back_off.insert((due_ms, uid.clone()))
+            QueueState::Active(rank) => {
+                self.active.insert((rank, uid.clone()));
             }
+            QueueState::BackOff { due_ms, early } => self.back_off.insert(due_ms, early, uid),
             QueueState::Unschedulable => {
                 let (refused, since_ms) = (entry.refused, entry.last_try_ms);
                 self.unschedulable.insert(&entry.pod, refused, since_ms);
-                true
             }
-            QueueState::Gated | QueueState::InFlight => false,
-        };
+            QueueState::Gated | QueueState::InFlight => {}
+        }
     }
 
     fn activate(&mut self, uid: &Arc<str>, why: &'static str, now_ms: u64) {
@@ -286,7 +245,7 @@ impl Queue {
         self.move_due(now_ms);
         let active = self.active.first().map(|(_, uid)| uid.clone());
         let is_early = active.is_none();
-        let uid = active.or_else(|| self.early.first().map(|(.., uid)| uid.clone()))?;
+        let uid = active.or_else(|| self.back_off.first_early().cloned())?;
         if is_early {
             self.came("active", word::EARLY);
         }
@@ -439,7 +398,9 @@ impl Queue {
         let Some(entry) = self.entries.get(uid) else {
             return;
         };
-        let due_ms = entry.last_try_ms.saturating_add(self.wait_ms(entry.tries));
+        let due_ms = entry
+            .last_try_ms
+            .saturating_add(self.waits.after(entry.tries));
         let early = may_be_early.then_some(entry.pod.priority);
         if due_ms <= now_ms {
             self.activate(uid, why, now_ms);
@@ -449,29 +410,24 @@ impl Queue {
         }
     }
 
-    fn wait_ms(&self, tries: u32) -> u64 {
-        let doublings = tries.saturating_sub(1).min(20);
-        self.waits
-            .first_back_off_ms
-            .saturating_mul(1 << doublings)
-            .min(self.waits.longest_back_off_ms)
+    /// How many kinds of unschedulable pods there are: each is looked at once.
+    pub fn kinds(&self) -> usize {
+        self.unschedulable.kinds()
     }
 
-    /// Something happened: of the pods that were refused by whom it `concerns`, those that it
-    /// `helps` are tried again. It says which event helps, in upstream's words, and is asked once for all
-    /// pods that are alike, about one for which no room is made.
-    pub fn wake(
-        &mut self,
-        now_ms: u64,
+    /// Something happened: of the unschedulable pods that were refused by whom it `concerns`, those that it
+    /// `helps`, who waits longest first, and how. That is asked once for all pods that are alike, about one
+    /// for which no room is made where there are several.
+    pub fn helped<T: Copy>(
+        &self,
         concerns: impl Fn(Refused) -> bool,
-        helps: impl Fn(&Pod, Refused) -> Option<&'static str>,
-    ) {
-        for (uid, why) in self.unschedulable.helped(concerns, helps) {
-            self.wake_one(&uid, why, now_ms);
-        }
+        helps: impl Fn(&Pod, Refused) -> Option<T>,
+    ) -> Vec<(Arc<str>, T)> {
+        self.unschedulable.helped(concerns, helps)
     }
 
-    /// Something happened that helps this pod: where it is unschedulable, it is tried again.
+    /// Something happened that helps this pod: where it is unschedulable, it is tried again. The event
+    /// is named in upstream's words.
     pub fn wake_one(&mut self, uid: &Arc<str>, why: &'static str, now_ms: u64) {
         match self.entries.get_mut(uid) {
             Some(entry) if entry.place != QueueState::Unschedulable => {}
@@ -489,7 +445,7 @@ impl Queue {
 
     /// When the next pod can be taken if nothing happens.
     pub fn next_due_ms(&self) -> Option<u64> {
-        if !self.active.is_empty() || !self.early.is_empty() {
+        if !self.active.is_empty() || self.back_off.first_early().is_some() {
             return Some(0);
         }
         let back_off = self.back_off.first().map(|(due, _)| *due);
@@ -510,6 +466,12 @@ mod tests {
 
     fn pod(cluster: &mut Cluster, name: &str, priority: i32) -> Arc<Pod> {
         cluster.pod(json!({"metadata": {"name": name}, "spec": {"priority": priority}}))
+    }
+
+    fn wake(queue: &mut Queue, concerns: impl Fn(Refused) -> bool, helps: bool) {
+        for (uid, why) in queue.helped(concerns, |_, _| helps.then_some(EVENT)) {
+            queue.wake_one(&uid, why, 100);
+        }
     }
 
     #[test]
@@ -550,11 +512,11 @@ mod tests {
         queue.put(p.clone(), false, false, 0);
         queue.take(0);
         queue.failed(&p.uid, Refused::NOBODY.and(2));
-        queue.wake(100, |refused| refused.has(1), |_, _| Some(EVENT));
+        wake(&mut queue, |refused| refused.has(1), true);
         assert_eq!(queue.lengths().unschedulable, 1);
-        queue.wake(100, |_| true, |_, _| None);
+        wake(&mut queue, |_| true, false);
         assert_eq!(queue.lengths().unschedulable, 1);
-        queue.wake(100, |refused| refused.has(2), |_, _| Some(EVENT));
+        wake(&mut queue, |refused| refused.has(2), true);
         assert_eq!(queue.next_due_ms(), Some(0));
         assert!(queue.take(100).is_some(), "nobody else waits");
         queue.failed(&p.uid, Refused::NOBODY);
@@ -580,7 +542,7 @@ mod tests {
             queue.failed(&p.uid, Refused::NOBODY.and(2));
         }
         queue.retry(&broken.uid, 0);
-        queue.wake(100, |_| true, |_, _| Some(EVENT));
+        wake(&mut queue, |_| true, true);
         assert_eq!(queue.lengths().back_off, 3);
         queue.put(pod(&mut c, "new", -1), false, false, 200);
         let taken = std::iter::from_fn(|| queue.take(200).map(|p| p.name.clone()));
@@ -616,7 +578,7 @@ mod tests {
         queue.failed(&p.uid, refused);
         let key = (p.scheduler.clone(), refused);
         assert_eq!(queue.refusals().get(&key), Some(&1));
-        queue.wake(100, |_| true, |_, _| Some(EVENT));
+        wake(&mut queue, |_| true, true);
         assert!(queue.refusals().is_empty());
         assert!(queue.take(100).is_some());
         queue.retry(&p.uid, 100);

@@ -222,25 +222,25 @@ impl Snapshot {
     pub fn any_nominations(&self) -> bool {
         !self.nominations.is_empty()
     }
-    /// Gives the node where room was made for the pod before.
-    pub fn nominate(&mut self, node: Arc<str>, pod: Arc<Pod>) -> Option<Arc<str>> {
+    /// Gives the node where room was made for the pod before, and the pod as it was then.
+    pub fn nominate(&mut self, node: Arc<str>, pod: Arc<Pod>) -> Option<(Arc<str>, Arc<Pod>)> {
         let before = self.end_nomination(&pod.uid);
         self.room_changes(&node);
         self.nominations.insert(pod.uid.clone(), node.clone());
         self.nominated.entry(node).or_default().push(pod);
         before
     }
-    /// Gives the node where room was made for the pod.
-    pub fn end_nomination(&mut self, uid: &str) -> Option<Arc<str>> {
+    /// Gives the node where room was made for the pod, and the pod as it was then.
+    pub fn end_nomination(&mut self, uid: &str) -> Option<(Arc<str>, Arc<Pod>)> {
         let node = self.nominations.remove(uid)?;
         self.room_changes(&node);
-        if let Some(pods) = self.nominated.get_mut(&node) {
-            pods.retain(|p| *p.uid != *uid);
-            if pods.is_empty() {
-                self.nominated.remove(&node);
-            }
+        let pods = self.nominated.get_mut(&node)?;
+        let at = pods.iter().position(|p| *p.uid == *uid)?;
+        let pod = pods.remove(at);
+        if pods.is_empty() {
+            self.nominated.remove(&node);
         }
-        Some(node)
+        Some((node, pod))
     }
 
     /// These are asked to make room for a pod.
@@ -251,9 +251,17 @@ impl Snapshot {
             }
         }
     }
-    /// Nobody may be about to go any more because of this pod.
-    pub fn nobody_goes_for(&mut self, uid: &str) {
-        self.asked.retain(|_, for_whom| **for_whom != *uid);
+    /// Nobody may be about to go any more because of this pod. Gives the nodes of those who were.
+    pub fn nobody_goes_for(&mut self, uid: &str) -> Vec<Arc<str>> {
+        let (pods, mut nodes) = (&self.pods, Vec::new());
+        self.asked.retain(|victim, for_whom| {
+            let stays = **for_whom != *uid;
+            if !stays {
+                nodes.extend(pods.get(victim).map(|place| place.node.clone()));
+            }
+            stays
+        });
+        nodes
     }
     /// This pod has gone.
     pub fn has_gone(&mut self, uid: &str) {

@@ -10,7 +10,7 @@ use super::{Core, Nomination, Step};
 use crate::decision_timings::{Code, Point};
 use crate::gangs::GroupState;
 use crate::message;
-use crate::plugins::{Events, Ready, Refused, Write};
+use crate::plugins::{Ready, Refused, Write};
 use crate::pod::Pod;
 
 /// A pod that has a node and waits until it can be bound.
@@ -83,7 +83,7 @@ impl Core {
         let patience = plugins.iter().map(|(p, _)| p.permit_patience_ms()).min();
         self.takes_its_room(&pod.uid, &node);
         self.snapshot.assume(&node, pod.clone());
-        self.happened.on_node(Events::POD_ADDED, &node);
+        self.happened.pod_came(&node);
         let uid = pod.uid.clone();
         let waiting = Waiting {
             pod,
@@ -254,9 +254,10 @@ impl Core {
     /// The binding was refused: the pod takes no room any more and is tried again later.
     pub fn not_bound(&mut self, uid: &Arc<str>, now_ms: u64) {
         let node = self.snapshot.place(uid).map(|(node, _)| node.clone());
+        let place = node.zip(self.snapshot.pod(uid).map(|p| p.priority));
         self.settle(uid);
-        if let Some(node) = node.filter(|_| self.snapshot.forget(uid)) {
-            self.happened.on_node(Events::POD_REMOVED, &node);
+        if let Some((node, priority)) = place.filter(|_| self.snapshot.forget(uid)) {
+            self.happened.pod_left(&node, priority);
         }
         self.queue.retry(uid, now_ms);
     }

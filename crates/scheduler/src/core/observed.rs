@@ -21,9 +21,11 @@ impl Core {
         let name_of = |n: &k8s::Node| n.metadata.name.clone().unwrap_or_default();
         let Some(new) = new else {
             if let Some(old) = old {
-                self.snapshot.remove_node(&name_of(old));
-                // A domain of its labels may have gone with it.
+                let name = self.strings.get(&name_of(old));
+                self.snapshot.remove_node(&name);
+                // A domain of its labels may have gone with it, and so has room that was made there.
                 self.happened.anything(Events::NODE_LABELS);
+                self.happened.to_node(Events::NODE_LABELS, &name);
             }
             return;
         };
@@ -47,7 +49,7 @@ impl Core {
             }
         };
         self.snapshot.set_node(&name, offer);
-        self.happened.on_node(events, &name);
+        self.happened.to_node(events, &name);
     }
 
     pub fn namespace_changed(
@@ -214,14 +216,12 @@ impl Core {
         }
         self.queue.remove(&Arc::from(uid));
         self.settle(uid);
-        // Others may fit there now, or make room there themselves: who could not before tries again.
-        if self.snapshot.end_nomination(uid).is_some() {
-            self.happened.anything(Events::POD_REMOVED);
-        }
+        self.end_nomination(uid);
         self.snapshot.has_gone(uid);
         let node = self.snapshot.place(uid).map(|(node, _)| node.clone());
-        if let Some(node) = node.filter(|_| self.snapshot.remove_pod(uid)) {
-            self.happened.on_node(Events::POD_REMOVED, &node);
+        let place = node.zip(self.snapshot.pod(uid).map(|p| p.priority));
+        if let Some((node, priority)) = place.filter(|_| self.snapshot.remove_pod(uid)) {
+            self.happened.pod_left(&node, priority);
         }
         if let Some(group) = group {
             self.give_back(&group, "one of them has gone", now_ms);
@@ -233,24 +233,22 @@ impl Core {
         self.queue.remove(&pod.uid);
         self.takes_its_room(&pod.uid, &node);
         self.settle(&pod.uid);
-        let mut events = Events::NONE;
         match self.snapshot.pod(&pod.uid) {
-            None => events = Events::POD_ADDED,
+            None => self.happened.pod_came(&node),
             Some(before) => {
                 let place = self.snapshot.place(&pod.uid).map(|(n, _)| n);
-                let elsewhere = place.filter(|n| **n != node).cloned();
+                let elsewhere = place.filter(|n| **n != node);
                 if before.labels != pod.labels || elsewhere.is_some() {
-                    events = events.with(Events::POD_ADDED);
+                    self.happened.pod_came(&node);
                 }
-                if before.request != pod.request {
-                    events = events.with(Events::POD_REMOVED);
+                if before.request != pod.request || before.priority > pod.priority {
+                    self.happened.pod_left(&node, before.priority);
                 }
                 if let Some(left) = elsewhere {
-                    self.happened.on_node(Events::POD_REMOVED, &left);
+                    self.happened.pod_left(left, before.priority);
                 }
             }
         }
-        self.happened.on_node(events, &node);
         self.snapshot.observe(&node, Arc::new(pod));
     }
 

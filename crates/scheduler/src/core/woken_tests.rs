@@ -1,6 +1,8 @@
-//! Whom events wake: no pod that fits is left waiting, and none is tried for what helps only others.
+//! Whom events wake: no pod that fits or may displace others is left waiting, and none is tried for what
+//! helps only others.
 
 use k8s_openapi::api::core::v1 as k8s;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -106,7 +108,7 @@ fn who_waits_for_several_victims_takes_no_other_room_meanwhile() {
     core.pod_changed(Some(&low[0]), None, 10);
     assert!(core.step(2, 10).is_none());
     // Tried for another reason, it still waits for the second.
-    core.queue_mut().wake(10, |_| true, |_, _| Some("NodeAdd"));
+    core.queue_mut().wake_one(&high.uid, "NodeAdd", 10);
     match core.step(3, 10) {
         Some(Step::Unschedulable {
             message,
@@ -187,12 +189,78 @@ fn room_that_was_made_and_is_not_needed_is_for_others() {
     }
 }
 
+#[test]
+fn what_lets_a_pod_displace_others_wakes_it() {
+    for (way, wakes) in [
+        ("an equal pod ends", true),
+        ("an equal pod asks for less", true),
+        ("the node grows", true),
+        ("a lesser pod ends", false),
+        ("it displaces nobody", false),
+    ] {
+        let mut core = core(&[("a", 5)]);
+        let (equal, less) = (pod("equal", 9, 2, Some("a")), pod("equal", 9, 1, Some("a")));
+        let low = pod("low", 0, 2, Some("a"));
+        for there in [&equal, &pod("first", 20, 1, Some("a")), &low] {
+            core.pod_changed(None, Some(there), 0);
+        }
+        let mut waiting = pod("waiting", 9, 3, None);
+        if way == "it displaces nobody" {
+            let spec = waiting.spec.as_mut().expect("a spec");
+            spec.preemption_policy = Some("Never".into());
+        }
+        core.pod_changed(None, Some(&waiting), 0);
+        match core.step(1, 0) {
+            Some(Step::Unschedulable {
+                nomination: Nomination::Stays,
+                ..
+            }) => {}
+            other => panic!("{way}: {other:?}"),
+        }
+        match way {
+            "an equal pod asks for less" => core.pod_changed(Some(&equal), Some(&less), 10),
+            "the node grows" => core.node_changed(None, Some(&node("a", 6, false))),
+            "a lesser pod ends" => core.pod_changed(Some(&low), None, 10),
+            _ => core.pod_changed(Some(&equal), None, 10),
+        }
+        if !wakes {
+            assert!(core.step(2, 10).is_none(), "{way}");
+            continue;
+        }
+        let (_, room) = begins(core.step(2, 10));
+        let victims: Vec<&str> = room.victims.iter().map(|v| v.name.as_str()).collect();
+        assert_eq!(victims, ["low"], "{way}");
+    }
+}
+
+#[test]
+fn who_waits_for_victims_is_not_tried_for_others_that_it_may_displace() {
+    let mut core = core(&[("a", 2), ("b", 4)]);
+    let low = pod("low", 0, 2, Some("a"));
+    let (equal, less) = (pod("equal", 9, 3, Some("b")), pod("equal", 9, 2, Some("b")));
+    for there in [&low, &equal, &pod("low-b", 0, 1, Some("b"))] {
+        core.pod_changed(None, Some(there), 0);
+    }
+    core.pod_changed(None, Some(&pod("high", 9, 2, None)), 0);
+    let (high, room) = begins(core.step(1, 0));
+    assert_eq!(&*room.node, "a");
+    core.made_room(&high.uid, true, 0);
+    core.pod_changed(Some(&equal), Some(&less), 10);
+    assert!(core.step(2, 10).is_none());
+    // Its node will not take it: it need not wait for anybody there.
+    core.node_changed(None, Some(&node("a", 2, true)));
+    let (_, room) = begins(core.step(3, 10));
+    assert_eq!((&*room.node, room.victims.len()), ("b", 1));
+}
+
 #[derive(Clone, Debug)]
 enum Act {
     /// A pod of another's on a node: node, priority, cores.
     Place(usize, i32, usize),
     /// One that is on a node goes.
     Remove(usize),
+    /// One that is on a node asks for less.
+    Shrink(usize),
     Node(usize, usize, bool),
     Ask(i32, usize),
     /// One that waits goes.
@@ -207,6 +275,7 @@ fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         5 => (0usize..3, 0i32..4, 1usize..3).prop_map(|(n, p, c)| Act::Place(n, p, c)),
         3 => (0usize..20).prop_map(Act::Remove),
+        1 => (0usize..20).prop_map(Act::Shrink),
         2 => (0usize..3, 1usize..5, prop::bool::weighted(0.3))
             .prop_map(|(n, cpu, closed)| Act::Node(n, cpu, closed)),
         6 => (0i32..4, 1usize..4).prop_map(|(p, c)| Act::Ask(p, c)),
@@ -260,6 +329,17 @@ impl World {
             Act::Remove(i) if !self.placed.is_empty() => {
                 let pod = uid(&self.placed[i % self.placed.len()]).to_owned();
                 self.gone(core, &pod);
+            }
+            Act::Shrink(i) if !self.placed.is_empty() => {
+                let at = i % self.placed.len();
+                let old = self.placed[at].clone();
+                let least = [("cpu".to_owned(), Quantity("1".to_owned()))];
+                let spec = self.placed[at].spec.as_mut().expect("a spec");
+                spec.containers[0].resources = Some(k8s::ResourceRequirements {
+                    requests: Some(least.into()),
+                    ..k8s::ResourceRequirements::default()
+                });
+                core.pod_changed(Some(&old), Some(&self.placed[at]), self.now);
             }
             Act::Node(at, cpu, closed) => {
                 core.node_changed(None, Some(&node(&format!("n{at}"), cpu, closed)));
@@ -328,9 +408,11 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
 
     /// Compared with trying all again after each event: none of those that wait, and for which no room is
-    /// being made at the moment, would find a node.
+    /// being made at the moment, would find a node, or others to displace.
     #[test]
-    fn no_pod_that_fits_is_left_waiting(acts in prop::collection::vec(act(), 1..80)) {
+    fn no_pod_that_fits_or_could_preempt_is_left_waiting(
+        acts in prop::collection::vec(act(), 1..80)
+    ) {
         let mut core = core(&[("n0", 4), ("n1", 3), ("n2", 2)]);
         let (mut world, profile) = (World::default(), Profile::default());
         for act in &acts {
@@ -345,6 +427,12 @@ proptest! {
                     "{} fits after {act:?}: {:?}",
                     pod.name,
                     decision.outcome
+                );
+                let others = preempt::preempt(&core.snapshot, pod, &profile, &decision, 1);
+                prop_assert!(
+                    !matches!(others, Preemption::Possible { .. }),
+                    "{} may displace others after {act:?}: {others:?}",
+                    pod.name,
                 );
             }
         }

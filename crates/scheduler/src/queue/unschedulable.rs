@@ -66,6 +66,11 @@ impl Unschedulable {
         self.all.len()
     }
 
+    /// How many kinds of them there are.
+    pub fn kinds(&self) -> usize {
+        self.kinds.len()
+    }
+
     /// Who waits longest.
     pub fn first(&self) -> Option<&Since> {
         self.all.first()
