@@ -5,6 +5,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use api::names;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 
@@ -23,6 +24,8 @@ const COMBINED: &str = "(combined from similar events): ";
 /// Characters of the object's name that go into an event's name: with the time it must not be
 /// longer than a name may be (253).
 const NAME_CHARS: usize = 230;
+/// In place of an object's name that cannot be in another one.
+const NAMELESS: &str = "event";
 /// By up to so many nanoseconds the names of what different components say are apart.
 const APART_NANOS: u64 = 1_000;
 
@@ -230,8 +233,12 @@ fn seconds_between(before: Timestamp, after: Timestamp) -> f64 {
 fn name_of(note: &Note, numbers: &mut Recent<String, i128>, apart: i128) -> String {
     let name = note.about.name.as_deref().unwrap_or_default();
     let name: String = name.chars().take(NAME_CHARS).collect();
+    // Where it was cut off there may be what no name ends with.
+    let name = name.trim_end_matches(['-', '.']);
+    let fits = names::is_dns1123_subdomain(name).is_empty();
+    let name = if fits { name } else { NAMELESS };
     let now = note.at.as_nanosecond() + apart;
-    let next = numbers.of(name.clone(), || now);
+    let next = numbers.of(name.to_owned(), || now);
     let number = now.max(*next);
     *next = number + 1;
     format!("{name}.{number:x}")
@@ -316,10 +323,21 @@ mod tests {
     }
 
     #[test]
-    fn a_long_name_leaves_room_for_the_time() {
-        let long = note(&"ä".repeat(300), "a", 1_700_000_000);
-        let name = name_of(&long, &mut Recent::default(), 0);
-        assert!(name.chars().count() < 253);
+    fn whatever_an_object_is_called_its_events_have_names() {
+        let cut_at_a_dash = "a".repeat(NAME_CHARS - 1) + "-b";
+        for (object, begins) in [
+            ("a".repeat(NAME_CHARS + 9), "a".repeat(NAME_CHARS)),
+            (cut_at_a_dash, "a".repeat(NAME_CHARS - 1)),
+            ("system:node".to_owned(), NAMELESS.to_owned()),
+            ("2001:db8::1".to_owned(), NAMELESS.to_owned()),
+            (String::new(), NAMELESS.to_owned()),
+        ] {
+            let said = note(&object, "a", 1_700_000_000);
+            let name = name_of(&said, &mut Recent::default(), 0);
+            assert!(name.starts_with(&format!("{begins}.")), "{name}");
+            let wrong = names::is_dns1123_subdomain(&name);
+            assert!(wrong.is_empty(), "{name}: {wrong:?}");
+        }
     }
 
     #[test]
