@@ -197,6 +197,10 @@ impl Core {
             let mut none = Trials::default();
             let trials = self.batches.trials(decision).unwrap_or(&mut none);
             let found = preempt::candidates(&self.snapshot, &pod, own, decision, seed, trials);
+            // What changes their minds may let it displace others.
+            if matches!(found, Err(Preemption::Hopeless(_))) {
+                self.queue.also_refused(&pod.uid, trials.refused_by());
+            }
             let code = match &found {
                 Ok(_) => Code::Success,
                 Err(_) => Code::Unschedulable,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::decide::{Checks, Decision, Profile, filter_for, mix, moved};
 use crate::message;
 use crate::node::Node;
-use crate::plugins::{Reason, Verdict};
+use crate::plugins::{Reason, Refused, Verdict};
 use crate::pod::Pod;
 use crate::snapshot::Snapshot;
 
@@ -70,11 +70,26 @@ impl Candidate {
     }
 }
 
+/// Why a trial came to nothing.
+#[derive(Clone)]
+struct Failure {
+    /// The place of the plugin that refused the pod there; none where there was nobody to displace.
+    plugin: Option<usize>,
+    verdict: Verdict,
+}
+
+impl Failure {
+    const NO_VICTIMS: Self = Self {
+        plugin: None,
+        verdict: Verdict::Never(Reason::one(message::NO_VICTIMS)),
+    };
+}
+
 /// What trials on nodes came to, for pods that are alike; by the places of the nodes among the
 /// rejections of their decision.
 #[derive(Default)]
 pub struct Trials {
-    made: Vec<Option<Result<Arc<Candidate>, Verdict>>>,
+    made: Vec<Option<Result<Arc<Candidate>, Failure>>>,
     /// The changes of budgets before them.
     budgets: usize,
 }
@@ -101,7 +116,7 @@ impl Trials {
     fn candidate(
         &mut self,
         nth: usize,
-        make: impl FnOnce() -> Result<Candidate, Verdict>,
+        make: impl FnOnce() -> Result<Candidate, Failure>,
     ) -> Option<&Arc<Candidate>> {
         let made = self.made.get_mut(nth)?;
         let made = made.get_or_insert_with(|| make().map(Arc::new));
@@ -110,7 +125,16 @@ impl Trials {
 
     /// Why a node is not a candidate.
     fn failure(&self, nth: usize) -> Option<&Verdict> {
-        self.made.get(nth)?.as_ref()?.as_ref().err()
+        let failure = self.made.get(nth)?.as_ref()?.as_ref().err()?;
+        Some(&failure.verdict)
+    }
+
+    /// The plugins that refused the pod even without those that it may displace.
+    pub fn refused_by(&self) -> Refused {
+        let made = self.made.iter().flatten();
+        let failures = made.filter_map(|made| made.as_ref().err());
+        let plugins = failures.filter_map(|failure| failure.plugin);
+        plugins.fold(Refused::NOBODY, Refused::and)
     }
 }
 
@@ -249,9 +273,9 @@ impl Trial<'_, '_> {
         self.node.add(pod.clone());
         moved(self.checks, pod, &self.node, true);
     }
-    fn rejects(&mut self) -> Option<Verdict> {
-        let rejected = filter_for(self.snapshot, self.pod, self.checks, &self.node);
-        rejected.map(|(_, verdict)| verdict)
+    /// The place of the plugin that rejects the node now, and what it says.
+    fn rejects(&mut self) -> Option<(usize, Verdict)> {
+        filter_for(self.snapshot, self.pod, self.checks, &self.node)
     }
 
     /// Lets as many of these stay as possible, the first first; the others are victims. Says how
@@ -284,9 +308,9 @@ fn victims_on(
     node: &Node,
     pod: &Pod,
     checks: &mut Checks<'_>,
-) -> Result<Candidate, Verdict> {
+) -> Result<Candidate, Failure> {
     if !node.has_lower(pod.priority) {
-        return Err(Verdict::Never(Reason::one(message::NO_VICTIMS)));
+        return Err(Failure::NO_VICTIMS);
     }
     let (left, mut lesser) = node.without_lower(pod.priority);
     lesser.sort_by_key(importance);
@@ -299,9 +323,12 @@ fn victims_on(
         node: left,
         checks,
     };
-    if let Some(verdict) = trial.rejects() {
+    if let Some((plugin, verdict)) = trial.rejects() {
         lesser.iter().for_each(|p| trial.put(p));
-        return Err(verdict);
+        return Err(Failure {
+            plugin: Some(plugin),
+            verdict,
+        });
     }
     let violated = snapshot.budgets().violated_by(&lesser);
     let of = |kind: bool| {
@@ -313,7 +340,7 @@ fn victims_on(
     trial.spare(of(false), &mut victims);
     victims.iter().for_each(|p| trial.put(p));
     if victims.is_empty() {
-        return Err(Verdict::Never(Reason::one(message::NO_VICTIMS)));
+        return Err(Failure::NO_VICTIMS);
     }
     victims.sort_by_key(importance);
     Ok(Candidate::new(node.name.clone(), victims, violations))

@@ -12,6 +12,7 @@
 
 mod back_off;
 mod unschedulable;
+mod word;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -23,21 +24,6 @@ use unschedulable::Unschedulable;
 
 use crate::plugins::Refused;
 use crate::pod::Pod;
-
-/// Why a pod came into a queue, where that was no event of the cluster: upstream's words.
-mod word {
-    pub const CREATED: &str = "UnschedulablePodAdd";
-    pub const CHANGED: &str = "UnschedulablePodUpdate";
-    pub const UNGATED: &str = "UnschedulablePodUpdatePodSchedulingGatesEliminated";
-    pub const FAILED: &str = "ScheduleAttemptFailure";
-    pub const WAITED: &str = "BackoffComplete";
-    pub const EARLY: &str = "PopFromBackoffQ";
-    pub const FLUSHED: &str = "UnschedulableTimeout";
-    /// Room was made for it, or could not be.
-    pub const ROOM: &str = "ForceActivate";
-    /// Another pod of its group has a node.
-    pub const GROUP: &str = "ForceActivate";
-}
 
 /// Priority first, then the pod that waits longer, then the older pod.
 type Rank = (Reverse<i32>, u64, i64, u64);
@@ -285,6 +271,19 @@ impl Queue {
             entry.place = QueueState::InFlight;
             self.set(uid, QueueState::Unschedulable);
             self.came("unschedulable", word::FAILED);
+        }
+    }
+
+    /// These plugins, too, stand in the way of an unschedulable pod.
+    pub fn also_refused(&mut self, uid: &Arc<str>, refused: Refused) {
+        let Some(entry) = self.entries.get_mut(uid) else {
+            return;
+        };
+        let all = entry.refused.with(refused);
+        if entry.place == QueueState::Unschedulable && entry.refused != all {
+            entry.refused = all;
+            self.unschedulable
+                .insert(&entry.pod, all, entry.last_try_ms);
         }
     }
 

@@ -234,6 +234,40 @@ fn what_lets_a_pod_displace_others_wakes_it() {
 }
 
 #[test]
+fn who_refused_a_pod_even_without_the_lesser_ones_says_what_wakes_it() {
+    let mut core = core(&[]);
+    let one = |key: &str, value: &str| Some([(key.to_owned(), value.to_owned())].into());
+    for name in ["a", "b"] {
+        let mut node = node(name, 2, false);
+        node.metadata.labels = one("zone", "z");
+        core.node_changed(None, Some(&node));
+    }
+    let mut feared = pod("feared", 9, 1, Some("b"));
+    feared.metadata.labels = one("app", "x");
+    let low = pod("low", 0, 2, Some("a"));
+    for there in [&feared, &pod("first", 20, 1, Some("b")), &low] {
+        core.pod_changed(None, Some(there), 0);
+    }
+    let mut waiting = pod("waiting", 9, 2, None);
+    let apart = json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+        {"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": "x"}}}]}});
+    waiting.spec.as_mut().expect("a spec").affinity =
+        serde_json::from_value(apart).expect("an affinity");
+    core.pod_changed(None, Some(&waiting), 0);
+    assert!(matches!(
+        core.step(1, 0),
+        Some(Step::Unschedulable {
+            nomination: Nomination::Stays,
+            ..
+        })
+    ));
+    // Both nodes are full, and stay so.
+    core.pod_changed(Some(&feared), None, 10);
+    let (_, room) = begins(core.step(2, 10));
+    assert_eq!((&*room.node, room.victims.len()), ("a", 1));
+}
+
+#[test]
 fn who_waits_for_victims_is_not_tried_for_others_that_it_may_displace() {
     let mut core = core(&[("a", 2), ("b", 4)]);
     let low = pod("low", 0, 2, Some("a"));

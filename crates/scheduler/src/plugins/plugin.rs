@@ -101,6 +101,11 @@ impl Refused {
     pub const fn and(self, place: usize) -> Self {
         Self(self.0 | Self::bit(place))
     }
+    /// Those of either.
+    #[must_use]
+    pub const fn with(self, others: Self) -> Self {
+        Self(self.0 | others.0)
+    }
     pub const fn has(self, place: usize) -> bool {
         self.0 & Self::bit(place) != 0
     }
