@@ -210,7 +210,7 @@ impl Happened {
                 let looks_again = at.events.meets(OF_NODES)
                     || at.events.meets(Events::POD_REMOVED)
                         && !preempt::awaits_victims(snapshot, pod);
-                let helps = |plugin: &dyn Plugin| {
+                let helps = |plugin: &(dyn Plugin + 'static)| {
                     looks_again && plugin.is_local()
                         || plugin.wakes_on().meets(at.events)
                             && (looks_again || plugin.helps(pod, about(name, snapshot), snapshot))
