@@ -5,8 +5,8 @@ mod common;
 
 use std::sync::Arc;
 
-use apiserver::ApiServer;
 use apiserver::storage::Upstream;
+use apiserver::{ApiServer, Config};
 use bytes::Bytes;
 use common::ships::watch;
 use common::{ask, get, post};
@@ -26,8 +26,11 @@ struct Place {
 }
 
 async fn server_on(raw: &Arc<Embedded>) -> ApiServer {
+    server_with(raw, common::open_config()).await
+}
+
+async fn server_with(raw: &Arc<Embedded>, config: Config) -> ApiServer {
     let store = Upstream::new(raw.clone(), registry::kinds::kinds());
-    let config = common::open_config();
     ApiServer::new(config, Arc::new(store), CancellationToken::new())
         .await
         .expect("one bad value keeps no server from its start")
@@ -254,4 +257,66 @@ async fn an_open_watch_ends_with_an_error() {
         assert_eq!(event["type"], "ADDED", "{event}");
         seen.push(event["object"]["metadata"]["name"].clone());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_the_gate_it_can_be_removed() {
+    const OPTION: &str = "ignoreStoreReadErrorWithClusterBreakingPotential";
+    let p = Place::new().await;
+    let mut config = common::open_config();
+    let gates = ["AllowUnsafeMalformedObjectDeletion=true"];
+    let features = registry::Features::read(&gates).expect("a known gate");
+    config.settings.features = Arc::new(features);
+    let gated = server_with(&p.raw, config).await;
+    let (torn, whole) = (format!("{CMS}/torn"), format!("{CMS}/whole"));
+    let remove = async |server: &ApiServer, uri: &str, also: Value| {
+        let mut options = also;
+        options["kind"] = "DeleteOptions".into();
+        options["apiVersion"] = "v1".into();
+        options[OPTION] = true.into();
+        ask(server, Method::DELETE, uri, options).await
+    };
+    p.put("?").await;
+    // Without the gate the option says nothing.
+    let said = remove(&p.server, &torn, json!({})).await;
+    assert_eq!(reason(&said), (500, "InternalError"), "{said:?}");
+    let said = ask(&gated, Method::DELETE, &torn, Value::Null).await;
+    assert_eq!(reason(&said), (500, "InternalError"), "{said:?}");
+    for (uri, also, why) in [
+        (CMS, json!({}), "is not allowed with DELETECOLLECTION"),
+        (
+            &*whole,
+            json!({}),
+            "is exclusively used to delete corrupt object(s)",
+        ),
+        (
+            &*torn,
+            json!({ "gracePeriodSeconds": 0 }),
+            "cannot be set together with .gracePeriodSeconds",
+        ),
+        (
+            &*torn,
+            json!({ "dryRun": ["All"] }),
+            "cannot be set together with .dryRun",
+        ),
+    ] {
+        let said = remove(&gated, uri, also).await;
+        assert_eq!(reason(&said), (422, "Invalid"), "{said:?}");
+        let message = said.1["message"].as_str().unwrap_or_default();
+        assert!(message.contains(why), "{message}");
+    }
+    let said = remove(&gated, &torn, json!({})).await;
+    assert_eq!(said.0, 200, "{said:?}");
+    assert_eq!(said.1["status"], "Success", "{said:?}");
+    assert_eq!(
+        said.1["details"],
+        json!({ "name": "torn", "kind": "ConfigMap" })
+    );
+    for server in [&p.server, &gated] {
+        let said = get(server, &torn).await;
+        assert_eq!(reason(&said), (404, "NotFound"), "{said:?}");
+        assert!(names(server).await.contains(&"whole".to_owned()));
+    }
+    let said = remove(&gated, &torn, json!({})).await;
+    assert_eq!(reason(&said), (422, "Invalid"), "{said:?}");
 }

@@ -14,8 +14,8 @@ use super::admit::Admission;
 use super::commit::{
     self, ATTEMPTS, Change, Committed, Tried, commit, gave_up, step_back, written,
 };
-use super::list;
 use super::update::is_held;
+use super::{list, unreadable};
 use crate::admission::Operation;
 use crate::allocations;
 use crate::cache::{Live, Object, encode_with};
@@ -36,6 +36,8 @@ pub struct Options {
     pub orphan_dependents: Option<bool>,
     pub preconditions: Option<Preconditions>,
     pub dry_run: Vec<String>,
+    #[serde(rename = "ignoreStoreReadErrorWithClusterBreakingPotential")]
+    pub ignore_read_errors: Option<bool>,
 }
 
 impl Options {
@@ -87,6 +89,9 @@ enum Deleted {
 /// Deletes one object.
 pub async fn delete(call: &Call, body: &[u8]) -> Result<Answer, Status> {
     let (options, dry_run) = options(call, body)?;
+    if options.ignore_read_errors == Some(true) {
+        return unreadable::remove(call).await;
+    }
     warn(call, &options);
     match remove(call, &call.info.name, &options, dry_run).await? {
         Deleted::Pending(object) => {
@@ -118,6 +123,10 @@ pub async fn delete(call: &Call, body: &[u8]) -> Result<Answer, Status> {
 /// that list.
 pub async fn collection(call: &Call, body: &[u8]) -> Result<Answer, Status> {
     let (options, dry_run) = options(call, body)?;
+    if options.ignore_read_errors == Some(true) {
+        let why = "is not allowed with DELETECOLLECTION, try again after removing the option";
+        return Err(invalid(&[unreadable::wrong(why)]));
+    }
     warn(call, &options);
     let mut listed = list::select(call).await?;
     let mut deleted = Vec::new();
@@ -169,6 +178,9 @@ fn options(call: &Call, body: &[u8]) -> Result<(Options, bool), Status> {
         .extend(call.query.all("dryRun").map(str::to_owned));
     let dry_run =
         crate::http::options::dry_run("delete", options.dry_run.iter().map(String::as_str))?;
+    if !unreadable::is_enabled(&call.state) {
+        options.ignore_read_errors = None;
+    }
     check_options(&options)?;
     Ok((options, dry_run))
 }
@@ -191,6 +203,7 @@ fn from_query(call: &Call) -> Result<Options, Status> {
         })?,
         propagation_policy: call.query.get("propagationPolicy").map(str::to_owned),
         orphan_dependents: call.query.tristate("orphanDependents"),
+        ignore_read_errors: call.query.tristate(unreadable::OPTION),
         ..Options::default()
     })
 }
@@ -209,14 +222,27 @@ fn check_options(options: &Options) -> Result<(), Status> {
             errors.push(FieldError::not_supported(&path, p, &known));
         }
     }
-    if errors.is_empty() {
-        return Ok(());
+    if options.ignore_read_errors == Some(true) {
+        let beside = [
+            (!options.dry_run.is_empty(), "dryRun"),
+            (options.propagation_policy.is_some(), "propagationPolicy"),
+            (options.orphan_dependents.is_some(), "orphanDependents"),
+            (options.grace_period_seconds.is_some(), "gracePeriodSeconds"),
+            (options.preconditions.is_some(), "preconditions"),
+        ];
+        let beside = beside.into_iter().filter(|(is_set, _)| *is_set);
+        let why = beside.map(|(_, field)| format!("cannot be set together with .{field}"));
+        errors.extend(why.map(|why| unreadable::wrong(&why)));
     }
-    Err(Status::invalid(
-        &GroupKind::new("meta.k8s.io", "DeleteOptions"),
-        "",
-        &errors,
-    ))
+    match errors.is_empty() {
+        true => Ok(()),
+        false => Err(invalid(&errors)),
+    }
+}
+
+fn invalid(errors: &[FieldError]) -> Status {
+    let kind = GroupKind::new("meta.k8s.io", "DeleteOptions");
+    Status::invalid(&kind, "", errors)
 }
 
 fn preconditions(

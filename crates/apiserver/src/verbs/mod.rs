@@ -13,5 +13,6 @@ mod owners;
 pub mod paging;
 pub mod patch;
 mod unpatchable;
+mod unreadable;
 pub mod update;
 pub mod watch;
