@@ -71,13 +71,17 @@ impl Cluster {
         Api::all(self.client.clone())
     }
 
-    /// Puts a value in the place of a stored one, past the server; gives what was there.
-    async fn put(&self, key: &'static str, value: &[u8]) -> Vec<u8> {
+    /// Puts a value in the place of a stored one, or (none) removes it, past the server; gives what
+    /// was there.
+    async fn write(&self, key: &'static str, value: Option<&[u8]>) -> Option<Vec<u8>> {
         let before = self.store.get(key.into(), 0).await.expect("get");
-        let op = Op::Put {
-            key: key.into(),
-            value: value.to_vec().into(),
-            expires_after_seconds: None,
+        let op = match value {
+            Some(value) => Op::Put {
+                key: key.into(),
+                value: value.to_vec().into(),
+                expires_after_seconds: None,
+            },
+            None => Op::Delete { key: key.into() },
         };
         let txn = Txn {
             compare: Vec::new(),
@@ -85,7 +89,7 @@ impl Cluster {
         };
         let done = self.store.commit(txn).await.expect("commit");
         assert!(matches!(done, Outcome::Committed(_)), "{key}");
-        before.expect("a value").value.to_vec()
+        before.map(|kv| kv.value.to_vec())
     }
 }
 
@@ -278,7 +282,7 @@ async fn an_owner_that_cannot_be_read_is_not_gone() {
     sets.delete("gone", &DeleteParams::background())
         .await
         .expect("delete");
-    let good = c.put(ONE, b"?").await;
+    let good = c.write(ONE, Some(b"?")).await;
 
     let informers = c.informers();
     c.run(controllers::garbage::Garbage::new(
@@ -286,7 +290,7 @@ async fn an_owner_that_cannot_be_read_is_not_gone() {
         c.client.clone(),
     ));
     until(&maps, |all| !names(all).contains(&"of-gone".to_owned())).await;
-    c.put(ONE, &good).await;
+    c.write(ONE, good.as_deref()).await;
     let mark = owner(&gone, false);
     create(&maps, config_map("mark", &[mark])).await;
     let left = until(&maps, |all| !names(all).contains(&"mark".to_owned())).await;
@@ -302,28 +306,39 @@ async fn an_owner_that_cannot_be_read_is_not_gone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_namespace_does_not_go_over_what_cannot_be_read() {
     const A: &str = "/registry/configmaps/n/a";
+    const DEFINITION: &str = "/registry/apiextensions.k8s.io/customresourcedefinitions/as.x.io";
     let c = cluster().await;
     let namespaces: Api<Namespace> = c.all();
     create(&namespaces, json!({ "metadata": { "name": "n" } })).await;
     let maps: Api<ConfigMap> = c.api("n");
     create(&maps, config_map("a", &[])).await;
-    let good = c.put(A, b"?").await;
+    // A definition that nobody can read may be one of a kind that the namespace has objects of.
+    let good = c.write(A, Some(b"?")).await;
+    c.write(DEFINITION, Some(b"?")).await;
     namespaces
         .delete("n", &DeleteParams::default())
         .await
         .expect("delete");
-    let fails = |n: &Namespace| {
+    let fails = |n: &Namespace, what: &str| {
         let conditions = n.status.as_ref().and_then(|s| s.conditions.as_ref());
-        conditions
-            .into_iter()
-            .flatten()
-            .any(|c| c.type_ == "NamespaceDeletionContentFailure" && c.status == "True")
+        let mut all = conditions.into_iter().flatten();
+        n.name_any() == "n" && all.any(|c| c.type_ == what && c.status == "True")
     };
+    let (content, discovery) = (
+        "NamespaceDeletionContentFailure",
+        "NamespaceDeletionDiscoveryFailure",
+    );
     until(&namespaces, |all| {
-        all.iter().any(|n| n.name_any() == "n" && fails(n))
+        all.iter().any(|n| fails(n, content) && fails(n, discovery))
     })
     .await;
-    c.put(A, &good).await;
+    c.write(A, good.as_deref()).await;
+    until(&namespaces, |all| {
+        all.iter()
+            .any(|n| !fails(n, content) && fails(n, discovery))
+    })
+    .await;
+    c.write(DEFINITION, None).await;
     until(&namespaces, |all| !names(all).contains(&"n".to_owned())).await;
     let left = c.store.get(A.into(), 0).await.expect("get");
     assert!(left.is_none());

@@ -138,13 +138,14 @@ impl<'a> Admission<'a> {
     }
 
     /// What the kind's own rules may know, and the comparisons that keep true until the commit
-    /// what they and the plugins rely on. Asked for once the plugins have changed the object.
+    /// what they and the plugins rely on. Asked for once the plugins have changed the object. An error:
+    /// something of it cannot be read.
     pub fn context(
         &mut self,
         object: &Value,
         old: Option<&Value>,
         subresource: &'a str,
-    ) -> (Context<'a>, Vec<Compare>) {
+    ) -> Result<(Context<'a>, Vec<Compare>), Status> {
         let call = self.call;
         let (mut read, mut compare) = (BTreeMap::new(), std::mem::take(&mut self.relied));
         for r in call.row.strategy.reads(object, old) {
@@ -152,7 +153,10 @@ impl<'a> Admission<'a> {
                 continue;
             };
             let key = row.key(&r.namespace, &r.name);
-            let found = call.state.cache().of(row).and_then(|c| c.get(&key));
+            let found = match call.state.cache().of(row) {
+                Some(cache) => cache.find(&key)?,
+                None => None,
+            };
             let revision = found.as_ref().map_or(0, |o| o.revision);
             compare.push(Compare::ModRevision(State::store_key(row, &key), revision));
             if let Some(o) = found {
@@ -172,7 +176,7 @@ impl<'a> Admission<'a> {
             dry_run: self.dry_run,
             families: call.state.settings().service_cidrs.of_services(),
         };
-        (context, compare)
+        Ok((context, compare))
     }
 
     /// Reads what the plugins need, once for both steps.

@@ -166,7 +166,7 @@ async fn attempt(
     registry::gated::drop_disabled(row, &mut object, None, features)
         .into_iter()
         .for_each(|w| call.warn(w));
-    let (cx, reads) = admission.context(&object, None, "");
+    let (cx, reads) = admission.context(&object, None, "")?;
     row.strategy.prepare_create(&mut object, &cx);
     codec::settle(row, &mut object);
     let rule = |n: &str, generate| row.strategy.validate_name(n, generate);

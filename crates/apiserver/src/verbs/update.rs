@@ -197,7 +197,7 @@ impl Write<'_> {
         };
         self.mutate(&mut admission, &mut new).await?;
         owners::once(call, &mut new, true);
-        let (cx, reads) = admission.context(&new, Some(old), self.hooks());
+        let (cx, reads) = admission.context(&new, Some(old), self.hooks())?;
         if !self.bare() {
             row.strategy.prepare_update(&mut new, old, &cx);
             if self.subresource == "status" {

@@ -6,7 +6,7 @@ pub mod plan;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use client::discovery::{Discovery, Served};
+use client::discovery::{DiscoveredResources, Discovery, Served};
 use client::{Change, Informer, Informers};
 use control::action::Target;
 use control::{Controller, Plan, Watches};
@@ -52,6 +52,10 @@ impl Namespaces {
             Err(e) => return Content::unknown(e.to_string()),
         };
         let mut content = Content::of(&found);
+        if let Err(e) = definitions(client, &found).await {
+            let failure = &mut content.round.discovery_failure;
+            failure.get_or_insert_with(|| e.to_string());
+        }
         let (pods, rest) = plan::content(&found);
         if let Some(served) = pods {
             let pods = pods_of(client, name).await;
@@ -73,6 +77,19 @@ impl Namespaces {
         }
         content
     }
+}
+
+/// Whether all definitions of kinds can be read. Those of others are not discovered, and what there is
+/// of their objects would be left behind.
+async fn definitions(client: &Client, found: &DiscoveredResources) -> Result<(), kube::Error> {
+    let is_it = |s: &&Served| s.is("apiextensions.k8s.io", "customresourcedefinitions");
+    let Some(served) = found.served.iter().find(is_it) else {
+        return Ok(());
+    };
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &served.resource);
+    // One says it of all.
+    let some = api.list_metadata(&ListParams::default().limit(1)).await;
+    some.map(drop)
 }
 
 async fn pods_of(client: &Client, namespace: &str) -> Result<plan::Items, kube::Error> {
