@@ -124,7 +124,10 @@ pub async fn turn(loopback: &Loopback, known: &mut Rows) -> Result<bool, Status>
         }
     }
     for facts in all.iter().filter(|f| f.is_terminating) {
-        done &= clean(loopback, facts).await?;
+        done &= clean(loopback, facts).await.unwrap_or_else(|s| {
+            tracing::warn!("{}: its objects: {s}", facts.name);
+            false
+        });
     }
     let seen = stored.iter().zip(all);
     let seen = seen.filter(|(_, facts)| !next.contains_key(&facts.name));
@@ -250,7 +253,8 @@ async fn compiled(state: State, name: &str, crd: Value) -> Option<Row> {
 async fn clean(loopback: &Loopback, facts: &Facts) -> Result<bool, Status> {
     let group = facts.group.as_str();
     let resource = facts.accepted["plural"].as_str().unwrap_or_default();
-    let mut objects = loopback.state.lookup_all(group, resource, "");
+    // One that cannot be read would be left behind.
+    let mut objects = loopback.state.all_of(group, resource, "")?;
     while !objects.is_empty() {
         let before = objects.len();
         for object in objects.iter().take(DELETED_AT_ONCE) {
@@ -260,7 +264,7 @@ async fn clean(loopback: &Loopback, facts: &Facts) -> Result<bool, Status> {
             .state
             .catch_up(loopback.state.cache().revision())
             .await?;
-        objects = loopback.state.lookup_all(group, resource, "");
+        objects = loopback.state.all_of(group, resource, "")?;
         if objects.len() >= before {
             // Held by finalizers of others.
             return Ok(false);
