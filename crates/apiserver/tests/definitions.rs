@@ -3,12 +3,15 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use apiserver::ApiServer;
+use bytes::Bytes;
 use common::{ask, get, post, raw, request, server};
 use http::Method;
 use serde_json::{Value, json};
+use store::{Embedded, Op, Options, Outcome, Store, Txn};
 use tokio_util::sync::CancellationToken;
 
 const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
@@ -263,6 +266,61 @@ async fn a_custom_kind_lives() {
     install(&server).await;
     let (_, list) = get(&server, SHIPS).await;
     assert_eq!(list["items"], json!([]), "nothing of before is left");
+}
+
+/// A second definition that goes says when the first was looked at.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_stays_while_an_object_of_its_kind_cannot_be_read() {
+    const STORED: &str = "/registry/sea.example.com/ships/default/argo";
+    const OTHER: &str =
+        "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/zones.sea.example.com";
+    let dir = tempfile::tempdir().expect("folder");
+    let store = Arc::new(Embedded::open(dir.path(), Options::default()).expect("store"));
+    let config = common::open_config();
+    let server = ApiServer::new(config, store.clone(), CancellationToken::new())
+        .await
+        .expect("the store is readable");
+    server.bootstrap().await.expect("first objects");
+    install(&server).await;
+    let (code, made) = post(&server, SHIPS, argo()).await;
+    assert_eq!(code, 201, "{made}");
+    let mut other = definition();
+    other["metadata"]["name"] = "zones.sea.example.com".into();
+    other["spec"]["names"] = json!({ "plural": "zones", "kind": "Zone" });
+    let (code, made) = post(&server, CRDS, other).await;
+    assert_eq!(code, 201, "{made}");
+    until(&server, OTHER, |_, crd| {
+        condition(crd, "Established")["status"] == "True"
+    })
+    .await;
+
+    let put = async |value: Bytes| {
+        let op = Op::Put {
+            key: STORED.into(),
+            value,
+            expires_after_seconds: None,
+        };
+        let txn = Txn {
+            compare: Vec::new(),
+            ops: vec![op],
+        };
+        let done = store.commit(txn).await.expect("written");
+        assert!(matches!(done, Outcome::Committed(_)));
+    };
+    let found = store.get(STORED.into(), 0).await.expect("get");
+    let good = found.expect("it is stored").value;
+    put("?".into()).await;
+    for crd in [CRD, OTHER] {
+        let (code, gone) = ask(&server, Method::DELETE, crd, Value::Null).await;
+        assert_eq!(code, 200, "{gone}");
+    }
+    until(&server, OTHER, |code, _| code == 404).await;
+    let (code, crd) = get(&server, CRD).await;
+    assert_eq!(code, 200, "{crd}");
+    put(good).await;
+    until(&server, CRD, |code, _| code == 404).await;
+    let left = store.get(STORED.into(), 0).await.expect("get");
+    assert!(left.is_none(), "{left:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
