@@ -4,15 +4,23 @@
 mod common;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use apiserver::storage::Upstream;
 use apiserver::{ApiServer, Config};
 use bytes::Bytes;
+use common::memory::Checked;
 use common::ships::watch;
 use common::{ask, get, post};
+use futures::StreamExt;
+use futures::future::BoxFuture;
 use http::Method;
 use serde_json::{Value, json};
-use store::{Embedded, Op, Options, Outcome, Store, Txn};
+use store::{
+    Embedded, KeyValue, Layer, Op, Options, Outcome, RangePage, Result, Revision, Store, Txn,
+    WatchStream,
+};
 use tokio_util::sync::CancellationToken;
 
 const CMS: &str = "/api/v1/namespaces/default/configmaps";
@@ -319,4 +327,107 @@ async fn with_the_gate_it_can_be_removed() {
     }
     let said = remove(&gated, &torn, json!({})).await;
     assert_eq!(reason(&said), (422, "Invalid"), "{said:?}");
+}
+
+/// A store whose keys may be away: then a value cannot be read, though nobody has changed it.
+struct Locked {
+    inner: Arc<Checked>,
+    is_locked: Arc<AtomicBool>,
+}
+
+fn seen(is_locked: &AtomicBool, mut kv: KeyValue) -> KeyValue {
+    if is_locked.load(Ordering::Relaxed) && kv.key == TORN {
+        kv.value = "k8s:enc:kms:v2:away:?".into();
+    }
+    kv
+}
+
+impl Layer for Locked {
+    fn below(&self) -> &dyn Store {
+        &*self.inner
+    }
+
+    fn get(&self, key: Bytes, at: Revision) -> BoxFuture<'_, Result<Option<KeyValue>>> {
+        Box::pin(async move {
+            let found = self.below().get(key, at).await?;
+            Ok(found.map(|kv| seen(&self.is_locked, kv)))
+        })
+    }
+
+    fn range(
+        &self,
+        prefix: Bytes,
+        start: Bytes,
+        limit: usize,
+        at: Revision,
+    ) -> BoxFuture<'_, Result<RangePage>> {
+        Box::pin(async move {
+            let mut page = self.below().range(prefix, start, limit, at).await?;
+            let items = std::mem::take(&mut page.items).into_iter();
+            page.items = items.map(|kv| seen(&self.is_locked, kv)).collect();
+            Ok(page)
+        })
+    }
+
+    fn watch(&self, prefix: Bytes, after: Revision) -> BoxFuture<'_, Result<WatchStream>> {
+        let is_locked = self.is_locked.clone();
+        Box::pin(async move {
+            let stream = self.below().watch(prefix, after).await?;
+            let shown = stream.map(move |batch| {
+                batch.map(|mut batch| {
+                    for event in &mut batch.events {
+                        event.kv = seen(&is_locked, event.kv.clone());
+                    }
+                    batch
+                })
+            });
+            Ok(shown.boxed())
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_is_served_again_when_its_key_is_back() {
+    let is_locked = Arc::new(AtomicBool::new(false));
+    let store = Arc::new(Locked {
+        inner: Checked::new(),
+        is_locked: is_locked.clone(),
+    });
+    let start = async || {
+        let config = common::open_config();
+        ApiServer::new(config, store.clone(), CancellationToken::new())
+            .await
+            .expect("the store is readable")
+    };
+    let server = start().await;
+    server.bootstrap().await.expect("first objects");
+    let (code, made) = post(&server, CMS, map("torn")).await;
+    assert_eq!(code, 201, "{made}");
+    is_locked.store(true, Ordering::Relaxed);
+    let uri = format!("{CMS}/torn");
+    let change = json!({ "data": { "a": "b" } });
+    let (code, changed) = ask(&server, Method::PATCH, &uri, change).await;
+    assert_eq!(code, 200, "{changed}");
+    let late = start().await;
+    for server in [&server, &late] {
+        let said = get(server, &uri).await;
+        assert_eq!(reason(&said), (500, "InternalError"), "{said:?}");
+    }
+    is_locked.store(false, Ordering::Relaxed);
+    for server in [&server, &late] {
+        let mut said = get(server, &uri).await;
+        for _ in 0..60 {
+            if said.0 == 200 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            said = get(server, &uri).await;
+        }
+        assert_eq!(
+            (said.0, &said.1["data"]["a"]),
+            (200, &json!("b")),
+            "{said:?}"
+        );
+        assert!(names(server).await.contains(&"torn".to_owned()));
+    }
 }
