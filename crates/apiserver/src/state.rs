@@ -124,6 +124,9 @@ impl State {
         let configurations = Arc::new(Configurations::default());
         let observers = Arc::new(Both(access.clone(), configurations.clone()));
         let cache = Cache::start(store.clone(), rows, observers, stop.clone()).await?;
+        if settings.features.on("DetectCacheInconsistency") {
+            tokio::spawn(cache.clone().compare_with_store(stop.clone()));
+        }
         let draining = stop.child_token();
         let (watched, door) = (cache.clone(), draining.clone());
         tokio::spawn(async move {

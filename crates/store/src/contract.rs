@@ -144,6 +144,21 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
         at: Revision,
     ) -> BoxFuture<'_, Result<RangePage>>;
+    /// The keys that [`Store::range`] finds, each with its mod revision; none where none follow. For
+    /// comparisons: values are not looked at.
+    fn revisions(
+        &self,
+        prefix: Bytes,
+        start: Bytes,
+        limit: usize,
+        at: Revision,
+    ) -> BoxFuture<'_, Result<Vec<(Bytes, Revision)>>> {
+        Box::pin(async move {
+            let page = self.range(prefix, start, limit, at).await?;
+            let items = page.items.into_iter();
+            Ok(items.map(|kv| (kv.key, kv.mod_revision)).collect())
+        })
+    }
     /// Changes under `prefix` after revision `after` (exclusive).
     fn watch(&self, prefix: Bytes, after: Revision) -> BoxFuture<'_, Result<WatchStream>>;
     /// The newest durable revision (linearizable).

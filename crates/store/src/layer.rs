@@ -31,6 +31,16 @@ pub trait Layer: Send + Sync + 'static {
         self.below().range(prefix, start, limit, at)
     }
 
+    fn revisions(
+        &self,
+        prefix: Bytes,
+        start: Bytes,
+        limit: usize,
+        at: Revision,
+    ) -> BoxFuture<'_, Result<Vec<(Bytes, Revision)>>> {
+        self.below().revisions(prefix, start, limit, at)
+    }
+
     fn watch(&self, prefix: Bytes, after: Revision) -> BoxFuture<'_, Result<WatchStream>> {
         self.below().watch(prefix, after)
     }
@@ -77,6 +87,16 @@ impl<L: Layer> Store for L {
         at: Revision,
     ) -> BoxFuture<'_, Result<RangePage>> {
         Layer::range(self, prefix, start, limit, at)
+    }
+
+    fn revisions(
+        &self,
+        prefix: Bytes,
+        start: Bytes,
+        limit: usize,
+        at: Revision,
+    ) -> BoxFuture<'_, Result<Vec<(Bytes, Revision)>>> {
+        Layer::revisions(self, prefix, start, limit, at)
     }
 
     fn watch(&self, prefix: Bytes, after: Revision) -> BoxFuture<'_, Result<WatchStream>> {

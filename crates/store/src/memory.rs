@@ -140,6 +140,17 @@ impl Store for Memory {
         Box::pin(ready(self.0.with(page)))
     }
 
+    fn revisions(
+        &self,
+        prefix: Bytes,
+        start: Bytes,
+        limit: usize,
+        at: Revision,
+    ) -> BoxFuture<'_, Result<Vec<(Bytes, Revision)>>> {
+        let page = |inner: &mut Inner, _| inner.state.revisions(&prefix, start, limit, at);
+        Box::pin(ready(self.0.with(page)))
+    }
+
     fn watch(&self, prefix: Bytes, after: Revision) -> BoxFuture<'_, Result<WatchStream>> {
         let can_start = self.0.with(|inner, _| inner.state.can_watch(after));
         let stream = |()| cursor::stream(self.0.clone(), self.0.newest.subscribe(), prefix, after);

@@ -260,6 +260,27 @@ impl State {
         })
     }
 
+    /// The keys of [`State::range`] with the revisions of what they hold.
+    pub fn revisions(
+        &self,
+        prefix: &Bytes,
+        start: Bytes,
+        limit: usize,
+        at: Revision,
+    ) -> Result<Vec<(Bytes, Revision)>> {
+        let revision = self.check(at)?;
+        let from = start.max(prefix.clone());
+        let from: (Bound<&[u8]>, Bound<&[u8]>) = (Bound::Included(&from), Bound::Unbounded);
+        let limit = if limit == 0 { usize::MAX } else { limit };
+        let all = self.keys.range::<[u8], _>(from);
+        let all = all.take_while(|(k, _)| k.starts_with(prefix));
+        let live = all.filter_map(|(key, versions)| {
+            let shown = versions.at(revision).filter(|v| v.value.is_some())?;
+            Some((Bytes::copy_from_slice(key), shown.at))
+        });
+        Ok(live.take(limit).collect())
+    }
+
     /// Batches after a revision that are still held.
     pub fn since(&self, after: Revision) -> Result<Vec<Arc<Batch>>> {
         if after < self.oldest {

@@ -1,6 +1,7 @@
 //! The watch cache: one watch over the whole store feeds one [`ResourceCache`] per resource.
 //! Reads and watches are served from here; nothing here decodes for a reader.
 
+mod consistency;
 mod event;
 mod just_written;
 mod live;

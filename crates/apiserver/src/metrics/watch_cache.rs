@@ -30,6 +30,7 @@ struct All {
     undecoded: Counters<2>,
     waits: Histograms<2>,
     consistent: Counters<4>,
+    compared: Counters<3>,
     lists: Counters<3>,
     fetched: Counters<3>,
     returned: Counters<2>,
@@ -91,6 +92,11 @@ static ALL: LazyLock<All> = LazyLock::new(|| {
             "apiserver_watch_cache_consistent_read_total",
             "Reads of the newest state, from the watch cache or, as a fallback, from the store",
             ["group", "resource", "success", "fallback"],
+        ),
+        compared: Counters::new(
+            "apiserver_storage_consistency_checks_total",
+            "Comparisons of the watch cache with the store, by what came of them",
+            ["group", "resource", "status"],
         ),
         lists: Counters::new(
             "apiserver_cache_list_total",
@@ -271,6 +277,13 @@ impl CacheFigures {
         };
     }
 
+    /// The cache was compared with the store: `success` where they hold the same, `failure` where they
+    /// do not, `error` where that could not be found out.
+    pub fn compared(&self, status: &str) {
+        let [group, resource] = self.of();
+        ALL.compared.add([group, resource, status]);
+    }
+
     /// A list looked at so many objects and has so many of them.
     pub fn listed(&self, from: ListedFrom, fetched: usize, returned: usize) {
         let (fetched, returned) = (fetched as u64, returned as u64);
@@ -360,6 +373,7 @@ mod tests {
         figures.read_newest(true, false);
         figures.read_newest(true, true);
         figures.read_newest(false, true);
+        figures.compared("success");
         figures.listed(ListedFrom::Cache(None), 5, 2);
         figures.listed(ListedFrom::Cache(node), 1, 1);
         figures.read_from_store(8);
@@ -388,6 +402,7 @@ mod tests {
             format!(
                 "apiserver_watch_cache_consistent_read_total{own},success=\"false\",fallback=\"true\"}} 1"
             ),
+            format!("apiserver_storage_consistency_checks_total{own},status=\"success\"}} 1"),
             format!("apiserver_cache_list_total{own},index=\"\"}} 1"),
             format!("apiserver_cache_list_total{own},index=\"f:spec.nodeName\"}} 1"),
             format!("apiserver_cache_list_fetched_objects_total{own},index=\"\"}} 5"),

@@ -82,6 +82,17 @@ impl Store for Bounded {
         Box::pin(self.timed("list", WHOLE, self.inner.range(prefix, start, limit, at)))
     }
 
+    fn revisions(
+        &self,
+        prefix: Bytes,
+        start: Bytes,
+        limit: usize,
+        at: Revision,
+    ) -> BoxFuture<'_, Result<Vec<(Bytes, Revision)>>> {
+        let found = self.inner.revisions(prefix, start, limit, at);
+        Box::pin(self.timed("list", WHOLE, found))
+    }
+
     /// The stream itself has no end; the cache sees to it that it goes on.
     fn watch(&self, prefix: Bytes, after: Revision) -> BoxFuture<'_, Result<WatchStream>> {
         Box::pin(self.timed("watch", POINT, self.inner.watch(prefix, after)))

@@ -188,6 +188,18 @@ impl Store for Embedded {
         ))
     }
 
+    fn revisions(
+        &self,
+        prefix: Bytes,
+        start: Bytes,
+        limit: usize,
+        at: Revision,
+    ) -> BoxFuture<'_, Result<Vec<(Bytes, Revision)>>> {
+        let state = self.shared.state.read();
+        let found = state.revisions(&prefix, start, limit, at);
+        Box::pin(std::future::ready(found))
+    }
+
     fn watch(&self, prefix: Bytes, after: Revision) -> BoxFuture<'_, Result<WatchStream>> {
         let can_start = self.shared.state.read().can_watch(after);
         let stream = |()| cursor::stream(self.shared.clone(), self.newest(), prefix, after);

@@ -90,6 +90,20 @@ async fn many_keys_come_in_pages_at_one_revision(store: &Arc<dyn Store>) {
             start = [&last[..], b"\0"].concat().into();
         }
         assert_eq!(got, whole.items, "in order, each once");
+        let (mut start, mut revisions) = (bytes("many/"), Vec::new());
+        loop {
+            let page = store.revisions(bytes("many/"), start, 299, whole.revision);
+            let page = page.await.expect("page");
+            let Some((last, _)) = page.last() else {
+                break;
+            };
+            assert!(page.len() <= 299);
+            start = [&last[..], b"\0"].concat().into();
+            revisions.extend(page);
+        }
+        let items = whole.items.into_iter();
+        let wanted: Vec<_> = items.map(|kv| (kv.key, kv.mod_revision)).collect();
+        assert_eq!(revisions, wanted, "keys and revisions alone");
     }
     let large = store
         .range(bytes("many/"), bytes("many/0005"), 700, full)
