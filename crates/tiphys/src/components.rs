@@ -443,8 +443,18 @@ pub async fn scheduler(args: SchedulerArgs) -> Result<()> {
     run_scheduler(client, informers, file, election, stop).await
 }
 
+/// Refuses what no pod's status can say: a node has one address, or one of each family.
+pub fn check_node_ips(ips: &[IpAddr]) -> Result<()> {
+    let same = matches!(ips, [a, b] if a.is_ipv4() == b.is_ipv4());
+    if ips.len() > 2 || same {
+        bail!("--node-ip: one address, or one of each family");
+    }
+    Ok(())
+}
+
 pub async fn kubelet(args: KubeletArgs) -> Result<()> {
     let stop = until_signal()?;
+    check_node_ips(&args.node_ip)?;
     let client = client::from_kubeconfig(&args.kubeconfig, "kubelet").await?;
     let own = *args.node_ip.first().context("--node-ip is missing")?;
     let name = args.hostname_override.unwrap_or_else(host_name);

@@ -119,12 +119,13 @@ pub struct SeenPod {
 }
 
 impl SeenPod {
-    /// As upstream: of a pod's addresses those of the family that the node is known by come first,
-    /// whatever order a network plugin has.
+    /// As upstream: of a pod's addresses the first of the family that the node is known by comes first,
+    /// then the first of the other one, whatever a network plugin gives. A status with more is refused.
     pub fn put_first(&mut self, node: IpAddr) {
         let other = |ip: &String| ip.contains(':') != node.is_ipv6();
         for sandbox in &mut self.sandboxes {
             sandbox.ips.sort_by_key(other);
+            sandbox.ips.dedup_by_key(|ip| ip.contains(':'));
         }
     }
 
@@ -323,6 +324,28 @@ fn tail(bytes: &[u8], limit: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pod_has_one_address_of_each_family() {
+        let all = ["fd00::2", "10.0.0.3", "fd00::1", "10.0.0.1"];
+        for (node, wanted) in [
+            ("192.0.2.1", ["10.0.0.3", "fd00::2"]),
+            ("2001:db8::1", ["fd00::2", "10.0.0.3"]),
+        ] {
+            let mut seen = SeenPod {
+                sandboxes: vec![SeenSandbox {
+                    id: "s".to_owned(),
+                    attempt: 0,
+                    ready: true,
+                    created_at: None,
+                    ips: all.map(str::to_owned).to_vec(),
+                }],
+                ..SeenPod::default()
+            };
+            seen.put_first(node.parse().unwrap());
+            assert_eq!(seen.sandboxes[0].ips, wanted);
+        }
+    }
 
     #[test]
     fn only_the_end_of_an_ordinary_file_is_read() {

@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::balancer::{self, Front, ServersFlag};
-use crate::components::{KubeletFlags, ProxyFlags, allow_open_files, until_signal};
+use crate::components::{KubeletFlags, ProxyFlags, allow_open_files, check_node_ips, until_signal};
 use crate::flags::Ranges;
 use crate::image;
 use crate::machine::host_name;
@@ -235,10 +235,7 @@ fn node_ips(args: &AgentArgs, server: &str) -> Result<Vec<IpAddr>> {
             .find_map(|far| own_address(far.into()).ok());
         ips.extend(other);
     }
-    let same = |ips: &[IpAddr]| matches!(ips, [a, b] if a.is_ipv4() == b.is_ipv4());
-    if ips.len() > 2 || same(&ips) {
-        bail!("--node-ip: one address, or one of each family");
-    }
+    check_node_ips(&ips)?;
     Ok(ips)
 }
 
