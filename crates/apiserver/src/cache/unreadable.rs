@@ -1,6 +1,6 @@
 //! Stored values that cannot be read: bytes that make up an object of no kind, and what no key opens.
-//! They are not left out silently: who asks for one, or for a list that it would be in, gets an error until the
-//! store has it mended or no longer. It decides nothing about who waits for that.
+//! They are not left out silently: who asks for one, or for a list that it would be in, gets an error
+//! until the store has it mended or no longer. Who waits for that is not known here.
 
 use std::sync::Arc;
 
