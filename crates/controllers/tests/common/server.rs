@@ -1,4 +1,5 @@
 //! The real API server in the test's process, with the controllers that a test starts beside it.
+#![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -13,7 +14,6 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 /// A server that allows everything; it ends with this value.
 pub struct Cluster {
     pub client: Client,
-    #[allow(dead_code, reason = "few tests look below the server")]
     pub store: Arc<dyn store::Store>,
     stop: CancellationToken,
     _end: DropGuard,
