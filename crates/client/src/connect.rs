@@ -1,21 +1,24 @@
 //! Clients of the API server: from a kubeconfig, from its parts, or to a server in this process.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use clock::Instant;
 use http::header::USER_AGENT;
 use http::{HeaderValue, Request, Response};
 use kube::client::Body;
 use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use parking_lot::Mutex;
 use tower::{BoxError, Service};
+use wire::followed::{FollowedFiles, LOOK_EVERY};
 use wire::pki::Pair;
 
-use crate::Accounts;
 use crate::refusals::counted;
+use crate::{Accounts, Swap};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -53,31 +56,103 @@ fn finish(mut config: Config, agent: &str) -> Result<Client, ConnectError> {
     Ok(Client::try_from(config)?)
 }
 
-async fn read(path: &Path) -> Result<Config, ConnectError> {
+/// What a kubeconfig says.
+#[derive(Clone)]
+struct Said {
+    config: Config,
+    /// Where the server's authority lies and what is there, where it has a file of its own.
+    authority: Option<(PathBuf, Vec<u8>)>,
+}
+
+async fn read(path: &Path) -> Result<Said, ConnectError> {
     let wrong = |why: String| ConnectError::Kubeconfig {
         path: path.display().to_string(),
         why,
     };
     let file = Kubeconfig::read_from(path).map_err(|e| wrong(e.to_string()))?;
-    Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+    // Before the configuration reads it: what is written meanwhile is found by the first look.
+    let authority = match authority_file(&file) {
+        None => None,
+        Some(of) => match std::fs::read(&of) {
+            Ok(pem) => Some((of, pem)),
+            Err(e) => return Err(wrong(format!("{}: {e}", of.display()))),
+        },
+    };
+    let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
         .await
-        .map_err(|e| wrong(e.to_string()))
+        .map_err(|e| wrong(e.to_string()))?;
+    Ok(Said { config, authority })
+}
+
+/// The file of the current cluster's authority; none where the kubeconfig itself holds it.
+fn authority_file(file: &Kubeconfig) -> Option<PathBuf> {
+    let current = file.current_context.as_ref()?;
+    let context = file.contexts.iter().find(|c| c.name == *current)?;
+    let cluster = &context.context.as_ref()?.cluster;
+    let cluster = file.clusters.iter().find(|c| c.name == *cluster)?;
+    let cluster = cluster.cluster.as_ref()?;
+    if cluster.certificate_authority_data.is_some() {
+        return None;
+    }
+    cluster.certificate_authority.as_ref().map(PathBuf::from)
+}
+
+/// Certificates (PEM) as a configuration has them.
+fn authorities(pem: &[u8]) -> Result<Vec<Vec<u8>>, ConnectError> {
+    let blocks = ::pem::parse_many(pem).map_err(|e| ConnectError::Ca(e.to_string()))?;
+    Ok(blocks.into_iter().map(::pem::Pem::into_contents).collect())
+}
+
+/// A client that takes the server's authority from its file again when it has changed: requests that
+/// come then have new connections, those that run go on. Requests look, `every` so often at most.
+fn following(said: Said, agent: &str, every: Duration) -> Result<Client, ConnectError> {
+    let Said { config, authority } = said;
+    let first = finish(config.clone(), agent)?;
+    let Some(file) = authority else {
+        return Ok(first);
+    };
+    let swap = Swap::new(first);
+    let (place, agent) = (swap.clone(), agent.to_owned());
+    let apply = move |found: &[Vec<u8>]| {
+        let pem = found.first().map(Vec::as_slice).unwrap_or_default();
+        let all = authorities(pem).map_err(|e| e.to_string())?;
+        if all.is_empty() {
+            return Err("it holds no certificate".to_owned());
+        }
+        let mut next = config.clone();
+        next.root_cert = Some(all);
+        place.exchange(finish(next, &agent).map_err(|e| e.to_string())?);
+        Ok(())
+    };
+    let files = FollowedFiles::new("the server's authority", vec![file], apply);
+    let looked = Mutex::new((files, Instant::now()));
+    Ok(swap.client_after(move || {
+        let mut looked = looked.lock();
+        if looked.1.elapsed() >= every {
+            looked.0.look();
+            looked.1 = Instant::now();
+        }
+    }))
 }
 
 /// A client as a kubeconfig says. `agent` names the component to the server.
 pub async fn from_kubeconfig(path: &Path, agent: &str) -> Result<Client, ConnectError> {
-    Ok(counted(finish(read(path).await?, agent)?, agent))
+    let client = following(read(path).await?, agent, LOOK_EVERY)?;
+    Ok(counted(client, agent))
 }
 
 /// As [`from_kubeconfig`], for a component whose parts act as service accounts: the kubeconfig's
 /// user reads, and asks for their tokens.
 pub async fn accounts_of(path: &Path, agent: &str) -> Result<Accounts, ConnectError> {
-    let config = read(path).await?;
-    let mut bare = config.clone();
-    bare.auth_info = AuthInfo::default();
-    let own = counted(finish(config, agent)?, agent);
+    let said = read(path).await?;
+    let mut bare = said.clone();
+    bare.config.auth_info = AuthInfo::default();
+    let own = counted(following(said, agent, LOOK_EVERY)?, agent);
     // Its refusals are reported by the account that uses it.
-    Ok(Accounts::by_tokens(own, finish(bare, agent)?))
+    Ok(Accounts::by_tokens(
+        own,
+        following(bare, agent, LOOK_EVERY)?,
+    ))
 }
 
 /// A client of `server` (`https://host:port`), trusting the CA alone.
@@ -91,8 +166,7 @@ pub async fn from_parts(
         .parse()
         .map_err(|_| ConnectError::Server(server.to_owned()))?;
     let mut config = Config::new(url);
-    let blocks = ::pem::parse_many(ca_pem).map_err(|e| ConnectError::Ca(e.to_string()))?;
-    config.root_cert = Some(blocks.into_iter().map(::pem::Pem::into_contents).collect());
+    config.root_cert = Some(authorities(ca_pem.as_bytes())?);
     match credential {
         Credential::Certificate(pair) => {
             config.auth_info.client_certificate_data = Some(STANDARD.encode(&pair.cert_pem));
@@ -135,8 +209,7 @@ pub fn of_web(web: Web<'_>) -> Result<Client, ConnectError> {
     config.accept_invalid_certs = web.insecure;
     config.tls_server_name = web.server_name;
     if let Some(pem) = web.authorities {
-        let blocks = ::pem::parse_many(pem).map_err(|e| ConnectError::Ca(e.to_string()))?;
-        config.root_cert = Some(blocks.into_iter().map(::pem::Pem::into_contents).collect());
+        config.root_cert = Some(authorities(&pem)?);
     }
     if let Some((certificate, key)) = web.identity {
         config.auth_info.client_certificate_data = Some(STANDARD.encode(certificate));
@@ -162,7 +235,11 @@ mod tests {
     use std::io::{BufRead, BufReader, Write};
     use std::net::TcpListener;
 
+    use http_body_util::Full;
     use k8s_openapi::api::core::v1::Namespace;
+    use serde_json::json;
+    use tokio_util::sync::CancellationToken;
+    use wire::pki::{Ca, Subject};
 
     use super::*;
 
@@ -198,5 +275,61 @@ mod tests {
         let mut end = std::net::TcpStream::connect(address).expect("connect");
         end.write_all(b"end\n").expect("end");
         assert_eq!(server.await.expect("server"), 1);
+    }
+
+    async fn answers(client: &Client) -> bool {
+        let request = Request::get("/version").body(Vec::new());
+        client.request_text(request.expect("request")).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn an_authority_that_is_rotated_is_taken_from_its_file() {
+        #[expect(clippy::disallowed_methods, reason = "certificates for real peers")]
+        let now = clock::Clock::system().seconds();
+        let dir = tempfile::tempdir().expect("folder");
+        let (kubeconfig, ca) = (dir.path().join("kubeconfig"), dir.path().join("ca.crt"));
+        let [one, two] = ["one", "two"].map(|name| Ca::generate(name, now).expect("ca"));
+        let serving = |ca: &Ca| {
+            let ip = std::net::Ipv4Addr::LOCALHOST.into();
+            let subject = Subject::server("s", &["localhost"], &[ip]);
+            ca.issue(&subject, now, 1).expect("a certificate")
+        };
+        let identity = wire::tls::Identity::new(&serving(&one)).expect("identity");
+        let tls = wire::tls::server_config_of(&identity, None).expect("tls");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0");
+        let listener = listener.await.expect("port");
+        let address = listener.local_addr().expect("address");
+        let handle =
+            |_: Request<wire::serve::RequestBody>| async { Response::new(Full::new(Bytes::new())) };
+        // It ends with the test.
+        let end = CancellationToken::new();
+        tokio::spawn(wire::serve::serve(listener, tls, handle, end));
+        let text = json!({
+            "current-context": "c",
+            "contexts": [{ "name": "c", "context": { "cluster": "c", "user": "u" } }],
+            "clusters": [{ "name": "c", "cluster": {
+                "server": format!("https://{address}"), "certificate-authority": "ca.crt",
+            }}],
+            "users": [{ "name": "u", "user": {} }],
+        });
+        std::fs::write(&kubeconfig, text.to_string()).expect("a file");
+        let put = |pem: &str| std::fs::write(&ca, pem).expect("a file");
+        put(&one.pair.cert_pem);
+        let said = read(&kubeconfig).await.expect("a kubeconfig");
+        let stale = following(said.clone(), "test", Duration::MAX).expect("a client");
+        let client = following(said, "test", Duration::ZERO).expect("a client");
+        assert!(answers(&client).await);
+
+        identity.exchange(&serving(&two)).expect("identity");
+        assert!(!answers(&stale).await, "nobody signed for this authority");
+        put(&two.pair.cert_pem);
+        assert!(answers(&client).await);
+        let next = from_kubeconfig(&kubeconfig, "test")
+            .await
+            .expect("a client");
+        assert!(answers(&next).await);
+        // What is no authority changes nothing.
+        put("nothing");
+        assert!(answers(&client).await);
     }
 }

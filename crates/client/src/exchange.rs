@@ -24,8 +24,14 @@ impl Swap {
 
     /// The client that components use.
     pub fn client(&self) -> Client {
+        self.client_after(|| {})
+    }
+
+    /// As [`Self::client`]; before each request `look` may exchange it.
+    pub(crate) fn client_after(&self, look: impl Fn() + Send + 'static) -> Client {
         let (held, namespace) = (self.0.clone(), self.0.read().default_namespace().to_owned());
         let service = tower::service_fn(move |request: Request<Body>| {
+            look();
             let now = held.read().clone();
             async move { now.send(request).await }
         });

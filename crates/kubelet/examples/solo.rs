@@ -233,7 +233,7 @@ fn merge(into: &mut Value, patch: &Value) {
 /// A certificate for the kubelet's port, and one for whoever asks, in the folder.
 fn certificates(
     folder: &std::path::Path,
-) -> Result<kubelet::config::ServingTls, Box<dyn std::error::Error>> {
+) -> Result<wire::tls::ServerTls, Box<dyn std::error::Error>> {
     let now = clock::Clock::system().seconds();
     let ca = wire::pki::Ca::generate("solo", now)?;
     let server = ca.issue(
@@ -249,10 +249,7 @@ fn certificates(
     std::fs::create_dir_all(folder)?;
     std::fs::write(folder.join("client.crt"), &client.cert_pem)?;
     std::fs::write(folder.join("client.key"), &client.key_pem)?;
-    Ok(kubelet::config::ServingTls {
-        identity: Some(wire::tls::Identity::new(&server)?),
-        client_ca_pem: ca.pair.cert_pem.clone(),
-    })
+    Ok(wire::tls::server_config(&server, Some(&ca.pair.cert_pem))?.into())
 }
 
 #[tokio::main]
@@ -295,7 +292,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     config.runtime_endpoint = socket;
     config.cgroup_parent = parent;
     config.listen = Some("127.0.0.1:10250".parse()?);
-    config.tls = certificates(std::path::Path::new(&folder))?;
+    config.tls = Some(certificates(std::path::Path::new(&folder))?);
     config.cluster_dns = vec!["10.96.0.10".parse()?];
     let shutdown = tokio_util::sync::CancellationToken::new();
     let (clock, random) = (clock::Clock::system(), clock::Random::system());

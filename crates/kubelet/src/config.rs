@@ -15,15 +15,6 @@ use crate::static_pods::manifest::Source;
 use crate::topology::MemoryPolicy;
 use crate::topology::merge::Rules;
 
-/// The certificate and client authority of the kubelet's port.
-#[derive(Clone, Debug, Default)]
-pub struct ServingTls {
-    /// The server's certificate, which may be exchanged meanwhile.
-    pub identity: Option<wire::tls::Identity>,
-    /// Authority whose client certificates are believed, PEM.
-    pub client_ca_pem: String,
-}
-
 /// What the node declares to have. Absent parts are taken from the machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Capacity {
@@ -218,8 +209,9 @@ pub struct Config {
     pub enforced: Enforced,
     /// Address of the server; none starts none.
     pub listen: Option<SocketAddr>,
-    /// TLS of the server.
-    pub tls: ServingTls,
+    /// TLS of the server: its certificate and the authority whose client certificates are believed, which
+    /// may be exchanged meanwhile.
+    pub tls: Option<wire::tls::ServerTls>,
     /// Image of sandboxes: never collected.
     pub pause_image: String,
     /// Labels that the node is registered with, beside the usual.
@@ -353,7 +345,7 @@ impl Config {
             reserved: Reserved::default(),
             enforced: Enforced::default(),
             listen: None,
-            tls: ServingTls::default(),
+            tls: None,
             pause_image: "registry.k8s.io/pause:3.10.1".into(),
             labels: BTreeMap::new(),
             annotations: BTreeMap::new(),

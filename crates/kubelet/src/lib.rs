@@ -278,25 +278,22 @@ async fn listen_to_machine(deps: Arc<Deps>, pods: Arc<Pods>) {
     }
 }
 
-type Listening = (tokio::net::TcpListener, Arc<rustls::ServerConfig>);
+type Listening = (tokio::net::TcpListener, wire::tls::ServerTls);
 
 /// Opens the port before anything else, so that a port in use is an error of the start.
 async fn listen(config: &Config) -> Result<Option<Listening>, Error> {
     let Some(address) = config.listen else {
         return Ok(None);
     };
-    let identity = config.tls.identity.as_ref();
-    let identity = identity.ok_or_else(|| Error::Tls("there is no certificate".into()))?;
-    let ca = Some(config.tls.client_ca_pem.as_str()).filter(|ca| !ca.is_empty());
-    let tls = wire::tls::server_config_of(identity, ca).map_err(|e| Error::Tls(e.to_string()))?;
+    let tls = config.tls.clone();
+    let tls = tls.ok_or_else(|| Error::Tls("there is no certificate".into()))?;
     // The runtime's streams need upgrades, which are a matter of HTTP/1.1.
-    let mut tls = rustls::ServerConfig::clone(&tls);
-    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    tls.speak(&["http/1.1"]);
     let listener = attempt(
         &format!("listening on {address}"),
         tokio::net::TcpListener::bind(address).await,
     )?;
-    Ok(Some((listener, Arc::new(tls))))
+    Ok(Some((listener, tls)))
 }
 
 fn assemble(

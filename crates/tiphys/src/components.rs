@@ -25,6 +25,7 @@ pub use scheduling::SchedulerFile;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use wire::serving_files::{CertificateSource, ServingFiles};
 
 use crate::flags::{BoolFlag as _, Ranges};
 use crate::machine::{host_name, read};
@@ -90,10 +91,12 @@ pub struct KubeletArgs {
     container_runtime_endpoint: String,
     #[arg(long, default_value = "/var/lib/kubelet")]
     root_dir: PathBuf,
+    /// The port's certificate; read again when it changes, as the two below.
     #[arg(long)]
     tls_cert_file: PathBuf,
     #[arg(long)]
     tls_private_key_file: PathBuf,
+    /// The CA whose client certificates are believed.
     #[arg(long)]
     client_ca_file: PathBuf,
     #[arg(long, default_value_t = 10_250)]
@@ -470,14 +473,10 @@ pub async fn kubelet(args: KubeletArgs) -> Result<()> {
     config.listen = Some(std::net::SocketAddr::new(own, args.port));
     config.pause_image = args.pod_infra_container_image;
     args.flags.set(&mut config)?;
-    let pair = wire::pki::Pair {
-        cert_pem: read(&args.tls_cert_file)?,
-        key_pem: read(&args.tls_private_key_file)?,
-    };
-    config.tls = kubelet::config::ServingTls {
-        identity: Some(wire::tls::Identity::new(&pair)?),
-        client_ca_pem: read(&args.client_ca_file)?,
-    };
+    let certificate = CertificateSource::Files(&args.tls_cert_file, &args.tls_private_key_file);
+    let files = ServingFiles::open(certificate, Some(&args.client_ca_file))?;
+    config.tls = Some(files.tls.clone());
+    tokio::spawn(files.follow(stop.clone()));
     let ground = kubelet::Ground::machine(&config, Clock::system(), Random::system());
     crate::service_manager::tell();
     Ok(kubelet::run(ground, config, client, stop).await?)

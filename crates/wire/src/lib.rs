@@ -4,6 +4,7 @@
 
 pub mod balance;
 mod batch_writes;
+pub mod followed;
 pub mod join;
 pub mod jwks;
 pub mod jwt;
@@ -13,6 +14,7 @@ pub mod pod_keys;
 mod private_key;
 pub mod seal;
 pub mod serve;
+pub mod serving_files;
 mod signatures;
 pub mod stream;
 pub mod tls;

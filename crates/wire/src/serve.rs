@@ -38,6 +38,7 @@ use lanes::Pace;
 pub use streams::serve_streams;
 
 use crate::batch_writes::Gather;
+use crate::tls::{InUse, ServerTls};
 
 /// The peer of a connection; an extension of each request.
 #[derive(Clone, Debug)]
@@ -71,7 +72,7 @@ const PROBES: u32 = 3;
 /// `Arc<Connection>` among its extensions, and reports to the latter whom it has authenticated.
 pub async fn serve<H, F, B>(
     listener: TcpListener,
-    tls: Arc<rustls::ServerConfig>,
+    tls: impl Into<ServerTls>,
     handle: H,
     shutdown: CancellationToken,
 ) where
@@ -101,7 +102,7 @@ pub async fn serve_within<H, F, B, S>(
     connections: Connections,
     lanes: Lanes,
     listener: TcpListener,
-    tls: Arc<rustls::ServerConfig>,
+    tls: impl Into<ServerTls>,
     handle: H,
     shutdown: CancellationToken,
     settled: S,
@@ -112,7 +113,7 @@ pub async fn serve_within<H, F, B, S>(
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     S: Future<Output = ()> + Send,
 {
-    let acceptor = TlsAcceptor::from(tls);
+    let tls: ServerTls = tls.into();
     let tasks = TaskTracker::new();
     loop {
         let (stream, addr) = tokio::select! {
@@ -129,7 +130,9 @@ pub async fn serve_within<H, F, B, S>(
         };
         // Where both families come to one socket, one of IPv4 as which it came.
         let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
-        let (acceptor, handle, shutdown) = (acceptor.clone(), handle.clone(), shutdown.clone());
+        let (handle, shutdown) = (handle.clone(), shutdown.clone());
+        let InUse { config, outdated } = tls.in_use();
+        let acceptor = TlsAcceptor::from(config);
         let connection = connections.admit(addr.ip());
         let pace = Arc::<Pace>::default();
         let written = pace.clone();
@@ -138,6 +141,7 @@ pub async fn serve_within<H, F, B, S>(
                 addr,
                 connection,
                 pace: written,
+                outdated,
             };
             if let Err(e) = run(stream, connected, acceptor, handle, shutdown).await {
                 tracing::debug!(%addr, "connection ended: {e}");
@@ -165,6 +169,8 @@ struct Connected {
     addr: SocketAddr,
     connection: Arc<Connection>,
     pace: Arc<Pace>,
+    /// Cancelled when the server's TLS is another.
+    outdated: CancellationToken,
 }
 
 async fn run<H, F, B>(
@@ -184,6 +190,7 @@ where
         addr,
         connection,
         pace,
+        outdated,
     } = connected;
     set_options(&stream)?;
     let stream = tokio::select! {
@@ -227,7 +234,7 @@ where
     if is_http2 {
         let io = TokioIo::new(Gather::new(stream, pace));
         let running = builder.serve_connection(io, service);
-        return watched(running, &connection, &shutdown).await;
+        return watched(running, &connection, &shutdown, &outdated).await;
     }
     let stream = Counted {
         inner: stream,
@@ -235,7 +242,7 @@ where
         pace,
     };
     let running = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-    watched(running, &connection, &shutdown).await
+    watched(running, &connection, &shutdown, &outdated).await
 }
 
 fn set_options(stream: &TcpStream) -> io::Result<()> {
@@ -262,11 +269,12 @@ fn builder() -> auto::Builder<TokioExecutor> {
     builder
 }
 
-/// Runs a connection until it ends, is unwanted, or the server shuts down.
+/// Runs a connection until it ends, is unwanted or outdated, or the server shuts down.
 async fn watched<C>(
     running: C,
     connection: &Connection,
     shutdown: &CancellationToken,
+    outdated: &CancellationToken,
 ) -> Result<(), BoxError>
 where
     C: GracefulConnection,
@@ -277,6 +285,8 @@ where
         tokio::select! {
             biased;
             () = shutdown.cancelled() => None,
+            // Whom the server believes now may be others: what runs was its last request.
+            () = outdated.cancelled() => Some(Unwanted::Finished),
             why = connection.unwanted() => Some(why),
         }
     };

@@ -9,6 +9,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig};
+use tokio_util::sync::CancellationToken;
 
 use crate::pki::Pair;
 
@@ -73,6 +74,64 @@ fn certified(pair: &Pair) -> Result<Arc<CertifiedKey>, TlsError> {
 impl ResolvesServerCert for Identity {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.0.read().clone())
+    }
+}
+
+/// A server's side that may be exchanged while the server runs, as when it believes clients of another
+/// authority: connections that come have the new one, those that are open end when what they were asked
+/// is answered. Clones share it.
+#[derive(Clone)]
+pub struct ServerTls(Arc<RwLock<InUse>>);
+
+/// What connections have that come now.
+#[derive(Clone)]
+pub(crate) struct InUse {
+    pub(crate) config: Arc<ServerConfig>,
+    /// Cancelled when it is exchanged.
+    pub(crate) outdated: CancellationToken,
+}
+
+impl std::fmt::Debug for ServerTls {
+    /// Keys stay out of logs.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ServerTls(..)")
+    }
+}
+
+impl From<Arc<ServerConfig>> for ServerTls {
+    fn from(config: Arc<ServerConfig>) -> Self {
+        let outdated = CancellationToken::new();
+        Self(Arc::new(RwLock::new(InUse { config, outdated })))
+    }
+}
+
+impl ServerTls {
+    /// Takes the place of what was there; which protocols are spoken stays.
+    pub fn exchange(&self, next: &ServerConfig) {
+        let mut next = next.clone();
+        let before = {
+            let mut now = self.0.write();
+            let spoken = &now.config.alpn_protocols;
+            next.alpn_protocols.clone_from(spoken);
+            let next = InUse {
+                config: Arc::new(next),
+                outdated: CancellationToken::new(),
+            };
+            std::mem::replace(&mut *now, next)
+        };
+        before.outdated.cancel();
+    }
+
+    /// Speaks these protocols alone with clients that come, the preferred one first.
+    pub fn speak(&self, protocols: &[&str]) {
+        let mut now = self.0.write();
+        let mut config = ServerConfig::clone(&now.config);
+        config.alpn_protocols = protocols.iter().map(|p| p.as_bytes().to_vec()).collect();
+        now.config = Arc::new(config);
+    }
+
+    pub(crate) fn in_use(&self) -> InUse {
+        self.0.read().clone()
     }
 }
 

@@ -80,7 +80,7 @@ impl Server {
     pub async fn serve(
         self: Arc<Self>,
         listener: tokio::net::TcpListener,
-        tls: Arc<rustls::ServerConfig>,
+        tls: wire::tls::ServerTls,
         shutdown: CancellationToken,
     ) {
         let handle = move |request: Request<wire::serve::RequestBody>| {

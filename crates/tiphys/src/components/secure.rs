@@ -13,10 +13,11 @@ use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Bytes;
 use tokio_util::sync::CancellationToken;
-use wire::pki::{Ca, Pair, Subject};
+use wire::pki::{Ca, Subject};
+use wire::serving_files::{CertificateSource, ServingFiles};
 use zpages::Component;
 
-use crate::machine::{host_name, read};
+use crate::machine::host_name;
 
 #[derive(Args, Clone)]
 pub struct SecureFlags {
@@ -25,12 +26,14 @@ pub struct SecureFlags {
     secure_port: Option<u16>,
     #[arg(long, default_value = "0.0.0.0")]
     bind_address: IpAddr,
-    /// The port's certificate [default: one that is made at the start and signed by itself].
+    /// The port's certificate, read again when it changes [default: one that is made at the start and
+    /// signed by itself].
     #[arg(long, requires = "tls_private_key_file")]
     tls_cert_file: Option<PathBuf>,
     #[arg(long, requires = "tls_cert_file")]
     tls_private_key_file: Option<PathBuf>,
-    /// The CA whose client certificates are believed; without it tokens alone are.
+    /// The CA whose client certificates are believed, read again when it changes; without it tokens alone
+    /// are.
     #[arg(long)]
     client_ca_file: Option<PathBuf>,
 }
@@ -118,17 +121,15 @@ where
 }
 
 impl SecureFlags {
-    fn pair(&self) -> Result<Pair> {
+    fn certificate(&self) -> Result<CertificateSource<'_>> {
         if let (Some(cert), Some(key)) = (&self.tls_cert_file, &self.tls_private_key_file) {
-            return Ok(Pair {
-                cert_pem: read(cert)?,
-                key_pem: read(key)?,
-            });
+            return Ok(CertificateSource::Files(cert, key));
         }
         let (now, name) = (jiff::Timestamp::now().as_second(), host_name());
         let ca = Ca::generate(&format!("{name}-ca"), now)?;
         let subject = Subject::server(&name, &[&name, "localhost"], &[self.bind_address]);
-        Ok(ca.issue(&subject, now, wire::pki::LEAF_DAYS)?)
+        let pair = ca.issue(&subject, now, wire::pki::LEAF_DAYS)?;
+        Ok(CertificateSource::Made(pair))
     }
 
     /// Opens the port, so that one in use is an error of the start, and serves until `stop`.
@@ -158,8 +159,9 @@ impl SecureFlags {
         client: kube::Client,
         stop: CancellationToken,
     ) -> Result<()> {
-        let ca = self.client_ca_file.as_deref().map(read).transpose()?;
-        let tls = wire::tls::server_config(&self.pair()?, ca.as_deref())?;
+        let files = ServingFiles::open(self.certificate()?, self.client_ca_file.as_deref())?;
+        let tls = files.tls.clone();
+        tokio::spawn(files.follow(stop.clone()));
         let gate = Arc::new(Gate::new(client));
         let component = Component {
             name,

@@ -477,10 +477,8 @@ fn start_parts(
     let public = encryption.map(|keys| keys.public.clone());
     kubelet.annotations.insert(WIREGUARD_KEY.to_owned(), public);
     let dns = dns_config(args, ips, &kubelet.resolv_conf);
-    kubelet.tls = kubelet::config::ServingTls {
-        identity: Some(uses.serving.clone()),
-        client_ca_pem: ca_pem.to_owned(),
-    };
+    let tls = wire::tls::server_config_of(&uses.serving, Some(ca_pem))?;
+    kubelet.tls = Some(tls.into());
     let (end, random) = (shutdown.clone(), Random::system());
     let clock = match &args.clock_shift_file {
         None => Clock::system(),
