@@ -290,11 +290,9 @@ impl Planner<'_> {
     /// Those for debugging are started once, and never again.
     fn debug_containers(&mut self) {
         for container in spec::ephemeral_containers(self.pod) {
-            if self
-                .seen
-                .newest(&container.name)
-                .is_none_or(|c| c.run == Run::Created)
-            {
+            let newest = self.seen.newest(&container.name);
+            let is_new = newest.is_none_or(|c| c.run == Run::Created);
+            if is_new && spec::ended_debugging(self.pod, &container.name).is_none() {
                 self.start(&container);
             }
         }

@@ -1,6 +1,6 @@
 //! Small readings of a pod's spec, with upstream's defaults where a field is absent.
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodSpec};
 use sha2::{Digest, Sha256};
 
 /// The pod's spec; an empty one if the object has none.
@@ -38,6 +38,21 @@ pub fn ephemeral_containers(pod: &Pod) -> Vec<Container> {
     // Both types have the same fields in JSON, but for the target.
     let plain = |e| serde_json::to_value(e).and_then(serde_json::from_value::<Container>);
     all.iter().filter_map(|e| plain(e).ok()).collect()
+}
+
+/// What is published of a container for debugging that has ended. It never begins again, also where the
+/// runtime does not have it any more: the API takes no other status of it.
+#[must_use]
+pub fn ended_debugging<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerStatus> {
+    let all = pod.status.as_ref()?.ephemeral_container_statuses.as_ref()?;
+    all.iter().find(|c| c.name == name && has_ended(c))
+}
+
+/// Whether a status says that its container has ended.
+#[must_use]
+pub fn has_ended(status: &ContainerStatus) -> bool {
+    let state = status.state.as_ref();
+    state.is_some_and(|s| s.terminated.is_some())
 }
 
 /// A container of any kind by name, those for debugging included.

@@ -51,10 +51,16 @@ pub fn status_of(pod: &Pod, seen: &SeenPod, view: &View, now: Timestamp) -> PodS
         .collect();
     let debug: Vec<ContainerStatus> = spec::ephemeral_containers(pod)
         .iter()
-        .map(|c| ContainerStatus {
-            ready: false,
-            started: None,
-            ..container_status(pod, c, seen, view, true)
+        .map(|c| {
+            let shown = ContainerStatus {
+                ready: false,
+                started: None,
+                ..container_status(pod, c, seen, view, true)
+            };
+            match spec::ended_debugging(pod, &c.name) {
+                Some(ended) if !spec::has_ended(&shown) => ended.clone(),
+                _ => shown,
+            }
         })
         .collect();
     let phase = phase(pod, &init, &main, view, &old);

@@ -76,6 +76,36 @@ fn as_whom_a_container_runs_is_shown() {
     );
 }
 
+/// Its sandbox was made again, and the runtime has forgotten what ran in the old one.
+#[test]
+fn what_ended_to_look_into_a_pod_stays_ended() {
+    let mut p = pod(json!({
+        "containers": [{"name": "a"}],
+        "ephemeralContainers": [{"name": "old"}, {"name": "new"}],
+    }));
+    p.status = serde_json::from_value(json!({"ephemeralContainerStatuses": [{
+        "name": "old", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
+        "state": {"terminated": {"exitCode": 3}},
+    }]}))
+    .unwrap();
+    let s = seen(vec![container("a", Run::Running, 0, 0)]);
+    assert_eq!(starts(&next(&p, &s, &Facts::default()).1), [("new", 0)]);
+    let facts = Facts::default();
+    let view = View {
+        runtime: "fake",
+        stage: &Stage::Running,
+        facts: &facts,
+        waiting: &HashMap::new(),
+        host_ips: &[],
+        start_time: at(0),
+        resize: &Resize::default(),
+    };
+    let shown = status_of(&p, &s, &view, at(1));
+    let shown = json!(shown.ephemeral_container_statuses);
+    assert_eq!(shown[0]["state"]["terminated"]["exitCode"], 3);
+    assert!(shown[1]["state"]["waiting"].is_object(), "{shown}");
+}
+
 #[test]
 fn a_start_that_failed_for_good_has_ended() {
     let mut failed = container("a", Run::Exited, 128, 0);
