@@ -328,7 +328,7 @@ mod tests {
             .await
             .expect("a client");
         assert!(answers(&next).await);
-        // What is no authority changes nothing.
+        // What holds no certificate changes nothing.
         put("nothing");
         assert!(answers(&client).await);
     }

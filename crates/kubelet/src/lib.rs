@@ -274,6 +274,7 @@ async fn listen_to_machine(deps: Arc<Deps>, pods: Arc<Pods>) {
             deps.dra.run(),
             plugins::run(deps.clone()),
             node::out_of_memory::run(deps.clone()),
+            node::cgroup_driver::run(deps.clone()),
         );
     }
 }

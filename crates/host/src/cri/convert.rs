@@ -2,10 +2,10 @@
 
 use super::v1;
 use crate::runtime::{
-    Condition, Container, ContainerSecurity, ContainerSpec, ContainerStatus, Credential, Device,
-    Dns, Handler, Health, IdRange, Image, ImageFs, LayerUse, Mount, Namespace, Namespaces, PodName,
-    PortMapping, ProcessUser, Profile, Propagation, Protocol, Resources, Sandbox, SandboxNetwork,
-    SandboxSpec, SeLinux, Security, State, Texts,
+    CgroupDriver, Condition, Container, ContainerSecurity, ContainerSpec, ContainerStatus,
+    Credential, Device, Dns, Handler, Health, IdRange, Image, ImageFs, LayerUse, Mount, Namespace,
+    Namespaces, PodName, PortMapping, ProcessUser, Profile, Propagation, Protocol, Resources,
+    Sandbox, SandboxNetwork, SandboxSpec, SeLinux, Security, State, Texts,
 };
 use std::collections::HashMap;
 
@@ -319,6 +319,16 @@ pub(super) fn health(found: v1::StatusResponse) -> Option<Health> {
     })
 }
 
+/// Who makes control groups; none where the runtime does not say, which reads as systemd's number.
+pub(super) fn cgroup_driver(said: v1::RuntimeConfigResponse) -> Option<CgroupDriver> {
+    let number = said.linux?.cgroup_driver;
+    Some(match v1::CgroupDriver::try_from(number) {
+        Ok(v1::CgroupDriver::Systemd) => CgroupDriver::Systemd,
+        Ok(v1::CgroupDriver::Cgroupfs) => CgroupDriver::Cgroupfs,
+        Err(_) => CgroupDriver::Other(number),
+    })
+}
+
 pub(super) fn sandbox(s: v1::PodSandbox) -> Sandbox {
     let meta = s.metadata.unwrap_or_default();
     Sandbox {
@@ -448,6 +458,19 @@ pub(super) fn layer(s: v1::ContainerStats) -> Option<LayerUse> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_makes_control_groups_is_known_where_it_is_said() {
+        let of = |number: Option<i32>| {
+            cgroup_driver(v1::RuntimeConfigResponse {
+                linux: number.map(|n| v1::LinuxRuntimeConfiguration { cgroup_driver: n }),
+            })
+        };
+        assert_eq!(of(None), None);
+        assert_eq!(of(Some(0)), Some(CgroupDriver::Systemd));
+        assert_eq!(of(Some(1)), Some(CgroupDriver::Cgroupfs));
+        assert_eq!(of(Some(7)), Some(CgroupDriver::Other(7)));
+    }
 
     #[test]
     fn users_of_a_pod_are_told_to_the_runtime() {

@@ -8,9 +8,9 @@ use super::v1::{
 };
 use super::{MAX_MESSAGE_BYTES, channel};
 use crate::runtime::{
-    Call, Container, ContainerSpec, ContainerStatus, Credential, Error, ErrorKind, Event, Health,
-    Image, LayerUse, Limit, Ran, Resources, Result, Runtime, RuntimeFs, Sandbox, SandboxNetwork,
-    SandboxSpec, Streams, Version,
+    Call, CgroupDriver, Container, ContainerSpec, ContainerStatus, Credential, Error, ErrorKind,
+    Event, Health, Image, LayerUse, Limit, Ran, Resources, Result, Runtime, RuntimeFs, Sandbox,
+    SandboxNetwork, SandboxSpec, Streams, Version,
 };
 use futures::future::FutureExt;
 use futures::stream::{BoxStream, StreamExt};
@@ -151,6 +151,18 @@ impl Runtime for Cri {
             let body = v1::StatusRequest { verbose: false };
             let found = answer(self.runtime.clone().status(within(self.limit, body)).await)?;
             convert::health(found).ok_or_else(|| incomplete("Status"))
+        }
+        .boxed()
+    }
+
+    fn cgroup_driver(&self) -> Call<'_, Option<CgroupDriver>> {
+        async {
+            let request = within(self.limit, v1::RuntimeConfigRequest {});
+            match self.runtime.clone().runtime_config(request).await {
+                // As containerd before 2.0.
+                Err(status) if status.code() == tonic::Code::Unimplemented => Ok(None),
+                said => Ok(convert::cgroup_driver(answer(said)?)),
+            }
         }
         .boxed()
     }

@@ -78,6 +78,10 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
     fn version(&self) -> Call<'_, Version>;
     /// How it is, and what it can do.
     fn health(&self) -> Call<'_, Health>;
+    /// Who makes the control groups of its containers; none if it does not say.
+    fn cgroup_driver(&self) -> Call<'_, Option<CgroupDriver>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
 
     /// Makes and starts a sandbox, network included, by one of the handlers; its id.
     fn run_sandbox<'a>(&'a self, spec: &'a SandboxSpec, handler: &'a str) -> Call<'a, String>;

@@ -571,6 +571,17 @@ impl Health {
     }
 }
 
+/// Who makes the control groups of a runtime's containers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CgroupDriver {
+    /// systemd, which is asked for slices and scopes.
+    Systemd,
+    /// The runtime itself, as folders.
+    Cgroupfs,
+    /// One that is not known here, by its number.
+    Other(i32),
+}
+
 /// Name and version of the runtime.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Version {

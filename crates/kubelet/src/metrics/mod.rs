@@ -12,9 +12,9 @@ use std::time::Duration;
 use clock::Instant;
 use futures::stream::BoxStream;
 use host::runtime::{
-    Call, Container, ContainerSpec, ContainerStatus, Credential, Event, Health, Image, LayerUse,
-    Limit, Ran, Resources, Runtime, RuntimeFs, Sandbox, SandboxNetwork, SandboxSpec, Streams,
-    Version,
+    Call, CgroupDriver, Container, ContainerSpec, ContainerStatus, Credential, Event, Health,
+    Image, LayerUse, Limit, Ran, Resources, Runtime, RuntimeFs, Sandbox, SandboxNetwork,
+    SandboxSpec, Streams, Version,
 };
 use metrics::{Counters, Gauges, Histograms};
 
@@ -274,6 +274,9 @@ impl Runtime for Counted {
     }
     fn health(&self) -> Call<'_, Health> {
         counted("status", self.0.health())
+    }
+    fn cgroup_driver(&self) -> Call<'_, Option<CgroupDriver>> {
+        counted("runtime_config", self.0.cgroup_driver())
     }
     fn run_sandbox<'a>(&'a self, spec: &'a SandboxSpec, handler: &'a str) -> Call<'a, String> {
         let call = self.0.run_sandbox(spec, handler);

@@ -1,5 +1,6 @@
 //! The node's own object: registration, status, heartbeat.
 
+pub mod cgroup_driver;
 pub mod machine;
 pub mod out_of_memory;
 pub mod own_object;
