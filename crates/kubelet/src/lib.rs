@@ -181,9 +181,10 @@ pub async fn run(
             "Starting kubelet.",
         );
         // A kubelet that does not listen to its machine says nothing of it: what is simulated does not
-        // depend on whether the machine swaps.
+        // depend on whether the machine swaps, or whom it asks for names.
         if deps.config.plugins {
             keeper.warn_of_swap();
+            pod::dns_events::of_node(&deps);
         }
         deps.recorder.node(
             &deps.config.node_name,

@@ -297,6 +297,8 @@ impl SimNode {
         config.lease_period = self.world.heartbeat;
         config.lease_duration = self.world.heartbeat * 4;
         config.resolv_conf = std::path::PathBuf::new();
+        // Nobody asks there; a kubelet that knows of none says so of each pod.
+        config.cluster_dns = vec![std::net::Ipv4Addr::new(10, 96, 0, 10).into()];
         config.capacity = kubelet::config::Capacity {
             cpu_millis: Some(u64::from(self.size.cpus) * 1_000),
             memory_bytes: Some(16 << 30),

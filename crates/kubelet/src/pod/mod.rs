@@ -6,6 +6,7 @@ pub mod allocation;
 pub mod backoff;
 pub mod container;
 pub mod deps;
+pub mod dns_events;
 mod effect_span;
 pub mod env;
 pub mod envfile;

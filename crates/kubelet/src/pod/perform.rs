@@ -11,7 +11,8 @@ use super::resize_work::Grants;
 use super::runtime_state::{self, SeenPod};
 use super::state_machine::Result as Outcome;
 use super::{
-    effect_span, handlers, own_files, remains, resources, sandbox, security, spec, unified,
+    dns_events, effect_span, handlers, own_files, remains, resources, sandbox, security, spec,
+    unified,
 };
 use crate::dra::cdi;
 use crate::events::Severity;
@@ -223,10 +224,7 @@ impl Hands {
             sandbox::user_namespace(&handler, health.has_user_namespaces(&handler))?;
         }
         let (config, said) = self.sandbox_config(pod, attempt)?;
-        for text in said {
-            let (recorder, warning) = (&self.deps.recorder, Severity::Warning);
-            recorder.pod(pod, None, warning, "DNSConfigForming", text);
-        }
+        dns_events::of_pod(&self.deps, pod, said);
         let made = runtime.run_sandbox(&config, &handler).await;
         if own_users {
             COUNTS.user_namespace(made.is_ok());

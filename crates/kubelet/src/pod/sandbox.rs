@@ -62,16 +62,29 @@ impl Resolver {
     }
 }
 
+/// How a pod asks for names.
+fn policy(pod: &Pod) -> &str {
+    let policy = spec::of(pod).dns_policy.as_deref();
+    policy.unwrap_or("ClusterFirst")
+}
+
+/// Whether a pod asks the cluster's name servers.
+#[must_use]
+pub fn asks_cluster(pod: &Pod) -> bool {
+    match policy(pod) {
+        "ClusterFirstWithHostNet" => true,
+        "ClusterFirst" => !spec::host_network(pod),
+        _ => false,
+    }
+}
+
 /// Name servers and search list of a pod.
 #[must_use]
 pub fn dns(pod: &Pod, cluster: &[IpAddr], domain: &str, node: &Resolver) -> Dns {
     let s = spec::of(pod);
-    let policy = s.dns_policy.as_deref().unwrap_or("ClusterFirst");
-    let of_cluster =
-        policy == "ClusterFirstWithHostNet" || policy == "ClusterFirst" && !spec::host_network(pod);
-    let mut out = match policy {
+    let mut out = match policy(pod) {
         "None" => Resolver::default(),
-        _ if of_cluster && !cluster.is_empty() => {
+        _ if asks_cluster(pod) && !cluster.is_empty() => {
             let namespace = spec::namespace(pod);
             let mut searches = vec![
                 format!("{namespace}.svc.{domain}"),
@@ -119,11 +132,11 @@ pub fn dns(pod: &Pod, cluster: &[IpAddr], domain: &str, node: &Resolver) -> Dns 
 /// The most name servers of a pod, as many as the C library asks.
 const SERVERS: usize = 3;
 /// The most search domains; upstream's.
-const SEARCHES: usize = 32;
+pub const SEARCHES: usize = 32;
 /// The most characters of a search domain: longer ones end some C libraries.
-const SEARCH_DOMAIN: usize = 253;
+pub const SEARCH_DOMAIN: usize = 253;
 /// The most characters of all of them; upstream's.
-const SEARCH_LINE: usize = 2048;
+pub const SEARCH_LINE: usize = 2048;
 
 /// What a pod gets of its lists, and what must be said, in upstream's words, where that is not all.
 #[must_use]
