@@ -71,7 +71,7 @@ pub fn load_scales_a_deployment_up_and_its_end_down(cx: &Context) -> Result<()> 
     }))?;
     cx.wait("deployment/burn", "jsonpath={.status.readyReplicas}=5")?;
     // The autoscaler reports a step after it.
-    let up = eventually("it tells of each step up", || {
+    let up = eventually("it reports each step up", || {
         let events = cx.kubectl("describe hpa burn")?;
         ensure!(
             events.contains("SuccessfulRescale") && events.contains("above target"),
@@ -92,7 +92,7 @@ pub fn load_scales_a_deployment_up_and_its_end_down(cx: &Context) -> Result<()> 
         Ok(())
     })?;
     cx.wait("hpa/burn", "jsonpath={.status.desiredReplicas}=1")?;
-    eventually("it tells of each step down", || {
+    eventually("it reports each step down", || {
         let all = rescales(cx)?;
         let down = all.get(up.len()..).unwrap_or_default();
         ensure!(
