@@ -105,7 +105,7 @@ fn authorities(pem: &[u8]) -> Result<Vec<Vec<u8>>, ConnectError> {
 
 /// A client that takes the server's authority from its file again when it has changed: requests that
 /// come then have new connections, those that run go on. Requests look, `every` so often at most.
-/// kube's own way looks once a minute, and goes on with connections to whom nobody vouches any more.
+/// kube's own way looks once a minute, and asks on connections for which no authority vouches any more.
 fn following(said: Said, agent: &str, every: Duration) -> Result<Client, ConnectError> {
     let Said { config, authority } = said;
     let first = finish(config.clone(), agent)?;

@@ -283,7 +283,7 @@ fn what_is_so_anyway_warns_nobody() {
     for (file, why) in [
         (
             json!({ "authentication": { "anonymous": { "enabled": true } } }),
-            "authentication has no effect on this kubelet: certificates of the cluster's authority and tokens are asked for, and nobody gets in without",
+            "authentication has no effect on this kubelet: certificates of the cluster's authority, or that of --client-ca-file, and tokens are asked for, and nobody gets in without",
         ),
         (
             json!({ "readOnlyPort": 10_255 }),

@@ -55,7 +55,7 @@ pub(super) const WITHOUT_EFFECT: &[Without] = &[
     (
         "authentication",
         authenticates,
-        "certificates of the cluster's authority and tokens are asked for, and nobody gets in without",
+        "certificates of the cluster's authority, or that of --client-ca-file, and tokens are asked for, and nobody gets in without",
     ),
     (
         "authorization",
@@ -253,7 +253,7 @@ pub(super) const WITHOUT_EFFECT: &[Without] = &[
     (
         "tlsCertFile",
         is_empty,
-        "the port's certificate is asked for from the cluster",
+        "the port's certificate is asked for from the cluster, or named by --tls-cert-file",
     ),
     (
         "tlsCipherSuites",
@@ -273,7 +273,7 @@ pub(super) const WITHOUT_EFFECT: &[Without] = &[
     (
         "tlsPrivateKeyFile",
         is_empty,
-        "the port's certificate is asked for from the cluster",
+        "the port's certificate is asked for from the cluster, or named by --tls-cert-file",
     ),
     ("volumePluginDir", is_empty, "there are no FlexVolumes"),
     (
