@@ -403,8 +403,10 @@ async fn it_is_served_again_when_its_key_is_back() {
     server.bootstrap().await.expect("first objects");
     let (code, made) = post(&server, CMS, map("torn")).await;
     assert_eq!(code, 201, "{made}");
-    is_locked.store(true, Ordering::Relaxed);
     let uri = format!("{CMS}/torn");
+    // The cache has it before the key is lost.
+    assert_eq!(get(&server, &uri).await.0, 200);
+    is_locked.store(true, Ordering::Relaxed);
     let change = json!({ "data": { "a": "b" } });
     let (code, changed) = ask(&server, Method::PATCH, &uri, change).await;
     assert_eq!(code, 200, "{changed}");

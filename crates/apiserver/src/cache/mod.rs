@@ -52,6 +52,9 @@ const RETRY: Duration = Duration::from_millis(200);
 /// In [`Cache::stalled_at`]: nobody has waited in vain. No store comes so far.
 const NEVER: Revision = Revision::MAX;
 
+/// A stored value: its object, or why there is none.
+type Read = Result<Arc<Object>, Unreadable>;
+
 /// Where a reader finds the store's newest state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Newest {
@@ -359,7 +362,7 @@ impl Cache {
     }
 
     /// The object of a stored value, and the cache that it belongs to.
-    fn read(&self, kv: KeyValue) -> Option<(Arc<ResourceCache>, Result<Arc<Object>, Unreadable>)> {
+    fn read(&self, kv: KeyValue) -> Option<(Arc<ResourceCache>, Read)> {
         let (cache, key) = self.place(&kv.key)?;
         if let Some(object) = self.handed.take(&cache.row, &key, &kv.value) {
             return Some((cache, Ok(Arc::new(object.written_at(kv.mod_revision)))));
