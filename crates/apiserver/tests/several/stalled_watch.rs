@@ -164,11 +164,11 @@ async fn the_newest_state_is_read_in_the_store() {
     }
     let mut answers = Vec::new();
     for (uri, accept) in &questions {
-        answers.push(content(&server, uri, *accept).await);
+        answers.push(content(&server, uri, accept).await);
     }
     store.release(&server).await;
     for ((uri, accept), from_store) in questions.iter().zip(answers) {
-        let from_cache = content(&server, uri, *accept).await;
+        let from_cache = content(&server, uri, accept).await;
         assert_eq!(from_store, from_cache, "{uri} as {accept}");
     }
 }
