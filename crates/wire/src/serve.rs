@@ -208,8 +208,9 @@ where
         addr,
         certificates: Arc::new(certificates.unwrap_or_default().to_vec()),
     };
-    let own = connection.clone();
+    let (own, asked) = (connection.clone(), pace.clone());
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        asked.asked();
         let running = own.running();
         let (mut head, body) = request.into_parts();
         head.extensions.insert(peer.clone());

@@ -15,9 +15,12 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-/// A connection that is sent so many bytes within [`SOON`] is one of large answers. A list of 1,500
-/// pods has as many.
+/// A connection that is sent so many bytes within [`SOON`] is one of large answers, if they are
+/// [`LARGE`]. A list of 1,500 pods has as many.
 const MUCH: u64 = 4 << 20;
+/// So many bytes for each request: a client that asks for thousands of single objects a second is sent
+/// much, too, and waits for each of them.
+const LARGE: u64 = 16 << 10;
 const SOON: Duration = Duration::from_secs(1);
 /// It is one of small answers again when it was sent fewer than this in [`CALM`].
 const LITTLE: u64 = 1 << 20;
@@ -80,23 +83,36 @@ impl Two {
     }
 }
 
-/// What was written to a connection so far, in bytes.
+/// What was written to a connection so far, and for how many requests.
 #[derive(Debug, Default)]
-pub struct Pace(AtomicU64);
+pub struct Pace {
+    bytes: AtomicU64,
+    requests: AtomicU64,
+}
 
 impl Pace {
     pub(crate) fn add(&self, bytes: usize) {
-        self.0.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// A request has come.
+    pub(super) fn asked(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
     }
 
     fn bytes(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
     }
 }
 
 /// Since when it is counted.
 struct Window {
     bytes: u64,
+    requests: u64,
     began: Instant,
 }
 
@@ -104,8 +120,15 @@ impl Window {
     fn of(pace: &Pace) -> Self {
         Self {
             bytes: pace.bytes(),
+            requests: pace.requests(),
             began: Instant::now(),
         }
+    }
+
+    /// Whether so many bytes are large answers; a stream may have begun long ago.
+    fn is_of_large(&self, pace: &Pace, sent: u64) -> bool {
+        let requests = pace.requests().saturating_sub(self.requests);
+        sent / requests.max(1) >= LARGE
     }
 }
 
@@ -128,14 +151,16 @@ impl Moving {
                 return false;
             }
             let is_soon = self.window.began.elapsed() < self.lanes.soon;
+            let is_large = self.window.is_of_large(&self.pace, sent);
             self.window = Window::of(&self.pace);
-            return is_soon;
+            return is_soon && is_large;
         }
         if self.window.began.elapsed() < self.lanes.calm {
             return false;
         }
+        let is_large = self.window.is_of_large(&self.pace, sent);
         self.window = Window::of(&self.pace);
-        sent < LITTLE
+        sent < LITTLE || !is_large
     }
 }
 
@@ -176,8 +201,14 @@ mod tests {
         made.expect("runtime")
     }
 
-    /// Where each poll of a connection happens to which so much is written by each; it begins in a lane.
-    fn polled(is_large: bool, calm: Duration, written: &'static [u64]) -> Vec<String> {
+    /// Where each poll of a connection happens to which so much is written by each, for so many requests;
+    /// it begins in a lane.
+    fn polled(
+        is_large: bool,
+        calm: Duration,
+        written: &'static [u64],
+        requests: u64,
+    ) -> Vec<String> {
         let (small, large) = (runtime("small"), runtime("large"));
         let lanes = Two {
             small: small.handle().clone(),
@@ -198,6 +229,7 @@ mod tests {
                 return Poll::Ready(());
             };
             counted.add(usize::try_from(*bytes).unwrap_or(usize::MAX));
+            (0..requests).for_each(|_| counted.asked());
             cx.waker().wake_by_ref();
             Poll::Pending
         });
@@ -212,11 +244,24 @@ mod tests {
     fn a_connection_that_is_sent_much_gives_way_until_it_is_sent_little() {
         let never = Duration::MAX;
         assert_eq!(
-            polled(false, never, &[1, MUCH, 0]),
+            polled(false, never, &[1, MUCH, 0], 1),
             ["small", "small", "large", "large"]
         );
-        assert_eq!(polled(false, never, &[1, 1, 1]), ["small"; 4]);
-        assert_eq!(polled(true, never, &[MUCH, 0]), ["large"; 3]);
-        assert_eq!(polled(true, Duration::ZERO, &[0, 0]), ["small"; 3]);
+        assert_eq!(polled(false, never, &[1, 1, 1], 1), ["small"; 4]);
+        assert_eq!(polled(true, never, &[MUCH, 0], 1), ["large"; 3]);
+        assert_eq!(polled(true, Duration::ZERO, &[0, 0], 0), ["small"; 3]);
+    }
+
+    #[test]
+    fn many_small_answers_are_no_large_ones() {
+        let never = Duration::MAX;
+        assert_eq!(polled(false, never, &[MUCH, MUCH], 1_000), ["small"; 3]);
+        let back = polled(true, Duration::ZERO, &[MUCH, MUCH], 1_000);
+        assert_eq!(back.last().map(String::as_str), Some("small"));
+        // A stream that began before is one answer.
+        assert_eq!(
+            polled(false, never, &[MUCH, 0], 0),
+            ["small", "large", "large"]
+        );
     }
 }
