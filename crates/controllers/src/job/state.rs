@@ -132,19 +132,25 @@ impl<'a> State<'a> {
         index_of(pod).filter(|i| *i < completions)
     }
 
-    /// Not counted yet, and of an index that is wanted.
+    /// Not counted yet, and of an index that is wanted. One that is ended while it runs is counted as
+    /// failed; if it then ends well after all it is not counted a second time.
     fn is_valid(&self, pod: &Pod) -> bool {
-        is_tracked(pod) && (self.indexed().is_none() || self.valid_index(pod).is_some())
+        let uid = uid_of(pod);
+        let is_counted =
+            self.uncounted_succeeded.contains(&uid) || self.uncounted_failed.contains(&uid);
+        is_tracked(pod)
+            && !is_counted
+            && (self.indexed().is_none() || self.valid_index(pod).is_some())
     }
 
     fn newly_succeeded(&self) -> impl Iterator<Item = &&'a Arc<Pod>> {
         let pods = self.pods.iter().filter(|p| phase(p) == "Succeeded");
-        pods.filter(|p| self.is_valid(p) && !self.uncounted_succeeded.contains(&uid_of(&****p)))
+        pods.filter(|p| self.is_valid(p))
     }
 
     fn newly_failed(&self) -> impl Iterator<Item = &&'a Arc<Pod>> {
         let pods = self.pods.iter().filter(|p| has_failed(self.job, p));
-        pods.filter(|p| self.is_valid(p) && !self.uncounted_failed.contains(&uid_of(&****p)))
+        pods.filter(|p| self.is_valid(p))
     }
 
     pub fn suspended(&self) -> bool {
