@@ -8,6 +8,7 @@ mod machine;
 pub mod metrics;
 mod rates;
 pub mod rest;
+mod said_failures;
 pub mod summary;
 mod text;
 mod volumes;
@@ -121,8 +122,8 @@ pub struct OfVolume {
     pub name: String,
     /// What all that is in it takes.
     pub taken: DiskUsage,
-    /// The file system that it is on, which may be memory.
-    pub fs: FsUsage,
+    /// The file system that it is on, which may be memory; none where nobody knows.
+    pub fs: Option<FsUsage>,
 }
 
 /// Use by one pod.

@@ -1,6 +1,6 @@
 //! `/stats/summary`: the use of everything as one JSON object, in upstream's words.
 
-use super::{All, Interface, OfClaim, OfContainer, OfImages, OfPod, Rates};
+use super::{All, DiskUsage, Interface, OfClaim, OfContainer, OfImages, OfPod, Rates};
 use crate::pod::spec;
 use host::cgroup::{Lost, Pressure, Stats};
 use host::mounts::FsUsage;
@@ -30,10 +30,11 @@ pub fn of(all: &All, rates: &Rates, only_cpu_and_memory: bool) -> Value {
             "inodesFree": all.fs.inodes_free,
             "inodesUsed": all.fs.inodes.saturating_sub(all.fs.inodes_free),
         });
-        let images = on_own_disk(all, &all.images);
+        let of = |images: &OfImages| on_own_disk(all, images.fs.as_ref(), images.taken);
+        let images = of(&all.images);
         // Where they are not apart, layers are on the same one.
         let layers = all.layers.as_ref();
-        let layers = layers.map_or_else(|| images.clone(), |l| on_own_disk(all, l));
+        let layers = layers.map_or_else(|| images.clone(), of);
         let (now, most) = crate::node::machine::pids();
         io(&mut node, all, &all.node);
         node["network"] = network(&at, &all.network);
@@ -97,7 +98,7 @@ fn pod(all: &All, rates: &Rates, p: &OfPod, only: bool) -> Value {
             .volumes
             .iter()
             .map(|v| {
-                let mut out = fs(all, &v.fs, Some(v.taken.bytes), Some(v.taken.inodes));
+                let mut out = on_own_disk(all, v.fs.as_ref(), v.taken);
                 out["name"] = json!(v.name);
                 out
             })
@@ -164,10 +165,9 @@ fn fs(all: &All, fs: &FsUsage, bytes: Option<u64>, inodes: Option<u64>) -> Value
     out
 }
 
-/// Images or layers on their file system; of one that cannot be seen from here, what they take of it.
-fn on_own_disk(all: &All, of: &OfImages) -> Value {
-    let taken = of.taken;
-    match &of.fs {
+/// What something takes of its own file system; of one that cannot be seen from here that alone.
+fn on_own_disk(all: &All, of: Option<&FsUsage>, taken: DiskUsage) -> Value {
+    match of {
         Some(of) => fs(all, of, Some(taken.bytes), Some(taken.inodes)),
         None => json!({
             "time": time(Some(all.at)),
@@ -254,7 +254,7 @@ fn network(at: &Value, all: &[Interface]) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stats::{DiskUsage, OfVolume};
+    use crate::stats::OfVolume;
     use host::cgroup::Pressures;
     use std::sync::Arc;
 
@@ -303,10 +303,10 @@ mod tests {
                 bytes: 1000,
                 inodes: 3,
             },
-            fs: FsUsage {
+            fs: Some(FsUsage {
                 capacity_bytes,
                 ..FsUsage::default()
-            },
+            }),
         };
         All {
             node: stats.clone(),
@@ -404,5 +404,17 @@ mod tests {
         assert_eq!(used(&pod["volume"][1]), is(70, 1000));
         // What is in memory is not on the disk.
         assert_eq!(used(&pod["ephemeral-storage"]), is(7, 1016));
+    }
+
+    #[test]
+    fn a_volume_whose_file_system_nobody_knows_shows_what_it_takes_and_no_size() {
+        let mut all = sample(&Stats::default());
+        all.pods[0].volumes[0].fs = None;
+        let found = of(&all, &Rates::default(), false);
+        let volume = &found["pods"][0]["volume"][0];
+        assert_eq!(volume["usedBytes"], 1000);
+        for size in ["capacityBytes", "availableBytes", "inodes", "inodesFree"] {
+            assert!(volume.get(size).is_none(), "{size}: {volume}");
+        }
     }
 }

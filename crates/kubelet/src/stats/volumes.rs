@@ -2,6 +2,7 @@
 //! are looked at. Either may take long or never end, so that both are done in the background and kept.
 
 use super::background_cache::BackgroundCache;
+use super::said_failures::SaidFailures;
 use super::{DiskUsage, OfClaim, OfVolume};
 use crate::csi::{Csi, CsiVolume};
 use crate::folder::{entries_or_none, is_absent};
@@ -37,6 +38,7 @@ pub(super) struct VolumeUse {
     /// By names of drivers.
     told: BackgroundCache<DriverStats>,
     looks: Arc<Semaphore>,
+    said: Arc<SaidFailures>,
 }
 
 impl Default for VolumeUse {
@@ -45,6 +47,7 @@ impl Default for VolumeUse {
             looked_at: BackgroundCache::default(),
             told: BackgroundCache::default(),
             looks: Arc::new(Semaphore::new(LOOKS_AT_ONCE)),
+            said: Arc::default(),
         }
     }
 }
@@ -94,9 +97,13 @@ impl VolumeUse {
                 let folder = at.pods_dir.join(uid).join("volumes");
                 let claims = local_claims(at.claims, at.disk, uid);
                 let looks = self.looks.clone();
+                let looker = Looker {
+                    uid: uid.to_owned(),
+                    said: self.said.clone(),
+                };
                 async move {
                     let _turn = looks.acquire_owned().await;
-                    look(folder, claims).await
+                    look(looker, folder, claims).await
                 }
             });
         }
@@ -133,6 +140,7 @@ impl VolumeUse {
     pub fn retain(&self, all: &[Arc<Snapshot>]) {
         let uids: BTreeSet<&str> = all.iter().map(|p| spec::uid(&p.pod)).collect();
         self.looked_at.retain(|uid| uids.contains(uid));
+        self.said.retain(&uids);
     }
 
     /// Waits for what is being read, but not for ever.
@@ -239,13 +247,13 @@ fn local_claims(claims: &Claims, disk: Option<&Disk>, uid: &str) -> Vec<Local> {
 }
 
 /// Looks at a pod's volumes: `folder` is where the kubelet has them.
-async fn look(folder: PathBuf, claims: Vec<Local>) -> OfDisks {
+async fn look(looker: Looker, folder: PathBuf, claims: Vec<Local>) -> OfDisks {
     let work = move || OfDisks {
-        volumes: volumes(&folder),
+        volumes: volumes(&looker, &folder),
         claims: claims
             .into_iter()
             .filter_map(|local| {
-                let fs = usage_of(&local.path)?;
+                let fs = looker.usage_of(&local.name, &local.path)?;
                 let used =
                     |how: &MeasuredVolume| (how.bytes, host::open_beneath::usage(&local.path));
                 Some(OfClaim {
@@ -272,15 +280,31 @@ async fn look(folder: PathBuf, claims: Vec<Local>) -> OfDisks {
     })
 }
 
-/// How full a file system is. None of one that is not there; of one that cannot be read, which is said.
-fn usage_of(path: &Path) -> Option<FsUsage> {
-    match host::mounts::fs_usage(path) {
-        Ok(usage) => Some(usage),
-        Err(error) if is_absent(&error) => None,
-        Err(error) => {
-            METRICS.statistics_failed("volume");
-            tracing::warn!(%error, path = %path.display(), "how full a volume is cannot be read");
-            None
+/// Who looks at the volumes of one pod.
+struct Looker {
+    uid: String,
+    /// What was said of volumes before.
+    said: Arc<SaidFailures>,
+}
+
+impl Looker {
+    /// How full the file system of a volume is. None of one that is not there, nor of one that cannot be
+    /// read: then nobody knows, which is said.
+    fn usage_of(&self, volume: &str, path: &Path) -> Option<FsUsage> {
+        match host::mounts::fs_usage(path) {
+            Ok(usage) => {
+                self.said.succeeded(&self.uid, volume);
+                Some(usage)
+            }
+            Err(error) if is_absent(&error) => None,
+            Err(error) => {
+                METRICS.statistics_failed("volume");
+                if self.said.failed(&self.uid, volume, &error.to_string()) {
+                    let (pod, path) = (&self.uid, path.display());
+                    tracing::warn!(%error, pod, volume, %path, "how full a volume is cannot be read");
+                }
+                None
+            }
         }
     }
 }
@@ -297,7 +321,7 @@ fn part_of(fs: FsUsage, bytes: u64, (used_bytes, used_inodes): (u64, u64)) -> Fs
 }
 
 /// What the volumes in the kubelet's folder of a pod take.
-fn volumes(folder: &Path) -> Vec<OfVolume> {
+fn volumes(looker: &Looker, folder: &Path) -> Vec<OfVolume> {
     let is_own = |plugin: &PathBuf| {
         // What outlives the pod is not the pod's use of the node's disk.
         let name = plugin.file_name().unwrap_or_default();
@@ -307,11 +331,12 @@ fn volumes(folder: &Path) -> Vec<OfVolume> {
     own.flat_map(|plugin| entries_or_none(&plugin))
         .map(|path| {
             let (bytes, inodes) = host::open_beneath::usage(&path);
+            let name = crate::folder::name(&path);
             OfVolume {
-                name: crate::folder::name(&path),
                 taken: DiskUsage { bytes, inodes },
                 // Of what is mounted there, which may be memory.
-                fs: usage_of(&path).unwrap_or_default(),
+                fs: looker.usage_of(&name, &path),
+                name,
             }
         })
         .collect()
@@ -324,6 +349,13 @@ mod tests {
     use clock::Instant;
     use host::plugins::csi::node_service_capability::rpc::Type as Rpc;
     use serde_json::json;
+
+    fn looker() -> Looker {
+        Looker {
+            uid: "u".into(),
+            said: Arc::default(),
+        }
+    }
 
     fn question(volume: &str) -> Question {
         Question {
@@ -428,7 +460,7 @@ mod tests {
         };
         let none = dir.path().join("none");
         let of = |bytes| {
-            let looked = look(none.clone(), vec![local(bytes)]);
+            let looked = look(looker(), none.clone(), vec![local(bytes)]);
             async move { looked.await.claims.remove(0) }
         };
         let whole = of(None).await;
@@ -455,15 +487,35 @@ mod tests {
             std::fs::create_dir_all(&volume).unwrap();
             std::fs::write(volume.join("file"), vec![1; 100_000]).unwrap();
         }
-        let found = look(dir.path().to_owned(), Vec::new()).await.volumes;
+        let looked = look(looker(), dir.path().to_owned(), Vec::new());
+        let found = looked.await.volumes;
         assert_eq!(found.len(), 1, "{found:?}");
         let e = &found[0];
         assert_eq!((e.name.as_str(), e.taken.inodes), ("e", 2));
-        assert!(e.taken.bytes > 0 && e.fs.capacity_bytes > 0, "{e:?}");
+        let size = e.fs.as_ref().map_or(0, |fs| fs.capacity_bytes);
+        assert!(e.taken.bytes > 0 && size > 0, "{e:?}");
         let pod: Pod = serde_json::from_value(json!({ "spec": { "containers": [], "volumes": [
             { "name": "own", "csi": { "driver": NAME } }, { "name": "e", "emptyDir": {} }] } }))
         .unwrap();
         let asked: Vec<_> = inline(&pod, "u").map(|q| q.volume).collect();
         assert_eq!(asked, ["own"]);
+    }
+
+    #[tokio::test]
+    async fn a_volume_whose_file_system_cannot_be_read_has_no_size_rather_than_none_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let plugin = dir.path().join("kubernetes.io~empty-dir");
+        std::fs::create_dir_all(&plugin).unwrap();
+        std::os::unix::fs::symlink(plugin.join("e"), plugin.join("e")).unwrap();
+        let looker = looker();
+        let said = looker.said.clone();
+        let found = look(looker, dir.path().to_owned(), Vec::new())
+            .await
+            .volumes;
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].name == "e" && found[0].fs.is_none(), "{found:?}");
+        // It was said: the same failure is no news.
+        let error = std::fs::metadata(plugin.join("e")).unwrap_err();
+        assert!(!said.failed("u", "e", &error.to_string()), "{error}");
     }
 }
