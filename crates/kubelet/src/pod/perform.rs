@@ -195,8 +195,8 @@ impl Hands {
         match self.run_sandbox(pod, attempt).await {
             Ok(_) => true,
             Err(e) => {
-                let health = self.deps.runtime.health().await.unwrap_or_default();
-                let (reason, text) = sandbox::failed(pod, &health, &e);
+                let health = self.deps.runtime.health().await;
+                let (reason, text) = sandbox::failed(pod, health.as_ref(), &e);
                 say(&self.deps, Severity::Warning, reason, text);
                 false
             }

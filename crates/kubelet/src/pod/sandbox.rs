@@ -382,16 +382,30 @@ pub fn user_namespace(handler: &str, runtime_can: bool) -> Result<(), String> {
 }
 
 /// What is said of a pod whose sandbox could not be made: that is for want of a network where it needs
-/// one of its own and the runtime has none to give.
-pub fn failed(pod: &Pod, health: &Health, error: &str) -> (&'static str, String) {
+/// one of its own and the runtime has none to give. A runtime that does not answer is not one that is well.
+pub fn failed(
+    pod: &Pod,
+    health: Result<&Health, &host::runtime::Error>,
+    error: &str,
+) -> (&'static str, String) {
+    let other = |text: String| {
+        let text = format!("Failed to create pod sandbox: {text}");
+        ("FailedCreatePodSandBox", text)
+    };
+    let health = match health {
+        Ok(health) => health,
+        Err(silent) => {
+            let why = silent.message();
+            return other(format!(
+                "{error} (nor does the container runtime say how it is: {why})"
+            ));
+        }
+    };
     let mut conditions = health.conditions.iter();
     let network = conditions.find(|c| c.kind == "NetworkReady" && !spec::host_network(pod));
     match network.and_then(Condition::problem) {
         Some(why) => ("NetworkNotReady", format!("network is not ready: {why}")),
-        None => {
-            let text = format!("Failed to create pod sandbox: {error}");
-            ("FailedCreatePodSandBox", text)
-        }
+        None => other(error.to_owned()),
     }
 }
 
@@ -455,7 +469,7 @@ mod tests {
                 conditions: vec![condition(ok)],
                 ..Health::default()
             };
-            failed(&pod(spec), &health, "e")
+            failed(&pod(spec), Ok(&health), "e")
         };
         let other = (
             "FailedCreatePodSandBox",
@@ -466,6 +480,12 @@ mod tests {
         assert_eq!(why(json!({}), false), network);
         assert_eq!(why(json!({}), true), other);
         assert_eq!(why(json!({ "hostNetwork": true }), false), other);
+        let silent = host::runtime::Error::new(host::runtime::ErrorKind::Other, "no answer");
+        let text = "Failed to create pod sandbox: e (nor does the container runtime say how it is: no answer)";
+        assert_eq!(
+            failed(&pod(json!({})), Err(&silent), "e"),
+            ("FailedCreatePodSandBox", text.to_owned())
+        );
     }
 
     #[test]
