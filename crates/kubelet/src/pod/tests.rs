@@ -10,7 +10,7 @@ use super::runtime_state::{Run, SeenContainer, SeenPod, SeenSandbox};
 use super::stage::{Input, Stage, Why, step};
 use super::status::{View, status_of};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::time::Duration;
@@ -64,6 +64,23 @@ pub(super) fn seen(containers: Vec<SeenContainer>) -> SeenPod {
         sandboxes: vec![sandbox],
         containers,
     }
+}
+
+/// Why containers wait, by name: reason and message.
+type Waiting = HashMap<String, (String, String)>;
+
+/// What a pod's status shows at this stage.
+fn status_at(p: &Pod, s: &SeenPod, stage: &Stage, waiting: &Waiting) -> PodStatus {
+    let view = View {
+        runtime: "fake",
+        stage,
+        facts: &Facts::default(),
+        waiting,
+        host_ips: &["10.9.9.9".to_owned()],
+        start_time: at(0),
+        resize: &Resize::default(),
+    };
+    status_of(p, s, &view, at(1))
 }
 
 fn backoff() -> Backoff {
@@ -450,16 +467,7 @@ fn an_eviction_leaves_the_object_and_a_deletion_after_it_removes_it() {
         (stage.clone(), effects),
         (Stage::Finished(why), vec![Effect::Release])
     );
-    let view = View {
-        runtime: "fake",
-        stage: &stage,
-        facts: &facts,
-        waiting: &HashMap::new(),
-        host_ips: &["10.9.9.9".to_owned()],
-        start_time: at(0),
-        resize: &Resize::default(),
-    };
-    let status = status_of(&p, &s, &view, at(1));
+    let status = status_at(&p, &s, &stage, &Waiting::new());
     assert_eq!(
         (status.phase.as_deref(), status.reason.as_deref()),
         (Some("Failed"), Some("Evicted"))

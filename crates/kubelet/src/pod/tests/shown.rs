@@ -3,26 +3,11 @@
 use super::*;
 
 fn states(p: &Pod, s: &SeenPod, stage: &Stage) -> Vec<String> {
-    states_waiting(p, s, stage, &HashMap::new())
+    states_waiting(p, s, stage, &Waiting::new())
 }
 
-fn states_waiting(
-    p: &Pod,
-    s: &SeenPod,
-    stage: &Stage,
-    waiting: &HashMap<String, (String, String)>,
-) -> Vec<String> {
-    let facts = Facts::default();
-    let view = View {
-        runtime: "fake",
-        stage,
-        facts: &facts,
-        waiting,
-        host_ips: &["h".to_owned()],
-        start_time: at(0),
-        resize: &Resize::default(),
-    };
-    let status = status_of(p, s, &view, at(1));
+fn states_waiting(p: &Pod, s: &SeenPod, stage: &Stage, waiting: &Waiting) -> Vec<String> {
+    let status = status_at(p, s, stage, waiting);
     let lists = [status.init_container_statuses, status.container_statuses];
     let all = lists.into_iter().flatten().flatten();
     all.map(|c| {
@@ -53,17 +38,8 @@ fn as_whom_a_container_runs_is_shown() {
         run("b", Some(user(Vec::new()))),
         run("c", None),
     ]);
-    let facts = Facts::default();
-    let view = View {
-        runtime: "fake",
-        stage: &Stage::Running,
-        facts: &facts,
-        waiting: &HashMap::new(),
-        host_ips: &[],
-        start_time: at(0),
-        resize: &Resize::default(),
-    };
-    let shown = status_of(&p, &s, &view, at(1)).container_statuses.unwrap();
+    let status = status_at(&p, &s, &Stage::Running, &Waiting::new());
+    let shown = status.container_statuses.unwrap();
     let users: Vec<Value> = shown.iter().map(|c| json!(c.user)).collect();
     let linux = |user: Value| json!({ "linux": user });
     assert_eq!(
@@ -90,17 +66,7 @@ fn what_ended_to_look_into_a_pod_stays_ended() {
     .unwrap();
     let s = seen(vec![container("a", Run::Running, 0, 0)]);
     assert_eq!(starts(&next(&p, &s, &Facts::default()).1), [("new", 0)]);
-    let facts = Facts::default();
-    let view = View {
-        runtime: "fake",
-        stage: &Stage::Running,
-        facts: &facts,
-        waiting: &HashMap::new(),
-        host_ips: &[],
-        start_time: at(0),
-        resize: &Resize::default(),
-    };
-    let shown = status_of(&p, &s, &view, at(1));
+    let shown = status_at(&p, &s, &Stage::Running, &Waiting::new());
     let shown = json!(shown.ephemeral_container_statuses);
     assert_eq!(shown[0]["state"]["terminated"]["exitCode"], 3);
     assert!(shown[1]["state"]["waiting"].is_object(), "{shown}");
@@ -191,21 +157,11 @@ fn after_a_failed_init_container_the_others_wait_for_ever() {
 }
 
 fn phase_of(p: &Pod, s: &SeenPod, waiting: &[(&str, &str)]) -> (String, String) {
-    let waiting: HashMap<String, (String, String)> = waiting
+    let waiting: Waiting = waiting
         .iter()
         .map(|(n, r)| ((*n).to_owned(), ((*r).to_owned(), String::new())))
         .collect();
-    let facts = Facts::default();
-    let view = View {
-        runtime: "fake",
-        stage: &Stage::Running,
-        facts: &facts,
-        waiting: &waiting,
-        host_ips: &["h".to_owned()],
-        start_time: at(0),
-        resize: &Resize::default(),
-    };
-    let status = status_of(p, s, &view, at(1));
+    let status = status_at(p, s, &Stage::Running, &waiting);
     let conditions: Vec<String> = status
         .conditions
         .unwrap()
@@ -288,17 +244,8 @@ fn the_last_words_of_a_pods_containers_share_its_room() {
             c
         };
         let s = seen(names.iter().map(ended).collect());
-        let facts = Facts::default();
-        let view = View {
-            runtime: "fake",
-            stage: &Stage::Finished(Why::Completed(Outcome::Succeeded)),
-            facts: &facts,
-            waiting: &HashMap::new(),
-            host_ips: &[],
-            start_time: at(0),
-            resize: &Resize::default(),
-        };
-        let status = status_of(&p, &s, &view, at(1));
+        let stage = Stage::Finished(Why::Completed(Outcome::Succeeded));
+        let status = status_at(&p, &s, &stage, &Waiting::new());
         let lists = [status.init_container_statuses, status.container_statuses];
         let all = lists.into_iter().flatten().flatten();
         all.map(|s| s.state.unwrap().terminated.unwrap().message.unwrap().len())
