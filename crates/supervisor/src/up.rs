@@ -6,11 +6,14 @@
 //!     └── start asked ── Stopped ◀────────────────────┘
 //! ```
 
+mod config_file;
+mod error;
+mod installed;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,32 +32,13 @@ use crate::control::{self, Answer, MachineKind, Request};
 use crate::layout::Layout;
 use crate::process::{self, ProcessError, Record};
 use crate::report::{ChildReport, Report, processes_of};
-use crate::{boot, bridge, cgroup, members};
+use crate::{boot, bridge, cgroup};
 
-#[derive(Debug, thiserror::Error)]
-pub enum UpError {
-    #[error("another `tiphys up` runs on {0}")]
-    Busy(String),
-    #[error("{path}: {source}")]
-    File { path: String, source: io::Error },
-    #[error(transparent)]
-    Process(#[from] ProcessError),
-    #[error(transparent)]
-    Bridge(#[from] bridge::BridgeError),
-    #[error("netlink: {0}")]
-    Netlink(String),
-    #[error("keys of the cluster: {0}")]
-    Keys(#[from] wire::pki::PkiError),
-    #[error("{0}")]
-    Config(String),
-}
+use config_file::{share_secrets, write_config};
+use error::file_error;
 
-fn file_error(path: &std::path::Path) -> impl FnOnce(io::Error) -> UpError + '_ {
-    move |source| UpError::File {
-        path: path.display().to_string(),
-        source,
-    }
-}
+pub use config_file::read_config;
+pub use error::UpError;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Phase {
@@ -129,7 +113,7 @@ impl Shared {
     }
 
     /// Makes a machine's cgroup and namespaces, and plugs it in. Returns the PID of its init.
-    async fn boot(&self, machine: &Machine, log: &std::path::Path) -> Result<i32, UpError> {
+    async fn boot(&self, machine: &Machine, log: &Path) -> Result<i32, UpError> {
         cgroup::make(&machine.cgroup, machine.memory_bytes);
         fs::create_dir_all(&machine.dir).map_err(file_error(&machine.dir))?;
         let _ = fs::remove_file(boot::restarts_file(&machine.dir));
@@ -256,52 +240,17 @@ const MOST_ASKED: usize = 16;
 /// Time for a client of the socket to send its line.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The installed copy of the running binary, and its second name as CNI plugin.
-fn install_binary(layout: &Layout) -> Result<(), UpError> {
-    let own =
-        std::env::current_exe().map_err(file_error(std::path::Path::new("/proc/self/exe")))?;
-    let target = layout.binary();
-    if is_copy(&own, &target) {
-        return Ok(());
-    }
-    let beside = target.with_extension("new");
-    fs::create_dir_all(layout.bin()).map_err(file_error(&target))?;
-    let modified = fs::metadata(&own).and_then(|m| m.modified());
-    fs::copy(&own, &beside)
-        .and_then(|_| File::open(&beside)?.set_modified(modified?))
-        .and_then(|()| fs::rename(&beside, &target))
-        .map_err(file_error(&target))?;
-    let plugin = layout.bin().join("tiphys-cni");
-    match std::os::unix::fs::symlink("tiphys", &plugin) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(file_error(&plugin)(e)),
-        _ => Ok(()),
-    }
-}
-
-/// The same file, or a copy that [`install_binary`] made of it.
-fn is_copy(own: &std::path::Path, target: &std::path::Path) -> bool {
-    let look = |path| {
-        let meta = fs::metadata(path).ok()?;
-        Some((meta.len(), meta.modified().ok()?))
-    };
-    look(own).is_some_and(|own| look(target) == Some(own))
-}
-
 /// Goes on as the installed copy of the binary: its pages are those of the cluster's other
 /// processes, and a new build does not change it. Returns when it already is that copy.
 pub fn become_installed(layout: &Layout) -> Result<(), UpError> {
-    let installed = layout.binary();
-    let own = fs::read_link("/proc/self/exe").and_then(fs::canonicalize);
-    if own.is_ok_and(|own| fs::canonicalize(&installed).is_ok_and(|i| i == own)) {
+    if installed::is_this_process(layout) {
         return Ok(());
     }
     // Nobody else's binary is replaced; the lock ends here and is taken again.
     let held = lock(layout)?;
-    install_binary(layout)?;
+    installed::install_binary(layout)?;
     drop(held);
-    let mut command = std::process::Command::new(&installed);
-    let source = command.args(std::env::args_os().skip(1)).exec();
-    Err(file_error(&installed)(source))
+    installed::go_on_as_copy(layout)
 }
 
 fn lock(layout: &Layout) -> Result<File, UpError> {
@@ -332,7 +281,7 @@ impl Cluster {
         let listener = control::listen(&socket).map_err(file_error(&socket))?;
         // Orphans of helpers become ours, so that they are reaped.
         let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
-        install_binary(&layout)?;
+        installed::install_binary(&layout)?;
         let netlink = Netlink::connect().map_err(|e| UpError::Netlink(e.to_string()))?;
         let bridge = bridge::bridge_name(&layout.id());
         let conflicts = config.conflicts(&bridge::taken(&netlink, &bridge).await?);
@@ -341,7 +290,7 @@ impl Cluster {
         }
         bridge::ensure(&netlink, &bridge, &config).await?;
         if !config.servers.is_empty() {
-            share_secrets(&layout, &config)?;
+            share_secrets(&layout, &config, now())?;
         }
         write_config(&layout, &config)?;
         let shared = Arc::new(Shared {
@@ -414,7 +363,7 @@ impl Cluster {
     }
 
     /// The kubeconfigs of the administrator as several servers have written them.
-    pub fn kubeconfigs(&self) -> Vec<std::path::PathBuf> {
+    pub fn kubeconfigs(&self) -> Vec<PathBuf> {
         let recipe = self.shared.recipe();
         let servers = self.shared.config.servers.iter();
         servers.map(|s| recipe.kubeconfig_of(s)).collect()
@@ -610,38 +559,6 @@ fn wish_of(stopped: bool) -> DesiredNodeState {
     }
 }
 
-/// What several servers need to know each other by: the token that opens the cluster's keys, and
-/// the certificates of their etcd members.
-fn share_secrets(layout: &Layout, config: &ClusterConfig) -> Result<(), UpError> {
-    let token = layout.server_token();
-    if !token.exists() {
-        wire::pki::write_private(&token, wire::seal::new_token().as_bytes())?;
-    }
-    Ok(members::ensure_pki(layout, config, now())?)
-}
-
-/// The configuration of an earlier `up`; none where there was none.
-///
-/// # Errors
-/// It cannot be read: who took that for none would forget what the cluster is, and what runs of it.
-pub fn read_config(layout: &Layout) -> Result<Option<ClusterConfig>, UpError> {
-    let path = layout.config();
-    let bytes = match fs::read(&path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        read => read.map_err(file_error(&path))?,
-    };
-    let config = serde_json::from_slice(&bytes).map_err(io::Error::from);
-    Ok(Some(config.map_err(file_error(&path))?))
-}
-
-/// Writes the configuration down for the next `up`, whole or not at all.
-fn write_config(layout: &Layout, config: &ClusterConfig) -> Result<(), UpError> {
-    let path = layout.config();
-    let text = serde_json::to_vec_pretty(config).map_err(io::Error::from);
-    let text = text.map_err(file_error(&path))?;
-    Ok(wire::pki::write_public(&path, &text)?)
-}
-
 async fn remove_traces(layout: &Layout, netlink: &Netlink) {
     if let Err(e) = bridge::unplug(netlink, &bridge::bridge_name(&layout.id())).await {
         tracing::warn!("{e}");
@@ -680,19 +597,6 @@ pub async fn down_orphans(layout: Layout) -> Result<usize, UpError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_configuration_that_cannot_be_read_is_not_absent() {
-        let dir = tempfile::tempdir().expect("folder");
-        let layout = Layout::new(dir.path());
-        let read = || read_config(&layout);
-        assert!(matches!(read(), Ok(None)));
-        let config = ClusterConfig::example();
-        write_config(&layout, &config).expect("written");
-        assert_eq!(read().expect("readable"), Some(config));
-        fs::write(layout.config(), b"{\"port\":").expect("written");
-        assert!(read().is_err());
-    }
 
     #[test]
     fn restarts_back_off() {
