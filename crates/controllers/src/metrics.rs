@@ -10,7 +10,7 @@ use client::Informer;
 use control::{Action, Count, Plan};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::{Job, JobStatus};
-use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 use metrics::{Counters, Gauges, Histograms, exponential};
@@ -118,11 +118,11 @@ static SLICES: LazyLock<Slices> = LazyLock::new(|| {
     }
 });
 
-/// Of EndpointSlices.
-pub fn slices(service: Option<&Service>, plan: &Plan) -> Option<Count> {
+/// Of EndpointSlices: whether the Service asks for hints by the CPU of zones, and the traffic
+/// distribution that holds where it does not.
+pub fn slices(by_cpu: bool, distribution: Option<&str>, plan: &Plan) -> Option<Count> {
     let all = ["create", "update", "delete"].map(|w| (w, counted(plan, "endpointslices", w)));
-    let spec = service.and_then(|s| s.spec.as_ref());
-    let wished = spec.and_then(|s| s.traffic_distribution.clone());
+    let wished = distribution.map(str::to_owned);
     Some(Box::new(move |_, well| {
         let metrics = &*SLICES;
         metrics.syncs.add([if well { "success" } else { "error" }]);
@@ -134,7 +134,7 @@ pub fn slices(service: Option<&Service>, plan: &Plan) -> Option<Count> {
             changes += count;
             metrics.changes.of([word]).inc_by(count);
         }
-        let topology = if wished.is_some() { "Auto" } else { "Disabled" };
+        let topology = if by_cpu { "Auto" } else { "Disabled" };
         let labels = [topology, wished.as_deref().unwrap_or_default()];
         metrics.changed.observe(labels, changes as f64);
     }))

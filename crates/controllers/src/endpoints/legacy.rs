@@ -8,7 +8,10 @@ use control::action::{Action, Plan, Target};
 use k8s_openapi::api::core::v1::{Endpoints, Pod, Service, ServiceSpec};
 use serde_json::{Value, json};
 
-use super::plan::{address, families, hostname, is_headless, labels, node_of, ports_of, reference};
+use super::plan::{
+    CHANGED, address, changed_at, families, hostname, is_headless, labels, node_of, ports_of,
+    reference,
+};
 use crate::common::{is_deleting, is_finished, is_ready, uid_of, value_of};
 
 /// Addresses of one object, as upstream.
@@ -26,18 +29,21 @@ pub struct Observed {
     /// `None`: the Service has no selector.
     pub pods: Option<Vec<Arc<Pod>>>,
     pub endpoints: Option<Arc<Endpoints>>,
+    /// The Service was there, and has gone: so its Endpoints go, whoever made them.
+    pub service_went: bool,
 }
 
 pub fn plan(seen: &Observed) -> Plan {
     let mut plan = Plan::default();
-    let Some(service) = seen.service.as_ref().filter(|s| !is_deleting(&***s)) else {
+    let Some(service) = seen.service.as_ref() else {
         if let Some(old) = &seen.endpoints {
             let target = Target::of::<Endpoints>(&seen.namespace, &seen.name);
             // Those that people keep without a Service are theirs.
             let labels = old.metadata.labels.as_ref();
             let ours = labels.is_some_and(|l| l.contains_key(MANAGED_BY));
             let action = || Action::delete(target, Some(uid_of(&**old)));
-            plan.actions.extend(ours.then(action));
+            plan.actions
+                .extend((ours || seen.service_went).then(action));
         }
         return plan;
     };
@@ -85,7 +91,8 @@ fn endpoints(
                 p
             })
             .collect();
-        if ports.is_empty() && !is_headless(spec) {
+        let wants_none = spec.ports.iter().flatten().next().is_none() && is_headless(spec);
+        if ports.is_empty() && !wants_none {
             continue;
         }
         let mut one = json!({ "ip": ip, "targetRef": reference(pod) });
@@ -121,11 +128,34 @@ fn endpoints(
             one
         })
         .collect();
-    write_endpoints(seen, labels(service, spec), subsets, truncated, plan);
+    write_endpoints(
+        seen,
+        service,
+        labels(service, spec),
+        subsets,
+        truncated,
+        plan,
+    );
+}
+
+/// All addresses of some subsets, each with the list in which it stands.
+fn addresses(subsets: &[Value]) -> Vec<Value> {
+    let of = |subset: &Value, list: &str| {
+        let all = subset[list].as_array().into_iter().flatten();
+        let all = all.map(|one| {
+            let mut one = one.clone();
+            one["list"] = json!(list);
+            one
+        });
+        all.collect::<Vec<_>>()
+    };
+    let lists = |s: &Value| [of(s, "addresses"), of(s, "notReadyAddresses")].concat();
+    subsets.iter().flat_map(lists).collect()
 }
 
 fn write_endpoints(
     seen: &Observed,
+    service: &Service,
     mut labels: BTreeMap<String, String>,
     subsets: Vec<Value>,
     truncated: bool,
@@ -138,45 +168,44 @@ fn write_endpoints(
         "metadata": { "name": seen.name, "namespace": seen.namespace, "labels": labels },
         "subsets": subsets,
     });
-    let note = if truncated {
-        json!("truncated")
-    } else {
-        Value::Null
+    let old = seen.endpoints.as_deref();
+    let published = old.iter().flat_map(|e| e.subsets.iter().flatten());
+    let published: Vec<Value> = published.map(value_of).collect();
+    let mut notes = old
+        .and_then(|e| e.metadata.annotations.clone())
+        .unwrap_or_default();
+    let note = truncated.then_some("truncated");
+    let same_note = notes.get(OVER_CAPACITY).map(String::as_str) == note;
+    let is_same = |old: &Endpoints| {
+        published == subsets
+            && same_note
+            && !notes.contains_key(SKIP_MIRROR)
+            && old.metadata.labels.as_ref() == Some(&labels)
     };
-    let Some(old) = &seen.endpoints else {
-        if truncated {
-            object["metadata"]["annotations"] = json!({ OVER_CAPACITY: note });
+    // What goes is kept up to date, but nothing is made for it any more.
+    if old.map_or(is_deleting(service), is_same) {
+        return;
+    }
+    let (before, now) = (addresses(&published), addresses(&subsets));
+    let pods = seen.pods.as_deref().unwrap_or_default();
+    let time = changed_at(Some(service), pods, old.is_none(), &before, &now);
+    for name in [CHANGED, OVER_CAPACITY, SKIP_MIRROR] {
+        notes.remove(name);
+    }
+    notes.extend(time.map(|time| (CHANGED.to_owned(), time)));
+    notes.extend(note.map(|note| (OVER_CAPACITY.to_owned(), note.to_owned())));
+    if !notes.is_empty() {
+        object["metadata"]["annotations"] = json!(notes);
+    }
+    plan.actions.push(match old {
+        None => Action::Create { target, object },
+        Some(old) => {
+            object["metadata"]["resourceVersion"] = json!(old.metadata.resource_version);
+            Action::Update {
+                target,
+                subresource: "",
+                object,
+            }
         }
-        plan.actions.push(Action::Create { target, object });
-        return;
-    };
-    let published: Vec<Value> = old.subsets.iter().flatten().map(value_of).collect();
-    let annotations = old.metadata.annotations.clone().unwrap_or_default();
-    let same_note = annotations.get(OVER_CAPACITY).map(String::as_str) == note.as_str();
-    let skipped = annotations.contains_key(SKIP_MIRROR);
-    if published == subsets
-        && same_note
-        && !skipped
-        && old.metadata.labels.as_ref() == Some(&labels)
-    {
-        return;
-    }
-    object["metadata"]["resourceVersion"] = json!(old.metadata.resource_version);
-    object["metadata"]["annotations"] = json!(annotations);
-    match note {
-        Value::Null => drop(
-            object["metadata"]["annotations"]
-                .as_object_mut()
-                .map(|a| a.remove(OVER_CAPACITY)),
-        ),
-        note => object["metadata"]["annotations"][OVER_CAPACITY] = note,
-    }
-    if let Some(all) = object["metadata"]["annotations"].as_object_mut() {
-        all.remove(SKIP_MIRROR);
-    }
-    plan.actions.push(Action::Update {
-        target,
-        subresource: "",
-        object,
     });
 }

@@ -1,7 +1,7 @@
 //! The pods behind each Service with a selector: EndpointSlices, and Endpoints for clients that
 //! still read them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use api::LabelSelector;
@@ -10,6 +10,7 @@ use control::{Controller, Count, Plan, Watches};
 use k8s_openapi::api::core::v1::{Endpoints, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
+use parking_lot::Mutex;
 
 use crate::common::{Key, key_of};
 use crate::metrics::{self, Alive};
@@ -43,6 +44,8 @@ pub struct LegacyEndpoints {
     services: Informer<Service>,
     pods: Informer<Pod>,
     endpoints: Informer<Endpoints>,
+    /// Services that went while this ran, until their Endpoints have.
+    gone: Arc<Mutex<BTreeSet<Key>>>,
 }
 
 impl LegacyEndpoints {
@@ -51,6 +54,7 @@ impl LegacyEndpoints {
             services: informers.of(),
             pods: informers.of(),
             endpoints: informers.of(),
+            gone: Arc::default(),
         }
     }
 }
@@ -131,16 +135,37 @@ impl Controller for LegacyEndpoints {
     fn watches(&self, watches: &mut Watches<Key>) {
         on_services_and_pods(watches, &self.services, &self.pods);
         watches.on(&self.endpoints, |e| vec![key_of(e)]);
+        let gone = self.gone.clone();
+        watches.on_change(&self.services, move |change| {
+            match (&change.old, &change.new) {
+                (Some(old), None) => {
+                    let key = key_of(&**old);
+                    gone.lock().insert(key.clone());
+                    vec![key]
+                }
+                _ => Vec::new(),
+            }
+        });
     }
 
     fn observe(&self, (namespace, name): &Key) -> Option<legacy::Observed> {
         let service = self.services.get(namespace, name);
+        let endpoints = self.endpoints.get(namespace, name);
+        let key = (namespace.clone(), name.clone());
+        let service_went = {
+            let mut gone = self.gone.lock();
+            if service.is_some() || endpoints.is_none() {
+                gone.remove(&key);
+            }
+            gone.contains(&key)
+        };
         Some(legacy::Observed {
             namespace: namespace.clone(),
             name: name.clone(),
             pods: selected(service.as_deref(), &self.pods),
             service,
-            endpoints: self.endpoints.get(namespace, name),
+            endpoints,
+            service_went,
         })
     }
 
@@ -211,6 +236,12 @@ impl Controller for EndpointSlices {
     }
 
     fn metrics(&self, observed: &Observed, plan: &Plan) -> Option<Count> {
-        metrics::slices(observed.service.as_deref(), plan)
+        let service = observed.service.as_deref();
+        // Of the two ways to have hints the annotation's goes first.
+        let by_cpu = service.is_some_and(topology::is_wanted);
+        let distribution = service
+            .and_then(|s| s.spec.as_ref()?.traffic_distribution.as_deref())
+            .filter(|_| !by_cpu);
+        metrics::slices(by_cpu, distribution, plan)
     }
 }

@@ -19,7 +19,7 @@ const PER_SLICE: usize = 100;
 const HEADLESS: &str = "service.kubernetes.io/headless";
 /// Where a slice says when the change happened that it was written for: who follows it counts how
 /// long that took.
-const CHANGED: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+pub(super) const CHANGED: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
 /// A Service (or what is left of one), the pods it selects, what was published before.
 #[derive(Clone)]
@@ -38,7 +38,7 @@ pub struct Observed {
 
 pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
     let mut plan = Plan::default();
-    let Some(service) = seen.service.as_ref().filter(|s| !is_deleting(&***s)) else {
+    let Some(service) = seen.service.as_ref() else {
         plan.actions.extend(
             seen.slices
                 .iter()
@@ -50,8 +50,8 @@ pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
     let Some(spec) = service.spec.as_ref() else {
         return plan;
     };
+    // Of such a Service they are somebody else's, those too that were made while it was another.
     let (Some(pods), false) = (&seen.pods, spec.type_.as_deref() == Some("ExternalName")) else {
-        plan.actions.extend(seen.slices.iter().map(|s| delete(s)));
         return plan;
     };
     let mut number = 0;
@@ -68,12 +68,19 @@ pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
             &mut plan,
         );
     }
-    let stale = seen
-        .slices
-        .iter()
-        .filter(|s| !families.contains(&s.address_type));
+    let is_stale =
+        |s: &&Arc<EndpointSlice>| !families.contains(&s.address_type) || !is_owned(s, service);
+    let stale = seen.slices.iter().filter(is_stale);
+    let stale = stale.filter(|s| !is_deleting(&***s));
     plan.actions.extend(stale.map(|s| delete(s)));
     plan
+}
+
+/// Whether a slice is of this very Service: one of that name may have gone before it, and the garbage
+/// collector ends what that left.
+fn is_owned(slice: &EndpointSlice, service: &Service) -> bool {
+    let mut owners = slice.metadata.owner_references.iter().flatten();
+    owners.any(|o| o.kind == "Service" && o.uid == uid_of(service))
 }
 
 fn delete(slice: &EndpointSlice) -> Action {
@@ -231,14 +238,21 @@ pub(super) fn labels(service: &Service, spec: &ServiceSpec) -> BTreeMap<String, 
 }
 
 /// When that happened which makes endpoints say something else than before: the earliest of their
-/// pods' changes, or the beginning of a Service that had no slices. None for what only went.
-fn changed_at(seen: &Observed, before: &[Value], now: &[Value]) -> Option<String> {
-    if seen.slices.is_empty() {
-        let made = seen.service.as_ref()?.metadata.creation_timestamp.as_ref();
+/// pods' changes, or the beginning of a Service of which nothing was published yet (`is_first`). None
+/// for what only went.
+pub(super) fn changed_at(
+    service: Option<&Service>,
+    pods: &[Arc<Pod>],
+    is_first: bool,
+    before: &[Value],
+    now: &[Value],
+) -> Option<String> {
+    if is_first {
+        let made = service?.metadata.creation_timestamp.as_ref();
         return made.map(|time| time.0.to_string());
     }
     let of = |uid: &str| {
-        let pod = seen.pods.iter().flatten().find(|p| uid_of(&***p) == uid)?;
+        let pod = pods.iter().find(|p| uid_of(&***p) == uid)?;
         let mut conditions = pod.status.as_ref()?.conditions.iter().flatten();
         let ready = conditions.find(|c| c.type_ == "Ready")?;
         ready.last_transition_time.as_ref().map(|time| time.0)
@@ -296,45 +310,121 @@ fn slices_of(
     let mut own = labels(service, spec);
     own.insert(SERVICE_NAME.into(), seen.name.clone());
     own.insert(MANAGED_BY.into(), MANAGER.into());
-    let same_family = |s: &&Arc<EndpointSlice>| s.address_type == family && !is_deleting(&***s);
+    let is_own = |s: &&Arc<EndpointSlice>| {
+        s.address_type == family && is_owned(s, service) && !is_deleting(&***s)
+    };
     let mut there: BTreeMap<String, Vec<&EndpointSlice>> = BTreeMap::new();
-    for slice in seen.slices.iter().filter(same_family) {
+    // Those with ports that no pod has any more: they are used in place of new ones, which is one
+    // write where it would be two.
+    let mut spare: Vec<&EndpointSlice> = Vec::new();
+    for slice in seen.slices.iter().filter(is_own) {
         let ports: Vec<Value> = slice.ports.iter().flatten().map(value_of).collect();
-        there
-            .entry(Value::from(ports).to_string())
-            .or_default()
-            .push(slice);
+        let text = Value::from(ports).to_string();
+        if groups.contains_key(&text) {
+            there.entry(text).or_default().push(slice);
+        } else {
+            spare.push(slice);
+        }
     }
+    let mut spare = spare.into_iter();
     for (text, (ports, mut wanted)) in groups {
         let slices = there.remove(&text).unwrap_or_default();
         pack(seen, &own, &slices, &mut wanted, plan);
         let mut rest: Vec<Value> = wanted.into_values().collect();
-        while !rest.is_empty() || (slices.is_empty() && *number == 0 && ports.is_empty()) {
+        // A group has one slice at least: one without endpoints says that there are none.
+        let mut is_missing = slices.is_empty();
+        while !rest.is_empty() || is_missing {
+            is_missing = false;
             let more = rest.split_off(rest.len().min(PER_SLICE));
-            let base = format!("{}-", seen.name);
-            let name =
-                api::names::generate_name(&base, &suffix(&uid_of(service), now_millis, *number));
-            *number += 1;
-            let mut object = json!({
-                "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-                "metadata": {
-                    "name": name, "generateName": base, "namespace": seen.namespace, "labels": own,
-                    "ownerReferences": [crate::common::controller_reference(service)],
-                },
-                "addressType": family, "ports": ports, "endpoints": rest,
-            });
-            if let Some(time) = changed_at(seen, &[], &rest) {
-                object["metadata"]["annotations"] = json!({ CHANGED: time });
+            if let Some(slice) = spare.next() {
+                plan.actions
+                    .push(rewrite(seen, &own, slice, Some(ports.as_slice()), rest));
+            } else if !is_deleting(service) {
+                let made = create(
+                    seen,
+                    service,
+                    &own,
+                    (family, ports.as_slice()),
+                    rest,
+                    (now_millis, *number),
+                );
+                plan.actions.push(made);
+                *number += 1;
             }
-            plan.actions.push(Action::Create {
-                target: Target::of::<EndpointSlice>(&seen.namespace, &name),
-                object,
-            });
             rest = more;
         }
     }
-    plan.actions
-        .extend(there.into_values().flatten().map(delete));
+    plan.actions.extend(spare.map(delete));
+}
+
+/// A new slice; `number` of those that are made at this time.
+fn create(
+    seen: &Observed,
+    service: &Service,
+    labels: &BTreeMap<String, String>,
+    (family, ports): (&str, &[Value]),
+    endpoints: Vec<Value>,
+    (now_millis, number): (i64, usize),
+) -> Action {
+    let base = format!("{}-", seen.name);
+    let name = api::names::generate_name(&base, &suffix(&uid_of(service), now_millis, number));
+    let pods = seen.pods.as_deref().unwrap_or_default();
+    let time = changed_at(Some(service), pods, seen.slices.is_empty(), &[], &endpoints);
+    let mut object = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {
+            "name": name, "generateName": base, "namespace": seen.namespace, "labels": labels,
+            "ownerReferences": [crate::common::controller_reference(service)],
+        },
+        "addressType": family, "ports": ports, "endpoints": endpoints,
+    });
+    if let Some(time) = time {
+        object["metadata"]["annotations"] = json!({ CHANGED: time });
+    }
+    Action::Create {
+        target: Target::of::<EndpointSlice>(&seen.namespace, &name),
+        object,
+    }
+}
+
+/// A slice that says something else from now on; its ports stay unless there are others.
+fn rewrite(
+    seen: &Observed,
+    labels: &BTreeMap<String, String>,
+    slice: &EndpointSlice,
+    ports: Option<&[Value]>,
+    endpoints: Vec<Value>,
+) -> Action {
+    let mut object = value_of(slice);
+    object["apiVersion"] = json!("discovery.k8s.io/v1");
+    object["kind"] = json!("EndpointSlice");
+    let mut notes = slice.metadata.annotations.clone().unwrap_or_default();
+    notes.remove(CHANGED);
+    let published: Vec<Value> = slice.endpoints.iter().flatten().map(value_of).collect();
+    let (service, pods) = (seen.service.as_deref(), seen.pods.as_deref());
+    let time = changed_at(
+        service,
+        pods.unwrap_or_default(),
+        false,
+        &published,
+        &endpoints,
+    );
+    notes.extend(time.map(|time| (CHANGED.to_owned(), time)));
+    object["metadata"]["annotations"] = match notes.is_empty() {
+        true => Value::Null,
+        false => json!(notes),
+    };
+    object["endpoints"] = Value::from(endpoints);
+    object["metadata"]["labels"] = json!(labels);
+    if let Some(ports) = ports {
+        object["ports"] = json!(ports);
+    }
+    let (_, name) = key_of(slice);
+    Action::Update {
+        target: Target::of::<EndpointSlice>(&seen.namespace, &name),
+        subresource: "",
+        object,
+    }
 }
 
 /// Brings the slices of a group up to date and fills their gaps; what finds no room stays in
@@ -375,25 +465,7 @@ fn pack(
         let published: Vec<Value> = slice.endpoints.iter().flatten().map(value_of).collect();
         let same_labels = slice.metadata.labels.as_ref() == Some(labels);
         if published != list || !same_labels {
-            let mut object = value_of(*slice);
-            object["apiVersion"] = json!("discovery.k8s.io/v1");
-            object["kind"] = json!("EndpointSlice");
-            let mut notes = slice.metadata.annotations.clone().unwrap_or_default();
-            notes.remove(CHANGED);
-            let time = changed_at(seen, &published, &list);
-            notes.extend(time.map(|time| (CHANGED.to_owned(), time)));
-            object["metadata"]["annotations"] = match notes.is_empty() {
-                true => Value::Null,
-                false => json!(notes),
-            };
-            object["endpoints"] = Value::from(list);
-            object["metadata"]["labels"] = json!(labels);
-            let (_, name) = key_of(*slice);
-            plan.actions.push(Action::Update {
-                target: Target::of::<EndpointSlice>(&seen.namespace, &name),
-                subresource: "",
-                object,
-            });
+            plan.actions.push(rewrite(seen, labels, slice, None, list));
         }
     }
 }

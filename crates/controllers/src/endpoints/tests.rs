@@ -49,6 +49,7 @@ fn with_endpoints(seen: &Observed, endpoints: Option<Endpoints>) -> legacy::Obse
         service: seen.service.clone(),
         pods: seen.pods.clone(),
         endpoints: endpoints.map(Arc::new),
+        service_went: false,
     }
 }
 
@@ -308,4 +309,280 @@ fn zones_get_endpoints_by_their_cpu_where_a_service_asks() {
     };
     assert_eq!(*reason, "TopologyAwareHintsDisabled");
     assert!(object["endpoints"][0]["hints"].is_null());
+}
+
+/// Names of the slices that are there, and how many endpoints each has.
+fn shape(seen: &Observed) -> Vec<(String, usize)> {
+    let name = |s: &EndpointSlice| s.metadata.name.clone().unwrap_or_default();
+    let count = |s: &EndpointSlice| s.endpoints.iter().flatten().count();
+    let mut all: Vec<_> = seen.slices.iter().map(|s| (name(s), count(s))).collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn slices_whose_ports_nobody_has_any_more_are_used_again() {
+    let mut seen = observed(Vec::new());
+    apply(&mut seen, 1);
+    let placeholder = shape(&seen);
+    seen.pods = Some(vec![pod(0, true)]);
+    assert_eq!(apply(&mut seen, 2), 1, "the empty slice becomes the first");
+    assert_eq!(shape(&seen), [(placeholder[0].0.clone(), 1)]);
+    seen.pods = Some((0..250).map(|i| pod(i, true)).collect());
+    apply(&mut seen, 3);
+    let names = |seen: &Observed| shape(seen).into_iter().map(|(n, _)| n).collect::<Vec<_>>();
+    let before = names(&seen);
+    // Another port: the same slices say so.
+    let mut other = service();
+    other.spec.as_mut().unwrap().ports = serde_json::from_value(json!([{ "port": 81 }])).unwrap();
+    seen.service = Some(Arc::new(other));
+    assert_eq!(apply(&mut seen, 4), 3);
+    assert_eq!(names(&seen), before);
+    let mut ports = seen.slices.iter().flat_map(|s| s.ports.iter().flatten());
+    assert!(ports.all(|p| p.port == Some(81)));
+    assert_eq!(apply(&mut seen, 5), 0, "it settles");
+    // Nobody is left: one of them stays, empty.
+    seen.pods = Some(Vec::new());
+    assert_eq!(apply(&mut seen, 6), 3);
+    let left = shape(&seen);
+    let [(last, 0)] = &left[..] else {
+        panic!("{left:?}");
+    };
+    assert!(before.contains(last));
+    assert_eq!(apply(&mut seen, 7), 0, "it settles");
+}
+
+#[test]
+fn each_family_has_a_slice_though_nobody_is_there() {
+    let mut seen = observed(Vec::new());
+    let mut both = service();
+    both.spec.as_mut().unwrap().ip_families = Some(vec!["IPv4".into(), "IPv6".into()]);
+    seen.service = Some(Arc::new(both));
+    assert_eq!(apply(&mut seen, 1), 2);
+    let mut families: Vec<_> = seen.slices.iter().map(|s| &*s.address_type).collect();
+    families.sort_unstable();
+    assert_eq!(families, ["IPv4", "IPv6"]);
+    assert_eq!(apply(&mut seen, 2), 0, "it settles");
+}
+
+#[test]
+fn slices_of_an_earlier_service_of_that_name_are_not_used() {
+    let mut seen = observed(vec![pod(0, true)]);
+    apply(&mut seen, 1);
+    let before = shape(&seen);
+    let mut later = service();
+    later.metadata.uid = Some("later".into());
+    seen.service = Some(Arc::new(later));
+    assert_eq!(
+        apply(&mut seen, 2),
+        2,
+        "a new one is made, the old one ended"
+    );
+    let after = shape(&seen);
+    let [(name, 1)] = &after[..] else {
+        panic!("{after:?}");
+    };
+    assert_ne!(*name, before[0].0);
+    assert_eq!(apply(&mut seen, 3), 0, "it settles");
+}
+
+#[test]
+fn a_service_without_selector_leaves_what_is_published() {
+    let mut seen = observed(vec![pod(0, true)]);
+    apply(&mut seen, 1);
+    let endpoints = written(&with_endpoints(&seen, None)).flatten();
+    // Its pods are not selected any more, and somebody else keeps the slices from now on.
+    seen.pods = None;
+    assert_eq!(apply(&mut seen, 2), 0);
+    assert_eq!(written(&with_endpoints(&seen, endpoints.clone())), None);
+    let mut outside = service();
+    outside.spec.as_mut().unwrap().type_ = Some("ExternalName".into());
+    seen.service = Some(Arc::new(outside));
+    seen.pods = Some(vec![pod(1, true)]);
+    assert_eq!(apply(&mut seen, 3), 0);
+    assert_eq!(written(&with_endpoints(&seen, endpoints)), None);
+}
+
+#[test]
+fn of_a_service_that_ends_slices_are_kept_and_none_is_made() {
+    let mut seen = observed(vec![pod(0, true)]);
+    apply(&mut seen, 1);
+    let endpoints = written(&with_endpoints(&seen, None)).flatten();
+    let mut ends = service();
+    let time = json!("2026-01-01T00:00:00Z");
+    ends.metadata.deletion_timestamp = serde_json::from_value(time).unwrap();
+    seen.service = Some(Arc::new(ends));
+    assert_eq!(apply(&mut seen, 2), 0);
+    assert_eq!(written(&with_endpoints(&seen, endpoints.clone())), None);
+    seen.pods = Some(vec![pod(0, true), pod(1, true)]);
+    assert_eq!(apply(&mut seen, 3), 1, "who still asks is answered rightly");
+    assert_eq!(shape(&seen)[0].1, 2);
+    let more = written(&with_endpoints(&seen, endpoints)).flatten();
+    let subsets = more.and_then(|e| e.subsets).unwrap();
+    assert_eq!(subsets[0].addresses.iter().flatten().count(), 2);
+    // The garbage collector ends them; nothing comes in their place.
+    seen.slices.clear();
+    assert_eq!(apply(&mut seen, 4), 0);
+    assert_eq!(written(&with_endpoints(&seen, None)), None);
+}
+
+#[test]
+fn target_ports_are_found_by_number_and_name() {
+    let named = |name: &str, port: i32, protocol: &str| {
+        json!({ "name": "c", "ports": [
+        { "name": "other", "containerPort": 1 },
+        { "name": name, "containerPort": port, "protocol": protocol }] })
+    };
+    let sidecar = |mut container: Value| {
+        container["restartPolicy"] = json!("Always");
+        container
+    };
+    let (none, web) = (json!([]), json!([named("web", 8080, "TCP")]));
+    for (target, containers, init, want) in [
+        (json!(93), none.clone(), none.clone(), Some(93)),
+        (json!(93), web.clone(), none.clone(), Some(93)),
+        (json!(0), web.clone(), none.clone(), Some(80)),
+        (Value::Null, web.clone(), none.clone(), Some(80)),
+        (json!("web"), web.clone(), none.clone(), Some(8080)),
+        (
+            json!("web"),
+            json!([{ "name": "a" }, named("web", 9, "TCP")]),
+            none.clone(),
+            Some(9),
+        ),
+        (json!("web"), none.clone(), none.clone(), None),
+        (
+            json!("web"),
+            json!([named("web", 9, "UDP")]),
+            none.clone(),
+            None,
+        ),
+        (
+            json!("web"),
+            none.clone(),
+            json!([named("web", 9, "TCP")]),
+            None,
+        ),
+        (
+            json!("web"),
+            none.clone(),
+            json!([sidecar(named("web", 9, "TCP"))]),
+            Some(9),
+        ),
+        (
+            json!("web"),
+            web.clone(),
+            json!([sidecar(named("web", 9, "TCP"))]),
+            Some(8080),
+        ),
+    ] {
+        let row = format!("{target} {containers} {init}");
+        let pod: Pod = serde_json::from_value(json!({ "metadata": {},
+            "spec": { "containers": containers, "initContainers": init } }))
+        .unwrap();
+        let mut service = service();
+        let spec = service.spec.as_mut().unwrap();
+        let port = json!([{ "port": 80, "targetPort": target }]);
+        spec.ports = serde_json::from_value(port).unwrap();
+        let ports = super::plan::ports_of(spec, &pod);
+        let got = ports.first().map(|p| p["port"].as_i64().unwrap());
+        assert_eq!(got, want, "{row}");
+    }
+}
+
+#[test]
+fn labels_of_slices_are_those_of_the_service_but_for_reserved_ones() {
+    let manager = "endpointslice.kubernetes.io/managed-by";
+    let name = "kubernetes.io/service-name";
+    let headless = "service.kubernetes.io/headless";
+    for (given, ip, mut want) in [
+        (json!({}), "10.96.0.7", json!({})),
+        (json!({ "a": "b" }), "10.96.0.7", json!({ "a": "b" })),
+        (
+            json!({ "a": "b" }),
+            "None",
+            json!({ "a": "b", headless: "" }),
+        ),
+        (json!({ headless: "x" }), "10.96.0.7", json!({})),
+        (json!({ headless: "x" }), "None", json!({ headless: "" })),
+        (
+            json!({ name: "other", manager: "other" }),
+            "10.96.0.7",
+            json!({}),
+        ),
+    ] {
+        let mut seen = observed(vec![pod(0, true)]);
+        apply(&mut seen, 1);
+        let mut new = service();
+        new.metadata.labels = serde_json::from_value(given.clone()).unwrap();
+        new.spec.as_mut().unwrap().cluster_ip = Some(ip.to_owned());
+        seen.service = Some(Arc::new(new));
+        apply(&mut seen, 2);
+        assert_eq!(apply(&mut seen, 3), 0, "it settles: {given}");
+        want[name] = json!("s");
+        want[manager] = json!("endpointslice-controller.k8s.io");
+        assert_eq!(json!(seen.slices[0].metadata.labels), want, "{given} {ip}");
+    }
+}
+
+#[test]
+fn endpoints_go_with_the_service_that_was_there() {
+    let mut seen = observed(Vec::new());
+    seen.service = None;
+    let by_hand = Endpoints::default();
+    let mut left = with_endpoints(&seen, Some(by_hand));
+    assert_eq!(written(&left), None, "no Service was ever seen");
+    left.service_went = true;
+    assert_eq!(written(&left), Some(None));
+}
+
+#[test]
+fn endpoints_say_when_that_happened_which_they_were_written_for() {
+    let ready_since = |i: usize, time: &str| {
+        let mut pod = (*pod(i, true)).clone();
+        let status = pod.status.as_mut().unwrap();
+        let condition = &mut status.conditions.as_mut().unwrap()[0];
+        condition.last_transition_time = serde_json::from_value(json!(time)).unwrap();
+        Arc::new(pod)
+    };
+    let [made, early, late] = [0, 5, 9].map(|s| format!("2026-01-01T00:00:0{s}Z"));
+    let mut seen = observed(vec![ready_since(0, &early)]);
+    let mut service = service();
+    service.metadata.creation_timestamp = serde_json::from_value(json!(made)).unwrap();
+    seen.service = Some(Arc::new(service));
+    let mut before = None;
+    for (pods, want) in [
+        (vec![ready_since(0, &early)], Some(&made)),
+        (
+            vec![ready_since(0, &early), ready_since(1, &late)],
+            Some(&late),
+        ),
+        (vec![ready_since(1, &late)], None),
+    ] {
+        seen.pods = Some(pods);
+        let now = written(&with_endpoints(&seen, before)).flatten().unwrap();
+        let notes = now.metadata.annotations.clone().unwrap_or_default();
+        assert_eq!(notes.values().next(), want);
+        before = Some(now);
+    }
+}
+
+#[test]
+fn a_headless_service_may_have_no_ports_but_not_miss_them() {
+    for (ip, ports, want) in [
+        ("None", json!([]), 1),
+        ("10.96.0.7", json!([]), 0),
+        ("None", json!([{ "port": 80, "targetPort": "unknown" }]), 0),
+        ("None", json!([{ "port": 80 }]), 1),
+    ] {
+        let mut seen = observed(vec![pod(0, true)]);
+        let mut new = service();
+        let spec = new.spec.as_mut().unwrap();
+        spec.cluster_ip = Some(ip.to_owned());
+        spec.ports = serde_json::from_value(ports.clone()).unwrap();
+        seen.service = Some(Arc::new(new));
+        let made = written(&with_endpoints(&seen, None)).flatten().unwrap();
+        let count = made.subsets.map_or(0, |all| all.len());
+        assert_eq!(count, want, "{ip} {ports}");
+    }
 }
