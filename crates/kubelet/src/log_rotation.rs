@@ -5,6 +5,7 @@
 //! looked at them, and who hears of it, is [`crate::gc`].
 
 use crate::folder;
+use crate::metrics::METRICS;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use jiff::civil::DateTime;
@@ -136,7 +137,11 @@ pub fn rotated(log: &Path) -> io::Result<Vec<PathBuf>> {
 /// and go meanwhile.
 #[must_use]
 pub fn bytes(log: &Path) -> u64 {
-    let old = rotated(log).unwrap_or_default();
+    let old = rotated(log).unwrap_or_else(|error| {
+        METRICS.statistics_failed("logs");
+        tracing::debug!(log = %log.display(), %error, "which files a log was moved to cannot be read");
+        Vec::new()
+    });
     let all = old.iter().map(PathBuf::as_path).chain([log]);
     all.filter_map(|file| std::fs::symlink_metadata(file).ok())
         .map(|found| found.len())

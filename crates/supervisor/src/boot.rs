@@ -125,7 +125,10 @@ fn join_cgroup(cgroup: &str) -> Result<(), BootError> {
 
 /// The mounted cgroup hierarchies: one with v2, one per controller with v1.
 pub fn hierarchies() -> Vec<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_else(|e| {
+        tracing::error!("/proc/self/mounts: {e}; no hierarchy of cgroups is found");
+        String::new()
+    });
     cgroup_mounts(&mounts)
 }
 
@@ -153,17 +156,22 @@ const BOOT_PROTOCOL: u8 = 3;
 async fn network(args: &InitArgs) -> Result<(), BootError> {
     let failed = |e: &dyn std::fmt::Display| BootError::Network(e.to_string());
     let netlink = Netlink::connect().map_err(|e| failed(&e))?;
+    let mut unknown = None;
     let wait = async {
         loop {
-            if let Ok(Some(link)) = netlink.find_link("eth0").await {
-                return link;
+            match netlink.find_link("eth0").await {
+                Ok(Some(link)) => return link,
+                Ok(None) => unknown = None,
+                Err(e) => unknown = Some(e),
             }
             tokio::time::sleep(LINK_POLL).await;
         }
     };
-    let link = tokio::time::timeout(LINK_TIMEOUT, wait)
-        .await
-        .map_err(|_| BootError::Network("no link eth0 was given to this node".into()))?;
+    let found = tokio::time::timeout(LINK_TIMEOUT, wait).await;
+    let link = found.map_err(|_| match &unknown {
+        None => BootError::Network("no link eth0 was given to this node".into()),
+        Some(e) => failed(&format!("whether there is a link eth0: {e}")),
+    })?;
     let lo = netlink.link("lo").await.map_err(|e| failed(&e))?;
     netlink.set_up(lo.index).await.map_err(|e| failed(&e))?;
     if args.addresses.iter().any(|a| a.address.is_ipv6()) {

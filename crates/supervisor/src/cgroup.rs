@@ -48,7 +48,10 @@ fn copy_cpuset(root: &Path, path: &str) {
                 continue;
             };
             if own.trim().is_empty() {
-                let _ = fs::write(dir.join(file), value.trim());
+                let file = dir.join(file);
+                if let Err(e) = fs::write(&file, value.trim()) {
+                    tracing::warn!("{}: {e}", file.display());
+                }
             }
         }
     }

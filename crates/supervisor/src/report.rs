@@ -43,8 +43,13 @@ pub fn processes_of(record: &Record) -> Vec<ProcessReport> {
     if of_child.is_none() || of_child == own {
         return describe(record.pid).into_iter().collect();
     }
-    let Ok(all) = procfs::process::all_processes() else {
-        return Vec::new();
+    let all = match procfs::process::all_processes() {
+        Ok(all) => all,
+        // What is known is shown.
+        Err(e) => {
+            tracing::warn!("the processes of the machine cannot be listed: {e}");
+            return describe(record.pid).into_iter().collect();
+        }
     };
     all.filter_map(Result::ok)
         .filter(|p| namespace(p.pid) == of_child)

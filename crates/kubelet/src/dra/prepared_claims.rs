@@ -3,6 +3,7 @@
 //! by whichever kubelet.
 
 use crate::checkpoint;
+use crate::folder::{entries, name};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -86,17 +87,13 @@ impl Claim {
 /// What earlier kubelets noted, by UID. A file that is damaged is an error of the log: nobody knows
 /// whose it is.
 pub(super) fn load(folder: &Path) -> BTreeMap<String, Claim> {
-    let entries = match std::fs::read_dir(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::error!(folder = %folder.display(), %error, "prepared claims cannot be read");
-            None
-        }
-        entries => entries.ok(),
-    };
-    let entries = entries.into_iter().flatten().flatten();
+    let entries = entries(folder).unwrap_or_else(|error| {
+        tracing::error!(folder = %folder.display(), %error, "prepared claims cannot be read");
+        Vec::new()
+    });
     let mut out = BTreeMap::new();
     for entry in entries {
-        let name = entry.file_name().to_string_lossy().into_owned();
+        let name = name(&entry);
         if checkpoint::is_beside(&name) || !name.ends_with(".json") {
             continue;
         }

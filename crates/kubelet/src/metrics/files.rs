@@ -1,4 +1,4 @@
-//! Files of the kernel that are read for figures. One that cannot be read shows nothing, and says so:
+//! Files of the kernel that are read for figures, and of the machine's identity. One that cannot be read shows nothing, and says so:
 //! a count of each failure, and a line in the log for the first of each file.
 
 use metrics::Counters;
@@ -25,6 +25,11 @@ pub fn text(path: &Path, name: &'static str) -> String {
     read(path, name, false).unwrap_or_default()
 }
 
+/// The text of a file that not every machine has; none where it is not there, or cannot be read.
+pub fn if_there(path: &Path, name: &'static str) -> Option<String> {
+    read(path, name, true)
+}
+
 /// The text of a file of a process, which may have ended; none where it has, or cannot be read.
 pub fn of_process(path: &Path, name: &'static str) -> Option<String> {
     read(path, name, true)
@@ -43,7 +48,7 @@ fn read(path: &Path, name: &'static str, may_be_gone: bool) -> Option<String> {
     UNREADABLE.add([name]);
     if SAID.lock().insert(name) {
         let path = path.display();
-        tracing::warn!(%path, %error, "a file of the kernel cannot be read: its figures are missing");
+        tracing::warn!(%path, %error, "a file of the machine cannot be read: what it says is missing");
     }
     None
 }

@@ -4,9 +4,9 @@ use crate::config::Config;
 use crate::eviction::thresholds::Resource;
 use crate::metrics::files;
 use crate::topology::nodes::huge_pages;
+use host::mounts::FsUsage;
 use k8s_openapi::api::core::v1::Node;
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 /// What the node declares to have, and what it keeps.
@@ -39,8 +39,14 @@ impl Resources {
     #[must_use]
     pub fn read(config: &Config) -> Self {
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
-        let disk = host::mounts::fs_usage(&config.root_dir).unwrap_or_default();
         let declared = &config.capacity;
+        let disk = host::mounts::fs_usage(&config.root_dir).unwrap_or_else(|error| {
+            if declared.ephemeral_storage_bytes.is_none() {
+                let folder = config.root_dir.display();
+                tracing::error!(%folder, %error, "how large the disk is cannot be read: no pod that asks for some gets any");
+            }
+            FsUsage::default()
+        });
         let memory_bytes = declared.memory_bytes.unwrap_or_else(|| memory().total);
         let storage_bytes = declared
             .ephemeral_storage_bytes
@@ -197,13 +203,11 @@ pub fn memory() -> Memory {
 /// Processes and threads: how many there are and can be.
 #[must_use]
 pub fn pids() -> (u64, u64) {
-    let number = |path: &str| {
-        fs::read_to_string(path)
-            .ok()
-            .and_then(|t| t.trim().parse::<u64>().ok())
-            .unwrap_or(u64::MAX)
+    let number = |name: &'static str| {
+        let text = files::text(&Path::new("/proc/sys/kernel").join(name), name);
+        text.trim().parse::<u64>().unwrap_or(u64::MAX)
     };
-    let most = number("/proc/sys/kernel/pid_max").min(number("/proc/sys/kernel/threads-max"));
+    let most = number("pid_max").min(number("threads-max"));
     let load = files::text(Path::new("/proc/loadavg"), "loadavg");
     let now = load
         .split(' ')
@@ -213,11 +217,11 @@ pub fn pids() -> (u64, u64) {
     (now.unwrap_or(0), most)
 }
 
-fn line(path: &str) -> String {
-    fs::read_to_string(path)
-        .unwrap_or_default()
-        .trim()
-        .to_owned()
+/// The line of a file that not every machine has; empty where it is not there, or cannot be read.
+/// `name`: what it is called in figures.
+fn line(path: &str, name: &'static str) -> String {
+    let text = files::if_there(Path::new(path), name);
+    text.unwrap_or_default().trim().to_owned()
 }
 
 /// Identity of the machine and its software.
@@ -244,8 +248,8 @@ impl Identity {
         let machine_id = config
             .machine_id
             .clone()
-            .unwrap_or_else(|| line("/etc/machine-id"));
-        let uuid = line("/sys/class/dmi/id/product_uuid");
+            .unwrap_or_else(|| line("/etc/machine-id", "machine-id"));
+        let uuid = line("/sys/class/dmi/id/product_uuid", "product_uuid");
         Self {
             swap: memory().swap,
             system_uuid: if uuid.is_empty() {
@@ -257,8 +261,8 @@ impl Identity {
             boot_id: config
                 .boot_id
                 .clone()
-                .unwrap_or_else(|| line("/proc/sys/kernel/random/boot_id")),
-            kernel: line("/proc/sys/kernel/osrelease"),
+                .unwrap_or_else(|| line("/proc/sys/kernel/random/boot_id", "boot_id")),
+            kernel: line("/proc/sys/kernel/osrelease", "osrelease"),
             os_image: os_image(Path::new("/etc/os-release")),
         }
     }
@@ -280,7 +284,7 @@ pub fn memory_may_reach_disk(swap: u64, release: &str) -> bool {
 }
 
 fn os_image(file: &Path) -> String {
-    let text = fs::read_to_string(file).unwrap_or_default();
+    let text = files::if_there(file, "os-release").unwrap_or_default();
     text.lines()
         .find_map(|l| l.strip_prefix("PRETTY_NAME="))
         .map_or_else(|| "Linux".to_owned(), |v| v.trim_matches('"').to_owned())
@@ -340,6 +344,7 @@ fn throttle_counters(cpus: &Path) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn reservations_reduce_what_pods_get() {

@@ -1,6 +1,7 @@
 //! What the runtime says about one pod: its sandboxes and containers, newest first.
 //! Nothing here is remembered; it is read again whenever the pod is looked at.
 
+use crate::folder::is_absent;
 use host::runtime::{ContainerStatus, Error, ProcessUser, Runtime, State};
 use jiff::Timestamp;
 use std::cmp::Reverse;
@@ -285,14 +286,21 @@ const MESSAGE_BYTES: usize = 4096;
 const LOG_BYTES: usize = 2048;
 const LOG_LINES: usize = 80;
 
-/// Puts the container's own termination message before the runtime's.
+/// Puts the container's own termination message before the runtime's. That its file cannot be read is
+/// said in its place, in upstream's words; a file that is gone has said nothing.
 fn add_last_words(seen: &mut SeenContainer) {
-    let file = seen
-        .message_file
-        .as_ref()
-        .and_then(|f| end_of(Path::new(f), MESSAGE_BYTES).ok())
-        .unwrap_or_default();
-    let mut words = tail(&file, MESSAGE_BYTES);
+    let file = seen.message_file.as_deref();
+    let read = file.map_or_else(
+        || Ok(Vec::new()),
+        |file| match end_of(Path::new(file), MESSAGE_BYTES) {
+            Err(error) if is_absent(&error) => Ok(Vec::new()),
+            read => read.map_err(|e| format!("Error on reading termination log {file}: {e}")),
+        },
+    );
+    let mut words = match read {
+        Ok(bytes) => tail(&bytes, MESSAGE_BYTES),
+        Err(why) => why,
+    };
     if words.is_empty() && seen.message_falls_back && seen.exit_code != 0 {
         let log = crate::logs::last_lines(Path::new(&seen.log_path), LOG_LINES);
         words = tail(log.as_bytes(), LOG_BYTES);
@@ -358,5 +366,25 @@ mod tests {
         std::os::unix::fs::symlink(&file, &link).unwrap();
         assert!(end_of(&link, 4).is_err());
         assert!(end_of(dir.path(), 4).is_err());
+    }
+
+    #[test]
+    fn last_words_that_cannot_be_read_are_not_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let said = |file: &Path| {
+            let mut seen = crate::pod::tests::container("a", Run::Exited, 1, 0);
+            seen.message_file = Some(file.display().to_string());
+            add_last_words(&mut seen);
+            seen.message
+        };
+        assert_eq!(said(&dir.path().join("none")), "");
+        let file = dir.path().join("words");
+        std::fs::write(&file, "no room").unwrap();
+        assert_eq!(said(&file), "no room");
+        let begin = format!(
+            "Error on reading termination log {}: ",
+            dir.path().display()
+        );
+        assert!(said(dir.path()).starts_with(&begin));
     }
 }

@@ -8,6 +8,7 @@ use super::machine::{
 use super::volumes::{KEPT, OfDisks, VolumeUse, Where};
 use super::{All, Detail, DiskUsage, Disks, Machine, OfClaim, OfContainer, OfImages, OfPod};
 use crate::events::Severity;
+use crate::folder::is_absent;
 use crate::metrics::METRICS;
 use crate::node::machine as node_machine;
 use crate::pod::deps::Deps;
@@ -256,11 +257,7 @@ impl Statistics {
         });
         let place = self.places_of_runtime().images?;
         let used = host::mounts::fs_usage(&place);
-        used.inspect_err(|error| {
-            METRICS.statistics_failed("imagefs");
-            tracing::warn!(%error, place = %place.display(), "the file system of images is unknown");
-        })
-        .ok()
+        used.inspect_err(|error| images_unknown(&place, error)).ok()
     }
 
     fn places_of_runtime(&self) -> Places {
@@ -384,8 +381,25 @@ fn images(all: &[ImageFs]) -> OfImages {
     });
     OfImages {
         taken: taken.sum(),
-        fs: place(all).and_then(|place| host::mounts::fs_usage(&place).ok()),
+        fs: place(all).and_then(|place| fs_of(&place)),
     }
+}
+
+/// The file system of images or layers; none where it cannot be seen from here, or not be read.
+fn fs_of(place: &Path) -> Option<FsUsage> {
+    match host::mounts::fs_usage(place) {
+        Ok(usage) => Some(usage),
+        Err(error) if is_absent(&error) => None,
+        Err(error) => {
+            images_unknown(place, &error);
+            None
+        }
+    }
+}
+
+fn images_unknown(place: &Path, error: &std::io::Error) {
+    METRICS.statistics_failed("imagefs");
+    tracing::warn!(%error, place = %place.display(), "the file system of images is unknown");
 }
 
 /// The group in which a pod has its own, and the name of that one.

@@ -166,7 +166,7 @@ impl Store {
             .flat_map(|(_, entry)| entry.addresses())
             .collect();
         let mut taken = taken(&entries);
-        let last = self.last();
+        let last = self.last()?;
         let mut addresses = Vec::new();
         for range in ranges {
             let had = own.iter().copied().find(|a| range.contains(*a));
@@ -277,11 +277,23 @@ impl Store {
         Ok(freed)
     }
 
-    /// The addresses that were given last, one of each range.
-    fn last(&self) -> Vec<IpAddr> {
-        let text = fs::read_to_string(self.folder.join(LAST)).unwrap_or_default();
+    /// The addresses that were given last, one of each range. Without them the next would be one that
+    /// has just become free; where they are not noted, or no text, they begin again.
+    fn last(&self) -> Result<Vec<IpAddr>, CniError> {
+        let text = match fs::read_to_string(self.folder.join(LAST)) {
+            Ok(text) => text,
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::InvalidData
+                ) =>
+            {
+                String::new()
+            }
+            Err(e) => return Err(CniError::new(code::IO, "read the last addresses", e)),
+        };
         let lines = text.split_whitespace();
-        lines.filter_map(|line| line.parse().ok()).collect()
+        Ok(lines.filter_map(|line| line.parse().ok()).collect())
     }
 
     fn path(&self, key: &str) -> PathBuf {
@@ -436,6 +448,11 @@ mod tests {
         // An address rests before it is given again.
         store.release("p2").expect("freed");
         assert_eq!(ask(&both, "p4"), ["10.1.2.3", "fd00:0:0:2::5"]);
+        // Which ones rest must be known.
+        fs::remove_file(store.folder.join(LAST)).expect("removed");
+        fs::create_dir(store.folder.join(LAST)).expect("made");
+        let refused = store.allocate(&both, "p5", "a", &[], &none);
+        assert_eq!(refused.expect_err("unknown").code, code::IO);
     }
 
     #[test]
