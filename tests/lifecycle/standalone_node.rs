@@ -53,7 +53,7 @@ fn network_config(range: &str, kept: &Path) -> String {
     .to_string()
 }
 
-/// Certificates as an administrator makes them by hand.
+/// Certificates as an administrator makes them by hand, and a configuration that names one of them.
 fn credentials(cluster: &Cluster, dir: &Path) -> Result<()> {
     let pki = cluster.data().join("server/pki");
     let read = |name: &str| fs::read_to_string(pki.join(name)).with_context(|| name.to_owned());
@@ -86,7 +86,16 @@ fn credentials(cluster: &Cluster, dir: &Path) -> Result<()> {
     let serving = ca.issue(&subject, now, DAYS)?;
     fs::write(dir.join("serving.crt"), serving.cert_pem)?;
     fs::write(dir.join("serving.key"), serving.key_pem)?;
-    Ok(fs::write(dir.join("ca.crt"), &ca.pair.cert_pem)?)
+    let believed = dir.join("ca.crt");
+    fs::write(&believed, &ca.pair.cert_pem)?;
+    let configuration = json!({
+        "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
+        "authentication": { "x509": { "clientCAFile": believed } },
+    });
+    Ok(fs::write(
+        dir.join("kubelet.yaml"),
+        configuration.to_string(),
+    )?)
 }
 
 /// What the machine runs: the runtime, its images, then kubelet and proxy.
@@ -101,7 +110,7 @@ fn script(cluster: &Cluster, dir: &Path) -> String {
          until ctr --address /run/containerd/containerd.sock version > /dev/null 2>&1; do sleep 0.1; done; \
          for i in {images}/*.tar; do ctr --address /run/containerd/containerd.sock -n k8s.io images import $i; done; \
          {tiphys} kubelet --kubeconfig kubelet.kubeconfig --hostname-override {NAME} --node-ip {ip} \
-           --tls-cert-file serving.crt --tls-private-key-file serving.key --client-ca-file ca.crt {ranges} {ROOM} & \
+           --tls-cert-file serving.crt --tls-private-key-file serving.key --config kubelet.yaml {ranges} {ROOM} & \
          while true; do {tiphys} proxy --kubeconfig proxy.kubeconfig --hostname-override {NAME} {ranges} || true; done",
         dir = dir.display(),
         images = cluster.data().join("images").display(),

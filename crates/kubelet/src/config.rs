@@ -12,6 +12,7 @@ use crate::images::verification::Verification;
 use crate::pod::sysctls::Allowed;
 use crate::shutdown::plan::Graceful;
 use crate::static_pods::manifest::Source;
+use crate::tls_files::TlsFiles;
 use crate::topology::MemoryPolicy;
 use crate::topology::merge::Rules;
 
@@ -212,6 +213,8 @@ pub struct Config {
     /// TLS of the server: its certificate and the authority whose client certificates are believed, which
     /// may be exchanged meanwhile.
     pub tls: Option<wire::tls::ServerTls>,
+    /// The files that this TLS is made of, where it is.
+    pub tls_files: TlsFiles,
     /// Image of sandboxes: never collected.
     pub pause_image: String,
     /// Labels that the node is registered with, beside the usual.
@@ -346,6 +349,7 @@ impl Config {
             enforced: Enforced::default(),
             listen: None,
             tls: None,
+            tls_files: TlsFiles::default(),
             pause_image: "registry.k8s.io/pause:3.10.1".into(),
             labels: BTreeMap::new(),
             annotations: BTreeMap::new(),

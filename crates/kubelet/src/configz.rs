@@ -69,6 +69,7 @@ pub fn of(config: &Config, pods: u64) -> Value {
     let storage = json!(c.reserved.storage_bytes.to_string());
     shown["systemReserved"]["ephemeral-storage"] = storage;
     shown["systemReserved"]["pid"] = json!(c.reserved.pids.to_string());
+    shown["authentication"]["x509"] = json!({ "clientCAFile": c.tls_files.client_ca });
     if let Some(fields) = shown.as_object_mut() {
         fields.extend(numa(c));
         fields.extend(others(c));
@@ -95,6 +96,8 @@ fn others(c: &Config) -> Map<String, Value> {
         "providerID": c.provider_id,
         "runtimeRequestTimeout": duration(c.runtime_timeout),
         "singleProcessOOMKill": c.oom_kills_one,
+        "tlsCertFile": c.tls_files.certificate,
+        "tlsPrivateKeyFile": c.tls_files.key,
         "userNamespaces": { "idsPerPod": c.user_ids_per_pod },
         "streamingConnectionIdleTimeout": duration(c.stream_idle.unwrap_or_default()),
     });

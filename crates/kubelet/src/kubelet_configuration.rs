@@ -152,6 +152,7 @@ fn contradictions(config: &Config) -> Vec<String> {
         );
     }
     out.extend(cpus::contradictions(config));
+    out.extend(config.tls_files.contradiction());
     let eviction = &config.eviction;
     for (resource, _) in eviction.soft.iter() {
         if !eviction.soft_grace.contains_key(resource.name()) {
@@ -172,6 +173,7 @@ const ACTED_ON: &[(&str, Set)] = &[
         at.config.allowed_unsafe_sysctls = texts(v)?.join(",").parse()?;
         Ok(())
     }),
+    ("authentication", port::authentication),
     ("clusterDNS", |at, v| {
         let one = |t: &String| t.parse().map_err(|_| format!("{t:?} is not an address"));
         let all: Result<_, String> = texts(v)?.iter().map(one).collect();
@@ -505,6 +507,8 @@ const ACTED_ON: &[(&str, Set)] = &[
     ("systemReserved", reserved::add),
     // Set with enforceNodeAllocatable.
     ("systemReservedCgroup", |_, v| text(v).map(drop)),
+    ("tlsCertFile", port::certificate),
+    ("tlsPrivateKeyFile", port::key),
     ("topologyManagerPolicy", |at, v| {
         at.config.topology.policy = numa::policy(text(v)?)?;
         Ok(())
@@ -608,6 +612,7 @@ fn taint(v: &Value) -> Result<String, String> {
 mod cpus;
 mod enforced;
 mod numa;
+mod port;
 mod reserved;
 #[cfg(test)]
 mod tests;

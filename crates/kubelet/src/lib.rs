@@ -34,6 +34,7 @@ pub mod shutdown;
 pub mod static_pods;
 pub mod stats;
 pub mod streaming;
+pub mod tls_files;
 pub mod topology;
 pub mod user_ids;
 pub mod volumes;

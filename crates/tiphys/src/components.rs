@@ -91,14 +91,15 @@ pub struct KubeletArgs {
     container_runtime_endpoint: String,
     #[arg(long, default_value = "/var/lib/kubelet")]
     root_dir: PathBuf,
-    /// The port's certificate; read again when it changes, as the two below.
-    #[arg(long)]
-    tls_cert_file: PathBuf,
-    #[arg(long)]
-    tls_private_key_file: PathBuf,
+    /// The port's certificate; read again when it changes, as the two below. A KubeletConfiguration may
+    /// name all three instead.
+    #[arg(long, requires = "tls_private_key_file")]
+    tls_cert_file: Option<PathBuf>,
+    #[arg(long, requires = "tls_cert_file")]
+    tls_private_key_file: Option<PathBuf>,
     /// The CA whose client certificates are believed.
     #[arg(long)]
-    client_ca_file: PathBuf,
+    client_ca_file: Option<PathBuf>,
     #[arg(long, default_value_t = 10_250)]
     port: u16,
     #[arg(long, default_value = crate::image::PAUSE)]
@@ -473,8 +474,15 @@ pub async fn kubelet(args: KubeletArgs) -> Result<()> {
     config.listen = Some(std::net::SocketAddr::new(own, args.port));
     config.pause_image = args.pod_infra_container_image;
     args.flags.set(&mut config)?;
-    let certificate = CertificateSource::Files(&args.tls_cert_file, &args.tls_private_key_file);
-    let files = ServingFiles::open(certificate, Some(&args.client_ca_file))?;
+    let given = kubelet::tls_files::TlsFiles {
+        certificate: args.tls_cert_file,
+        key: args.tls_private_key_file,
+        client_ca: args.client_ca_file,
+    };
+    config.tls_files = given.or(config.tls_files);
+    let [certificate, key, client_ca] = config.tls_files.all()?;
+    let certificate = CertificateSource::Files(certificate, key);
+    let files = ServingFiles::open(certificate, Some(client_ca))?;
     config.tls = Some(files.tls.clone());
     tokio::spawn(files.follow(stop.clone()));
     let ground = kubelet::Ground::machine(&config, Clock::system(), Random::system());

@@ -283,7 +283,11 @@ fn what_is_so_anyway_warns_nobody() {
     for (file, why) in [
         (
             json!({ "authentication": { "anonymous": { "enabled": true } } }),
-            "authentication has no effect on this kubelet: certificates of the cluster's authority, or that of --client-ca-file, and tokens are asked for, and nobody gets in without",
+            "authentication.anonymous.enabled has no effect on this kubelet: nobody gets in without a certificate or a token",
+        ),
+        (
+            json!({ "authentication": { "webhook": { "enabled": false } } }),
+            "authentication.webhook.enabled has no effect on this kubelet: the API server is asked about every token",
         ),
         (
             json!({ "readOnlyPort": 10_255 }),
@@ -302,6 +306,39 @@ fn what_is_so_anyway_warns_nobody() {
         gate("Other").unwrap_err().to_string(),
         "featureGates: unrecognized feature gate: Other"
     );
+}
+
+#[test]
+fn the_ports_certificate_and_the_authority_of_clients_are_files() {
+    let (config, warnings) = set(&[json!({
+        "tlsCertFile": "/etc/k/a.crt", "tlsPrivateKeyFile": "/etc/k/a.key",
+        "authentication": { "x509": { "clientCAFile": "/etc/k/ca.crt" } },
+    })])
+    .unwrap();
+    assert_eq!(warnings, Vec::<String>::new());
+    let named = ["/etc/k/a.crt", "/etc/k/a.key", "/etc/k/ca.crt"];
+    assert_eq!(config.tls_files.all(), Ok(named.map(std::path::Path::new)));
+    let shown = crate::configz::of(&config, 110);
+    assert_eq!(shown["tlsCertFile"], named[0]);
+    assert_eq!(shown["authentication"]["x509"]["clientCAFile"], named[2]);
+    let (config, _) = set(&[json!({ "tlsCertFile": "", "tlsPrivateKeyFile": "" })]).unwrap();
+    assert_eq!(config.tls_files, crate::tls_files::TlsFiles::default());
+    for (file, why) in [
+        (
+            json!({ "tlsCertFile": "/a.crt" }),
+            "tlsCertFile must not be without tlsPrivateKeyFile",
+        ),
+        (
+            json!({ "tlsPrivateKeyFile": "a.key", "tlsCertFile": "/a.crt" }),
+            "tlsPrivateKeyFile: \"a.key\" is not an absolute path; tlsCertFile must not be without tlsPrivateKeyFile",
+        ),
+        (
+            json!({ "authentication": { "x509": { "clientCAFile": 1 } } }),
+            "authentication: x509.clientCAFile: 1 is not a text",
+        ),
+    ] {
+        assert_eq!(set(&[file]).unwrap_err().to_string(), why);
+    }
 }
 
 #[test]

@@ -31,15 +31,6 @@ fn is_zero(v: &Value) -> bool {
     v == 0
 }
 
-/// Nobody gets in without a credential, and who has a token is asked for.
-fn authenticates(v: &Value) -> bool {
-    let flag = |pointer| v.pointer(pointer).and_then(Value::as_bool);
-    let ca = v.pointer("/x509/clientCAFile").and_then(Value::as_str);
-    flag("/anonymous/enabled") != Some(true)
-        && flag("/webhook/enabled") != Some(false)
-        && ca.is_none_or(str::is_empty)
-}
-
 fn asks_the_api(v: &Value) -> bool {
     let mode = v.get("mode").and_then(Value::as_str);
     mode.is_none_or(|m| m.is_empty() || m == "Webhook")
@@ -51,11 +42,6 @@ pub(super) const WITHOUT_EFFECT: &[Without] = &[
         "address",
         never,
         "the port is open at the node's own address",
-    ),
-    (
-        "authentication",
-        authenticates,
-        "certificates of the cluster's authority, or that of --client-ca-file, and tokens are asked for, and nobody gets in without",
     ),
     (
         "authorization",
@@ -251,11 +237,6 @@ pub(super) const WITHOUT_EFFECT: &[Without] = &[
         "processes of the system stay in their groups",
     ),
     (
-        "tlsCertFile",
-        is_empty,
-        "the port's certificate is asked for from the cluster, or named by --tls-cert-file",
-    ),
-    (
         "tlsCipherSuites",
         is_empty,
         "the port speaks TLS 1.2 and 1.3 with modern suites alone",
@@ -269,11 +250,6 @@ pub(super) const WITHOUT_EFFECT: &[Without] = &[
         "tlsMinVersion",
         |v| is_empty(v) || v == "VersionTLS12",
         "the port speaks TLS 1.2 and 1.3",
-    ),
-    (
-        "tlsPrivateKeyFile",
-        is_empty,
-        "the port's certificate is asked for from the cluster, or named by --tls-cert-file",
     ),
     ("volumePluginDir", is_empty, "there are no FlexVolumes"),
     (

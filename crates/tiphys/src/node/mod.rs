@@ -566,6 +566,12 @@ fn kubelet_config(
     let volumes = std::path::absolute(args.data_dir.join("volumes"));
     config.local_volumes = Some(volumes.context("finding the folder of volumes")?);
     args.kubelet.set(&mut config)?;
+    let unused = std::mem::take(&mut config.tls_files);
+    for field in unused.fields() {
+        tracing::warn!(
+            "the kubelet's configuration: {field} has no effect on a node of the cluster: its certificate is asked for from the cluster, whose authority is believed"
+        );
+    }
     // What is given by flags outranks the files; and the runtime is the node's own.
     config.runtime_endpoint = containerd.socket().to_string_lossy().into_owned();
     config.capacity.pods = args.max_pods.or(config.capacity.pods);
