@@ -9,8 +9,10 @@ use control::action::{Target, reference};
 use control::{Action, Controller, Count, Plan, Watches};
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
+use parking_lot::Mutex;
 use serde_json::json;
 
+use crate::common::uid_of;
 use crate::metrics::{Alive, sets as figures};
 
 /// Upstream's bits of nodes' ranges: 254 pods by IPv4, and all that one network may have by IPv6.
@@ -62,7 +64,23 @@ impl Ranges {
 pub struct PodCidrs {
     nodes: Informer<Node>,
     ranges: Ranges,
+    told: Mutex<Told>,
     alive: Alive,
+}
+
+/// The nodes, by UID, of which it was said that there is no range for them. It is said once of each:
+/// where thousands have none, whatever happens to one of them is no news of the others.
+#[derive(Default)]
+struct Told(HashSet<String>);
+
+impl Told {
+    /// Of the nodes without a range those that are new to it; all others are forgotten.
+    fn news(&mut self, without: &[Arc<Node>]) -> Vec<Arc<Node>> {
+        let now: HashSet<String> = without.iter().map(|n| uid_of(&**n)).collect();
+        let before = std::mem::replace(&mut self.0, now);
+        let is_new = |n: &&Arc<Node>| !before.contains(&uid_of(&***n));
+        without.iter().filter(is_new).cloned().collect()
+    }
 }
 
 impl PodCidrs {
@@ -70,6 +88,7 @@ impl PodCidrs {
         Self {
             nodes: informers.of(),
             ranges,
+            told: Mutex::default(),
             alive: Alive::default(),
         }
     }
@@ -80,27 +99,28 @@ impl Controller for PodCidrs {
     const QUEUE: &'static str = "cidrallocator";
     const ACCOUNT: &'static str = "node-controller";
     type Key = ();
-    type Observed = Vec<Arc<Node>>;
+    type Observed = Allotment;
 
     fn watches(&self, watches: &mut Watches<()>) {
         let (nodes, ranges) = (self.nodes.clone(), self.ranges.clone());
         self.alive
             .show(move |lives| ranges.show(&if lives { nodes.list() } else { Vec::new() }));
-        watches.on(&self.nodes, |n| {
-            if cidr(n).is_none() {
-                vec![()]
-            } else {
-                Vec::new()
+        watches.on_change(&self.nodes, |change| {
+            match concerns(change.old.as_deref(), change.new.as_deref()) {
+                true => vec![()],
+                false => Vec::new(),
             }
         });
     }
-    fn observe(&self, (): &()) -> Option<Vec<Arc<Node>>> {
-        Some(self.nodes.list())
+    fn observe(&self, (): &()) -> Option<Allotment> {
+        let mut allotment = allot(&self.nodes.list(), &self.ranges);
+        allotment.without = self.told.lock().news(&allotment.without);
+        Some(allotment)
     }
-    fn plan(&self, nodes: &Vec<Arc<Node>>, _: i64) -> Plan {
-        plan(nodes, &self.ranges)
+    fn plan(&self, allotment: &Allotment, _: i64) -> Plan {
+        plan(allotment)
     }
-    fn metrics(&self, _: &Vec<Arc<Node>>, plan: &Plan) -> Option<Count> {
+    fn metrics(&self, _: &Allotment, plan: &Plan) -> Option<Count> {
         let ranges = self.ranges.0.iter().map(|(range, _)| *range);
         figures::ranges(ranges.collect(), plan)
     }
@@ -146,11 +166,36 @@ impl UsedCidrs {
     }
 }
 
-fn plan(nodes: &[Arc<Node>], ranges: &Ranges) -> Plan {
+/// Whether a change of a node may have to do with ranges: one that has none came or lost it, or one
+/// that had one does not need it any more. Heartbeats, of which there are many more, do not.
+fn concerns(old: Option<&Node>, new: Option<&Node>) -> bool {
+    let has = |node: Option<&Node>| node.map(cidr);
+    match (has(old), has(new)) {
+        (None, new) => new == Some(None),
+        (Some(None), _) => false,
+        (before, now) => now != before,
+    }
+}
+
+/// What becomes of the nodes that have no range.
+pub struct Allotment {
+    /// A part of each range.
+    given: Vec<(Arc<Node>, Vec<String>)>,
+    /// There is nothing left for them.
+    without: Vec<Arc<Node>>,
+}
+
+fn allot(nodes: &[Arc<Node>], ranges: &Ranges) -> Allotment {
+    let mut asking: Vec<&Arc<Node>> = nodes.iter().filter(|n| cidr(n).is_none()).collect();
+    let mut allotment = Allotment {
+        given: Vec::new(),
+        without: Vec::new(),
+    };
+    if asking.is_empty() {
+        return allotment;
+    }
+    asking.sort_by_key(|n| n.name_any());
     let taken = UsedCidrs::of(nodes, ranges);
-    let mut without: Vec<&Arc<Node>> = nodes.iter().filter(|n| cidr(n).is_none()).collect();
-    without.sort_by_key(|n| n.name_any());
-    let mut plan = Plan::default();
     let parts = |(range, prefix): &(Cidr, u8)| {
         let (range, prefix) = (*range, *prefix);
         (0..).map_while(move |i| range.part(prefix, i))
@@ -160,29 +205,39 @@ fn plan(nodes: &[Arc<Node>], ranges: &Ranges) -> Plan {
         .iter()
         .map(|range| parts(range).filter(|part| !taken.has(*part)))
         .collect();
-    for node in without {
+    for node in asking {
         // All or none: a node keeps what it was given first.
         let given: Option<Vec<String>> = free
             .iter_mut()
             .map(|parts| parts.next().map(|part| part.to_string()))
             .collect();
-        let Some((first, all)) = given.and_then(|all| Some((all.first()?.clone(), all))) else {
-            plan.actions.push(Action::Event {
-                about: reference(&**node),
-                warning: true,
-                reason: "CIDRNotAvailable",
-                message: "Node has no range for its pods: the cluster's is used up".into(),
-            });
-            continue;
-        };
+        match given {
+            Some(all) => allotment.given.push((node.clone(), all)),
+            None => allotment.without.push(node.clone()),
+        }
+    }
+    allotment
+}
+
+fn plan(allotment: &Allotment) -> Plan {
+    let mut plan = Plan::default();
+    for (node, all) in &allotment.given {
         let patch = json!({
             "metadata": { "resourceVersion": node.resource_version() },
-            "spec": { "podCIDR": first, "podCIDRs": all },
+            "spec": { "podCIDR": all.first(), "podCIDRs": all },
         });
         plan.actions.push(Action::merge(
             Target::of::<Node>("", &node.name_any()),
             patch,
         ));
+    }
+    for node in &allotment.without {
+        plan.actions.push(Action::Event {
+            about: reference(&**node),
+            warning: true,
+            reason: "CIDRNotAvailable",
+            message: "Node has no range for its pods: the cluster's is used up".into(),
+        });
     }
     plan
 }
@@ -218,14 +273,14 @@ mod tests {
     #[test]
     fn each_node_gets_the_first_free_part() {
         let nodes = [node("a", "10.4.1.0/24"), node("b", ""), node("c", "")];
-        let plan = plan(&nodes, &ranges("10.4.0.0/22"));
+        let plan = plan(&allot(&nodes, &ranges("10.4.0.0/22")));
         assert_eq!(given(&plan), [r#"["10.4.0.0/24"]"#, r#"["10.4.2.0/24"]"#]);
     }
 
     #[test]
     fn each_node_gets_a_part_of_each_family_the_first_one_first() {
         let nodes = [node("a", "10.4.1.0/24"), node("b", ""), node("c", "")];
-        let plan = plan(&nodes, &ranges("fd00:10:244::/56,10.4.0.0/22"));
+        let plan = plan(&allot(&nodes, &ranges("fd00:10:244::/56,10.4.0.0/22")));
         let expected = [
             r#"["fd00:10:244::/64","10.4.0.0/24"]"#,
             r#"["fd00:10:244:1::/64","10.4.2.0/24"]"#,
@@ -236,14 +291,15 @@ mod tests {
     #[test]
     fn ranges_of_another_size_are_in_the_way_of_all_that_they_overlap() {
         let nodes = [node("a", "10.4.0.0/23"), node("b", "")];
-        let plan = plan(&nodes, &ranges("10.4.0.0/22"));
+        let plan = plan(&allot(&nodes, &ranges("10.4.0.0/22")));
         assert_eq!(given(&plan), [r#"["10.4.2.0/24"]"#]);
     }
 
     #[test]
     fn a_used_up_range_is_reported() {
         for text in ["10.4.0.0/24", "10.4.0.0/24,fd00:10:244::/56"] {
-            let plan = plan(&[node("a", "10.4.0.0/24"), node("b", "")], &ranges(text));
+            let nodes = [node("a", "10.4.0.0/24"), node("b", "")];
+            let plan = plan(&allot(&nodes, &ranges(text)));
             assert!(matches!(
                 &plan.actions[..],
                 [Action::Event {
@@ -251,6 +307,51 @@ mod tests {
                     ..
                 }]
             ));
+        }
+    }
+
+    #[test]
+    fn that_there_is_no_range_is_said_once_of_each_node() {
+        let mut told = Told::default();
+        let some = |names: &[&str]| -> Vec<Arc<Node>> {
+            let named = |name: &&str| {
+                let mut node = Node::clone(&node(name, ""));
+                node.metadata.uid = Some((*name).to_owned());
+                Arc::new(node)
+            };
+            names.iter().map(named).collect()
+        };
+        let mut news = |names: &[&str]| -> Vec<String> {
+            let new = told.news(&some(names));
+            new.iter().map(|n| n.name_any()).collect()
+        };
+        assert_eq!(news(&["a", "b"]), ["a", "b"]);
+        assert_eq!(news(&["a", "b", "c"]), ["c"]);
+        // One got a range or went; should it come again, that is said again.
+        assert!(news(&["a", "c"]).is_empty());
+        assert_eq!(news(&["a", "b", "c"]), ["b"]);
+    }
+
+    #[test]
+    fn a_range_is_looked_for_when_one_is_needed_or_given_back() {
+        let (with, other, without) = (
+            node("a", "10.4.0.0/24"),
+            node("a", "10.4.1.0/24"),
+            node("a", ""),
+        );
+        for (old, new, looked) in [
+            (None, Some(&without), true),
+            (None, Some(&with), false),
+            (Some(&without), Some(&without), false),
+            (Some(&with), Some(&with), false),
+            (Some(&without), Some(&with), false),
+            (Some(&with), Some(&other), true),
+            (Some(&with), Some(&without), true),
+            (Some(&with), None, true),
+            (Some(&without), None, false),
+        ] {
+            let seen = concerns(old.map(|n| &**n), new.map(|n| &**n));
+            assert_eq!(seen, looked, "{old:?} {new:?}");
         }
     }
 
