@@ -113,7 +113,7 @@ impl<'a> Sort<'a> {
             };
         }
         // Only names that exist, or the labels would be the clients' to fill.
-        if code == 404 {
+        if code == 404 && !asked.is_served {
             return sort;
         }
         Self {
@@ -200,6 +200,8 @@ pub struct MeasuredRequest<'a> {
     info: &'a RequestInfo,
     dry_run: bool,
     is_apply: bool,
+    /// Whether there is what the path names: asked where the answer is that something is not there.
+    is_served: bool,
     trace: Option<String>,
 }
 
@@ -209,8 +211,16 @@ impl<'a> MeasuredRequest<'a> {
             info,
             dry_run,
             is_apply,
+            is_served: false,
             trace: None,
         }
+    }
+
+    /// Whether the path names a resource that is served: then an object that is not there counts
+    /// under its name.
+    #[must_use]
+    pub fn served(self, is_served: bool) -> Self {
+        Self { is_served, ..self }
     }
 
     /// As part of the trace that the request's headers name.
@@ -393,8 +403,10 @@ impl RequestMetrics {
         timed.insert(1, ("dry_run", sort.dry_run.to_owned()));
         let mut counted = timed.clone();
         counted.insert(0, ("code", sort.code.to_string()));
-        let is_read = matches!(sort.verb, "GET" | "LIST") && info.is_resource && sort.code != 404;
-        let is_timed = !info.long_running() && sort.code != 404;
+        let is_unknown = info.is_resource && sort.resource.is_empty();
+        let is_read = matches!(sort.verb, "GET" | "LIST") && info.is_resource && !is_unknown;
+        let is_timed =
+            !info.long_running() && !is_unknown && (info.is_resource || sort.code != 404);
         Series {
             texts: [
                 sort.verb,
@@ -561,6 +573,9 @@ mod tests {
             false,
             404,
         );
+        let gone = info("get", ["", "services", "", "a", "gone"]);
+        let gone = MeasuredRequest::new(&gone, false, false).served(true);
+        metrics.answered(&gone, 404, second, Some(200));
         let probe = RequestInfo {
             verb: "get".to_owned(),
             path: "/readyz/ping".to_owned(),
@@ -576,6 +591,8 @@ mod tests {
             "apiserver_request_total{code=\"200\",component=\"apiserver\",dry_run=\"\",group=\"\",resource=\"pods\",scope=\"namespace\",subresource=\"\",verb=\"LIST\",version=\"v1\"} 2",
             "apiserver_request_total{code=\"201\",component=\"apiserver\",dry_run=\"All\",group=\"apps\",resource=\"deployments\",scope=\"resource\",subresource=\"\",verb=\"POST\",version=\"v1\"} 1",
             "resource=\"pods\",scope=\"resource\",subresource=\"status\",verb=\"APPLY\",version=\"v1\"} 1",
+            "apiserver_request_total{code=\"404\",component=\"apiserver\",dry_run=\"\",group=\"\",resource=\"services\",scope=\"resource\",subresource=\"\",verb=\"GET\",version=\"v1\"} 1",
+            "apiserver_request_total{code=\"404\",component=\"apiserver\",dry_run=\"\",group=\"\",resource=\"\",scope=\"resource\",subresource=\"\",verb=\"GET\",version=\"\"} 1",
             "scope=\"resource\",subresource=\"exec\",verb=\"CONNECT\",version=\"v1\"} 1",
             "scope=\"\",subresource=\"/readyz\",verb=\"GET\",version=\"\"} 1",
             "apiserver_request_sli_duration_seconds_count{component=\"apiserver\",dry_run=\"\",group=\"\",resource=\"pods\",scope=\"namespace\",subresource=\"\",verb=\"LIST\",version=\"v1\"} 2",

@@ -137,8 +137,10 @@ impl ApiServer {
                 ))
             }
         };
-        let asked = MeasuredRequest::new(&info, dry_run, is_apply).traced(trace);
         let (code, took) = (response.status().as_u16(), started.elapsed());
+        let is_served = code != 404 || self.serves(&info);
+        let asked = MeasuredRequest::new(&info, dry_run, is_apply);
+        let asked = asked.served(is_served).traced(trace);
         let size = response.body().whole().map(Bytes::len);
         let metrics = &self.state().metrics().requests;
         metrics.answered(&asked, code, took, size);

@@ -146,6 +146,19 @@ fn check_sub_verb(call: &Call) -> Result<(), Status> {
     }
 }
 
+impl ApiServer {
+    /// Whether a path names a resource, and where it names one a subresource, that is served.
+    pub(super) fn serves(&self, info: &RequestInfo) -> bool {
+        let kinds = self.kinds();
+        let row = kinds.by_resource(&info.group, &info.version, &info.resource);
+        let Some((row, version)) = row.and_then(|row| Some((row, row.version(&info.version)?)))
+        else {
+            return false;
+        };
+        info.subresource.is_empty() || row.subresource_of(version, &info.subresource).is_some()
+    }
+}
+
 /// One request to a resource.
 fn call(
     server: &ApiServer,
