@@ -146,6 +146,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "kubelet",
             "host",
             "control",
+            "registry",
             "store",
             "client",
             "api",

@@ -92,6 +92,42 @@ fn what_is_wrong_with_a_file_is_said_with_its_place() {
         ),
         (event("{ at: 1m, fail: {} }"), "events[0].fail: say which"),
         (
+            event("{ at: 1m, fail: { zone: c } }"),
+            "events[0].fail.zone: no node is in zone \"c\" at line 6 column 27",
+        ),
+        (
+            event("{ at: 1m, add: { pool: n, count: 0 } }"),
+            "events[0].add.count: must be at least 1",
+        ),
+        ("null".to_owned(), "expected the description of a cluster"),
+        (
+            format!("{NODES}\nduration: -5m\n"),
+            "duration: \"-5m\" is not a length of time, such as 90s or 1h30m, at line 5 column 11",
+        ),
+        (
+            "nodes:\n- { name: n, count: 1, capacity: {}, taints: [{ key: a, efect: NoExecute }] }"
+                .to_owned(),
+            "unknown field `efect`",
+        ),
+        (
+            format!(
+                "{NODES}\nobjects:\n- {}\n",
+                deployment("w", 2, "'1'").replace("replicas", "replcias")
+            ),
+            "unknown field \"spec.replcias\"",
+        ),
+        (
+            format!(
+                "{NODES}\nobjects:\n- {}\n",
+                deployment("w", 2, "'1'").replace("replicas: 2", "replicas: 2, replicas: 3")
+            ),
+            "duplicate entry with key \"replicas\"",
+        ),
+        (
+            format!("{NODES}\nfeatureGates: [Gangs=true]\n"),
+            "featureGates: unrecognized feature gate: Gangs at line 5",
+        ),
+        (
             event("{ at: 1m, perHour: 0, fail: { pool: n } }"),
             "events[0].perHour: must be a number above 0",
         ),
@@ -135,7 +171,7 @@ fn what_is_wrong_with_a_file_is_said_with_its_place() {
             format!(
                 "{NODES}\nobjects:\n- {{ apiVersion: v9, kind: Thing, metadata: {{ name: t }} }}\n"
             ),
-            "objects[0]: no kind Thing in v9 is served",
+            "objects[0]: no kind Thing in v9 is served at line 6 column 3",
         ),
     ] {
         let said = refused(&text);
@@ -144,6 +180,15 @@ fn what_is_wrong_with_a_file_is_said_with_its_place() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// More than a number holds is as much as it holds.
+#[test]
+fn nodes_may_have_more_than_can_be_counted() {
+    let nodes = NODES.replace("memory: 8Gi", "memory: 7E");
+    let report = play(&format!("{nodes}\nduration: 1m\n"));
+    let last = report.samples.last().expect("samples");
+    assert_eq!(last.memory_allocatable_bytes, i64::MAX);
 }
 
 #[test]

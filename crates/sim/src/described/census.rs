@@ -58,6 +58,11 @@ fn disruption(pod: &Pod) -> Option<&str> {
     Some(found.reason.as_deref().unwrap_or_default())
 }
 
+/// As much as can be, where nodes have or pods ask for more than there is.
+fn add(to: &mut i64, more: i64) {
+    *to = to.saturating_add(more);
+}
+
 impl Census {
     pub fn note(&mut self, text: String) {
         if self.notes.len() < MOST_NOTES {
@@ -119,8 +124,8 @@ impl Census {
             let room = node.status.as_ref().and_then(|s| s.allocatable.as_ref());
             let room = Resources::read(room, &mut self.strings);
             out.nodes_ready += 1;
-            out.cpu_allocatable_millis += room.cpu_millis;
-            out.memory_allocatable_bytes += room.memory_bytes;
+            add(&mut out.cpu_allocatable_millis, room.cpu_millis);
+            add(&mut out.memory_allocatable_bytes, room.memory_bytes);
             ready.insert(node.name_any());
         }
         for pod in pods {
@@ -135,8 +140,8 @@ impl Census {
             *place += 1;
             if !is_finished(pod) && node.is_some_and(|n| ready.contains(n)) {
                 let (cpu, memory) = self.asks.get(uid_of(pod)).copied().unwrap_or_default();
-                out.cpu_requested_millis += cpu;
-                out.memory_requested_bytes += memory;
+                add(&mut out.cpu_requested_millis, cpu);
+                add(&mut out.memory_requested_bytes, memory);
             }
         }
         self.samples.push(out);

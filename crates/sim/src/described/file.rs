@@ -6,11 +6,14 @@ use std::fmt;
 use std::time::Duration;
 
 use clock::Random;
-use serde::{Deserialize, Deserializer};
+use registry::Features;
+use registry::served_versions::{self, Served};
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-use super::captured;
 use super::chance::{self, Drawn};
+use super::{captured, place};
 
 /// More nodes than this are refused: upstream's limit is 5,000, and a laptop's memory has one too.
 const MOST_NODES: usize = 20_000;
@@ -22,6 +25,9 @@ const MOST_TURNS: u64 = 100_000;
 const MOST_SAMPLES: u32 = 10_000;
 /// Moments at which it is looked at when the file does not say: more than a terminal is wide.
 const SAMPLES: u32 = 120;
+
+/// The label of a node with its zone.
+pub const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// Why a description cannot be played.
 #[derive(Debug, thiserror::Error)]
@@ -52,19 +58,60 @@ impl Span {
 
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(from)?;
-        let nanos = api::duration::parse(&text).ok();
+        from.deserialize_str(SpanVisitor)
+    }
+}
+
+/// Reads the text itself, so that an error has the text's own place.
+struct SpanVisitor;
+
+impl Visitor<'_> for SpanVisitor {
+    type Value = Span;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a length of time, such as 90s or 1h30m")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Span, E> {
+        let nanos = api::duration::parse(text).ok();
         let nanos = nanos.and_then(|n| u64::try_from(n).ok()).ok_or_else(|| {
             let why = format!("{text:?} is not a length of time, such as 90s or 1h30m,");
-            serde::de::Error::custom(why)
+            E::custom(why)
         })?;
-        Ok(Self(Duration::from_nanos(nanos)))
+        Ok(Span(Duration::from_nanos(nanos)))
     }
+}
+
+/// An object of Kubernetes. It is read by YAML's own rules, so that a field that is there twice is
+/// refused and `<<` merges, as kubectl has it.
+struct Object(Value);
+
+impl<'de> Deserialize<'de> for Object {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let mut yaml = serde_norway::Value::deserialize(from)?;
+        yaml.apply_merge().map_err(de::Error::custom)?;
+        let json = serde_json::to_value(yaml).map_err(de::Error::custom)?;
+        Ok(Self(json))
+    }
+}
+
+fn object<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Value>, D::Error> {
+    Ok(Option::<Object>::deserialize(from)?.map(|o| o.0))
+}
+
+fn objects<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Value>, D::Error> {
+    let all = Vec::<Object>::deserialize(from)?;
+    Ok(all.into_iter().map(|o| o.0).collect())
 }
 
 /// A described cluster.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+#[serde(
+    deny_unknown_fields,
+    rename_all = "camelCase",
+    default,
+    expecting = "the description of a cluster: fields such as nodes, objects and events"
+)]
 pub struct Description {
     /// All chance comes from it.
     pub seed: u64,
@@ -75,10 +122,21 @@ pub struct Description {
     /// How long a node that failed is silent before it is taken for failed.
     pub node_grace: Span,
     pub pods: PodTimes,
+    /// As `--feature-gates` of a server: `Name=true`.
+    pub feature_gates: Vec<String>,
+    /// As `--runtime-config` of a server: `group/version=true`.
+    pub runtime_config: Vec<String>,
     pub nodes: Vec<Pool>,
     /// Kubernetes objects that are there from the beginning.
+    #[serde(deserialize_with = "objects")]
     pub objects: Vec<Value>,
     pub events: Vec<Event>,
+    /// What it was read from, for the lines of what is wrong with it.
+    #[serde(skip)]
+    text: String,
+    /// How many of its objects, the first ones, are not from this text.
+    #[serde(skip)]
+    captured: usize,
 }
 
 impl Default for Description {
@@ -90,9 +148,13 @@ impl Default for Description {
             // What upstream's node controller waits.
             node_grace: Span::seconds(50),
             pods: PodTimes::default(),
+            feature_gates: Vec::new(),
+            runtime_config: Vec::new(),
             nodes: Vec::new(),
             objects: Vec::new(),
             events: Vec::new(),
+            text: String::new(),
+            captured: 0,
         }
     }
 }
@@ -133,7 +195,17 @@ pub struct Pool {
     #[serde(default)]
     pub zones: Vec<String>,
     #[serde(default)]
-    pub taints: Vec<k8s_openapi::api::core::v1::Taint>,
+    pub taints: Vec<Taint>,
+}
+
+/// A taint, of which no field is overlooked.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Taint {
+    pub key: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub value: String,
+    pub effect: String,
 }
 
 /// Something that happens: exactly one of the things that it may do.
@@ -154,6 +226,7 @@ pub struct Event {
     /// After how long each of the nodes that fail comes back; none by itself, if it does not say.
     pub lasts: Option<Drawn>,
     /// An object, or a List of them. What is made several times has the number at its name's end.
+    #[serde(default, deserialize_with = "object")]
     pub create: Option<Value>,
     pub delete: Option<Named>,
     pub scale: Option<Scale>,
@@ -321,7 +394,42 @@ impl Description {
     /// # Errors
     /// What is wrong with its form, with field and line.
     pub fn read(text: &str) -> Result<Self, DescriptionError> {
-        Ok(serde_norway::from_str(text)?)
+        let mut read: Self = serde_norway::from_str(text)?;
+        text.clone_into(&mut read.text);
+        Ok(read)
+    }
+
+    /// How an object is called in errors: one that was there before is not in the file.
+    pub fn object_path(&self, at: usize) -> String {
+        match at.checked_sub(self.captured) {
+            Some(own) => format!("objects[{own}]"),
+            None => format!("object {at} of the cluster"),
+        }
+    }
+
+    /// The kinds and features of its servers, and what of them has no effect.
+    ///
+    /// # Errors
+    /// When there is no such gate or API.
+    pub fn served(&self) -> Result<(Served, Features), DescriptionError> {
+        let features = match Features::read(&self.feature_gates) {
+            Ok(features) => features,
+            Err(errors) => return wrong("featureGates", errors.join("; ")),
+        };
+        match served_versions::configured(&self.runtime_config, &features) {
+            Ok(mut served) => {
+                served.warnings.extend(features.warnings());
+                Ok((served, features))
+            }
+            Err(why) => wrong("runtimeConfig", why),
+        }
+    }
+
+    /// Where in the file that is which an error is about: the error begins with its path.
+    pub fn place(&self, error: &str) -> Option<String> {
+        let (path, _) = error.split_once(": ")?;
+        let (line, column) = place::of(&self.text, path)?;
+        Some(format!("line {line} column {column}"))
     }
 
     /// The objects of a cluster, as `kubectl get … -o yaml` prints them, come before its own.
@@ -330,6 +438,7 @@ impl Description {
     /// When the text is not of objects.
     pub fn begin_with(&mut self, text: &str) -> Result<(), DescriptionError> {
         let mut all = captured::objects(text)?;
+        self.captured += all.len();
         all.append(&mut self.objects);
         self.objects = all;
         Ok(())
@@ -377,9 +486,10 @@ impl Description {
             let why = format!("the cluster would be looked at more than {MOST_SAMPLES} times");
             return wrong("sampleEvery", why);
         }
+        self.served()?;
         self.check_nodes()?;
         for (at, object) in self.objects.iter().enumerate() {
-            check_object(&format!("objects[{at}]"), object)?;
+            check_object(&self.object_path(at), object)?;
         }
         self.check_events()
     }
@@ -458,6 +568,19 @@ impl Description {
         Ok(())
     }
 
+    /// Whether any node that may come to be lies in a zone.
+    fn has_zone(&self, zone: &str) -> bool {
+        let pools = |p: &Pool| {
+            let mut zones = p.zones.iter().chain(p.labels.get(ZONE));
+            zones.any(|z| z == zone)
+        };
+        let is_in = |o: &Value| {
+            let label = o.pointer("/metadata/labels").and_then(|all| all.get(ZONE));
+            o["kind"] == "Node" && label.and_then(Value::as_str) == Some(zone)
+        };
+        self.nodes.iter().any(pools) || self.objects.iter().any(is_in)
+    }
+
     fn check_deed(&self, path: &str, deed: Deed<'_>) -> Result<(), DescriptionError> {
         let has_pool = |name: &String| self.nodes.iter().any(|p| p.name == *name);
         if let Some(which) = deed.which() {
@@ -467,6 +590,20 @@ impl Description {
             if let Some(pool) = which.pool.as_ref().filter(|p| !has_pool(p)) {
                 return wrong(format!("{path}.pool"), format!("there is no pool {pool:?}"));
             }
+            if let Some(zone) = which.zone.as_ref().filter(|z| !self.has_zone(z)) {
+                return wrong(
+                    format!("{path}.zone"),
+                    format!("no node is in zone {zone:?}"),
+                );
+            }
+        }
+        let count = deed.which().and_then(|which| which.count);
+        let more = match deed {
+            Deed::Add(more) => Some(more.count),
+            _ => None,
+        };
+        if count.or(more) == Some(0) {
+            return wrong(format!("{path}.count"), "must be at least 1");
         }
         match deed {
             Deed::Create(object) => check_object(path, object),

@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 
 use super::file::{Pool, Span};
 
+/// What annotations begin with that are for the simulation.
+const OURS: &str = "simulate.tiphys.io/";
 /// On a pod that runs to its end: how long it runs.
 pub const RUNS_FOR: &str = "simulate.tiphys.io/runs-for";
 /// The label of a node with its architecture.
@@ -129,7 +131,12 @@ pub fn captured(node: &Value, now: &str) -> Value {
         .cloned()
         .unwrap_or_else(|| json!({ "cpu": "1", "memory": "1Gi", "pods": MOST_PODS }));
     let labels = node.pointer("/metadata/labels").unwrap_or(&Value::Null);
-    of(name, labels, &json!(kept), &room, now)
+    let mut out = of(name, labels, &json!(kept), &room, now);
+    // Closed nodes stay closed.
+    if let Some(closed) = node.pointer("/spec/unschedulable") {
+        out["spec"]["unschedulable"] = closed.clone();
+    }
+    out
 }
 
 fn ready(is: bool, now: &str) -> Value {
@@ -163,14 +170,20 @@ pub fn runs_for(pod: &Pod, usual: Duration) -> Option<Duration> {
     Some(read.map_or(usual, |s| s.0))
 }
 
-/// What is wrong with a pod's annotation.
+/// What is wrong with a pod's annotations.
 pub fn fault(pod: &Pod) -> Option<String> {
-    let given = pod.annotations().get(RUNS_FOR)?;
     let of = pod
         .metadata
         .generate_name
         .clone()
         .unwrap_or_else(|| pod.name_any());
+    let mut keys = pod.annotations().keys();
+    if let Some(unknown) = keys.find(|k| k.starts_with(OURS) && *k != RUNS_FOR) {
+        return Some(format!(
+            "{unknown} of {of}: has no effect, there is {RUNS_FOR} alone"
+        ));
+    }
+    let given = pod.annotations().get(RUNS_FOR)?;
     if runs_for(pod, Duration::ZERO).is_none() {
         return Some(format!(
             "{RUNS_FOR} of {of}: has no effect, since its restartPolicy is Always"
@@ -261,7 +274,14 @@ mod tests {
         let said = pod("OnFailure", Some("1h"));
         assert_eq!(runs_for(&said, usual), Some(Duration::from_secs(3_600)));
         assert_eq!(fault(&said), None);
-        for bad in [pod("Always", Some("1h")), pod("Never", Some("soon"))] {
+        let mut misspelt = pod("Never", None);
+        let annotation = ("simulate.tiphys.io/run-for".to_owned(), "1h".to_owned());
+        misspelt.annotations_mut().extend([annotation]);
+        for bad in [
+            pod("Always", Some("1h")),
+            pod("Never", Some("soon")),
+            misspelt,
+        ] {
             assert!(fault(&bad).is_some());
         }
     }
@@ -269,7 +289,7 @@ mod tests {
     #[test]
     fn a_captured_node_keeps_what_decides_where_pods_go() {
         let whole = json!({ "metadata": { "name": "n", "labels": { "a": "b" }, "uid": "u" },
-            "spec": { "providerID": "x", "taints": [
+            "spec": { "providerID": "x", "unschedulable": true, "taints": [
                 { "key": "dedicated", "effect": "NoSchedule" },
                 { "key": "node.kubernetes.io/unreachable", "effect": "NoExecute" } ] },
             "status": { "capacity": { "cpu": "4" }, "allocatable": { "cpu": "3" } } });
@@ -283,6 +303,7 @@ mod tests {
             json!([{ "key": "dedicated", "effect": "NoSchedule" }])
         );
         assert_eq!(node["status"]["allocatable"], json!({ "cpu": "3" }));
+        assert_eq!(node["spec"]["unschedulable"], true);
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod ending;
 mod file;
 mod hollow;
 mod objects;
+mod place;
 mod play;
 mod report;
 
@@ -32,6 +33,19 @@ pub enum SimulateError {
 /// # Errors
 /// When something of it is refused, or the control plane does not come up.
 pub fn simulate(description: &Description) -> Result<Report, SimulateError> {
+    played(description).map_err(|error| match error {
+        SimulateError::Failed(_) => error,
+        SimulateError::Description(_) | SimulateError::Refused(_) => {
+            let told = error.to_string();
+            match description.place(&told) {
+                Some(place) => SimulateError::Refused(format!("{told} at {place}")),
+                None => SimulateError::Refused(told),
+            }
+        }
+    })
+}
+
+fn played(description: &Description) -> Result<Report, SimulateError> {
     description.check()?;
     let runtime = crate::runtime().map_err(|e| SimulateError::Failed(e.to_string()))?;
     runtime.block_on(play::play(description))

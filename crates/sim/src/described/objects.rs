@@ -109,12 +109,15 @@ impl Objects {
                 .map_err(|e| format!("{path}: {e}"))?;
         }
         let told = |e: String| format!("{path}: {kind} {name}: {e}");
-        let dynamic = serde_json::from_value(object).map_err(|e| told(e.to_string()))?;
         let api = self.api(&resource, namespace.as_deref());
-        api.create(&PostParams::default(), &dynamic)
-            .await
-            .map(drop)
-            .map_err(|e| told(said(&e)))
+        // A field that is misspelt would make another cluster of it, without a word.
+        let place = format!("{}?fieldValidation=Strict", api.resource_url());
+        let request = http::Request::post(place)
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .body(object.to_string().into_bytes());
+        let request = request.map_err(|e| told(e.to_string()))?;
+        let made = self.client.request::<Value>(request).await;
+        made.map(drop).map_err(|e| told(said(&e)))
     }
 
     async fn namespace(&mut self, name: &str) -> Result<(), Refused> {

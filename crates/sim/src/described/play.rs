@@ -106,6 +106,8 @@ pub(super) async fn play(description: &Description) -> Result<Report, SimulateEr
     let start = Timestamp::from_second(BEGINNING).map_err(failed)?;
     let (clock, random) = (Clock::virtual_from(start), Random::seeded(description.seed));
     let store: Arc<dyn Store> = Arc::new(Memory::new(clock));
+    let (served, features) = description.served()?;
+    let (kinds, features) = (served.kinds, Arc::new(features));
     let base = Base {
         servers: Arc::new(Mutex::new(vec![None])),
         store: store.clone(),
@@ -118,7 +120,10 @@ pub(super) async fn play(description: &Description) -> Result<Report, SimulateEr
             pod_ranges: false,
             ..Course::default()
         },
-        configure: Arc::new(|_| {}),
+        configure: Arc::new(move |config: &mut apiserver::Config| {
+            config.settings.kinds = kinds.clone();
+            config.settings.features = features.clone();
+        }),
         starting: Arc::default(),
     };
     control_plane::start(&base, 0)
@@ -150,6 +155,9 @@ pub(super) async fn play(description: &Description) -> Result<Report, SimulateEr
         addresses: 0,
         census: Census::default(),
     };
+    for warning in served.warnings {
+        play.census.note(warning);
+    }
     play.prepare().await?;
     play.run().await?;
     let report = play.report(&store).await;
@@ -180,11 +188,11 @@ impl Play<'_> {
         let captured = objects.clone().filter(|(_, o)| o["kind"] == "Node");
         for (at, node) in captured {
             let node = hollow::captured(node, &self.now());
-            self.join(&node, None, &format!("objects[{at}]")).await?;
+            self.join(&node, None, &description.object_path(at)).await?;
         }
         self.begin = Instant::now();
         for (at, object) in objects.filter(|(_, o)| o["kind"] != "Node") {
-            let path = format!("objects[{at}]");
+            let path = description.object_path(at);
             let made = self.objects.create(&path, object, "").await;
             made.map_err(SimulateError::Refused)?;
         }
