@@ -112,7 +112,10 @@ async fn ask(call: &Call, objects: &[Arc<Object>]) -> BTreeMap<String, Pair> {
         match pair(&call.state, &node).await {
             Ok(pair) => Some((node, pair)),
             Err(why) => {
-                tracing::warn!(node, "what its pods use is not known: {why}");
+                // Without a way to nodes it is so for all of them, each time.
+                if call.state.ways().dialer.is_some() {
+                    tracing::warn!(node, "what its pods use is not known: {why}");
+                }
                 call.warn(format!(
                     "node {node} does not say what is used there: {why}"
                 ));

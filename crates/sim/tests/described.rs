@@ -260,6 +260,49 @@ events:
     assert_eq!(report.pending, []);
 }
 
+/// Pods that a quota refuses are not there either; a drain that a budget holds is named, and an
+/// autoscaler that learns nothing.
+#[test]
+fn what_is_refused_and_held_is_said() {
+    let web = deployment("web", 5, "'1'").replace("name: web }", "name: web, namespace: team }");
+    let api = deployment("api", 2, "500m");
+    let report = play(&format!(
+        "{NODES}
+duration: 10m
+objects:
+- {{ apiVersion: v1, kind: ResourceQuota, metadata: {{ name: q, namespace: team }}, spec: {{ hard: {{ requests.cpu: '3' }} }} }}
+- {web}
+- {api}
+- apiVersion: policy/v1
+  kind: PodDisruptionBudget
+  metadata: {{ name: api }}
+  spec: {{ minAvailable: 2, selector: {{ matchLabels: {{ app: api }} }} }}
+- apiVersion: autoscaling/v2
+  kind: HorizontalPodAutoscaler
+  metadata: {{ name: api }}
+  spec: {{ maxReplicas: 4, scaleTargetRef: {{ apiVersion: apps/v1, kind: Deployment, name: api }} }}
+- {{ apiVersion: v1, kind: Pod, metadata: {{ name: alone }}, spec: {{ containers: [{{ name: c, image: i }}] }} }}
+events:
+- {{ at: 5m, drain: {{ pool: n }} }}
+"
+    ));
+    let of_web = report
+        .pending
+        .iter()
+        .filter(|p| p.owner == "Deployment/web");
+    let refused = of_web.clone().find(|p| p.cause.contains("exceeded quota"));
+    assert_eq!(refused.map(|p| p.pods), Some(2), "{report:#?}");
+    assert_eq!(of_web.map(|p| p.pods).sum::<usize>(), 5);
+    let noted = |what: &str| report.notes.iter().any(|n| n.contains(what));
+    for what in [
+        "has not ended: pod default/api-",
+        "pod default/alone was drained, and nothing makes it again",
+        "HorizontalPodAutoscaler default/api: it does not know how many pods",
+    ] {
+        assert!(noted(what), "{what}: {:#?}", report.notes);
+    }
+}
+
 /// Jobs end, and pods of higher priority take the place of others.
 #[test]
 fn jobs_end_and_priorities_count() {

@@ -94,6 +94,8 @@ struct Play<'a> {
     numbers: Vec<usize>,
     doing: BTreeMap<String, Doing>,
     addresses: u32,
+    /// Nodes whose drain goes on, with what holds it.
+    held: BTreeMap<String, String>,
     census: Census,
 }
 
@@ -153,6 +155,7 @@ pub(super) async fn play(description: &Description) -> Result<Report, SimulateEr
         numbers: vec![0; description.nodes.len()],
         doing: BTreeMap::new(),
         addresses: 0,
+        held: BTreeMap::new(),
         census: Census::default(),
     };
     for warning in served.warnings {
@@ -465,25 +468,37 @@ impl Play<'_> {
 
     /// Evicts what is on a node, and comes again for what budgets hold.
     async fn evict(&mut self, node: &str) {
+        self.held.remove(node);
         if !self.is_alive(node) {
             return;
         }
-        let mut held = false;
+        let mut held = None;
         for pod in self.pods.list() {
             let of_set = pod.owner_references().iter().any(|o| o.kind == "DaemonSet");
             let goes = pod.metadata.deletion_timestamp.is_some() || is_finished(&pod);
             if node_of(&pod) != Some(node) || of_set || goes {
                 continue;
             }
-            let api = self.pods_of(&pod.namespace().unwrap_or_default());
-            let done = api.evict(&pod.name_any(), &EvictParams::default()).await;
-            if matches!(&done, Err(kube::Error::Api(e)) if e.code == 429) {
-                held = true;
-            } else {
-                self.written("an eviction", done);
+            let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
+            let api = self.pods_of(&namespace);
+            let done = api.evict(&name, &EvictParams::default()).await;
+            match done {
+                Err(kube::Error::Api(e)) if e.code == 429 => {
+                    held = Some(format!("pod {namespace}/{name}: {}", e.message));
+                }
+                done => {
+                    let is_lost = pod.owner_references().is_empty();
+                    if self.written("an eviction", done) && is_lost {
+                        let text = format!(
+                            "pod {namespace}/{name} was drained, and nothing makes it again"
+                        );
+                        self.census.note(text);
+                    }
+                }
             }
         }
-        if held {
+        if let Some(why) = held {
+            self.held.insert(node.to_owned(), why);
             self.after(EVICT_AGAIN, Step::Evict(node.to_owned()));
         }
     }
@@ -518,6 +533,9 @@ impl Play<'_> {
                 "{path}: {count} nodes are meant, and there are {}",
                 all.len()
             );
+            self.census.note(text);
+        } else if all.is_empty() {
+            let text = format!("{path}: no such node was left when it came");
             self.census.note(text);
         }
         let mut out = Vec::new();
@@ -615,6 +633,11 @@ impl Play<'_> {
     async fn report(mut self, store: &Arc<dyn Store>) -> Result<Report, SimulateError> {
         let end = ending::Ending::look(&self.client, &self.pods.list()).await;
         let end = end.map_err(|e| failed(said(&e)))?;
+        let held = std::mem::take(&mut self.held);
+        for (node, why) in held {
+            let text = format!("the drain of node {node} has not ended: {why}");
+            self.census.note(text);
+        }
         let census = std::mem::take(&mut self.census);
         Ok(Report {
             seed: self.description.seed,
