@@ -4,7 +4,7 @@
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 
-use crate::common::{is_deleting, millis_of};
+use crate::common::millis_of;
 
 const FIRST_MILLIS: i64 = 10_000;
 const LONGEST_MILLIS: i64 = 600_000;
@@ -12,16 +12,18 @@ const LONGEST_MILLIS: i64 = 600_000;
 /// When a pod ended: when its last container did; else since when it is not ready; else when its
 /// deletion was asked for; else when it was made.
 pub fn ended_millis(pod: &Pod) -> i64 {
-    let deleted = || {
-        let grace = pod.metadata.deletion_grace_period_seconds.unwrap_or(0);
-        let at = millis_of(pod.metadata.deletion_timestamp.as_ref())?;
-        Some(at - grace * 1_000)
-    };
     containers_ended(pod)
         .or_else(|| not_ready_since(pod))
-        .or_else(|| deleted().filter(|_| is_deleting(pod)))
+        .or_else(|| deleted_millis(pod))
         .or_else(|| millis_of(pod.metadata.creation_timestamp.as_ref()))
         .unwrap_or(0)
+}
+
+/// When a pod's deletion was asked for, to the second.
+pub fn deleted_millis(pod: &Pod) -> Option<i64> {
+    let grace = pod.metadata.deletion_grace_period_seconds.unwrap_or(0);
+    let at = millis_of(pod.metadata.deletion_timestamp.as_ref())?;
+    Some(at.saturating_sub(grace.saturating_mul(1_000)))
 }
 
 fn containers_ended(pod: &Pod) -> Option<i64> {
@@ -76,6 +78,8 @@ pub fn failures(
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
 
     #[test]
@@ -86,5 +90,81 @@ mod tests {
         assert_eq!(failures([5].into_iter(), [1, 5, 7, 6].into_iter()), (2, 7));
         assert_eq!(failures([].into_iter(), [1, 2].into_iter()), (2, 2));
         assert_eq!(failures([3].into_iter(), [].into_iter()), (0, 0));
+        assert_eq!(failures([5].into_iter(), [5].into_iter()), (0, 0));
+    }
+
+    #[test]
+    fn a_pod_has_ended_when_the_best_witness_says() {
+        let ended =
+            |seconds: i64| json!({ "terminated": { "exitCode": 1, "finishedAt": time(seconds) } });
+        let container = |name: &str, state: Value| json!({ "name": name, "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state });
+        let ready = |status: &str| json!([{ "type": "Ready", "status": status, "lastTransitionTime": time(50) }]);
+        let (running, no_time) = (
+            json!({ "running": {} }),
+            json!({ "terminated": { "exitCode": 1 } }),
+        );
+        let all = |states: &[&Value]| {
+            Value::Array(
+                states
+                    .iter()
+                    .map(|s| container("c", (*s).clone()))
+                    .collect(),
+            )
+        };
+        let deleted = json!({ "deletionTimestamp": time(70) });
+        let with_grace = json!({ "deletionTimestamp": time(70), "deletionGracePeriodSeconds": 30 });
+        for (meta, status, expected) in [
+            (
+                json!({}),
+                json!({ "containerStatuses": all(&[&ended(9), &ended(10), &ended(8)]) }),
+                10,
+            ),
+            (
+                deleted.clone(),
+                json!({ "containerStatuses": all(&[&ended(9), &running]) }),
+                70,
+            ),
+            (
+                with_grace,
+                json!({ "containerStatuses": all(&[&running]) }),
+                40,
+            ),
+            (
+                deleted.clone(),
+                json!({ "containerStatuses": all(&[&no_time]), "conditions": ready("False") }),
+                50,
+            ),
+            (
+                deleted,
+                json!({ "containerStatuses": all(&[&no_time]), "conditions": ready("True") }),
+                70,
+            ),
+            (
+                json!({}),
+                json!({ "containerStatuses": all(&[&no_time]) }),
+                1,
+            ),
+            // A sidecar ends last, and other init containers do not matter.
+            (
+                json!({}),
+                json!({ "containerStatuses": all(&[&ended(9)]), "initContainerStatuses":
+                    [container("sidecar", ended(11)), container("init", ended(30))] }),
+                11,
+            ),
+        ] {
+            let mut pod = json!({
+                "metadata": { "creationTimestamp": time(1) },
+                "spec": { "containers": [], "initContainers": [
+                    { "name": "sidecar", "restartPolicy": "Always" }, { "name": "init" }] },
+                "status": status,
+            });
+            crate::common::merge(&mut pod["metadata"], &meta);
+            let found = ended_millis(&serde_json::from_value(pod.clone()).unwrap());
+            assert_eq!(found, expected * 1_000, "{pod}");
+        }
+    }
+
+    fn time(seconds: i64) -> Value {
+        json!(crate::common::time_text(seconds * 1_000))
     }
 }

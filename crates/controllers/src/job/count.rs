@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use control::Plan;
 use k8s_openapi::api::core::v1::Pod;
 
+use super::outcome::succeeded_by_policy;
 use super::pod::{has_failed, is_tracked, untrack};
 use super::policy::{Verdict, judge};
 use super::run::delayed;
@@ -140,7 +141,8 @@ fn next(state: &State<'_>, pod: &Pod, is_held: bool) -> Next {
     if ends && !failed && is_active(pod) {
         return Next::Wait;
     }
-    // When the Job fails, so does every pod that has not ended.
+    // When the Job fails, so does every pod that has not ended; when it succeeds, none does by that.
+    let failed = failed && !is_ended_by_success(state, pod);
     let fails = failed || state.ending.as_ref().is_some_and(|e| e.failed);
     if !fails || (indexed && index.is_none()) {
         return Next::LetGo;
@@ -149,4 +151,10 @@ fn next(state: &State<'_>, pod: &Pod, is_held: bool) -> Next {
         Verdict::Ignore => Next::LetGo,
         _ => Next::NameFailed,
     }
+}
+
+/// Whether a pod is being deleted because enough others have succeeded.
+fn is_ended_by_success(state: &State<'_>, pod: &Pod) -> bool {
+    let since = succeeded_by_policy(&state.status);
+    since.is_some_and(|since| backoff::deleted_millis(pod).is_some_and(|asked| asked >= since))
 }

@@ -57,15 +57,19 @@ impl Jobs {
     }
 }
 
-/// The Job that a pod is of, or was.
+/// The Job that a pod is of, or was. The name is empty, as no Job's is, where nothing says which; others
+/// have kinds of their own that are called so.
 fn job_of(pod: &Pod) -> Option<Key> {
     let namespace = pod.namespace().unwrap_or_default();
     match controller_of(pod) {
-        Some(owner) if owner.kind == "Job" => Some((namespace, owner.name.clone())),
+        Some(owner) if owner.kind == "Job" && owner.api_version == "batch/v1" => {
+            Some((namespace, owner.name.clone()))
+        }
         Some(_) => None,
         None => {
-            let name = pod.metadata.labels.as_ref()?.get(NAME_LABEL)?;
-            Some((namespace, name.clone()))
+            let labels = pod.metadata.labels.as_ref();
+            let name = labels.and_then(|l| l.get(NAME_LABEL)).cloned();
+            Some((namespace, name.unwrap_or_default()))
         }
     }
 }

@@ -85,6 +85,14 @@ pub fn is_true(status: &JobStatus, kind: &str) -> bool {
     find(status, kind).is_some()
 }
 
+/// Since when the Job has succeeded by its policy, to the second. What is deleted from then on is ended
+/// by that, and has not failed.
+pub fn succeeded_by_policy(status: &JobStatus) -> Option<i64> {
+    let met = find(status, "SuccessCriteriaMet");
+    let met = met.filter(|c| c.reason.as_deref() == Some("SuccessPolicy"))?;
+    millis_of(met.last_transition_time.as_ref())
+}
+
 pub fn is_finished_job(job: &Job) -> bool {
     let status = job.status.as_ref();
     status.is_some_and(|s| is_true(s, "Complete") || is_true(s, "Failed"))

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use control::action::{Action, Plan};
-use k8s_openapi::api::batch::v1::{Job, JobStatus};
+use k8s_openapi::api::batch::v1::{Job, JobCondition, JobStatus};
 use k8s_openapi::api::core::v1::Pod;
 
 use super::count;
@@ -14,7 +14,7 @@ use super::outcome::{Ending, condition, ending, is_finished_job, is_true};
 use super::pod::{TRACKED, is_tracked, untrack};
 use super::run;
 use super::state::State;
-use crate::common::{is_ready, time_at, uid_of, update_status, value_of, wake_at};
+use crate::common::{is_active, is_ready, time_at, uid_of, update_status, value_of, wake_at};
 use crate::ownership::{Parent, any};
 
 /// A Job, if it is there, and the pods that are its own, could be, or once were and still have the
@@ -68,6 +68,9 @@ pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
         } else {
             suspend(&mut state, &parent, &mut plan);
         }
+    } else if state.reached_completions() && !state.pods.iter().any(|p| is_active(p)) {
+        // It is being deleted, and done.
+        state.ending = Some(Ending::completions_reached());
     }
     count::ended(&mut state, &mut plan);
     finish(&mut state, &parent, &mut plan);
@@ -89,6 +92,15 @@ fn start(state: &mut State<'_>) {
     }
 }
 
+/// In the place of one of its type, which may say that it is not so.
+fn set_condition(status: &mut JobStatus, new: JobCondition) {
+    let all = status.conditions.get_or_insert_default();
+    match all.iter_mut().find(|c| c.type_ == new.type_) {
+        Some(old) => *old = new,
+        None => all.push(new),
+    }
+}
+
 /// Whether the Job is suspended is a condition, once it was.
 fn suspend(state: &mut State<'_>, parent: &Parent, plan: &mut Plan) {
     let suspended = state.suspended();
@@ -107,11 +119,7 @@ fn suspend(state: &mut State<'_>, parent: &Parent, plan: &mut Plan) {
         return;
     }
     let new = condition("Suspended", status, reason, text, state.now_millis);
-    let all = state.status.conditions.get_or_insert_default();
-    match all.iter_mut().find(|c| c.type_ == "Suspended") {
-        Some(old) => *old = new,
-        None => all.push(new),
-    }
+    set_condition(&mut state.status, new);
     // The deadline is of the time that a Job is active without a break.
     state.status.start_time = (!suspended).then(|| state.now());
     plan.last.push(Action::Event {
@@ -136,11 +144,7 @@ fn finish(state: &mut State<'_>, parent: &Parent, plan: &mut Plan) {
     let now_millis = state.now_millis;
     let make = |kind: &str| condition(kind, "True", &ending.reason, &ending.message, now_millis);
     if !is_true(&state.status, interim) {
-        state
-            .status
-            .conditions
-            .get_or_insert_default()
-            .push(make(interim));
+        set_condition(&mut state.status, make(interim));
     }
     let uncounted = state.status.uncounted_terminated_pods.as_ref();
     let open = uncounted.is_some_and(|u| {
@@ -158,6 +162,15 @@ fn finish(state: &mut State<'_>, parent: &Parent, plan: &mut Plan) {
     }
     let last = make(if ending.failed { "Failed" } else { "Complete" });
     let about = parent.about.clone();
+    let succeeded = state.status.succeeded.unwrap_or(0);
+    if !ending.failed && state.spec.completions.is_some_and(|n| succeeded > n) {
+        plan.last.push(Action::Event {
+            about: about.clone(),
+            warning: true,
+            reason: "TooManySucceededPods",
+            message: "Too many succeeded pods running after completion count reached".into(),
+        });
+    }
     let (warning, reason, message) = if ending.failed {
         (true, ending.event, ending.message.clone())
     } else {
@@ -166,7 +179,7 @@ fn finish(state: &mut State<'_>, parent: &Parent, plan: &mut Plan) {
         state.status.completion_time = last.last_transition_time.clone().max(began);
         (false, "Completed", "Job completed".to_owned())
     };
-    state.status.conditions.get_or_insert_default().push(last);
+    set_condition(&mut state.status, last);
     plan.last.push(Action::Event {
         about,
         warning,

@@ -14,6 +14,8 @@ const INDEX: &str = "batch.kubernetes.io/job-completion-index";
 const FAILURES: &str = "batch.kubernetes.io/job-index-failure-count";
 const IGNORED: &str = "batch.kubernetes.io/job-index-ignored-failure-count";
 const INDEX_VARIABLE: &str = "JOB_COMPLETION_INDEX";
+/// Bytes; five letters follow, and a name has 63 at most.
+const LONGEST_PREFIX: usize = 58;
 
 pub fn is_tracked(pod: &Pod) -> bool {
     let mut all = pod.metadata.finalizers.iter().flatten();
@@ -95,6 +97,13 @@ pub fn template(template: &Value, indexed: bool) -> Value {
         }
     }
     template
+}
+
+/// How the names of the pods of an index begin: of a long name the end is left out, never the index.
+pub fn name_prefix(job: &str, index: i32) -> String {
+    let end = format!("-{index}-");
+    let kept = LONGEST_PREFIX.saturating_sub(end.len());
+    format!("{}{end}", job.get(..kept).unwrap_or(job))
 }
 
 /// Makes a pod the one of an index; `failures` as [`failures_before`], where they are counted.

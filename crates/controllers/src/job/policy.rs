@@ -36,9 +36,10 @@ pub fn judge(policy: Option<&PodFailurePolicy>, pod: &Pod) -> Verdict {
         } else {
             let patterns = rule.on_pod_conditions.iter().flatten();
             let is_met = |c: &&PodCondition| {
-                let status = |given: &Option<String>| given.as_ref().is_none_or(|s| *s == c.status);
                 let mut patterns = patterns.clone();
-                patterns.any(|p| p.type_ == c.type_ && status(&p.status))
+                patterns.any(|p| {
+                    p.type_ == c.type_ && p.status.as_deref().unwrap_or("True") == c.status
+                })
             };
             let mut conditions = status.conditions.iter().flatten();
             let Some(met) = conditions.find(is_met) else {
@@ -50,7 +51,9 @@ pub fn judge(policy: Option<&PodFailurePolicy>, pod: &Pod) -> Verdict {
             "Ignore" => Verdict::Ignore,
             "FailIndex" => Verdict::FailIndex,
             "FailJob" => Verdict::FailJob(format!("{why} matching FailJob rule at index {i}")),
-            _ => Verdict::Count,
+            "Count" => Verdict::Count,
+            // Of a later version, which was taken back.
+            _ => continue,
         };
     }
     Verdict::Count

@@ -9,12 +9,14 @@ use k8s_openapi::api::core::v1::Pod;
 
 use super::backoff;
 use super::pod::{
-    failures_before, give_index, has_failed, index_of, is_tracked, only_failed_count, template,
-    untrack,
+    failures_before, give_index, has_failed, index_of, is_tracked, name_prefix, only_failed_count,
+    template, untrack,
 };
 use super::policy::{Verdict, judge};
 use super::state::State;
-use crate::common::{count, is_active, is_deleting, is_finished, phase, value_of, wake_at};
+use crate::common::{
+    count, is_active, is_deleting, is_finished, millis_of, phase, value_of, wake_at,
+};
 use crate::ownership::Parent;
 use crate::pods::{self, BURST};
 
@@ -168,7 +170,7 @@ fn create(state: &State<'_>, parent: &Parent, wanted: i32, plan: &mut Plan) -> b
         let mut template = base.clone();
         let failures = per_index.then(|| failures_with(state, before));
         give_index(&mut template, state.job, index, failures);
-        let prefix = format!("{name}-{index}-");
+        let prefix = name_prefix(name, index);
         let pod = pods::numbered(parent, &template, &prefix, state.now_millis, number);
         plan.actions.push(pods::create(parent, pod));
         made = true;
@@ -192,11 +194,26 @@ fn failures_with(state: &State<'_>, replaced: Option<&Pod>) -> (i32, i32) {
 /// When the next pod may be made, by the failures of all.
 fn due(state: &State<'_>) -> i64 {
     let ended = |p: &&&Arc<Pod>| backoff::ended_millis(p);
-    let succeeded = state.pods.iter().filter(|p| phase(p) == "Succeeded");
-    let failed = state.pods.iter().filter(|p| has_failed(state.job, p));
+    // Of an indexed Job those of no index are let go, whatever they come to.
+    let is_ours = |p: &&&Arc<Pod>| state.indexed().is_none() || state.valid_index(p).is_some();
+    let ours = || state.pods.iter().filter(is_ours);
+    let succeeded = ours().filter(|p| phase(p) == "Succeeded");
+    let failed = ours().filter(|p| has_failed(state.job, p));
+    let failed = failed.filter(|p| !is_suspended_away(state, p));
     let (failures, last) =
         backoff::failures(succeeded.map(|p| ended(&p)), failed.map(|p| ended(&p)));
     backoff::due_millis(failures, last)
+}
+
+/// Whether a pod was let go while the Job was suspended: it still ends, and has not failed.
+fn is_suspended_away(state: &State<'_>, pod: &Pod) -> bool {
+    let mut conditions = state.status.conditions.iter().flatten();
+    let known = conditions.find(|c| c.type_ == "Suspended");
+    let (Some(known), Some(asked)) = (known, backoff::deleted_millis(pod)) else {
+        return false;
+    };
+    let resumed = millis_of(known.last_transition_time.as_ref());
+    !is_tracked(pod) && (known.status == "True" || resumed.is_some_and(|at| asked <= at))
 }
 
 /// Indexes that have neither a pod nor an end.

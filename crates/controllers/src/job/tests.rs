@@ -3,6 +3,7 @@
 mod counting;
 mod failures;
 mod indexes;
+mod outcomes;
 
 use serde_json::{Value, json};
 
