@@ -32,6 +32,8 @@ pub const PROVISIONER_NAMES: [&str; 2] = [
     "volume.kubernetes.io/storage-provisioner",
     "volume.beta.kubernetes.io/storage-provisioner",
 ];
+/// What a volume had before it grew, until its file system has grown, too.
+pub const BEFORE_GROWTH: &str = "volume.alpha.kubernetes.io/pre-resize-capacity";
 /// The annotation of a class that was once how it was named.
 const OLD_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
 /// Marks the class of claims that name none.

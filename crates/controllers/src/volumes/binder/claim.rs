@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use api::Quantity;
 use control::Plan;
 use control::action::{Action, Target, reference};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
@@ -11,8 +12,8 @@ use kube::ResourceExt;
 use serde_json::{Value, json};
 
 use super::super::{
-    BIND_COMPLETED, BOUND_BY_CONTROLLER, PROVISIONER_NAMES, SELECTED_NODE, annotate, annotation,
-    claim_phase, class_of_claim, names_class, volume_name, waits_for_consumer,
+    BEFORE_GROWTH, BIND_COMPLETED, BOUND_BY_CONTROLLER, PROVISIONER_NAMES, SELECTED_NODE, annotate,
+    annotation, claim_phase, class_of_claim, names_class, volume_name, waits_for_consumer,
 };
 use super::matching;
 use crate::common::{key_of, uid_of, update_status, value_of};
@@ -252,6 +253,8 @@ fn set_phase(
     };
     let before = claim_phase(claim);
     status["phase"] = json!(phase);
+    let smaller = volume.and_then(|v| annotation(v, BEFORE_GROWTH));
+    let smaller = smaller.filter(|text| text.parse::<Quantity>().is_ok());
     match volume.map(|v| value_of(&v.spec)) {
         None => {
             for field in [
@@ -266,6 +269,10 @@ fn set_phase(
             status["accessModes"] = spec["accessModes"].clone();
             if before != phase {
                 status["capacity"] = spec["capacity"].clone();
+                // Its file system is still of that size.
+                if let Some(size) = smaller {
+                    status["capacity"]["storage"] = json!(size);
+                }
             }
             if before == "Pending" {
                 let class = "volumeAttributesClassName";

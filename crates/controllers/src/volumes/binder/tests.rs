@@ -5,7 +5,7 @@ use std::sync::Arc;
 use control::action::Action;
 use serde_json::{Value, json};
 
-use super::super::{BOUND_BY_CONTROLLER, PROVISIONER_NAMES, SELECTED_NODE};
+use super::super::{BEFORE_GROWTH, BOUND_BY_CONTROLLER, PROVISIONER_NAMES, SELECTED_NODE};
 use super::*;
 use crate::testing::World;
 
@@ -310,4 +310,171 @@ fn block_and_file_system_do_not_match() {
     let mut w = world(&[claim("c", Some(""), "1Gi")], &[block], &[]);
     assert_eq!(settle(&mut w), ["FailedBinding"]);
     assert_eq!(phase(&mut w, VOLUME, "v"), "Available");
+}
+
+#[test]
+fn a_claim_has_what_its_file_system_has() {
+    for (before, want) in [(None, "3Gi"), (Some("1Gi"), "1Gi"), (Some("none"), "3Gi")] {
+        let mut grown = volume("v", "", "3Gi");
+        if let Some(before) = before {
+            grown["metadata"]["annotations"] = json!({ BEFORE_GROWTH: before });
+        }
+        let mut w = world(&[claim("c", Some(""), "2Gi")], &[grown], &[]);
+        settle(&mut w);
+        assert_eq!(phase(&mut w, CLAIM, "c"), "Bound");
+        let capacity = &w.at(CLAIM, "c")["status"]["capacity"];
+        assert_eq!(*capacity, json!({ "storage": want }), "{before:?}");
+    }
+}
+
+/// Before: the volume's size, the name and UID of the claim that it names (`!`: by the binder) and its
+/// phase; the claim's size, its volume and phase (`+`: its binding was completed). After: the phases
+/// of both, whose the volume is, and the last event. The claim is `c` with the UID `u`.
+type Row = (
+    (&'static str, &'static str, &'static str),
+    (&'static str, &'static str, &'static str),
+    (&'static str, &'static str, &'static str),
+    &'static str,
+);
+
+#[test]
+fn bindings_are_completed_from_whatever_step_they_were_left_at() {
+    let rows: [Row; 16] = [
+        (
+            ("1Gi", "", "Available"),
+            ("1Gi", "", "Pending"),
+            ("Bound", "Bound", "c/u!"),
+            "",
+        ),
+        (
+            ("1Gi", "", "Available"),
+            ("9Gi", "", "Bound"),
+            ("Available", "Pending", ""),
+            "FailedBinding",
+        ),
+        (
+            ("9Gi", "c/", "Available"),
+            ("1Gi", "", "Pending"),
+            ("Bound", "Bound", "c/u"),
+            "",
+        ),
+        (
+            ("9Gi", "c/u", "Available"),
+            ("1Gi", "", "Pending"),
+            ("Bound", "Bound", "c/u"),
+            "",
+        ),
+        (
+            ("9Gi", "c/x", "Released"),
+            ("1Gi", "", "Pending"),
+            ("Released", "Pending", "c/x"),
+            "FailedBinding",
+        ),
+        (
+            ("1Gi", "c/u!", "Available"),
+            ("1Gi", "", "Pending"),
+            ("Bound", "Bound", "c/u!"),
+            "",
+        ),
+        (
+            ("1Gi", "c/u!", "Bound"),
+            ("1Gi", "", "Pending"),
+            ("Bound", "Bound", "c/u!"),
+            "",
+        ),
+        (
+            ("1Gi", "c/u!", "Bound"),
+            ("1Gi", "v+", "Pending"),
+            ("Bound", "Bound", "c/u!"),
+            "",
+        ),
+        (
+            ("1Gi", "", "Available"),
+            ("1Gi", "v", "Pending"),
+            ("Bound", "Bound", "c/u!"),
+            "",
+        ),
+        (
+            ("1Gi", "c/", "Available"),
+            ("1Gi", "v", "Pending"),
+            ("Bound", "Bound", "c/u"),
+            "",
+        ),
+        (
+            ("1Gi", "", "Available"),
+            ("2Gi", "v", "Bound"),
+            ("Available", "Pending", ""),
+            "VolumeMismatch",
+        ),
+        (
+            ("1Gi", "", "Available"),
+            ("1Gi", "w", "Bound"),
+            ("Available", "Pending", ""),
+            "",
+        ),
+        (
+            ("1Gi", "", "Available"),
+            ("1Gi", "v+", "Pending"),
+            ("Bound", "Bound", "c/u!"),
+            "",
+        ),
+        (
+            ("1Gi", "", "Available"),
+            ("1Gi", "+", "Bound"),
+            ("Available", "Lost", ""),
+            "",
+        ),
+        (
+            ("1Gi", "", "Available"),
+            ("1Gi", "w+", "Bound"),
+            ("Available", "Lost", ""),
+            "",
+        ),
+        (
+            ("1Gi", "c/x", "Released"),
+            ("1Gi", "v+", "Pending"),
+            ("Released", "Lost", "c/x"),
+            "",
+        ),
+    ];
+    for row in rows {
+        let ((size, named, volume_phase), (asked, has, claim_phase), after, event) = row;
+        let mut v = volume("v", "", size);
+        v["status"] = json!({ "phase": volume_phase });
+        if named.ends_with('!') {
+            v["metadata"]["annotations"] = json!({ BOUND_BY_CONTROLLER: "yes" });
+        }
+        if let Some((name, uid)) = named.trim_end_matches('!').split_once('/') {
+            v["spec"]["claimRef"] = json!({ "namespace": "a", "name": name });
+            if !uid.is_empty() {
+                v["spec"]["claimRef"]["uid"] = json!(uid);
+            }
+        }
+        let mut c = claim("c", Some(""), asked);
+        c["metadata"]["uid"] = json!("u");
+        c["status"] = json!({ "phase": claim_phase });
+        let name = has.trim_end_matches('+');
+        if !name.is_empty() {
+            c["spec"]["volumeName"] = json!(name);
+        }
+        if has.ends_with('+') {
+            c["metadata"]["annotations"] = json!({ BIND_COMPLETED: "yes" });
+        }
+        let mut w = world(&[c], &[v], &[]);
+        let events = settle(&mut w);
+        let phases = (phase(&mut w, VOLUME, "v"), phase(&mut w, CLAIM, "c"));
+        assert_eq!((&*phases.0, &*phases.1), (after.0, after.1), "{row:?}");
+        let v = w.at(VOLUME, "v");
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let by_us = v["metadata"]["annotations"][BOUND_BY_CONTROLLER].is_string();
+        let reference = &v["spec"]["claimRef"];
+        let whose = match reference.is_null() {
+            true => String::new(),
+            false => format!("{}/{}", text(&reference["name"]), text(&reference["uid"])),
+        };
+        let whose = if by_us { format!("{whose}!") } else { whose };
+        assert_eq!(whose, after.2, "{row:?}");
+        let last = events.last().map_or("", String::as_str);
+        assert_eq!(last, event, "{row:?}");
+    }
 }
