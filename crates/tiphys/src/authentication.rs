@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use apiserver::filters::authn::ClientCertificates;
 use apiserver::filters::authorization::config::time;
 use apiserver::filters::files::Followed;
-use apiserver::filters::front_proxy::{FrontProxy, Headers};
+use apiserver::filters::front_proxy::{AuthorityFile, FrontProxy, Headers};
 use apiserver::filters::oidc::Jwt;
 use apiserver::filters::oidc::config::{
     AuthenticationConfiguration, ClaimMappings, ClaimValidationRule, Issuer, JwtAuthenticator,
@@ -68,7 +68,7 @@ pub struct AuthenticationFlags {
     /// A claim that its tokens must have, with its value; may be given several times.
     #[arg(long, value_name = "CLAIM=VALUE")]
     oidc_required_claim: Vec<String>,
-    /// The authorities of proxies that say in headers who asks.
+    /// The authorities of proxies that say in headers who asks. It is read again when it changes.
     #[arg(long)]
     requestheader_client_ca_file: Option<PathBuf>,
     /// Common names of such proxies, separated by commas [default: any].
@@ -165,25 +165,22 @@ impl AuthenticationFlags {
         Ok(())
     }
 
-    /// The authorities (PEM) whose certificates clients may show beside the cluster's.
-    pub fn more_client_authorities(&self) -> Result<Option<String>> {
-        self.requestheader_client_ca_file
-            .as_deref()
-            .map(text_of)
-            .transpose()
-            .context("--requestheader-client-ca-file")
+    /// The file of the authorities whose certificates clients may show beside the cluster's.
+    pub fn more_client_authorities(&self) -> Option<&Path> {
+        self.requestheader_client_ca_file.as_deref()
     }
 
     fn front_proxy(&self, config: &mut apiserver::Config) -> Result<()> {
         let headers = self.headers()?;
-        let Some(pem) = self.more_client_authorities()? else {
+        let Some(path) = self.more_client_authorities() else {
             if headers != Headers::default() || !self.requestheader_allowed_names.is_empty() {
                 bail!("--requestheader-* flags need --requestheader-client-ca-file");
             }
             return Ok(());
         };
         let told = "--requestheader-client-ca-file";
-        let authority = Clients::of(pem.as_bytes()).context(told)?;
+        let pem = text_of(path).context(told)?.into_bytes();
+        let authority = Clients::of(&pem).context(told)?;
         // A proxy's certificate is nobody's own, unless the cluster's authority has signed it.
         if let Some(own) = &config.settings.client_ca_pem {
             let own = Clients::of(own.as_bytes())?;
@@ -193,6 +190,8 @@ impl AuthenticationFlags {
                 }
             }
         }
+        let followed = AuthorityFile::new(path.to_owned(), pem, authority.clone());
+        config.background.push(Arc::new(followed));
         let proxy = FrontProxy {
             authority,
             names: self.requestheader_allowed_names.clone(),
@@ -435,6 +434,8 @@ mod tests {
             .and_then(|f| f.apply(&mut taken))
             .expect("good");
         assert_eq!(taken.authenticators.len(), 2);
+        // Who follows the file.
+        assert_eq!(taken.background.len(), 1);
         for wrong in [
             &[user][..],
             &["--requestheader-client-ca-file=/nowhere"],

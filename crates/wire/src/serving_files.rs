@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use crate::followed::{FollowedFiles, LOOK_EVERY};
 use crate::pki::Pair;
 use crate::tls::{Identity, ServerTls, TlsError, server_config_of};
+use crate::trust::certificates;
 
 /// Why files do not make a server's TLS.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +49,24 @@ impl ServingFiles {
         certificate: CertificateSource<'_>,
         client_ca: Option<&Path>,
     ) -> Result<Self, ServingFilesError> {
+        Self::believing(certificate, None, client_ca)
+    }
+
+    /// As [`ServingFiles::open`], of a server that believes clients of `own` (PEM) besides, whatever the
+    /// file says.
+    pub fn open_beside(
+        certificate: CertificateSource<'_>,
+        own: &str,
+        client_ca: Option<&Path>,
+    ) -> Result<Self, ServingFilesError> {
+        Self::believing(certificate, Some(own), client_ca)
+    }
+
+    fn believing(
+        certificate: CertificateSource<'_>,
+        own: Option<&str>,
+        client_ca: Option<&Path>,
+    ) -> Result<Self, ServingFilesError> {
         let of = |what| move |source| ServingFilesError::Tls { what, source };
         let mut followed = Vec::new();
         let identity = match certificate {
@@ -70,17 +89,19 @@ impl ServingFiles {
         };
         let believed = client_ca.map(|path| read(path).map(|pem| (path, pem)));
         let believed = believed.transpose()?;
-        let pem = believed.as_ref().map(|(_, pem)| text(pem)).transpose();
-        let config = pem.and_then(|pem| server_config_of(&identity, pem));
+        let file = believed.as_ref().map(|(_, pem)| pem.as_slice());
+        let pem = together(own, file);
+        let config = pem.and_then(|pem| server_config_of(&identity, pem.as_deref()));
         let tls = ServerTls::from(config.map_err(of(CLIENT_CA))?);
         if let Some((path, pem)) = believed {
-            let exchanged = tls.clone();
+            let (exchanged, own) = (tls.clone(), own.map(str::to_owned));
             let files = vec![(path.into(), pem)];
             followed.push(FollowedFiles::new(CLIENT_CA, files, move |found| {
                 let [pem] = found else {
                     return Err("there is not one file".into());
                 };
-                let next = text(pem).and_then(|pem| server_config_of(&identity, Some(pem)));
+                let pem = together(own.as_deref(), Some(pem.as_slice()));
+                let next = pem.and_then(|pem| server_config_of(&identity, pem.as_deref()));
                 let next = next.map_err(|e| e.to_string())?;
                 exchanged.exchange(&next);
                 Ok(())
@@ -118,6 +139,19 @@ fn read(path: &Path) -> Result<Vec<u8>, ServingFilesError> {
 
 fn text(pem: &[u8]) -> Result<&str, TlsError> {
     std::str::from_utf8(pem).map_err(|e| TlsError::Pem(e.to_string()))
+}
+
+/// The authorities of clients (PEM): the server's own, and those of a file, which must name some.
+fn together(own: Option<&str>, file: Option<&[u8]>) -> Result<Option<String>, TlsError> {
+    let Some(file) = file else {
+        return Ok(own.map(str::to_owned));
+    };
+    certificates(file)?;
+    let file = text(file)?;
+    Ok(Some(own.map_or_else(
+        || file.to_owned(),
+        |own| format!("{own}\n{file}"),
+    )))
 }
 
 fn pair_of(chain: &[u8], secret: &[u8]) -> Result<Pair, TlsError> {
@@ -248,6 +282,37 @@ mod tests {
         put(&clients, "nothing");
         assert!(!files.look());
         assert_eq!(ask(at, &two, &pat).await, pat_is);
+    }
+
+    #[tokio::test]
+    async fn a_servers_own_authority_stays_beside_that_of_a_file() {
+        let dir = tempfile::tempdir().expect("folder");
+        let clients = dir.path().join("ca.crt");
+        let all = ["own", "one", "two"].map(|name| Ca::generate(name, now()).expect("ca"));
+        let [own, one, two] = &all;
+        let [jo, pat, kim] = [(own, "jo"), (one, "pat"), (two, "kim")].map(|(ca, n)| client(ca, n));
+        let made = || CertificateSource::Made(server(own));
+        put(&clients, &one.pair.cert_pem);
+        let files = ServingFiles::open_beside(made(), &own.pair.cert_pem, Some(&clients));
+        let mut files = files.expect("files");
+        let at = start(files.tls.clone()).await;
+        let asked = async || {
+            let [jo, pat, kim] = [
+                ask(at, own, &jo).await,
+                ask(at, own, &pat).await,
+                ask(at, own, &kim).await,
+            ];
+            [jo.is_some(), pat.is_some(), kim.is_some()]
+        };
+        assert_eq!(asked().await, [true, true, false]);
+        put(&clients, &two.pair.cert_pem);
+        assert!(files.look());
+        assert_eq!(asked().await, [true, false, true]);
+        // A file that is being written names nobody, which is no authority.
+        put(&clients, "");
+        assert!(!files.look());
+        assert_eq!(asked().await, [true, false, true]);
+        assert!(ServingFiles::open_beside(made(), &own.pair.cert_pem, None).is_ok());
     }
 
     #[test]

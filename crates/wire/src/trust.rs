@@ -221,11 +221,32 @@ const REMEMBERED: usize = 1024;
 /// is added makes another chain of it.
 const REMEMBERED_BYTES: usize = 16 << 10;
 
-/// Whose certificates clients may show.
+/// Whose certificates clients may show; that may be exchanged meanwhile. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Clients {
+pub struct Clients(Arc<RwLock<Authorities>>);
+
+/// Authorities, and what they were found to have signed.
+#[derive(Debug)]
+struct Authorities {
     verifier: Arc<dyn ClientCertVerifier>,
-    vouched: Arc<RwLock<HashMap<Vec<CertificateDer<'static>>, Vouched>>>,
+    vouched: HashMap<Vec<CertificateDer<'static>>, Vouched>,
+}
+
+impl Authorities {
+    fn of(pem: &[u8]) -> Result<Self, TlsError> {
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates(pem)? {
+            roots.add(certificate)?;
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+            .build()
+            .map_err(|e| TlsError::Verifier(e.to_string()))?;
+        Ok(Self {
+            verifier,
+            vouched: HashMap::new(),
+        })
+    }
 }
 
 /// Whether a chain is good, and when that was found, in seconds since the epoch.
@@ -238,18 +259,14 @@ struct Vouched {
 impl Clients {
     /// Those of the authorities of a bundle (PEM).
     pub fn of(pem: &[u8]) -> Result<Self, TlsError> {
-        let mut roots = RootCertStore::empty();
-        for certificate in certificates(pem)? {
-            roots.add(certificate)?;
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-            .build()
-            .map_err(|e| TlsError::Verifier(e.to_string()))?;
-        Ok(Self {
-            verifier,
-            vouched: Arc::default(),
-        })
+        Ok(Self(Arc::new(RwLock::new(Authorities::of(pem)?))))
+    }
+
+    /// Believes those of these authorities alone from now on; what cannot be used changes nothing.
+    pub fn exchange(&self, pem: &[u8]) -> Result<(), TlsError> {
+        let next = Authorities::of(pem)?;
+        *self.0.write() = next;
+        Ok(())
     }
 
     /// Whether one of them has signed the first certificate of a chain, at a time in seconds since
@@ -258,7 +275,10 @@ impl Clients {
         let Some((leaf, others)) = chain.split_first() else {
             return false;
         };
-        let found = self.vouched.read().get(chain).copied();
+        let (found, verifier) = {
+            let known = self.0.read();
+            (known.vouched.get(chain).copied(), known.verifier.clone())
+        };
         if let Some(Vouched { at, is_good }) = found
             && (at..at.saturating_add(VOUCHED_SECONDS)).contains(&now)
         {
@@ -266,15 +286,19 @@ impl Clients {
         }
         let time = std::time::Duration::from_secs(u64::try_from(now).unwrap_or(0));
         let time = UnixTime::since_unix_epoch(time);
-        let is_good = self.verifier.verify_client_cert(leaf, others, time).is_ok();
+        let is_good = verifier.verify_client_cert(leaf, others, time).is_ok();
         if chain.iter().map(|c| c.len()).sum::<usize>() > REMEMBERED_BYTES {
             return is_good;
         }
-        let mut all = self.vouched.write();
-        if all.len() >= REMEMBERED {
-            all.clear();
+        let mut known = self.0.write();
+        // What others found who are believed no more is not remembered.
+        if Arc::ptr_eq(&known.verifier, &verifier) {
+            let all = &mut known.vouched;
+            if all.len() >= REMEMBERED {
+                all.clear();
+            }
+            all.insert(chain.to_vec(), Vouched { at: now, is_good });
         }
-        all.insert(chain.to_vec(), Vouched { at: now, is_good });
         is_good
     }
 }
@@ -306,6 +330,16 @@ mod tests {
         assert!(!clients.vouch_for(&good, early + VOUCHED_SECONDS - 1));
         assert!(clients.vouch_for(&good, now));
         assert!(!clients.vouch_for(&good, now + 400_000));
+        // Others are believed from the moment of the exchange.
+        let shared = clients.clone();
+        assert!(clients.vouch_for(&good, now));
+        assert!(shared.exchange(b"nothing").is_err());
+        assert!(clients.vouch_for(&good, now));
+        shared
+            .exchange(stranger.pair.cert_pem.as_bytes())
+            .expect("exchanged");
+        assert!(!clients.vouch_for(&good, now));
+        assert!(clients.vouch_for(&other, now));
     }
 
     #[test]

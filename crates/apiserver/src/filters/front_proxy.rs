@@ -2,12 +2,17 @@
 //! its certificate: of an authority of its own, and with one of the names that are allowed.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use access::UserInfo;
 use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderName};
+use parking_lot::Mutex;
+use wire::followed::{FollowedFiles, LOOK_EVERY};
 use wire::trust::Clients;
 
+use super::Background;
 use super::authn::{Authenticator, Credentials, Rejected};
 use crate::http::request::decode_percent;
 use crate::state::State;
@@ -118,9 +123,73 @@ impl Authenticator for FrontProxy {
     }
 }
 
+/// The file of proxies' authorities: what it says is in effect some seconds after it was written.
+pub struct AuthorityFile(Mutex<FollowedFiles>);
+
+impl AuthorityFile {
+    /// `first`: what it held when `authority` was made of it.
+    pub fn new(path: PathBuf, first: Vec<u8>, authority: Clients) -> Self {
+        let apply = move |found: &[Vec<u8>]| {
+            let pem = found.first().map(Vec::as_slice).unwrap_or_default();
+            authority.exchange(pem).map_err(|e| e.to_string())
+        };
+        let what = "the authority of proxies in front";
+        let files = FollowedFiles::new(what, vec![(path, first)], apply);
+        Self(Mutex::new(files))
+    }
+
+    /// Looks at it; whether it says something else that is in effect from now on.
+    pub fn look(&self) -> bool {
+        self.0.lock().look()
+    }
+}
+
+impl Background for AuthorityFile {
+    fn run(self: Arc<Self>, state: State) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            loop {
+                tokio::select! {
+                    biased;
+                    () = state.stop().cancelled() => return,
+                    () = tokio::time::sleep(LOOK_EVERY) => {}
+                }
+                self.look();
+            }
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn proxies_of_another_authority_are_believed_when_the_file_says_so() {
+        use wire::pki::{Ca, Subject};
+        let now: i64 = 1_800_000_000;
+        let [one, two] = ["one", "two"].map(|name| Ca::generate(name, now).expect("ca"));
+        let chain = |ca: &Ca| {
+            let leaf = ca.issue(&Subject::client("front", &[]), now, 1);
+            let leaf = leaf.expect("a certificate").cert_pem;
+            wire::trust::certificates(leaf.as_bytes()).expect("pem")
+        };
+        let (of_one, of_two) = (chain(&one), chain(&two));
+        let dir = tempfile::tempdir().expect("folder");
+        let path = dir.path().join("ca.crt");
+        let first = one.pair.cert_pem.clone().into_bytes();
+        std::fs::write(&path, &first).expect("file");
+        let authority = Clients::of(&first).expect("an authority");
+        let file = AuthorityFile::new(path.clone(), first, authority.clone());
+        let believed = || [&of_one, &of_two].map(|chain| authority.vouch_for(chain, now));
+        assert!(!file.look());
+        assert_eq!(believed(), [true, false]);
+        std::fs::write(&path, "half of it").expect("file");
+        assert!(!file.look());
+        assert_eq!(believed(), [true, false]);
+        std::fs::write(&path, &two.pair.cert_pem).expect("file");
+        assert!(file.look());
+        assert_eq!(believed(), [false, true]);
+    }
 
     #[test]
     fn headers_name_a_user() {

@@ -26,6 +26,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::RuntimeFlavor;
 use tokio::sync::oneshot;
 use wire::serve::{Connections, Limits};
+use wire::tls::ServerTls;
 
 use crate::aggregation;
 use crate::audit::{self, Trail};
@@ -53,7 +54,7 @@ struct LocalIdentity(Arc<UserInfo>);
 
 impl ApiServer {
     /// Serves HTTPS until the server drains; returns when what runs has ended or had its time.
-    pub async fn serve(&self, listener: TcpListener, tls: Arc<rustls::ServerConfig>) {
+    pub async fn serve(&self, listener: TcpListener, tls: impl Into<ServerTls>) {
         let server = self.clone();
         let handle = move |request| {
             let server = server.clone();

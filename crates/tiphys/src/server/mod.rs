@@ -33,6 +33,7 @@ use clap::Args;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use wire::pki::Ca;
+use wire::serving_files::{CertificateSource, ServingFiles};
 
 use crate::admission::AdmissionFlags;
 use crate::apis::ApiFlags;
@@ -254,15 +255,11 @@ pub async fn run(args: ServerArgs, scope: Scope) -> Result<()> {
     let tracers = args.tracing.tracers(&crate::machine::host_name())?;
     config.settings.tracer = tracers.api.clone();
     config.audit = args.audit.open(&dir, clock::Clock::system())?;
-    let mut client_cas = keys.ca.pair.cert_pem.clone();
-    if let Some(more) = args.authentication.more_client_authorities()? {
-        client_cas.push('\n');
-        client_cas.push_str(&more);
-    }
-    let tls = wire::tls::server_config(
-        &files::serving_pair(&args, &keys, advertise)?,
-        Some(&client_cas),
-    )?;
+    let own = CertificateSource::Made(files::serving_pair(&args, &keys, advertise)?);
+    let more = args.authentication.more_client_authorities();
+    let serving_files = ServingFiles::open_beside(own, &keys.ca.pair.cert_pem, more)?;
+    let tls = serving_files.tls.clone();
+    tokio::spawn(serving_files.follow(stop.clone()));
     let listener = TcpListener::bind((args.bind_address, args.port))
         .await
         .with_context(|| format!("listening on {}:{}", args.bind_address, args.port))?;
