@@ -565,6 +565,10 @@ fn read_spread(
     let mut selector = selector_terms::selector(from.label_selector.as_ref());
     let keys = from.match_label_keys.as_deref();
     selector_terms::add_label_keys(&mut selector, keys, labels, Operator::In);
+    // One that is empty counts no pod, as upstream has it.
+    if selector.is_everything() {
+        selector = LabelSelector::nothing();
+    }
     Spread {
         max_skew: i64::from(from.max_skew),
         topology_key: strings.get(&from.topology_key),

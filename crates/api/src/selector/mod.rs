@@ -242,13 +242,16 @@ impl NodeTerm {
         }
     }
 
-    /// The nodes that it names, where it names them: no others can match.
-    pub fn names(&self) -> Option<&[String]> {
-        if self.nothing {
-            return Some(&[]);
-        }
+    /// The nodes that it names, where it names them: no others can match. None are left where it names
+    /// some and others at once.
+    pub fn names(&self) -> Option<Vec<&str>> {
         let mut named = self.fields.iter().filter(|r| r.operator == Operator::In);
-        Some(named.next()?.values.as_slice())
+        let first = named.next()?.values.iter().map(String::as_str);
+        let mut out: Vec<&str> = first.collect();
+        for other in named {
+            out.retain(|name| other.values.iter().any(|value| value == name));
+        }
+        Some(out)
     }
 
     /// Whether it selects a node of this name, with these labels.

@@ -18,6 +18,14 @@ pub struct NodeAffinity {
 
 struct Affinity<'a>(&'a Wants, &'a NodeAffinity);
 
+/// The only nodes that a pod may be on, where each of its terms names its nodes, as those of DaemonSets
+/// do.
+fn named(wants: &Wants) -> Option<Vec<&str>> {
+    let terms = wants.node_required.as_ref().filter(|t| !t.is_empty())?;
+    let names: Option<Vec<Vec<&str>>> = terms.iter().map(NodeTerm::names).collect();
+    Some(names?.into_iter().flatten().collect())
+}
+
 impl NodeAffinity {
     fn allows(&self, node: &Node) -> bool {
         let added = self.added_required.as_ref();
@@ -42,6 +50,10 @@ impl Plugin for NodeAffinity {
             && w.node_preferred.is_empty()
             && self.added_required.is_none()
             && self.added_preferred.is_empty();
+        // What each of its terms asks for, no node can be.
+        if named(w).is_some_and(|names| names.is_empty()) {
+            return Err(Reason::one("pod affinity terms conflict"));
+        }
         Ok((!silent).then(|| Box::new(Affinity(w, self)) as Box<dyn Check>))
     }
 }
@@ -76,12 +88,9 @@ impl Check for Affinity<'_> {
         (!labels.is_empty()).then(|| format!("label it {}", labels.join(" and ")))
     }
 
-    /// Where each term names its nodes, as those of DaemonSets do.
     fn only(&self) -> Option<Vec<Arc<str>>> {
-        let terms = self.0.node_required.as_ref()?;
-        let names: Option<Vec<&[String]>> = terms.iter().map(NodeTerm::names).collect();
-        let names = names?.into_iter().flatten();
-        Some(names.map(|name| Arc::from(name.as_str())).collect())
+        let names = named(self.0)?.into_iter();
+        Some(names.map(Arc::from).collect())
     }
 
     fn score(&self, nodes: &[&Node], scores: &mut [i64]) -> bool {
@@ -166,6 +175,46 @@ mod tests {
                     || out.contains("never, node(s) didn't match Pod's node affinity/selector")
             );
         }
+    }
+
+    #[test]
+    fn terms_that_name_other_nodes_than_they_ask_for_conflict() {
+        let named =
+            |name: &str| json!({"key": "metadata.name", "operator": "In", "values": [name]});
+        let spec = |terms: serde_json::Value| {
+            json!({"affinity": {"nodeAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}})
+        };
+        let both = json!({"matchFields": [named("a"), named("b")]});
+        let disk = json!({"matchExpressions": [
+            {"key": "disk", "operator": "In", "values": ["hdd"]}]});
+        let no = "never, node(s) didn't match Pod's node affinity/selector";
+        let cases = [
+            (json!([both]), "pod affinity terms conflict".to_owned()),
+            (
+                json!([both, both]),
+                "pod affinity terms conflict".to_owned(),
+            ),
+            // Another term is not concerned.
+            (json!([both, disk]), format!("a: {no}\nb: fits\nc: {no}")),
+            (
+                json!([both, {"matchFields": [named("c")]}]),
+                format!("a: {no}\nb: {no}\nc: fits"),
+            ),
+            // Nor does a term conflict that asks for nothing, though no node is of it.
+            (json!([{}]), format!("a: {no}\nb: {no}\nc: {no}")),
+        ];
+        for (terms, expected) in cases {
+            let out = verdicts(&NodeAffinity::default(), &cluster(), spec(terms.clone()));
+            assert_eq!(out, expected, "{terms}");
+        }
+        let mut cluster = cluster();
+        let pod = cluster.pod(json!({"spec": spec(json!([{}]))}));
+        let plugin = NodeAffinity::default();
+        let check = plugin
+            .prepare(&pod, &cluster.snapshot)
+            .expect("no conflict");
+        assert_eq!(check.expect("a check").only(), None);
     }
 
     #[test]

@@ -43,7 +43,11 @@ impl Default for NodeResourcesFit {
 }
 
 impl NodeResourcesFit {
+    /// Only of extended resources: those of nodes themselves nobody else looks after.
     fn ignores(&self, name: &str) -> bool {
+        if !name.contains('/') || name.contains("kubernetes.io/") {
+            return false;
+        }
         let group = name.split_once('/').map(|(group, _)| group);
         self.ignored.iter().any(|i| i == name)
             || group.is_some_and(|g| self.ignored_groups.iter().any(|i| i == g))
@@ -380,5 +384,15 @@ mod tests {
         };
         let many = asks(json!({gpu: "9"}));
         assert_eq!(verdicts(&ignoring, &cluster, many), "a: fits\nb: fits");
+        let native = NodeResourcesFit {
+            ignored_groups: vec!["kubernetes.io".into()],
+            ..NodeResourcesFit::default()
+        };
+        let some = asks(json!({"kubernetes.io/something": "1"}));
+        let no = "never, Insufficient kubernetes.io/something";
+        assert_eq!(
+            verdicts(&native, &cluster, some),
+            format!("a: {no}\nb: {no}")
+        );
     }
 }

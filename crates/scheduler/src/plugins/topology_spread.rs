@@ -327,10 +327,13 @@ impl Check for Spreading<'_> {
             } else {
                 self.wished_counts(spread, nodes)
             };
+            let mut scored = nodes.iter().filter(|n| self.is_in(n));
             let values = if by_node {
-                nodes.iter().filter(|n| self.is_in(n)).count()
+                scored.count()
             } else {
-                by_value.len()
+                // Those without the label are together one more.
+                let lacks = |n: &&Node| n.labels.get(&spread.topology_key).is_none();
+                by_value.len() + usize::from(scored.any(lacks))
             };
             let weight = ((values + 2) as f64).ln();
             let matching = Matching::new(self.pod, spread, self.snapshot);
@@ -413,6 +416,15 @@ mod tests {
             (2, json!({}), ["fits", "fits"]),
             // Two zones are fewer than three: the least counts as none.
             (2, json!({"minDomains": 3}), [full, "fits"]),
+            // Neither an empty selector nor none counts anybody.
+            (1, json!({"labelSelector": {}}), ["fits", "fits"]),
+            (1, json!({"labelSelector": null}), ["fits", "fits"]),
+            // Unless the pod's own labels are added to it.
+            (
+                1,
+                json!({"labelSelector": {}, "matchLabelKeys": ["app"]}),
+                [full, "fits"],
+            ),
         ];
         for (skew, more, [a, b]) in cases {
             assert_eq!(
@@ -463,6 +475,29 @@ mod tests {
             system: false,
         };
         assert_eq!(verdicts(&none, &c, web), "nothing to say");
+    }
+
+    #[test]
+    fn nodes_without_a_zone_are_together_one_more_zone_for_the_defaults() {
+        let host = |name: &str, zone: Option<&str>| {
+            let mut labels = json!({"kubernetes.io/hostname": name});
+            if let Some(zone) = zone {
+                labels["topology.kubernetes.io/zone"] = json!(zone);
+            }
+            json!({"metadata": {"name": name, "labels": labels}})
+        };
+        let mut c = Cluster::new([host("a", Some("x")), host("b", Some("y")), host("c", None)]);
+        let web = json!({"metadata": {"labels": {"app": "web"}}, "spec": {}});
+        for _ in 0..3 {
+            c.place("a", web.clone());
+        }
+        let selector = [("app".to_owned(), "web".to_owned())].into();
+        let services = c.snapshot.selectors_mut();
+        services.set_service("default", "web", Some(&selector));
+        assert_eq!(
+            scores(&PodTopologySpread::default(), &c, web),
+            [12, 75, 100]
+        );
     }
 
     #[test]

@@ -161,7 +161,7 @@ mod tests {
                 "leaving",
                 "persistentvolumeclaim \"leaving\" is being deleted",
             ),
-            ("odd", "storageclass.storage.k8s.io \"none\" not found"),
+            ("odd", "pod has unbound immediate PersistentVolumeClaims"),
         ] {
             assert_eq!(verdicts(&VolumeBinding::default(), &c, pod(name)), why);
         }
@@ -265,6 +265,28 @@ mod tests {
         assert_eq!(plugin.is_bindable(&first, &place, &c.snapshot), Ready::Yes);
         plugin.unreserve(&first, &mut c.snapshot);
         assert_eq!(verdicts(&plugin, &c, pod("d")), "a: fits\nb: fits");
+    }
+
+    #[test]
+    fn a_volume_that_is_taken_away_from_the_claim_again_frees_the_pod() {
+        let mut c = cluster();
+        c.claim(claim("c", "fast", "1Gi"));
+        c.volume(volume("one", "fast", "1Gi", None));
+        let plugin = VolumeBinding::default();
+        let pod = c.pod(json!({"spec": pod("c")}));
+        let node = c.strings.get("a");
+        plugin.reserve(&pod, &node, &mut c.snapshot).expect("room");
+        let place = c.snapshot.node("a").expect("a node").clone();
+        // That it has not been written yet is nothing to give up for.
+        c.volume(volume("one", "fast", "1Gi", None));
+        assert_eq!(plugin.is_bindable(&pod, &place, &c.snapshot), Ready::Not);
+        let mut written = volume("one", "fast", "1Gi", None);
+        written["spec"]["claimRef"] = json!({"namespace": "default", "name": "c", "uid": "uid-c"});
+        c.volume(written);
+        assert_eq!(plugin.is_bindable(&pod, &place, &c.snapshot), Ready::Not);
+        c.volume(volume("one", "fast", "1Gi", None));
+        let out = plugin.is_bindable(&pod, &place, &c.snapshot);
+        assert!(matches!(out, Ready::Never(why) if why.contains("ClaimRef got reset")));
     }
 
     #[test]

@@ -32,7 +32,10 @@ impl Storage {
         let mut gone = false;
         for (_, claim) in &claims.bound {
             match self.volume(&claim.volume) {
-                None => gone = true,
+                None => {
+                    gone = true;
+                    break;
+                }
                 Some(volume) if !volume.reaches(node) => {
                     reasons.push(OUT_OF_REACH);
                     break;
@@ -58,12 +61,17 @@ impl Storage {
     fn plan_delayed(&self, claims: &Claims<'_>, node: &Node) -> Result<Plan, &'static str> {
         let mut plan = Plan::default();
         let mut taken: HashSet<&str> = HashSet::new();
+        // A volume that is to be made for another node is in the way whatever the others say.
         for (key, claim) in &claims.delayed {
-            if let Some(selected) = self.selected_node(key, claim) {
-                if selected != node.name {
-                    return Err(NO_VOLUMES);
-                }
-            } else if let Some(name) = self.find(key, claim, node, &taken) {
+            let selected = self.selected_node(key, claim);
+            if selected.is_some_and(|on| on != node.name) {
+                return Err(NO_VOLUMES);
+            }
+        }
+        for (key, claim) in &claims.delayed {
+            if self.selected_node(key, claim).is_none()
+                && let Some(name) = self.find(key, claim, node, &taken)
+            {
                 taken.insert(name);
                 plan.pairs.push((name.clone(), Arc::clone(key)));
                 continue;

@@ -38,7 +38,7 @@ impl<'a> Claims<'a> {
             check(pod, claim, used.ephemeral)?;
             if claim.is_bound() {
                 out.bound.push((&used.key, claim));
-            } else if delayed(claim, storage)? {
+            } else if delayed(claim, storage) {
                 out.delayed.push((&used.key, claim));
             } else {
                 immediate = true;
@@ -76,15 +76,8 @@ fn check(pod: &Pod, claim: &Claim, ephemeral: bool) -> Result<(), Unusable> {
     Ok(())
 }
 
-fn delayed(claim: &Claim, storage: &Storage) -> Result<bool, Unusable> {
-    if claim.class.is_empty() || !claim.volume.is_empty() {
-        return Ok(false);
-    }
-    match storage.class(&claim.class) {
-        Some(class) => Ok(class.waits),
-        None => Err(Unusable(format!(
-            "storageclass.storage.k8s.io {:?} not found",
-            claim.class
-        ))),
-    }
+/// Whether it waits for a node. Of one whose class is not there nobody knows that it would.
+fn delayed(claim: &Claim, storage: &Storage) -> bool {
+    let class = storage.class(&claim.class);
+    claim.volume.is_empty() && class.is_some_and(|c| c.waits)
 }

@@ -21,7 +21,8 @@ use crate::pod::Pod;
 struct Reservation {
     node: Arc<str>,
     plan: Plan,
-    /// Claims that the API has shown with the node that was selected.
+    /// Claims that the API has shown with the node that was selected, and those that it has shown with
+    /// the volume that was chosen.
     shown: HashSet<Arc<str>>,
 }
 
@@ -119,6 +120,14 @@ impl Storage {
             }
         }
         if let Some(volume) = volume {
+            let owner = volume.claim.as_ref().map(|owner| &owner.key);
+            for reservation in self.reservations.values_mut() {
+                let mut pairs = reservation.plan.pairs.iter();
+                let ours = pairs.find(|(chosen, claim)| *chosen == name && Some(claim) == owner);
+                if let Some((_, claim)) = ours {
+                    reservation.shown.insert(claim.clone());
+                }
+            }
             let names = self.of_class.entry(volume.class.clone()).or_default();
             names.insert(name.clone());
             self.volumes.insert(name, Arc::new(volume));
@@ -250,6 +259,10 @@ impl Storage {
                 return Progress::Failed(format!(
                     "persistentvolume {name:?} went to another claim"
                 ));
+            }
+            // Who binds volumes has taken it away from the claim again.
+            if volume.claim.is_none() && held.shown.contains(key) {
+                return Progress::Failed(format!("ClaimRef got reset for pv {name:?}"));
             }
         } else if !claim.is_bound()
             && held.shown.contains(key)

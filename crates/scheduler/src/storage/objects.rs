@@ -230,7 +230,8 @@ impl Class {
             let value = node.labels.get(key);
             value.is_some_and(|v| values.iter().any(|allowed| **allowed == **v))
         };
-        self.topologies.is_empty() || self.topologies.iter().any(|t| t.iter().all(has))
+        let means = |term: &Topology| !term.is_empty() && term.iter().all(has);
+        self.topologies.is_empty() || self.topologies.iter().any(means)
     }
 }
 
