@@ -217,9 +217,7 @@ fn report(ns: &Namespace, round: &Round, done: bool, now_millis: i64) -> Option<
     let mut published = ns.clone();
     let status = published.status.get_or_insert_default();
     status.phase = Some("Terminating".into());
-    let all = status.conditions.get_or_insert_default();
-    all.retain(|c| changed.iter().all(|new| new.type_ != c.type_));
-    all.extend(changed);
+    merge(status.conditions.get_or_insert_default(), changed);
     Some(Action::Update {
         target: Target::of::<Namespace>("", &ns.name_any()),
         subresource: "status",
@@ -391,6 +389,17 @@ fn rows(round: &Round) -> [Row; 5] {
             "All content-preserving finalizers finished",
         ),
     ]
+}
+
+/// Puts conditions where those of their type are, so that a reader sees the same order each time;
+/// new ones come last.
+fn merge(all: &mut Vec<NamespaceCondition>, changed: Vec<NamespaceCondition>) {
+    for new in changed {
+        match all.iter_mut().find(|c| c.type_ == new.type_) {
+            Some(old) => *old = new,
+            None => all.push(new),
+        }
+    }
 }
 
 /// The conditions to write; empty when they are there already.

@@ -14,6 +14,10 @@ use crate::common::value_of;
 
 const CA_MAP: &str = "kube-root-ca.crt";
 const CA_KEY: &str = "ca.crt";
+/// Says to people what the map is for. Words of somebody else stay as long as the map is right.
+const DESCRIPTION: &str = "kubernetes.io/description";
+const NOTE: &str =
+    "The CA bundle by which pods verify the API server at its address in the cluster.";
 
 /// Publishes the CA.
 pub struct RootCa {
@@ -70,22 +74,21 @@ fn plan(seen: &Observed) -> Plan {
     let data = json!({ CA_KEY: seen.ca_pem });
     let action = match &seen.map {
         None => {
-            let note =
-                "The CA bundle by which pods verify the API server at its address in the cluster.";
             let object = json!({
                 "apiVersion": "v1", "kind": "ConfigMap",
                 "metadata": {
                     "name": CA_MAP, "namespace": seen.namespace,
-                    "annotations": { "kubernetes.io/description": note },
+                    "annotations": { DESCRIPTION: NOTE },
                 },
                 "data": data,
             });
             Action::Create { target, object }
         }
-        Some(map) if value_of(&map.data) == data => return Plan::nothing(),
+        Some(map) if value_of(&map.data) == data && is_described(map) => return Plan::nothing(),
         Some(map) => {
             let mut object = value_of(&**map);
             object["data"] = data;
+            object["metadata"]["annotations"][DESCRIPTION] = NOTE.into();
             Action::Update {
                 target,
                 subresource: "",
@@ -96,9 +99,59 @@ fn plan(seen: &Observed) -> Plan {
     Plan::from(action)
 }
 
+fn is_described(map: &ConfigMap) -> bool {
+    map.annotations()
+        .get(DESCRIPTION)
+        .is_some_and(|d| !d.is_empty())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_map_is_put_right_whatever_became_of_it() {
+        let right = json!({ CA_KEY: "pem" });
+        let said = |text: &str| json!({ DESCRIPTION: text, "a": "b" });
+        // What the map holds, its annotations, and the description after a write, if there is one.
+        let rows = [
+            (right.clone(), said(NOTE), None),
+            (right.clone(), said("own words"), None),
+            (right.clone(), said(""), Some(NOTE)),
+            (right.clone(), json!({}), Some(NOTE)),
+            (json!({}), said(NOTE), Some(NOTE)),
+            (json!({ CA_KEY: "old" }), said("own words"), Some(NOTE)),
+            (json!({ CA_KEY: "pem", "more": "x" }), json!({}), Some(NOTE)),
+        ];
+        for (data, annotations, after) in rows {
+            let map = json!({
+                "metadata": { "name": CA_MAP, "namespace": "a", "annotations": annotations },
+                "data": data,
+            });
+            let seen = Observed {
+                namespace: "a".into(),
+                map: Some(Arc::new(
+                    serde_json::from_value(map.clone()).expect("a ConfigMap"),
+                )),
+                ca_pem: "pem".into(),
+            };
+            let made = plan(&seen);
+            let written = made.actions.iter().map(|a| match a {
+                Action::Update { object, .. } => object,
+                other => panic!("{other:?}"),
+            });
+            let got: Vec<_> = written
+                .map(|o| {
+                    (
+                        &o["data"],
+                        o["metadata"]["annotations"][DESCRIPTION].as_str(),
+                    )
+                })
+                .collect();
+            let want: Vec<_> = after.map(|d| (&right, Some(d))).into_iter().collect();
+            assert_eq!(got, want, "{map}");
+        }
+    }
 
     #[test]
     fn the_map_says_the_ca_and_nothing_else() {

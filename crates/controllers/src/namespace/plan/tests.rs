@@ -101,6 +101,28 @@ fn conditions_are_written_when_they_change() {
 }
 
 #[test]
+fn conditions_keep_their_places() {
+    let one = |type_: &str, status: &str| NamespaceCondition {
+        type_: type_.to_owned(),
+        status: status.to_owned(),
+        ..NamespaceCondition::default()
+    };
+    let mut all = vec![one("a", "True"), one("others", "True"), one("b", "True")];
+    merge(
+        &mut all,
+        vec![one("c", "True"), one("a", "False"), one("b", "False")],
+    );
+    let got: Vec<(&str, &str)> = all.iter().map(|c| (&*c.type_, &*c.status)).collect();
+    let want = [
+        ("a", "False"),
+        ("others", "True"),
+        ("b", "False"),
+        ("c", "True"),
+    ];
+    assert_eq!(got, want);
+}
+
+#[test]
 fn running_pods_have_their_grace() {
     let pod = |phase: &str, grace: i64| -> Pod {
         serde_json::from_value(json!({
