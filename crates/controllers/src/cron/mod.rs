@@ -40,7 +40,12 @@ impl Controller for CronJobs {
     type Observed = Observed;
 
     fn watches(&self, watches: &mut Watches<Key>) {
-        watches.on(&self.crons, |c| vec![key_of(c)]);
+        let clock = self.clock;
+        watches.on_change_after(&self.crons, move |change| {
+            let cron = change.new.as_ref().or(change.old.as_ref());
+            let wait = plan::wait_of(change, clock.millis());
+            cron.map(|c| (key_of(&**c), wait)).into_iter().collect()
+        });
         watches.on(&self.jobs, |job| {
             let (namespace, _) = key_of(job);
             let owner = controller_of(job).filter(|o| o.kind == "CronJob");

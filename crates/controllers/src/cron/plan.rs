@@ -2,8 +2,10 @@
 //! follows from the Jobs that are there.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::cron_schedule::Schedule;
+use client::Change;
 use control::action::{Action, Plan, Propagation, Target};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
@@ -54,6 +56,36 @@ fn ended(job: &Job) -> Option<&'static str> {
 fn time_of(job: &Job) -> Option<Timestamp> {
     let text = job.metadata.annotations.as_ref()?.get(TIMESTAMP)?;
     text.parse().ok()
+}
+
+/// When it ran last, or else was made.
+fn ran(cron: &CronJob, status: &CronJobStatus, now: Timestamp) -> Timestamp {
+    let created = cron.metadata.creation_timestamp.as_ref();
+    let ran = status.last_schedule_time.as_ref().or(created);
+    ran.map_or(now, |t| t.0)
+}
+
+/// How long a CronJob that has changed may wait. A new schedule is looked at when its next time comes:
+/// what it would have named before is not made up for.
+pub fn wait_of(change: &Change<CronJob>, now_millis: i64) -> Duration {
+    let (Some(old), Some(new)) = (&change.old, &change.new) else {
+        return Duration::ZERO;
+    };
+    let is_same = old.metadata.uid == new.metadata.uid;
+    let timing = |cron: &CronJob| (cron.spec.schedule.clone(), cron.spec.time_zone.clone());
+    if !is_same || timing(old) == timing(new) {
+        return Duration::ZERO;
+    }
+    let next = || {
+        let now = Timestamp::from_millisecond(now_millis).ok()?;
+        let zone = api::cron_schedule::zone(new.spec.time_zone.as_deref().unwrap_or_default())?;
+        let schedule = Schedule::parse(&new.spec.schedule).ok()?;
+        let status = new.status.clone().unwrap_or_default();
+        let next = due::next_look(&schedule, &zone, ran(new, &status, now), now)?;
+        u64::try_from(next.as_millisecond() + SLACK_MILLIS - now_millis).ok()
+    };
+    // What cannot be read is told at once.
+    next().map_or(Duration::ZERO, Duration::from_millis)
 }
 
 pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
@@ -222,6 +254,13 @@ impl Cron<'_> {
             return;
         }
         let text = &self.spec.schedule;
+        if text.contains("TZ") {
+            let message = format!(
+                "CRON_TZ or TZ used in schedule {text:?} is not officially supported, see https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details"
+            );
+            plan.last
+                .push(self.event(true, "UnsupportedSchedule", message));
+        }
         let schedule = match Schedule::parse(text) {
             Ok(schedule) => schedule,
             Err(why) => {
@@ -245,20 +284,15 @@ impl Cron<'_> {
         if let Some(at) = due.at {
             self.run(at, &zone, plan);
         }
-        let next = schedule.next(self.now, &zone);
+        let since = ran(&self.seen.cron, &self.status, self.now);
+        let next = due::next_look(&schedule, &zone, since, self.now);
         let next = next.map(|t| t.as_millisecond() + SLACK_MILLIS);
         wake_at(next, self.now.as_millisecond(), plan);
     }
 
     /// Times after this one are looked at.
     fn since(&self) -> Timestamp {
-        let created = self.seen.cron.metadata.creation_timestamp.as_ref();
-        let created = created.map_or(self.now, |t| t.0);
-        let since = self
-            .status
-            .last_schedule_time
-            .as_ref()
-            .map_or(created, |t| t.0);
+        let since = ran(&self.seen.cron, &self.status, self.now);
         let deadline = self.spec.starting_deadline_seconds;
         let earliest =
             deadline.and_then(|d| self.now.checked_sub(SignedDuration::from_secs(d)).ok());

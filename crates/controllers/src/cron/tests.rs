@@ -4,7 +4,7 @@ use control::Plan;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::plan::{Observed, plan};
+use super::plan::{Observed, plan, wait_of};
 use crate::testing::{World, merge};
 
 struct Crons {
@@ -218,4 +218,61 @@ fn jobs_that_others_made_are_not_its_own_work() {
     c.at("2024-05-01T10:01:00Z");
     assert!(c.status()["active"].is_null());
     assert_eq!(c.world.names("Job"), ["by-hand"]);
+}
+
+#[test]
+fn it_is_looked_at_again_when_an_interval_ends() {
+    let mut c = Crons::new(json!({ "schedule": "@every 90s" }));
+    c.at("2024-05-01T10:02:10Z");
+    // Made, and looked at at the same time once more.
+    c.at("2024-05-01T10:02:10Z");
+    assert_eq!(c.wake, Some(80_100));
+    let made = c.at("2024-05-01T10:03:30.1Z");
+    let name = Crons::name("2024-05-01T10:03:30Z");
+    assert_eq!(made, [format!("Create Job/{name}")]);
+}
+
+#[test]
+fn a_zone_in_the_schedule_is_warned_of() {
+    for (schedule, warned) in [("TZ=Asia/Tokyo 0 9 * * *", true), ("0 9 * * *", false)] {
+        let c = Crons::new(json!({ "schedule": schedule, "timeZone": "America/New_York" }));
+        let is_it = |a: &control::action::Action| matches!(a, control::action::Action::Event { reason, .. } if *reason == "UnsupportedSchedule");
+        assert_eq!(c.plan().last.iter().any(is_it), warned, "{schedule}");
+    }
+}
+
+#[test]
+fn a_new_schedule_makes_up_for_nothing() {
+    let now = millis("2016-05-19T09:59:59Z");
+    let cron = |uid: &str, spec: Value| {
+        let mut all =
+            json!({ "schedule": "30 * * * *", "jobTemplate": { "spec": { "template": {} } } });
+        merge(&mut all, &spec);
+        let cron = json!({ "metadata": { "name": "c", "uid": uid }, "spec": all,
+            "status": { "lastScheduleTime": "2016-05-19T09:59:00Z" } });
+        Some(std::sync::Arc::new(serde_json::from_value(cron).unwrap()))
+    };
+    let every = |minutes: i32| json!({ "schedule": format!("@every {minutes}m") });
+    for (old, new, wait) in [
+        (json!({}), json!({ "suspend": true }), 0),
+        (json!({}), json!({ "schedule": "*/1 * * * *" }), 1_100),
+        (every(1), every(3), 121_100),
+        (every(3), every(1), 1_100),
+        (json!({}), json!({ "timeZone": "Asia/Kolkata" }), 1_100),
+        (json!({}), json!({ "schedule": "x" }), 0),
+    ] {
+        let change = client::Change {
+            old: cron("u", old.clone()),
+            new: cron("u", new.clone()),
+        };
+        let found = wait_of(&change, now).as_millis();
+        assert_eq!(found, wait, "{old} {new}");
+    }
+    for (old, new) in [
+        (None, cron("u", every(3))),
+        (cron("u", json!({})), None),
+        (cron("u", json!({})), cron("v", every(3))),
+    ] {
+        assert!(wait_of(&client::Change { old, new }, now).is_zero());
+    }
 }
