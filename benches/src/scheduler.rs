@@ -210,6 +210,7 @@ async fn one(plan: &Plan, report: &mut Report, case: &Case) -> Result<()> {
         nodes_are_known(&client, case.nodes).await?;
     }
     let cpu = server.cpu();
+    let writes = writes_of(&figures_of(&client).await?);
     let mut bound = Bound::new(case.pods);
     let begun = Instant::now();
     let revision = bound.list(&client).await?;
@@ -245,8 +246,11 @@ async fn one(plan: &Plan, report: &mut Report, case: &Case) -> Result<()> {
         "pods",
         busiest as f64,
     ));
-    let figures = client.send(0, LoadRequest::get("/metrics")).await?;
-    if let Some(most) = p99_of_decisions(&String::from_utf8_lossy(&figures.body)) {
+    let figures = figures_of(&client).await?;
+    let written = writes_of(&figures).saturating_sub(writes);
+    let row = "… writes for each pod, by scheduler and controllers";
+    report.add(Row::value(row, "requests", written as f64 / counted as f64));
+    if let Some(most) = p99_of_decisions(&figures) {
         let row = Row::value("… 99 of 100 decisions took at most", "ms", most * 1e3);
         report.add(row);
     }
@@ -258,6 +262,24 @@ async fn one(plan: &Plan, report: &mut Report, case: &Case) -> Result<()> {
     };
     report.add(Row::value(memory_row, "MB", memory.resident_mb));
     server.stop().await
+}
+
+async fn figures_of(client: &Client) -> Result<String> {
+    let page = client.send(0, LoadRequest::get("/metrics")).await?;
+    Ok(String::from_utf8_lossy(&page.body).into_owned())
+}
+
+/// How many requests that write the server has answered.
+fn writes_of(figures: &str) -> u64 {
+    let count = |line: &str| {
+        let rest = line.strip_prefix("apiserver_request_total{")?;
+        let (labels, count) = rest.split_once("} ")?;
+        let (_, verb) = labels.split_once("verb=\"")?;
+        let verb = verb.split('"').next()?;
+        let is_write = matches!(verb, "POST" | "PUT" | "PATCH" | "APPLY" | "DELETE");
+        is_write.then(|| count.trim().parse::<u64>().ok())?
+    };
+    figures.lines().filter_map(count).sum()
 }
 
 /// In which time 99 of 100 decisions were made, in seconds: the bound of their bucket in the
@@ -366,6 +388,15 @@ impl Bound {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn writes_are_counted_and_reads_are_not() {
+        let text = "apiserver_request_total{code=\"201\",verb=\"POST\",version=\"v1\"} 3\n\
+            apiserver_request_total{code=\"200\",verb=\"GET\",version=\"v1\"} 50\n\
+            apiserver_request_total{code=\"200\",verb=\"PATCH\",version=\"v1\"} 4\n\
+            apiserver_request_terminations_total{verb=\"POST\"} 9\n";
+        assert_eq!(writes_of(text), 7);
+    }
 
     #[test]
     fn the_bucket_of_99_of_100_decisions_is_found() {
