@@ -152,12 +152,21 @@ impl Observe for Access {
     }
 }
 
+/// Whether a server is configured by such objects: by those that decide who may do what, which webhooks
+/// and policies are asked, and who waits.
+pub fn configures(row: &Row) -> bool {
+    matches!(
+        &*row.group,
+        RBAC | configuration_objects::GROUP | flowcontrol::GROUP
+    )
+}
+
 /// Whether a write's acknowledgement waits until this server has taken it in: objects that
 /// permissions, identities and limits rest on, so that neither a grant nor a withdrawal comes late.
 pub fn is_relied_on(row: &Row, deletion: bool) -> bool {
     match (&*row.group, &*row.resource) {
-        (RBAC | configuration_objects::GROUP | flowcontrol::GROUP, _)
-        | ("", "namespaces" | "serviceaccounts" | "secrets") => true,
+        _ if configures(row) => true,
+        ("", "namespaces" | "serviceaccounts" | "secrets") => true,
         // What the next pod of a namespace is held against.
         ("", "limitranges" | "resourcequotas") => true,
         // Tokens end with the pod or node that they are bound to.

@@ -21,7 +21,7 @@ use crate::dialer::Reach;
 use crate::errors;
 use crate::flow_control::FlowControl;
 use crate::metrics::{Metrics, StoreMetrics};
-use crate::permissions::Access;
+use crate::permissions::{Access, configures};
 use crate::resource_samples::Samples;
 use crate::settings::Settings;
 use crate::storage;
@@ -51,6 +51,8 @@ struct Inner {
     ports: Arc<Mutex<()>>,
     token_uses: mpsc::Sender<TokenUse>,
     bootstrapped: AtomicBool,
+    /// See [`State::knows_its_configuration`].
+    configured: AtomicBool,
     leaving: AtomicBool,
     draining: CancellationToken,
     stop: CancellationToken,
@@ -153,10 +155,13 @@ impl State {
             ports: Arc::default(),
             token_uses,
             bootstrapped: AtomicBool::new(false),
+            configured: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
             draining,
             stop,
         }));
+        // A server that starts with all of it is configured, whatever becomes unreadable later.
+        state.knows_its_configuration();
         Ok((state, noted))
     }
 
@@ -259,6 +264,23 @@ impl State {
     }
     pub fn is_bootstrapped(&self) -> bool {
         self.0.bootstrapped.load(Ordering::Acquire)
+    }
+
+    /// Whether this server has read, at some time, all that it is configured by: a webhook that it has
+    /// never been able to read would not be asked. What cannot be read later holds as it was, as
+    /// in upstream's informers.
+    pub fn knows_its_configuration(&self) -> bool {
+        let configured = &self.0.configured;
+        if configured.load(Ordering::Acquire) {
+            return true;
+        }
+        let all = self.cache().all();
+        let mut of_it = all.iter().filter(|cache| configures(&cache.row));
+        let knows = !of_it.any(|cache| cache.has_unknown());
+        if knows {
+            configured.store(true, Ordering::Release);
+        }
+        knows
     }
 
     /// Seconds since the epoch.

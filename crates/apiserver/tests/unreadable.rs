@@ -213,6 +213,44 @@ async fn what_is_removed_in_the_store_is_gone() {
     assert_eq!(code, 201, "{made}");
 }
 
+/// As upstream, whose informers have not begun then: who is ready would not ask the webhook.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_is_not_ready_before_it_has_read_what_configures_it() {
+    const READY: &str = "/readyz/informer-sync";
+    let p = Place::new().await;
+    let hook = |name: &str| Bytes::from(format!("/registry/{name}/torn"));
+    let break_one = |key| Op::Put {
+        key,
+        value: "?".into(),
+        expires_after_seconds: None,
+    };
+    for kind in [
+        "validatingwebhookconfigurations",
+        "validatingadmissionpolicybindings",
+        "clusterroles",
+    ] {
+        p.write(break_one(hook(kind))).await;
+        // What was read before holds.
+        assert_eq!(get(&p.server, "/readyz").await.0, 200, "{kind}");
+        let late = server_on(&p.raw).await;
+        let (code, text) = get(&late, READY).await;
+        assert_eq!(code, 500, "{kind}");
+        let said = text.as_str().unwrap_or_default();
+        assert!(said.contains("never been readable"), "{kind}: {said}");
+        assert_eq!(get(&late, "/livez").await.0, 200, "{kind}");
+        p.write(Op::Delete { key: hook(kind) }).await;
+        assert_eq!(get(&late, READY).await.0, 200, "{kind}");
+        // It was ready once.
+        p.write(break_one(hook(kind))).await;
+        assert_eq!(get(&late, READY).await.0, 200, "{kind}");
+        p.write(Op::Delete { key: hook(kind) }).await;
+    }
+    // Nobody is configured by others.
+    p.put("?").await;
+    let late = server_on(&p.raw).await;
+    assert_eq!(get(&late, READY).await.0, 200);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_of_a_revision_is_what_it_was_or_an_error() {
     let p = Place::new().await;

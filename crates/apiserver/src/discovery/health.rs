@@ -67,7 +67,13 @@ async fn checks(state: &State, endpoint: &str) -> Vec<Check> {
         });
         all.push(Check {
             name: "informer-sync",
-            failure: behind.then_some("the cache is behind the store"),
+            failure: if behind {
+                Some("the cache is behind the store")
+            } else if state.knows_its_configuration() {
+                None
+            } else {
+                Some("objects by which the server is configured have never been readable")
+            },
         });
         // What is stored was read before there was a server to ask.
         all.push(passed("poststarthook/storage-readiness"));

@@ -49,6 +49,12 @@ impl ResourceCache {
         self.state.read().unreadable.values().cloned().collect()
     }
 
+    /// Whether something is stored that this server has never been able to read.
+    pub fn has_unknown(&self) -> bool {
+        let state = self.state.read();
+        state.unreadable.values().any(|u| u.last.is_none())
+    }
+
     /// Whether all objects that a selection may ask for can be read.
     pub fn whole(&self, selection: &Selection) -> Result<(), Status> {
         self.is_whole(&self.state.read(), selection)
