@@ -169,8 +169,7 @@ impl UsedCidrs {
 /// Whether a change of a node may have to do with ranges: one that has none came or lost it, or one
 /// that had one does not need it any more. Heartbeats, of which there are many more, do not.
 fn concerns(old: Option<&Node>, new: Option<&Node>) -> bool {
-    let has = |node: Option<&Node>| node.map(cidr);
-    match (has(old), has(new)) {
+    match (old.map(cidr), new.map(cidr)) {
         (None, new) => new == Some(None),
         (Some(None), _) => false,
         (before, now) => now != before,
