@@ -45,6 +45,22 @@ fn claims_of(pod: &Pod) -> Vec<String> {
     names.map(|name| place(&namespace, &name)).collect()
 }
 
+/// What is looked at when a pod changed, or went.
+fn keys_of(pod: &Pod, exists: bool) -> Vec<Key> {
+    let mut keys = Vec::new();
+    if exists && !is_deleting(pod) && plan::wanted(pod).next().is_some() {
+        keys.push(Key::Pod(key_of(pod)));
+    }
+    // Its end may free its claims.
+    if !exists || plan::is_done(pod) {
+        let namespace = pod.namespace().unwrap_or_default();
+        let made = plan::extended(pod).map(|name| place(&namespace, name));
+        let claims = claims_of(pod).into_iter().chain(made);
+        keys.extend(claims.filter_map(|p| split(&p)).map(Key::Claim));
+    }
+    keys
+}
+
 impl ResourceClaims {
     pub fn new(informers: &Informers) -> Self {
         let all = Self {
@@ -91,19 +107,7 @@ impl Controller for ResourceClaims {
             let Some(pod) = change.new.as_ref().or(change.old.as_ref()) else {
                 return Vec::new();
             };
-            if plan::wanted(pod).next().is_none() {
-                return Vec::new();
-            }
-            let mut keys = Vec::new();
-            if change.new.is_some() && !is_deleting(&**pod) {
-                keys.push(Key::Pod(key_of(&**pod)));
-            }
-            // Its end may free its claims.
-            if change.new.is_none() || plan::is_done(pod) {
-                let claims = claims_of(pod).into_iter();
-                keys.extend(claims.filter_map(|p| split(&p)).map(Key::Claim));
-            }
-            keys
+            keys_of(pod, change.new.is_some())
         });
         let pods = self.pods.clone();
         watches.on_change(&self.claims, move |change| {
@@ -203,6 +207,54 @@ impl Controller for ResourceClaims {
         match seen {
             Observed::Pod(of) => plan::of_pod(of),
             Observed::Claim(of) => plan::of_claim(of),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_pod_is_told_to_all_its_claims() {
+        let both: &[&str] = &["pod", "named", "made"];
+        // Names a claim, has one for extended resources; its phase, whether it is there; who hears.
+        let rows: [(bool, bool, &str, bool, &[&str]); 10] = [
+            (false, false, "Succeeded", true, &[]),
+            (true, false, "Running", true, &["pod"]),
+            (false, true, "Running", true, &[]),
+            (false, true, "Succeeded", true, &["made"]),
+            (false, true, "Failed", true, &["made"]),
+            (false, true, "Running", false, &["made"]),
+            (true, false, "Failed", true, &["pod", "named"]),
+            (true, true, "Running", true, &["pod"]),
+            (true, true, "Succeeded", true, both),
+            (true, true, "Running", false, &["named", "made"]),
+        ];
+        for (named, made, phase, exists, want) in rows {
+            let mut pod = json!({
+                "metadata": { "name": "pod", "namespace": "n" },
+                "spec": { "containers": [], "nodeName": "node" },
+                "status": { "phase": phase },
+            });
+            if named {
+                let claim = json!([{ "name": "c", "resourceClaimName": "named" }]);
+                pod["spec"]["resourceClaims"] = claim;
+            }
+            if made {
+                pod["status"]["extendedResourceClaimStatus"] =
+                    json!({ "resourceClaimName": "made", "requestMappings": [] });
+            }
+            let pod: Pod = serde_json::from_value(pod).expect("a pod");
+            let got: Vec<String> = keys_of(&pod, exists)
+                .into_iter()
+                .map(|key| match key {
+                    Key::Pod((_, name)) | Key::Claim((_, name)) => name,
+                })
+                .collect();
+            assert_eq!(got, want, "{named} {made} {phase} {exists}");
         }
     }
 }

@@ -48,6 +48,14 @@ pub fn names(pod: &Pod) -> impl Iterator<Item = String> {
     wanted(pod).filter_map(|c| name_of(pod, c).flatten())
 }
 
+/// The claim that the scheduler made for a pod's extended resources: the pod's status names it, and
+/// its specification does not.
+pub fn extended(pod: &Pod) -> Option<&str> {
+    let status = pod.status.as_ref()?;
+    let made = status.extended_resource_claim_status.as_ref()?;
+    Some(&*made.resource_claim_name).filter(|name| !name.is_empty())
+}
+
 /// The pod that a claim was made for: name and UID.
 pub fn owner(claim: &ResourceClaim) -> Option<(&str, &str)> {
     let owner = controller_of(claim)?;
