@@ -220,6 +220,7 @@ impl Core {
                         pod: pod.clone(),
                         profile,
                         seed,
+                        nodes: Vec::new(),
                         message: Some(message),
                     });
                     return Step::Ask(Question::Victims { pod, candidates });
@@ -254,12 +255,13 @@ impl Core {
                 nomination = Nomination::Begins(self.make_room(&pod, node, victims, now_ms));
                 None
             }
-            Preemption::Off => None,
+            Preemption::Off => {
+                nomination = self.nomination_ends(&pod.uid);
+                None
+            }
             Preemption::NotEligible(why) => Some(why.to_owned()),
             Preemption::Hopeless(why) => {
-                if self.end_nomination(&pod.uid) {
-                    nomination = Nomination::Ends;
-                }
+                nomination = self.nomination_ends(&pod.uid);
                 Some(why)
             }
         };
@@ -341,6 +343,14 @@ impl Core {
         };
         self.happened.pod_left(&node, pod.priority);
         true
+    }
+
+    /// The same, as it is reported.
+    fn nomination_ends(&mut self, uid: &str) -> Nomination {
+        match self.end_nomination(uid) {
+            true => Nomination::Ends,
+            false => Nomination::Stays,
+        }
     }
 
     /// Nobody may be about to go any more because of this pod: others who waited for that look again.

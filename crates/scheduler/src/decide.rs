@@ -390,8 +390,8 @@ impl Decision {
         }
     }
 
-    /// Of these nodes those that the extenders found good. One that they were not asked about has
-    /// just begun to fit: it has its turn at the next try.
+    /// Of these nodes those that the extenders found good. Of the others they refused some without a word,
+    /// or were not asked.
     fn only_good<'n>(
         &mut self,
         snapshot: &Snapshot,
@@ -415,9 +415,20 @@ impl Decision {
                 verdict,
             });
         }
+        let (good, others): (Vec<&Node>, Vec<&Node>) = nodes
+            .into_iter()
+            .partition(|n| heard.good.contains(&n.name));
+        let silent = others
+            .iter()
+            .filter(|n| !heard.refused.contains_key(&n.name));
+        for at in silent.filter_map(|n| snapshot.slot_of(&n.name)) {
+            rejections.put(Rejection {
+                node: at,
+                plugin: EXTENDER,
+                verdict: Verdict::Never(Reason::many(Vec::new())),
+            });
+        }
         rejections.sort();
-        let nodes = nodes.into_iter();
-        let good: Vec<&Node> = nodes.filter(|n| heard.good.contains(&n.name)).collect();
         self.feasible = good.len();
         good
     }

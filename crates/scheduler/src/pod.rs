@@ -173,6 +173,8 @@ pub struct Pod {
     pub uid: Arc<str>,
     pub namespace: Arc<str>,
     pub name: String,
+    /// How often its spec has changed: conditions say by it what they are about.
+    pub generation: Option<i64>,
     /// The scheduler that it names.
     pub scheduler: Arc<str>,
     pub labels: Labels,
@@ -299,6 +301,7 @@ impl Pod {
         Self {
             uid: Arc::from(meta.uid.as_deref().unwrap_or_default()),
             name: meta.name.clone().unwrap_or_default(),
+            generation: meta.generation,
             scheduler: strings.get(scheduler_of(spec)),
             node: node.map(|n| strings.get(n)),
             priority: spec.priority.unwrap_or(0),

@@ -31,8 +31,8 @@ use crate::pod::Pod;
 use crate::queue::Waits;
 use crate::totals;
 use crate::write::{
-    Preemptor, Report, announce, bind, groups, is_gated, publish, reference, scheduled_reason,
-    write_all,
+    NotBound, Preemptor, Report, announce, bind, groups, is_gated, publish, reference,
+    scheduled_reason, write_all,
 };
 
 /// Decisions between two looks at what the informers brought.
@@ -223,7 +223,8 @@ struct BoundEvent {
 /// What a task did.
 enum Done {
     Bound(Box<BoundEvent>),
-    NotBound(Arc<str>),
+    /// Of this pod, and why.
+    NotBound(Arc<Pod>, NotBound),
     /// What had to be written before a pod is bound.
     Prepared(Arc<str>, Result<(), String>),
     /// Of this pod; where room was made for it, whether all victims were asked to go.
@@ -408,6 +409,12 @@ impl Shell {
         });
     }
 
+    /// Reports that something went wrong with a pod. It looks for a node anew: the one that others were
+    /// told of is not its own any more.
+    fn failed(&mut self, pod: Arc<Pod>, message: String) {
+        self.report(pod, "SchedulerError", message, Nomination::Ends, Vec::new());
+    }
+
     /// Decides about some pods; true when more may be waiting.
     fn decide_some(&mut self) -> bool {
         for _ in 0..DECISIONS_AT_ONCE {
@@ -438,8 +445,7 @@ impl Shell {
                 }
                 Some(Step::Failed { pod, message }) => {
                     METRICS.attempted(&pod.scheduler, Attempt::Error, took);
-                    let stays = Nomination::Stays;
-                    self.report(pod, "SchedulerError", message, stays, Vec::new());
+                    self.failed(pod, message);
                 }
                 Some(Step::Prepare { pod, node, writes }) => self.prepare(pod, node, writes),
                 Some(Step::Ask(question)) => self.ask(question),
@@ -494,23 +500,25 @@ impl Shell {
         self.tasks.spawn(async move {
             let asked = Instant::now();
             let binding = bind(&client, &lines, &pod, &node);
-            let is_bound = match span {
+            let outcome = match span {
                 None => binding.await,
                 Some(span) => {
-                    let is_bound = span.over(Box::pin(binding)).await;
-                    if !is_bound {
+                    let outcome = span.over(Box::pin(binding)).await;
+                    if outcome.is_err() {
                         span.failed("it was not bound");
                     }
-                    is_bound
+                    outcome
                 }
             };
-            let came_of_it = match is_bound {
-                true => Attempt::Scheduled,
-                false => Attempt::Error,
+            let came_of_it = match &outcome {
+                Ok(()) => Attempt::Scheduled,
+                Err(_) => Attempt::Error,
             };
-            METRICS.asked_to_bind(&pod.scheduler, is_bound, asked.elapsed());
+            METRICS.asked_to_bind(&pod.scheduler, outcome.is_ok(), asked.elapsed());
             METRICS.attempted(&pod.scheduler, came_of_it, began.elapsed());
-            if is_bound {
+            if let Err(why) = outcome {
+                Done::NotBound(pod, why)
+            } else {
                 METRICS.bound(history.tries, came.elapsed(), history.was_flushed);
                 let text = format!(
                     "Successfully assigned {}/{} to {node}",
@@ -518,8 +526,6 @@ impl Shell {
                 );
                 let event = recorder.now(&reference(&pod), false, "Scheduled", &text);
                 Done::Bound(Box::new(BoundEvent { recorder, event }))
-            } else {
-                Done::NotBound(pod.uid.clone())
             }
         });
     }
@@ -572,10 +578,15 @@ impl Shell {
                 self.binds = self.binds.saturating_sub(1);
                 self.events.push_back(*event);
             }
-            Ok(Done::NotBound(uid)) => {
+            Ok(Done::NotBound(pod, why)) => {
                 self.binds = self.binds.saturating_sub(1);
                 let now = self.now_ms();
-                self.core.not_bound(&uid, now);
+                self.core.not_bound(&pod.uid, now);
+                // Of one that has gone meanwhile nobody needs to hear.
+                let waits = self.core.queue().contains(&pod.uid);
+                if let Some(why) = why.filter(|_| waits) {
+                    self.failed(pod, why);
+                }
             }
             Ok(Done::Prepared(uid, outcome)) => {
                 self.binds = self.binds.saturating_sub(1);

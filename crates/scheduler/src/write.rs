@@ -57,20 +57,29 @@ fn api(client: &Client, pod: &Pod) -> Api<ApiPod> {
     Api::namespaced(client.clone(), &pod.namespace)
 }
 
-/// Binds; true when the pod is on the node. When the outcome is unknown it is found out first,
-/// since the room may not be given away before.
-pub async fn bind(client: &Client, lines: &Lines, pod: &Pod, node: &str) -> bool {
+/// Why a pod was not bound; nothing of one that has gone, or is not this scheduler's to bind any more.
+pub type NotBound = Option<String>;
+
+/// Binds. When the outcome is unknown it is found out first, since the room may not be given away
+/// before.
+///
+/// # Errors
+/// Why the pod is not on the node.
+pub async fn bind(client: &Client, lines: &Lines, pod: &Pod, node: &str) -> Result<(), NotBound> {
     let api = api(client, pod);
     if let Some(line) = http::binder(lines, pod) {
         match http::bind(line, pod, node).await {
-            Ok(()) => return true,
+            Ok(()) => return Ok(()),
             Err(e) if line.extender.ignorable => {
                 tracing::info!("an extender that may be ignored is: {e}");
             }
             // It may have bound the pod nevertheless.
             Err(e) => {
                 tracing::debug!("{}/{}: bound or not: {e}", pod.namespace, pod.name);
-                return was_bound(&api, pod, node).await;
+                return match was_bound(&api, pod, node).await {
+                    true => Ok(()),
+                    false => Err(Some(e.to_string())),
+                };
             }
         }
     }
@@ -91,20 +100,26 @@ pub async fn bind(client: &Client, lines: &Lines, pod: &Pod, node: &str) -> bool
     let answer: Result<serde_json::Value, kube::Error> = api
         .create_subresource("binding", &pod.name, &PostParams::default(), &binding)
         .await;
+    let failed = |why: String| Some(format!("running Bind plugin \"DefaultBinder\": {why}"));
     match answer {
-        Ok(_) => true,
+        Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if (400..500).contains(&status.code) => {
-            tracing::debug!(
-                "{}/{}: not bound: {}",
-                pod.namespace,
-                pod.name,
-                status.message
-            );
-            false
+            let (code, why) = (status.code, status.message);
+            tracing::debug!("{}/{}: not bound: {why}", pod.namespace, pod.name);
+            Err(match code {
+                404 | 409 => None,
+                _ => failed(why),
+            })
         }
         Err(e) => {
             tracing::debug!("{}/{}: bound or not: {e}", pod.namespace, pod.name);
-            was_bound(&api, pod, node).await
+            if was_bound(&api, pod, node).await {
+                return Ok(());
+            }
+            Err(failed(match e {
+                kube::Error::Api(status) => status.message,
+                other => other.to_string(),
+            }))
         }
     }
 }
@@ -233,6 +248,11 @@ pub struct Report {
 pub async fn publish(client: &Client, clock: Clock, report: &Report, current: Option<&ApiPod>) {
     let pod = &report.pod;
     let known = current.filter(|c| c.metadata.uid.as_deref() == Some(&*pod.uid));
+    // It has got a node meanwhile.
+    let node = known.and_then(|c| c.spec.as_ref()?.node_name.as_deref());
+    if node.is_some_and(|node| !node.is_empty()) {
+        return;
+    }
     let before = known.and_then(scheduled);
     let nominated = match &report.nomination {
         Nomination::Stays => None,
@@ -355,6 +375,7 @@ impl Preemptor<'_> {
             "reason": "PreemptionByScheduler",
             "message": message,
             "lastTransitionTime": Time(self.recorder.clock().now_in_seconds()),
+            "observedGeneration": victim.generation,
         }]});
         patch_status(self.client, victim, condition).await?;
         let params = DeleteParams::default().preconditions(Preconditions {

@@ -315,6 +315,9 @@ async fn all_are_bound_though_bindings_fail() {
     })
     .await;
     assert_eq!(api.state.lock().binds, 30);
+    // Of a refusal by which the pod is somebody else's nobody is told.
+    let failed = "running Bind plugin \"DefaultBinder\": so it is";
+    api.until(|s| event(s, "FailedScheduling", failed)).await;
     api.until(|s| {
         ["a", "b", "c"].iter().any(|n| {
             event(

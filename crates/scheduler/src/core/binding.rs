@@ -71,12 +71,13 @@ impl Core {
                 plugin.unreserve(&pod, &mut self.snapshot);
             }
             self.queue.failed(&pod.uid, Refused::NOBODY.and(at));
+            let nomination = self.nomination_ends(&pod.uid);
             self.has_no_node(&pod, now_ms);
             let reasons: Vec<&str> = reason.texts().collect();
             return Some(Step::Unschedulable {
                 message: format!("running Reserve plugin {name:?}: {}", reasons.join(", ")),
                 pod,
-                nomination: Nomination::Stays,
+                nomination,
                 writes: Vec::new(),
             });
         }
@@ -182,7 +183,7 @@ impl Core {
                 Some(Step::Unschedulable {
                     message: message::not_permitted(plugin, waited_ms),
                     pod,
-                    nomination: Nomination::Stays,
+                    nomination: Nomination::Ends,
                     writes: Vec::new(),
                 })
             }
@@ -248,6 +249,20 @@ impl Core {
             for (plugin, _) in &profile.plugins {
                 plugin.unreserve(&pod, &mut self.snapshot);
             }
+        }
+    }
+
+    /// A pod is leaving that has a node and has not been seen bound to it: one that waits gives its node
+    /// back, and of one that is being bound it is only left to be heard how that went.
+    pub(super) fn leaves_before_it_is_bound(&mut self, uid: &Arc<str>, now_ms: u64) {
+        self.queue.remove(uid);
+        let Some(waiting) = self.waiting.get(uid) else {
+            return;
+        };
+        let group = waiting.pod.wants.group.clone();
+        self.not_bound(uid, now_ms);
+        if let Some(group) = group {
+            self.give_back(&group, "one of them is leaving", now_ms);
         }
     }
 

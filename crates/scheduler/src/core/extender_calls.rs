@@ -1,5 +1,6 @@
 //! Decisions that extenders have a part in: what they are asked, and what follows from what they say.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::{Core, Step};
@@ -18,6 +19,8 @@ pub(super) struct ExtenderCall {
     /// The place of its profile.
     pub profile: usize,
     pub seed: u64,
+    /// The nodes that they are asked about.
+    pub nodes: Vec<Arc<str>>,
     /// Where it is about victims: why the pod has no node.
     pub message: Option<String>,
 }
@@ -42,6 +45,7 @@ impl Core {
                     pod: pod.clone(),
                     profile: at,
                     seed,
+                    nodes: nodes.clone(),
                     message: None,
                 });
                 return Some(Step::Ask(Question::Nodes { pod, nodes }));
@@ -74,7 +78,8 @@ impl Core {
     }
 
     /// What extenders said of the nodes where a pod fits, or why one that must be heard said
-    /// nothing. What has happened meanwhile is taken into account.
+    /// nothing. What has happened meanwhile is taken into account; where there are other nodes by then and
+    /// none of these will do, they are asked again.
     pub fn heard_of_nodes(&mut self, answer: Result<Opinion, String>, now_ms: u64) {
         let Some(asked) = self.asked.take() else {
             return;
@@ -91,9 +96,25 @@ impl Core {
                 let (heard, timings) = (Some(&opinion), &self.timings);
                 let (pod, seed) = (&asked.pod, asked.seed);
                 let decision = decide_with(&self.snapshot, pod, profile, seed, heard, timings);
+                if decision.outcome == Outcome::Unschedulable {
+                    // What has begun to fit meanwhile wakes nobody any more: they are asked about it.
+                    let (_, nodes) = fitting(&self.snapshot, pod, profile, seed, timings);
+                    let known: HashSet<&Arc<str>> = asked.nodes.iter().collect();
+                    if nodes.iter().any(|node| !known.contains(node)) {
+                        let pod = pod.clone();
+                        self.asked = Some(ExtenderCall {
+                            nodes: nodes.clone(),
+                            ..asked
+                        });
+                        let question = Question::Nodes { pod, nodes };
+                        self.ready.push_back(Step::Ask(question));
+                        return;
+                    }
+                }
                 self.decided(asked.pod, asked.profile, decision, asked.seed, now_ms)
             }
             Err(message) => {
+                self.end_nomination(&asked.pod.uid);
                 self.queue.retry(&asked.pod.uid, now_ms);
                 let pod = asked.pod;
                 Some(Step::Failed { pod, message })
@@ -235,6 +256,31 @@ mod tests {
             "status": {"allocatable": {"cpu": "2", "memory": "8Gi", "pods": "9"}}});
         let node: k8s::Node = serde_json::from_value(node).expect("a node");
         core.node_changed(None, Some(&node));
+        assert_eq!(names(core.step(6, 60_000)), ["a", "b"]);
+    }
+
+    #[test]
+    fn what_begins_to_fit_while_extenders_are_asked_is_asked_about_too() {
+        let mut core = core(judge());
+        core.pod_changed(None, Some(&pod("p", 0, None, json!({"cpu": "1"}))), 0);
+        assert_eq!(names(core.step(1, 0)), ["a", "b"]);
+        let node = json!({"metadata": {"name": "c"},
+            "status": {"allocatable": {"cpu": "2", "memory": "8Gi", "pods": "9"}}});
+        let node: k8s::Node = serde_json::from_value(node).expect("a node");
+        core.node_changed(None, Some(&node));
+        // The event is looked at while the answer is awaited.
+        assert!(core.step(2, 0).is_none());
+        core.heard_of_nodes(Ok(Opinion::default()), 0);
+        assert_eq!(names(core.step(3, 0)), ["a", "b", "c"]);
+        // Of the same nodes they are not asked again.
+        core.heard_of_nodes(Ok(Opinion::default()), 0);
+        let step = core.step(4, 0);
+        assert!(matches!(step, Some(Step::Unschedulable { .. })), "{step:?}");
+        assert!(core.step(5, 0).is_none());
+        // That they refused it without a word is a refusal of which nobody knows what ends it.
+        let gone: k8s::Node =
+            serde_json::from_value(json!({"metadata": {"name": "c"}})).expect("c");
+        core.node_changed(Some(&gone), None);
         assert_eq!(names(core.step(6, 60_000)), ["a", "b"]);
     }
 

@@ -259,9 +259,13 @@ impl Core {
         // Old news of a pod that has its node already, by decision or in the API.
         let placed = self.snapshot.place(&uid).is_some();
         if new.metadata.deletion_timestamp.is_some() || !ours {
-            if !placed {
-                self.queue.remove(&uid);
-                self.end_nomination(&uid);
+            match self.snapshot.place(&uid).map(|(_, assumed)| assumed) {
+                None => {
+                    self.queue.remove(&uid);
+                    self.end_nomination(&uid);
+                }
+                Some(true) => self.leaves_before_it_is_bound(&uid, now_ms),
+                Some(false) => {}
             }
             return;
         }

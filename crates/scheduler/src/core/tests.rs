@@ -86,6 +86,62 @@ fn a_nomination_ends_when_the_api_shows_so() {
     assert_eq!(core.snapshot().nomination("p"), None);
 }
 
+#[test]
+fn a_nomination_ends_where_nothing_can_come_of_it() {
+    let off = || Profile {
+        candidates: None,
+        ..Profile::default()
+    };
+    let nominated = pod("p", 5, None, json!({"nominatedNodeName": "a"}));
+    let ends = |core: &mut Core| {
+        let step = core.step(1, 0);
+        let Some(Step::Unschedulable { nomination, .. }) = step else {
+            panic!("{step:?}")
+        };
+        assert!(matches!(nomination, Nomination::Ends), "{nomination:?}");
+        assert_eq!(core.snapshot().nomination("p"), None);
+    };
+    // There are no nodes.
+    let mut none = core(&[]);
+    none.pod_changed(None, Some(&nominated), 0);
+    ends(&mut none);
+    // Nobody makes room.
+    let mut alone = Core::new(vec![off()], Waits::default());
+    let node = json!({"metadata": {"name": "a"},
+        "status": {"allocatable": {"cpu": "1", "memory": "8Gi", "pods": "9"}}});
+    let node: k8s::Node = serde_json::from_value(node).expect("a node");
+    alone.node_changed(None, Some(&node));
+    alone.pod_changed(None, Some(&nominated), 0);
+    ends(&mut alone);
+}
+
+#[test]
+fn a_pod_that_leaves_before_it_is_bound_gives_its_node_back() {
+    let leaving = |pod: &k8s::Pod| {
+        let mut leaving = pod.clone();
+        leaving.metadata.deletion_timestamp =
+            serde_json::from_value(json!("2026-01-01T00:00:00Z")).expect("a time");
+        leaving
+    };
+    // It waits for its volumes.
+    let mut core = core(&["a"]);
+    let waits = with_claim(&mut core);
+    core.pod_changed(None, Some(&waits), 0);
+    assert!(matches!(core.step(1, 0), Some(Step::Prepare { .. })));
+    core.pod_changed(Some(&waits), Some(&leaving(&waits)), 0);
+    assert_eq!(core.snapshot().placed(), (0, 0));
+    core.prepared(&"p".into(), Ok(()), 0);
+    let next = pod("next", 0, None, json!({}));
+    core.pod_changed(None, Some(&next), 0);
+    assert!(matches!(core.step(2, 0), Some(Step::Bind { pod, .. }) if *pod.name == *"next"));
+    // It is being bound: its room is its own until that is known, and it is not tried again.
+    core.pod_changed(Some(&next), Some(&leaving(&next)), 0);
+    assert_eq!(core.snapshot().placed(), (1, 1));
+    core.not_bound(&"next".into(), 0);
+    assert_eq!(core.snapshot().placed(), (0, 0));
+    assert!(core.step(3, 60_000).is_none());
+}
+
 fn claim(more: Value) -> k8s::PersistentVolumeClaim {
     let mut claim = json!({"metadata": {"name": "c", "namespace": "d", "uid": "c"},
         "spec": {"storageClassName": "x", "resources": {"requests": {"storage": "1Gi"}}}});
