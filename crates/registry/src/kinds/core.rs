@@ -5,7 +5,9 @@ use std::sync::Arc;
 use super::columns;
 use super::def::*;
 use super::selectable_fields;
-use crate::strategies::{cluster, config_maps, events, pod, quotas, service, volumes, workload};
+use crate::strategies::{
+    claims, cluster, config_maps, events, pod, quotas, service, volumes, workload,
+};
 
 const PODS: &[Sub] = &[
     Sub(
@@ -100,7 +102,7 @@ pub(super) const ROWS: &[Def] = &[
     namespaced("", "PersistentVolumeClaim", "persistentvolumeclaims", V1)
         .returned()
         .fields(selectable_fields::NAMED)
-        .strategy(|| Arc::new(volumes::PersistentVolumeClaim))
+        .strategy(|| Arc::new(claims::PersistentVolumeClaim))
         .columns(columns::CLAIMS)
         .short(&["pvc"])
         .subs(&[STATUS]),

@@ -3,6 +3,7 @@
 pub mod access;
 pub mod autoscaler;
 mod canonical;
+pub mod claims;
 pub mod classes;
 pub mod cluster;
 mod conditions;

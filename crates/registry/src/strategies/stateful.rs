@@ -49,7 +49,7 @@ impl Strategy for StatefulSet {
         for claim in items_mut(spec, "volumeClaimTemplates") {
             set(claim, "kind", "PersistentVolumeClaim");
             set(claim, "apiVersion", "v1");
-            super::volumes::claim_defaults(claim);
+            super::claims::claim_defaults(claim);
         }
     }
     fn prepare_create(&self, obj: &mut Value, _cx: &Context<'_>) {
@@ -131,7 +131,7 @@ impl Strategy for StatefulSet {
         let templates = path.child("volumeClaimTemplates");
         for (i, claim) in items(spec, "volumeClaimTemplates").iter().enumerate() {
             let path = templates.index(i).child("spec");
-            super::volumes::claim_spec(&mut errs, &path, at(claim, "spec"));
+            super::claims::claim_spec(&mut errs, &path, at(claim, "spec"));
         }
         let as_made = with_identity(spec);
         selector_and_template(&mut errs, &path, &as_made, "StatefulSet", "statefulset");

@@ -10,11 +10,11 @@ use crate::check::{
     required_text, required_word, set, text,
 };
 use crate::meta::validate_annotations;
+use crate::strategies::claims::claim_spec;
 use crate::strategies::containers::{descending, field_ref, no_backsteps, resource_ref};
 use crate::strategies::pod::projections;
 use crate::strategies::quantity;
 use crate::strategies::volume_sources::{self, Owner};
-use crate::strategies::volumes::claim_spec;
 
 /// Modes of files in volumes made of API objects: 0644.
 const FILE_MODE: i64 = 420;
