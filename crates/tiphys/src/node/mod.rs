@@ -4,6 +4,7 @@
 pub mod clean_up;
 mod containerd;
 mod encryption;
+mod image_archives;
 mod join;
 mod renew;
 
@@ -290,7 +291,10 @@ pub async fn run(args: AgentArgs) -> Result<()> {
     let Some(credentials) = unless_ended(joined, &mut parts, &shutdown).await? else {
         return Ok(());
     };
-    import_images(&args, &containerd.socket()).await?;
+    if let Some(images) = &args.images {
+        let noted = args.data_dir.join("imported");
+        image_archives::import(images, &noted, &containerd.socket()).await?;
+    }
     let node_client = client_of(&credentials, &credentials.node, "kubelet").await?;
     let proxy_client = client_of(&credentials, &credentials.proxy, "kube-proxy").await?;
     let uses = renew::Uses {
@@ -383,61 +387,6 @@ fn install_plugin(data_dir: &Path) -> Result<PathBuf> {
         }
     }
     Ok(bin)
-}
-
-/// Imports every archive of the folder that containerd does not have yet.
-async fn import_images(args: &AgentArgs, socket: &Path) -> Result<()> {
-    let Some(dir) = &args.images else {
-        return Ok(());
-    };
-    let listing = || format!("reading {}", dir.display());
-    let entries = match fs::read_dir(dir) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            tracing::warn!("there is no folder {} of images", dir.display());
-            return Ok(());
-        }
-        entries => entries.with_context(listing)?,
-    };
-    let mut archives = Vec::new();
-    for entry in entries {
-        let path = entry.with_context(listing)?.path();
-        if path.extension().is_some_and(|e| e == "tar") {
-            archives.push(path);
-        }
-    }
-    archives.sort();
-    for archive in archives {
-        let mark = args
-            .data_dir
-            .join("imported")
-            .join(archive.file_name().unwrap_or_default());
-        let stamp = stamp_of(&archive)?;
-        if fs::read_to_string(&mark).is_ok_and(|seen| seen == stamp) {
-            continue;
-        }
-        let file = fs::File::open(&archive)?;
-        let (socket, sent) = (socket.to_string_lossy(), std::sync::Arc::default());
-        match host::cri::images::import_oci_tar(&socket, file, None, &sent).await {
-            Ok(names) => {
-                tracing::info!("imported {}", names.join(", "));
-                fs::create_dir_all(args.data_dir.join("imported"))?;
-                fs::write(&mark, stamp)?;
-            }
-            // One bad archive must not keep the node from running.
-            Err(e) => tracing::error!("importing {}: {e}", archive.display()),
-        }
-    }
-    Ok(())
-}
-
-/// Size and time of an archive: it is imported again when they change.
-fn stamp_of(path: &Path) -> Result<String> {
-    let meta = fs::metadata(path)?;
-    let modified = meta
-        .modified()?
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default();
-    Ok(format!("{} {}", meta.len(), modified.as_nanos()))
 }
 
 /// The machine's clock, as wrong as the file says.

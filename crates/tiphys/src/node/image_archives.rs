@@ -1,0 +1,82 @@
+//! Archives of images in a folder, which a node's runtime gets at its start.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+
+/// Imports every archive of the folder `dir` that containerd at `socket` does not have yet; what it has is
+/// noted in `noted`.
+pub async fn import(dir: &Path, noted: &Path, socket: &Path) -> Result<()> {
+    let listing = || format!("reading {}", dir.display());
+    let entries = match fs::read_dir(dir) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            tracing::warn!("there is no folder {} of images", dir.display());
+            return Ok(());
+        }
+        entries => entries.with_context(listing)?,
+    };
+    let mut archives = Vec::new();
+    for entry in entries {
+        let path = entry.with_context(listing)?.path();
+        if path.extension().is_some_and(|e| e == "tar") {
+            archives.push(path);
+        }
+    }
+    archives.sort();
+    for archive in archives {
+        let mark = noted.join(archive.file_name().unwrap_or_default());
+        let stamp = stamp_of(&archive)?;
+        if fs::read_to_string(&mark).is_ok_and(|seen| seen == stamp) {
+            continue;
+        }
+        let file = fs::File::open(&archive)?;
+        let (socket, sent) = (socket.to_string_lossy(), Arc::default());
+        match host::cri::images::import_oci_tar(&socket, file, None, &sent).await {
+            Ok(names) => {
+                tracing::info!("imported {}", names.join(", "));
+                fs::create_dir_all(noted)?;
+                fs::write(&mark, stamp)?;
+            }
+            // One bad archive must not keep the node from running.
+            Err(e) => tracing::error!("importing {}: {e}", archive.display()),
+        }
+    }
+    Ok(())
+}
+
+/// Size and time of an archive: it is imported again when they change.
+fn stamp_of(path: &Path) -> Result<String> {
+    let meta = fs::metadata(path)?;
+    let modified = meta
+        .modified()?
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    Ok(format!("{} {}", meta.len(), modified.as_nanos()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_bad_archive_keeps_no_node_from_running() {
+        let dir = tempfile::tempdir().expect("folder");
+        let at = |name: &str| dir.path().join(name);
+        let (images, noted) = (at("images"), at("imported"));
+        // Nobody is at the socket: whoever would import something is told in the log, and goes on.
+        let nobody = at("none.sock");
+        let done = async || import(&images, &noted, &nobody).await;
+        assert!(done().await.is_ok(), "there is no folder");
+        fs::create_dir(&images).expect("made");
+        fs::write(images.join("a.tar"), "no archive").expect("written");
+        fs::write(images.join("b.txt"), "no archive").expect("written");
+        assert!(done().await.is_ok());
+        assert!(!noted.exists());
+        // Another time or size is another archive.
+        let stamp = stamp_of(&images.join("a.tar")).expect("a stamp");
+        fs::write(images.join("a.tar"), "another one").expect("written");
+        assert_ne!(stamp_of(&images.join("a.tar")).expect("a stamp"), stamp);
+    }
+}
