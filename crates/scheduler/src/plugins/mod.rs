@@ -29,7 +29,7 @@ pub use node_affinity::NodeAffinity;
 pub use plugin::*;
 pub use resources_balanced::NodeResourcesBalancedAllocation;
 pub use resources_fit::{NodeResourcesFit, Strategy};
-pub use taint_toleration::tolerates_node;
+pub use taint_toleration::{MEND_NODE, tolerates_node};
 pub use topology_spread::PodTopologySpread;
 pub use volume_binding::VolumeBinding;
 

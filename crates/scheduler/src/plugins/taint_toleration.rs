@@ -8,6 +8,13 @@ use crate::node::{Effect, Node, Taint};
 use crate::pod::Pod;
 use crate::snapshot::Snapshot;
 
+/// Taints by which a node says how it is: nothing is won where a pod tolerates them.
+const OF_STATE: &str = "node.kubernetes.io/";
+/// The one of them that a person sets, by closing the node.
+const OF_CLOSED: &str = "node.kubernetes.io/unschedulable";
+/// How the advice begins to mend a node.
+pub const MEND_NODE: &str = "mend the node";
+
 pub struct TaintToleration;
 struct Tolerations<'a> {
     tolerations: &'a [Toleration],
@@ -81,11 +88,19 @@ impl Check for Tolerations<'_> {
             .iter()
             .filter(|t| t.effect != Effect::PreferNoSchedule);
         let untolerated = hard.filter(|t| !tolerated(self.tolerations, t));
-        let texts = untolerated.map(|t| {
+        let untolerated: Vec<&Taint> = untolerated.collect();
+        let texts = untolerated.iter().map(|t| {
             let value = if t.value.is_empty() { "" } else { "=" };
             format!("{}{value}{}:{:?}", t.key, t.value, t.effect)
         });
         let texts: Vec<String> = texts.collect();
+        let says_how_it_is = |t: &&Taint| t.key.starts_with(OF_STATE) && *t.key != *OF_CLOSED;
+        if untolerated.iter().any(says_how_it_is) {
+            return Some(format!(
+                "{MEND_NODE}: {} says how it is",
+                texts.join(" and ")
+            ));
+        }
         Some(format!(
             "tolerate the taint {}, or remove it",
             texts.join(" and ")
@@ -122,6 +137,28 @@ mod tests {
             node("out", "NoExecute"),
             json!({"metadata": {"name": "free"}}),
         ])
+    }
+
+    #[test]
+    fn a_node_that_is_not_well_is_to_be_mended() {
+        let node = |key: &str| {
+            let node = json!({"metadata": {"name": "a"}, "spec": {"taints": [
+                {"key": key, "effect": "NoSchedule"}]}});
+            let node = serde_json::from_value(node).expect("a node");
+            let node = Node::read(&node, &mut crate::interned::Strings::default());
+            let all = Tolerations {
+                tolerations: &[],
+                any_soft: false,
+            };
+            all.advice(&node).expect("advice")
+        };
+        for (key, advice) in [
+            ("node.kubernetes.io/unreachable", MEND_NODE),
+            ("node.kubernetes.io/unschedulable", "tolerate the taint"),
+            ("gpu", "tolerate the taint gpu:NoSchedule"),
+        ] {
+            assert!(node(key).starts_with(advice), "{key}: {}", node(key));
+        }
     }
 
     #[test]

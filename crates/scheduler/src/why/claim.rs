@@ -4,12 +4,19 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::ResourceExt;
 
 use super::report::Answer;
+use super::reported;
 use super::state::{self, State};
 use crate::interned::Strings;
 use crate::storage::{Claim, Volume, unsuited};
 
 pub fn is_bound(claim: &PersistentVolumeClaim) -> bool {
     Claim::read(claim, &mut Strings::default()).is_bound()
+}
+
+/// Whether a node has been chosen for its volume, which is not there yet.
+pub fn is_being_made(claim: &PersistentVolumeClaim) -> bool {
+    let claim = Claim::read(claim, &mut Strings::default());
+    !claim.is_bound() && claim.selected_node.is_some()
 }
 
 /// Pods that use the claim.
@@ -94,7 +101,12 @@ pub fn explain(state: &State, from: &PersistentVolumeClaim) -> Answer {
             if !made {
                 return no_volume(state, about, &claim);
             }
-            being_made(state, about, &claim, &class.provisioner, waits, &users)
+            let answer = being_made(state, about, &claim, &class.provisioner, waits, &users);
+            // Whoever makes volumes says there what went wrong.
+            match reported::last_warning(state, from, |_| true) {
+                Some(event) => answer.note(reported::quoted(event)),
+                None => answer,
+            }
         }
     }
 }

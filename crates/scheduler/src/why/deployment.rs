@@ -7,6 +7,7 @@ use kube::ResourceExt;
 
 use super::pod;
 use super::report::{Answer, Profiles, WhyError};
+use super::reported;
 use super::state::{self, State};
 use crate::pod::is_terminal;
 
@@ -39,6 +40,20 @@ pub fn pods<'a>(state: &'a State, of: &Deployment) -> Vec<&'a Pod> {
     .collect()
 }
 
+/// What refuses its pods, or its ReplicaSet.
+fn refusal(of: &Deployment, newest: Option<&ReplicaSet>) -> Option<String> {
+    let is_failure = |kind: &str, status: &str| kind == "ReplicaFailure" && status == "True";
+    let of_set = newest.and_then(|s| s.status.as_ref()).into_iter();
+    let mut of_set = of_set.flat_map(|s| s.conditions.iter().flatten());
+    let found = of_set.find(|c| is_failure(&c.type_, &c.status));
+    let mut own = of.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    let mut own = || own.find(|c| is_failure(&c.type_, &c.status));
+    match found {
+        Some(c) => c.message.clone(),
+        None => own()?.message.clone(),
+    }
+}
+
 pub fn explain(state: &State, of: &Deployment, profiles: Profiles<'_>) -> Result<Answer, WhyError> {
     let namespace = of.namespace().unwrap_or_default();
     let about = format!("deployment {namespace}/{}", of.name_any());
@@ -64,12 +79,9 @@ pub fn explain(state: &State, of: &Deployment, profiles: Profiles<'_>) -> Result
     if usize::try_from(wanted).is_ok_and(|n| ready >= n) && all.len() == current.len() {
         return Ok(Answer::of(about, format!("all {wanted} pods are ready")));
     }
-    let failing = newest.and_then(|s| s.status.as_ref()).into_iter();
-    let mut failing = failing.flat_map(|s| s.conditions.iter().flatten());
-    if let Some(failure) = failing.find(|c| c.type_ == "ReplicaFailure" && c.status == "True") {
-        let message = failure.message.clone().unwrap_or_default();
+    if let Some(message) = refusal(of, newest) {
         let cause = format!("its pods cannot be created: {message}");
-        return Ok(Answer::of(about, cause));
+        return Ok(reported::refused(Answer::of(about, cause), &message));
     }
     let Some(stuck) = pod::stuck(&current) else {
         let cause = format!("{ready} of {wanted} pods are ready; nothing stands in the way");

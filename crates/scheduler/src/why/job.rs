@@ -6,6 +6,7 @@ use kube::ResourceExt;
 
 use super::pod;
 use super::report::{Answer, Profiles, WhyError};
+use super::reported;
 use super::state::{self, State};
 use crate::pod::is_terminal;
 
@@ -70,12 +71,8 @@ pub fn explain(state: &State, of: &Job, profiles: Profiles<'_>) -> Result<Answer
         );
         return Ok(with_last_failure(Answer::of(about, cause), &pods));
     }
-    let name = of.name_any();
-    Ok(
-        Answer::of(about, format!("{said}; its pods have not been made yet")).note(format!(
-            "what refuses them, if anything does, its events say: kubectl describe job {name}"
-        )),
-    )
+    let said = format!("{said}; its pods have not been made yet");
+    Ok(reported::not_made(state, of, about, &said, "job"))
 }
 
 fn has_failed(about: String, condition: &JobCondition) -> Answer {
@@ -99,21 +96,7 @@ fn with_last_failure(answer: Answer, pods: &[&Pod]) -> Answer {
     let Some(last) = pods.iter().filter(has_failed).max_by_key(made) else {
         return answer;
     };
-    let status = last.status.clone().unwrap_or_default();
-    let all = status.init_container_statuses.iter().flatten();
-    let mut all = all.chain(status.container_statuses.iter().flatten());
-    let ended = all.find_map(|c| {
-        let ended = c.state.as_ref()?.terminated.as_ref()?;
-        let why = ended.reason.as_deref().unwrap_or("it ended");
-        let text = format!("container {}: {why}, exit code {}", c.name, ended.exit_code);
-        (ended.exit_code != 0).then_some(text)
-    });
-    let of_pod = || {
-        let parts = [status.reason.as_deref(), status.message.as_deref()];
-        let parts: Vec<&str> = parts.into_iter().flatten().collect();
-        (!parts.is_empty()).then(|| parts.join(": "))
-    };
-    match ended.or_else(of_pod) {
+    match pod::ended(last) {
         Some(why) => answer.note(format!("pod {} failed: {why}", last.name_any())),
         None => answer,
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::{Event, Namespace, Pod};
 use k8s_openapi::api::scheduling::v1alpha2::PodGroup;
 use kube::api::{ApiResource, DynamicObject, ListParams};
 use kube::core::GroupVersionKind;
@@ -26,7 +26,15 @@ async fn pages<K>(api: Api<K>, most: usize) -> Result<Vec<K>, kube::Error>
 where
     K: Clone + DeserializeOwned + Debug,
 {
-    let mut params = ListParams::default().limit(PAGE);
+    selected(api, ListParams::default(), most).await
+}
+
+/// Those of them that are selected.
+async fn selected<K>(api: Api<K>, selection: ListParams, most: usize) -> Result<Vec<K>, kube::Error>
+where
+    K: Clone + DeserializeOwned + Debug,
+{
+    let mut params = selection.limit(PAGE);
     let mut out = Vec::new();
     loop {
         let page = api.list(&params).await?;
@@ -53,6 +61,20 @@ where
         + Debug,
 {
     pages(Api::namespaced(client.clone(), namespace), usize::MAX).await
+}
+
+/// Warnings of a namespace; without its name, those of all. They make an answer better and never
+/// wrong: who may not read them gets one without.
+async fn warnings(client: &Client, namespace: &str) -> Result<Vec<Event>, kube::Error> {
+    let api = match namespace {
+        "" => Api::all(client.clone()),
+        of => Api::namespaced(client.clone(), of),
+    };
+    let selection = ListParams::default().fields("type=Warning");
+    match selected(api, selection, usize::MAX).await {
+        Err(kube::Error::Api(status)) if status.code == 403 => Ok(Vec::new()),
+        found => found,
+    }
 }
 
 /// The groups of these pods, where any of them names one and the kind is served.
@@ -86,6 +108,7 @@ impl State {
                 volumes: all(client).await?,
                 classes: all(client).await?,
                 drivers: all(client).await?,
+                events: warnings(client, namespace).await?,
                 ..Self::default()
             },
             (Some(question), Some(QuestionKind::Namespace)) => {
@@ -104,6 +127,16 @@ impl State {
             (_, Some(QuestionKind::Autoscaler)) => Self::default(),
             _ => Self::whole(client).await?,
         };
+        let about_pods = [
+            QuestionKind::Pod,
+            QuestionKind::Deployment,
+            QuestionKind::StatefulSet,
+            QuestionKind::DaemonSet,
+            QuestionKind::Job,
+        ];
+        if kind.is_some_and(|kind| about_pods.contains(&kind)) {
+            state.events = warnings(client, namespace).await?;
+        }
         // No decision about pods depends on these.
         match kind {
             Some(QuestionKind::DaemonSet) => state.daemon_sets = within(client, namespace).await?,

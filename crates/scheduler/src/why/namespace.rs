@@ -56,7 +56,15 @@ pub fn explain(state: &State, of: &Namespace) -> Answer {
         "NamespaceDeletionContentFailure",
     ] {
         if let Some(message) = of_type(kind) {
-            return Answer::of(about, format!("{kind}: {message}"));
+            let answer = Answer::of(about, format!("{kind}: {message}"));
+            // Whoever serves a group is asked what of it is in the namespace.
+            return match kind {
+                "NamespaceDeletionContentFailure" => answer,
+                _ => answer.change(
+                    "mend what serves these groups, or delete their APIServices: kubectl get \
+                     apiservices shows which are not available",
+                ),
+            };
         }
     }
     if let Some(message) = of_type("NamespaceContentRemaining") {

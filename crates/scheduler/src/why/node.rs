@@ -16,6 +16,23 @@ fn told(condition: &NodeCondition) -> String {
     parts.join(": ")
 }
 
+/// Of a node that says that it is not ready, or of which nobody hears: so much, and what to do.
+pub fn lost(of: &Node) -> Option<(String, &'static str)> {
+    let conditions = of.status.as_ref().and_then(|s| s.conditions.as_deref());
+    let ready = conditions?.iter().find(|c| c.type_ == "Ready")?;
+    match ready.status.as_str() {
+        "True" => None,
+        "Unknown" => Some((
+            format!("it is not heard from: {}", told(ready)),
+            "start its agent, or mend the network between it and the servers",
+        )),
+        _ => Some((
+            format!("it is not ready: {}", told(ready)),
+            "mend what the node says",
+        )),
+    }
+}
+
 pub fn explain(of: &Node) -> Answer {
     let name = of.name_any();
     let about = format!("node {name}");

@@ -7,16 +7,19 @@ use control::ready::is_pod_ready;
 use k8s_openapi::api::core::v1 as k8s;
 use kube::ResourceExt;
 
-use super::claim;
 use super::report::{Answer, NodeAnswer, Profiles, Refusal, WhyError};
 use super::state::{self, State};
+use super::{claim, node, readiness, reported};
 use crate::core::Core;
 use crate::decide::{Checks, Outcome, Profile, decide, filter_for};
 use crate::node::Node;
-use crate::plugins::Verdict;
+use crate::plugins::{MEND_NODE, Verdict};
 use crate::pod::{Pod, is_terminal};
 use crate::preempt::{Preemption, preempt};
 use crate::snapshot::Snapshot;
+
+/// What TaintToleration advises where a closed node has no other taint.
+const OF_CLOSED: &str = "tolerate the taint node.kubernetes.io/unschedulable:";
 
 pub fn explain(state: &State, pod: &k8s::Pod, profiles: Profiles<'_>) -> Result<Answer, WhyError> {
     let about = format!(
@@ -27,6 +30,10 @@ pub fn explain(state: &State, pod: &k8s::Pod, profiles: Profiles<'_>) -> Result<
     if is_terminal(pod) {
         let phase = pod.status.as_ref().and_then(|s| s.phase.clone());
         let cause = format!("it has run to its end ({})", phase.unwrap_or_default());
+        let cause = match ended(pod) {
+            Some(why) => format!("{cause}: {why}"),
+            None => cause,
+        };
         return Ok(Answer::of(about, cause));
     }
     let node = pod.spec.as_ref().and_then(|s| s.node_name.as_deref());
@@ -36,42 +43,54 @@ pub fn explain(state: &State, pod: &k8s::Pod, profiles: Profiles<'_>) -> Result<
     }
 }
 
-/// What keeps containers from running or from being ready, if anything does.
-pub fn not_running(pod: &k8s::Pod) -> Option<String> {
+/// How a pod ended that has failed: by a container, or by what is said of the whole.
+pub fn ended(pod: &k8s::Pod) -> Option<String> {
     let status = pod.status.as_ref()?;
+    let all = status.init_container_statuses.iter().flatten();
+    let mut all = all.chain(status.container_statuses.iter().flatten());
+    let by_container = all.find_map(|c| {
+        let ended = c.state.as_ref()?.terminated.as_ref()?;
+        let why = ended.reason.as_deref().unwrap_or("it ended");
+        let text = format!("container {}: {why}, exit code {}", c.name, ended.exit_code);
+        (ended.exit_code != 0).then_some(text)
+    });
+    let parts = [status.reason.as_deref(), status.message.as_deref()];
+    let parts: Vec<&str> = parts.into_iter().flatten().collect();
+    // One that its node has ended says why there, and not in its containers.
+    if parts.is_empty() {
+        by_container
+    } else {
+        Some(parts.join(": "))
+    }
+}
+
+/// The container that waits for something that went wrong.
+fn waiting(status: &k8s::PodStatus) -> Option<String> {
     let init = status.init_container_statuses.iter().flatten();
-    let all = init.chain(status.container_statuses.iter().flatten());
-    let waits = all.clone().find_map(|c| {
+    let mut all = init.chain(status.container_statuses.iter().flatten());
+    let (c, reason, message) = all.find_map(|c| {
         let waiting = c.state.as_ref()?.waiting.as_ref()?;
         let reason = waiting.reason.as_deref()?;
         let plain = matches!(reason, "ContainerCreating" | "PodInitializing");
         (!plain).then_some((c, reason, waiting.message.as_deref()))
+    })?;
+    let ended = c.last_state.as_ref().and_then(|s| s.terminated.as_ref());
+    let ended = ended.map(|t| {
+        let why = t.reason.as_deref().unwrap_or("it ended");
+        format!("; last: {why}, exit code {}", t.exit_code)
     });
-    if let Some((c, reason, message)) = waits {
-        let ended = c.last_state.as_ref().and_then(|s| s.terminated.as_ref());
-        let ended = ended.map(|t| {
-            let why = t.reason.as_deref().unwrap_or("it ended");
-            format!("; last: {why}, exit code {}", t.exit_code)
-        });
-        let message = message.map(|m| format!(": {m}")).unwrap_or_default();
-        let name = &c.name;
-        return Some(format!(
-            "container {name}: {reason}{message}{}",
-            ended.unwrap_or_default()
-        ));
-    }
-    let running = |c: &&k8s::ContainerStatus| {
-        let running = c.state.as_ref().is_some_and(|s| s.running.is_some());
-        running && !c.ready
-    };
-    let mut main = status.container_statuses.iter().flatten();
-    if let Some(c) = main.find(running) {
-        return Some(format!("container {} runs and is not ready", c.name));
-    }
-    let conditions = status.conditions.iter().flatten();
-    let mut failed = conditions.filter(|c| c.type_ == "Ready" && c.status == "False");
-    let message = failed.find_map(|c| c.message.clone().or_else(|| c.reason.clone()));
-    message.filter(|_| status.phase.as_deref() != Some("Running"))
+    let message = message.map(|m| format!(": {m}")).unwrap_or_default();
+    let name = &c.name;
+    Some(format!(
+        "container {name}: {reason}{message}{}",
+        ended.unwrap_or_default()
+    ))
+}
+
+/// What keeps containers from running or from being ready, if anything does.
+pub fn not_running(pod: &k8s::Pod) -> Option<String> {
+    let status = pod.status.as_ref()?;
+    waiting(status).or_else(|| readiness::unready(pod, status))
 }
 
 /// The pod that says most about what is wrong: one without a node, one whose containers do not
@@ -109,15 +128,25 @@ fn on_its_node(
     profiles: Profiles<'_>,
 ) -> Result<Answer, WhyError> {
     if pod.metadata.deletion_timestamp.is_some() {
-        return Ok(leaving(pod, about));
+        return Ok(leaving(state, pod, about));
     }
-    let mut answer = match not_running(pod) {
+    let mut answer = match starting(state, pod).or_else(|| not_running(pod)) {
         Some(why) => Answer::of(about, format!("it is on node {node}: {why}")),
         None => Answer::of(about, format!("it is on node {node}")),
     };
-    if !state.nodes.iter().any(|n| n.name_any() == node) {
+    let Some(found) = state.nodes.iter().find(|n| n.name_any() == node) else {
         answer.cause = format!("it is on node {node}, which is gone");
         return Ok(answer);
+    };
+    // What is said of its containers is then what was heard last.
+    if let Some((said, change)) = node::lost(found) {
+        answer.cause = format!("it is on node {node}: {said}");
+        return Ok(answer.change(change));
+    }
+    if !is_pod_ready(pod)
+        && let Some(event) = reported::last_warning(state, pod, |reason| reason == "Unhealthy")
+    {
+        answer = answer.note(reported::quoted(event));
     }
     // As it would be decided now, without it.
     let mut before = state.clone();
@@ -139,25 +168,44 @@ fn on_its_node(
     Ok(answer)
 }
 
-fn leaving(pod: &k8s::Pod, about: String) -> Answer {
+/// Of a pod whose containers are being made: what its node could not do last.
+fn starting(state: &State, pod: &k8s::Pod) -> Option<String> {
+    let status = pod.status.as_ref();
+    let phase = status.and_then(|s| s.phase.as_deref());
+    if phase.is_some_and(|p| p != "Pending") || status.and_then(waiting).is_some() {
+        return None;
+    }
+    let of_node = |reason: &str| reason != "FailedScheduling";
+    let event = reported::last_warning(state, pod, of_node)?;
+    Some(reported::quoted(event))
+}
+
+fn leaving(state: &State, pod: &k8s::Pod, about: String) -> Answer {
     let finalizers = pod.finalizers();
-    if finalizers.is_empty() {
+    if !finalizers.is_empty() {
+        let held = finalizers.join(", ");
         return Answer::of(
             about,
-            "it is being deleted; its node has not confirmed its end yet",
-        );
+            format!("it is being deleted; finalizers hold it: {held}"),
+        )
+        .change(format!("whoever set {held} must remove it"));
+    }
+    let name = pod.spec.as_ref().and_then(|s| s.node_name.as_deref());
+    let name = name.unwrap_or_default();
+    let node = state.nodes.iter().find(|n| n.name_any() == name);
+    if let Some((said, _)) = node.and_then(node::lost) {
+        return Answer::of(
+            about,
+            format!("it is being deleted, and its node {name} cannot confirm its end: {said}"),
+        )
+        .change(format!(
+            "start node {name} again; if it is gone for good, delete it: kubectl delete node {name}"
+        ));
     }
     Answer::of(
         about,
-        format!(
-            "it is being deleted; finalizers hold it: {}",
-            finalizers.join(", ")
-        ),
+        "it is being deleted; its node has not confirmed its end yet",
     )
-    .change(format!(
-        "whoever set {} must remove it",
-        finalizers.join(", ")
-    ))
 }
 
 /// A pod with the profile that decides about it.
@@ -237,14 +285,17 @@ impl<'a> PodWithProfile<'a> {
 /// Fewer objections first, then those that are easier to meet, then more points, then by name.
 fn rank(answer: &NodeAnswer) -> (usize, u8, i64, &str) {
     let texts = answer.refusals.iter().map(|r| r.reasons.len()).sum();
-    let effort = answer.refusals.iter().map(|r| effort(&r.plugin)).sum();
+    let effort = answer.refusals.iter().map(effort).sum();
     (texts, effort, -answer.score.unwrap_or(0), &answer.node)
 }
 
-/// What it takes to meet an objection: a word to the node, a change of the pod, or other room.
-fn effort(plugin: &str) -> u8 {
-    match plugin {
+/// What it takes to meet an objection: a word to the node, a change of the pod, other room, or a
+/// machine that works.
+fn effort(refusal: &Refusal) -> u8 {
+    let change = refusal.change.as_deref().unwrap_or_default();
+    match refusal.plugin.as_str() {
         "NodeUnschedulable" => 0,
+        "TaintToleration" if change.starts_with(MEND_NODE) => 3,
         "TaintToleration" | "NodeAffinity" => 1,
         _ => 2,
     }
@@ -257,7 +308,7 @@ fn without_node(
     profiles: Profiles<'_>,
 ) -> Result<Answer, WhyError> {
     if pod.metadata.deletion_timestamp.is_some() {
-        return Ok(leaving(pod, about));
+        return Ok(leaving(state, pod, about));
     }
     let core = state.core_of(profiles)?;
     let Some(seen) = PodWithProfile::of(&core, pod) else {
@@ -283,7 +334,12 @@ fn without_node(
         Err((plugin, reason)) => {
             let texts: Vec<&str> = reason.texts().collect();
             let plugin = seen.profile.name_of(plugin);
-            let answer = Answer::of(about, format!("{plugin}: {}", texts.join(", ")));
+            let mut answer = Answer::of(about, format!("{plugin}: {}", texts.join(", ")));
+            // Whoever is to make what it lacks may say why that is not made.
+            let others = |reason: &str| reason != "FailedScheduling";
+            if let Some(event) = reported::last_warning(state, pod, others) {
+                answer = answer.note(reported::quoted(event));
+            }
             return Ok(about_claims(state, &seen.pod, answer));
         }
     };
@@ -304,6 +360,20 @@ fn without_node(
         .map(|n| n.node.as_str())
         .collect();
     if let Some(best) = fit.first() {
+        if let Some(claim) = unmade(state, &seen.pod) {
+            let cause = format!(
+                "it fits on {} of {all} nodes, and waits for a volume: {}: {}",
+                fit.len(),
+                claim.about,
+                claim.cause
+            );
+            return Ok(Answer {
+                about,
+                cause,
+                nodes: nodes.clone(),
+                ..claim
+            });
+        }
         let waits = match lacking(&seen.pod, snapshot) {
             None => "it waits for its turn".to_owned(),
             Some(more) => format!("it waits until {more} more pods of its group have nodes"),
@@ -358,7 +428,16 @@ pub fn no_node_fits(nodes: &[NodeAnswer]) -> String {
 }
 
 pub fn change_of(node: &NodeAnswer) -> String {
-    let changes = node.refusals.iter().map(|r| {
+    // A closed node has a taint that goes when it is opened.
+    let is_closed = node
+        .refusals
+        .iter()
+        .any(|r| r.plugin == "NodeUnschedulable");
+    let goes = |r: &&Refusal| {
+        let change = r.change.as_deref().unwrap_or_default();
+        is_closed && change.starts_with(OF_CLOSED) && !change.contains(" and ")
+    };
+    let changes = node.refusals.iter().filter(|r| !goes(r)).map(|r| {
         let reasons = || format!("{}: {}", r.plugin, r.reasons.join(", "));
         r.change.clone().unwrap_or_else(reasons)
     });
@@ -392,6 +471,17 @@ fn about_preemption(core: &Core, seen: &PodWithProfile<'_>, answer: Answer) -> A
         Preemption::NotEligible(why) => answer.note(format!("preemption: {why}")),
         Preemption::Hopeless(_) | Preemption::Off => answer,
     }
+}
+
+/// Of the claim whose volume is to be made where the pod is going, what that waits for.
+fn unmade(state: &State, pod: &Pod) -> Option<Answer> {
+    let each = pod.wants.claims.iter();
+    let mut found = each.filter_map(|used| {
+        let mut claims = state.claims.iter();
+        claims.find(|c| state::is(*c, &pod.namespace, &used.name))
+    });
+    let claim = found.find(|c| claim::is_being_made(c))?;
+    Some(claim::explain(state, claim))
 }
 
 /// Of the claim that keeps a pod from all nodes, why it does.

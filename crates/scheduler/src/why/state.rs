@@ -47,6 +47,8 @@ pub struct State {
     pub device_claims: Vec<devices::ResourceClaim>,
     pub device_classes: Vec<devices::DeviceClass>,
     pub device_slices: Vec<devices::ResourceSlice>,
+    /// Warnings about what is asked about, and about its pods.
+    pub events: Vec<k8s::Event>,
     /// None where they are not served, or no pod names one.
     pub pod_groups: Option<Vec<PodGroup>>,
     /// Objects of any kind that are being deleted and that finalizers hold.
@@ -168,6 +170,7 @@ impl State {
                 "ResourceClaim" => out.device_claims.push(serde_json::from_value(object)?),
                 "DeviceClass" => out.device_classes.push(serde_json::from_value(object)?),
                 "ResourceSlice" => out.device_slices.push(serde_json::from_value(object)?),
+                "Event" => out.events.push(serde_json::from_value(object)?),
                 "PodGroup" => {
                     let groups = out.pod_groups.get_or_insert_default();
                     groups.push(serde_json::from_value(object)?);

@@ -9,6 +9,7 @@ use kube::ResourceExt;
 
 use super::pod;
 use super::report::{Answer, Profiles, WhyError};
+use super::reported;
 use super::state::{self, State};
 
 /// The label of a pod with the revision of its template.
@@ -68,13 +69,10 @@ pub fn explain(
     };
     let mut answer = match stuck {
         Some(pod) => Answer::of_part(about, &said, pod::explain(state, pod, profiles)?),
-        None => Answer::of(
-            about,
-            format!("{said}; pod {name}-{lowest} has not been made yet"),
-        )
-        .note(format!(
-            "what refuses it, if anything does, its events say: kubectl describe statefulset {name}"
-        )),
+        None => {
+            let said = format!("{said}; pod {name}-{lowest} has not been made yet");
+            reported::not_made(state, of, about, &said, "statefulset")
+        }
     };
     let waits = |n: &i32| *n > lowest && !pods.contains_key(n);
     let ends = numbers.clone().find(waits).zip(numbers.rev().find(waits));
