@@ -66,7 +66,7 @@ where
 /// Warnings of a namespace; without its name, those of all. They make an answer better and never
 /// wrong: who may not read them gets one without.
 async fn warnings(client: &Client, namespace: &str) -> Result<Vec<Event>, kube::Error> {
-    let api = match namespace {
+    let api: Api<Event> = match namespace {
         "" => Api::all(client.clone()),
         of => Api::namespaced(client.clone(), of),
     };
