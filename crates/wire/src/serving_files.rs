@@ -308,7 +308,7 @@ mod tests {
         put(&clients, &two.pair.cert_pem);
         assert!(files.look());
         assert_eq!(asked().await, [true, false, true]);
-        // A file that is being written names nobody, which is no authority.
+        // A file that is being written names nobody: that is not an authority.
         put(&clients, "");
         assert!(!files.look());
         assert_eq!(asked().await, [true, false, true]);

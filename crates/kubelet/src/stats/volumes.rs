@@ -514,7 +514,7 @@ mod tests {
             .volumes;
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].name == "e" && found[0].fs.is_none(), "{found:?}");
-        // It was said: the same failure is no news.
+        // It was said: the same failure is not said again.
         let error = std::fs::metadata(plugin.join("e")).unwrap_err();
         assert!(!said.failed("u", "e", &error.to_string()), "{error}");
     }

@@ -65,7 +65,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("folder");
         let at = |name: &str| dir.path().join(name);
         let (images, noted) = (at("images"), at("imported"));
-        // Nobody is at the socket: whoever would import something is told in the log, and goes on.
+        // Nobody is at the socket: a failed import is logged, and the node goes on.
         let nobody = at("none.sock");
         let done = async || import(&images, &noted, &nobody).await;
         assert!(done().await.is_ok(), "there is no folder");
