@@ -324,7 +324,7 @@ impl Core {
     fn nominate(&mut self, node: Arc<str>, pod: Arc<Pod>) {
         let before = self.snapshot.nominate(node.clone(), pod);
         if let Some((before, pod)) = before.filter(|(before, _)| *before != node) {
-            self.happened.pod_left(&before, pod.priority);
+            self.happened.pod_left(&before, &pod);
         }
     }
 
@@ -332,7 +332,7 @@ impl Core {
     fn takes_its_room(&mut self, uid: &str, node: &Arc<str>) {
         let left = self.snapshot.end_nomination(uid);
         if let Some((left, pod)) = left.filter(|(left, _)| left != node) {
-            self.happened.pod_left(&left, pod.priority);
+            self.happened.pod_left(&left, &pod);
         }
     }
 
@@ -341,7 +341,7 @@ impl Core {
         let Some((node, pod)) = self.snapshot.end_nomination(uid) else {
             return false;
         };
-        self.happened.pod_left(&node, pod.priority);
+        self.happened.pod_left(&node, &pod);
         true
     }
 

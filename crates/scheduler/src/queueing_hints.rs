@@ -18,6 +18,8 @@ const LOOKS: usize = 1 << 21;
 /// Claims that are remembered one by one; of more only what happened, so that all are woken whom it may
 /// help.
 const CLAIMS: usize = 256;
+/// Pods that are remembered of a node one by one; of more only that they came or went.
+const PODS: usize = 64;
 
 /// What happens to a node itself.
 const OF_NODES: Events = Events::NODE_ADDED
@@ -26,13 +28,41 @@ const OF_NODES: Events = Events::NODE_ADDED
     .with(Events::NODE_RESOURCES)
     .with(Events::NODE_FEATURES);
 
+/// What pods do there.
+const OF_PODS: Events = Events::POD_ADDED.with(Events::POD_REMOVED);
+
 /// What happened at a node.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct AtNode {
     events: Events,
+    /// The pods that came or went, or are other ones than before: both of them.
+    pods: Vec<Arc<Pod>>,
+    /// There were others, too.
+    has_others: bool,
     /// Up to this priority a pod may find something else than before once all less important ones have
     /// gone.
     frees: Option<i32>,
+}
+
+impl AtNode {
+    fn remember(&mut self, pod: &Arc<Pod>) {
+        if self.pods.iter().any(|p| Arc::ptr_eq(p, pod)) {
+            return;
+        }
+        match self.pods.len() < PODS {
+            true => self.pods.push(pod.clone()),
+            false => self.has_others = true,
+        }
+    }
+
+    /// Whether what happened may matter to a pod that this plugin refused, as far as it depends on which
+    /// pods it was.
+    fn concerns(&self, plugin: &dyn Plugin, pod: &Pod, snapshot: &Snapshot) -> bool {
+        let mut pods = self.pods.iter();
+        self.has_others
+            || plugin.wakes_on().meets(self.events.without(OF_PODS))
+            || pods.any(|other| plugin.heeds(pod, other, snapshot))
+    }
 }
 
 /// What has happened may help a pod.
@@ -71,18 +101,33 @@ impl Happened {
     pub fn to_node(&mut self, events: Events, node: &Arc<str>) {
         self.at(events, node, Some(i32::MAX));
     }
-    /// A pod came to a node, or is another one there.
-    pub fn pod_came(&mut self, node: &Arc<str>) {
+    /// A pod came to a node, or is another one there; then both are told of.
+    pub fn pod_came(&mut self, node: &Arc<str>, pod: &Arc<Pod>) {
         self.at(Events::POD_ADDED, node, None);
+        self.of_pod(node, Some(pod));
     }
-    /// A pod of this priority left a node or asks for less there, or room is not made for it any more.
-    pub fn pod_left(&mut self, node: &Arc<str>, priority: i32) {
-        self.at(Events::POD_REMOVED, node, Some(priority));
+    /// A pod left a node or asks for less there, or room is not made for it any more.
+    pub fn pod_left(&mut self, node: &Arc<str>, pod: &Arc<Pod>) {
+        self.at(Events::POD_REMOVED, node, Some(pod.priority));
+        self.of_pod(node, Some(pod));
     }
     /// Pods of a node that were about to go are so no more.
     pub fn nobody_goes(&mut self, node: &Arc<str>) {
         self.at(Events::POD_REMOVED, node, None);
+        self.of_pod(node, None);
     }
+
+    /// It was this pod at the node, or one of which nothing is known.
+    fn of_pod(&mut self, node: &Arc<str>, pod: Option<&Arc<Pod>>) {
+        let Some(at) = self.nodes.get_mut(node) else {
+            return;
+        };
+        match pod {
+            Some(pod) => at.remember(pod),
+            None => at.has_others = true,
+        }
+    }
+
     pub fn to_claim(&mut self, events: Events, key: &Arc<str>) {
         self.all = self.all.with(events);
         if let Some(before) = self.claims.get_mut(key) {
@@ -164,7 +209,9 @@ impl Happened {
         }
         let mut nodes = self.nodes.iter();
         let node = nodes.find(|(name, at)| {
-            wakes_on.meets(at.events) && plugin.helps(pod, about(name, snapshot), snapshot)
+            wakes_on.meets(at.events)
+                && at.concerns(plugin, pod, snapshot)
+                && plugin.helps(pod, about(name, snapshot), snapshot)
         });
         node.map(|(_, at)| wakes_on.among(at.events))
     }
@@ -269,11 +316,11 @@ mod tests {
         let mut c = Cluster::new((0..600).map(|i| node(&name(i), "2", "8Gi")));
         let mut left = Happened::default();
         for i in 0..600 {
-            c.place(&name(i), asks("1"));
+            let there = c.place(&name(i), asks("1"));
             let at = c.strings.get(&name(i));
             // What happens often at a node is looked at once.
-            left.pod_left(&at, 0);
-            left.pod_left(&at, 0);
+            left.pod_left(&at, &there);
+            left.pod_left(&at, &there);
         }
         let (large, profile) = (c.pod(asks("2")), Profile::default());
         let refused = decide(&c.snapshot, &large, &profile, 1).refused_by();
@@ -282,6 +329,71 @@ mod tests {
         assert!(left.helps(&large, refused, &profile, &c.snapshot).is_none());
         left.ask_for(LOOKS);
         assert!(left.helps(&large, refused, &profile, &c.snapshot).is_some());
+    }
+
+    /// A pod that a plugin refused, another one that came to a node or left it, and whether that may help.
+    #[test]
+    fn pods_that_have_nothing_to_do_with_each_other_do_not_wake_each_other() {
+        let labelled = |app: &str| json!({"metadata": {"labels": {"app": app}}, "spec": {}});
+        let term = |app: &str| json!([{"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": app}}}]);
+        let affine = |kind: &str, app: &str| {
+            json!({"metadata": {"labels": {"app": "own"}}, "spec": {"affinity": {
+                kind: {"requiredDuringSchedulingIgnoredDuringExecution": term(app)}}}})
+        };
+        let spread = |when: &str| {
+            json!({"metadata": {"labels": {"app": "own"}}, "spec": {"topologySpreadConstraints": [
+                {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": when,
+                 "labelSelector": {"matchLabels": {"app": "db"}}}]}})
+        };
+        let elsewhere = || {
+            let mut pod = labelled("db");
+            pod["metadata"]["namespace"] = json!("other");
+            pod
+        };
+        let uses = |claim: &str| {
+            json!({"spec": {"volumes": [
+                {"name": "v", "persistentVolumeClaim": {"claimName": claim}}]}})
+        };
+        let (near, apart) = ("podAffinity", "podAntiAffinity");
+        let (affinity, spreading) = ("InterPodAffinity", "PodTopologySpread");
+        let (alone, limits) = ("VolumeRestrictions", "NodeVolumeLimits");
+        for (plugin, pending, other, expected) in [
+            (affinity, affine(near, "db"), labelled("db"), true),
+            (affinity, affine(near, "db"), labelled("web"), false),
+            (affinity, affine(near, "db"), elsewhere(), false),
+            (affinity, affine(apart, "db"), labelled("db"), true),
+            (affinity, affine(apart, "db"), labelled("web"), false),
+            (affinity, labelled("web"), affine(apart, "web"), true),
+            (affinity, labelled("web"), affine(apart, "db"), false),
+            (affinity, labelled("web"), affine(near, "web"), false),
+            (spreading, spread("DoNotSchedule"), labelled("db"), true),
+            (spreading, spread("DoNotSchedule"), labelled("web"), false),
+            (spreading, spread("DoNotSchedule"), elsewhere(), false),
+            (spreading, spread("ScheduleAnyway"), labelled("db"), false),
+            (alone, uses("c"), uses("c"), true),
+            (alone, uses("c"), uses("d"), false),
+            (limits, uses("c"), uses("d"), true),
+            (limits, uses("c"), labelled("db"), false),
+        ] {
+            let mut c = Cluster::new([node("a", "2", "8Gi")]);
+            let (pod, there) = (c.pod(pending.clone()), c.place("a", other.clone()));
+            let at = c.strings.get("a");
+            let profile = Profile::default();
+            let place = profile.plugins.iter().position(|(p, _)| p.name() == plugin);
+            let refused = Refused::NOBODY.and(place.expect("a plugin"));
+            let helps =
+                |left: &Happened| left.helps(&pod, refused, &profile, &c.snapshot).is_some();
+            let mut left = Happened::default();
+            left.pod_left(&at, &there);
+            assert_eq!(helps(&left), expected, "{plugin} {pending} {other}");
+            // Of what is not known, and of a node itself, anything may help.
+            left.nobody_goes(&at);
+            assert!(helps(&left), "{plugin} {pending} {other}");
+            let mut came = Happened::default();
+            came.pod_came(&at, &there);
+            came.to_node(Events::NODE_ADDED, &at);
+            assert!(helps(&came), "{plugin} {pending} {other}");
+        }
     }
 
     #[test]

@@ -69,6 +69,9 @@ impl Plugin for Partly {
     fn helps(&self, pod: &Pod, about: About<'_>, snapshot: &Snapshot) -> bool {
         self.whole.helps(pod, about, snapshot)
     }
+    fn heeds(&self, pod: &Pod, other: &Pod, snapshot: &Snapshot) -> bool {
+        self.whole.heeds(pod, other, snapshot)
+    }
     fn gate(&self, pod: &Pod) -> Option<Reason> {
         let asked = self.phases.meets(Phases::QUEUE);
         asked.then(|| self.whole.gate(pod)).flatten()

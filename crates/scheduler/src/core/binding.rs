@@ -84,7 +84,7 @@ impl Core {
         let patience = plugins.iter().map(|(p, _)| p.permit_patience_ms()).min();
         self.takes_its_room(&pod.uid, &node);
         self.snapshot.assume(&node, pod.clone());
-        self.happened.pod_came(&node);
+        self.happened.pod_came(&node, &pod);
         let uid = pod.uid.clone();
         let waiting = Waiting {
             pod,
@@ -269,10 +269,10 @@ impl Core {
     /// The binding was refused: the pod takes no room any more and is tried again later.
     pub fn not_bound(&mut self, uid: &Arc<str>, now_ms: u64) {
         let node = self.snapshot.place(uid).map(|(node, _)| node.clone());
-        let place = node.zip(self.snapshot.pod(uid).map(|p| p.priority));
+        let place = node.zip(self.snapshot.pod(uid).cloned());
         self.settle(uid);
-        if let Some((node, priority)) = place.filter(|_| self.snapshot.forget(uid)) {
-            self.happened.pod_left(&node, priority);
+        if let Some((node, pod)) = place.filter(|_| self.snapshot.forget(uid)) {
+            self.happened.pod_left(&node, &pod);
         }
         self.queue.retry(uid, now_ms);
     }

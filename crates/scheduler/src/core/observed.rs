@@ -219,9 +219,9 @@ impl Core {
         self.end_nomination(uid);
         self.snapshot.has_gone(uid);
         let node = self.snapshot.place(uid).map(|(node, _)| node.clone());
-        let place = node.zip(self.snapshot.pod(uid).map(|p| p.priority));
-        if let Some((node, priority)) = place.filter(|_| self.snapshot.remove_pod(uid)) {
-            self.happened.pod_left(&node, priority);
+        let place = node.zip(self.snapshot.pod(uid).cloned());
+        if let Some((node, pod)) = place.filter(|_| self.snapshot.remove_pod(uid)) {
+            self.happened.pod_left(&node, &pod);
         }
         if let Some(group) = group {
             self.give_back(&group, "one of them has gone", now_ms);
@@ -230,26 +230,28 @@ impl Core {
 
     fn pod_bound(&mut self, pod: Pod) {
         let Some(node) = pod.node.clone() else { return };
+        let pod = Arc::new(pod);
         self.queue.remove(&pod.uid);
         self.takes_its_room(&pod.uid, &node);
         self.settle(&pod.uid);
         match self.snapshot.pod(&pod.uid) {
-            None => self.happened.pod_came(&node),
+            None => self.happened.pod_came(&node, &pod),
             Some(before) => {
                 let place = self.snapshot.place(&pod.uid).map(|(n, _)| n);
                 let elsewhere = place.filter(|n| **n != node);
                 if before.labels != pod.labels || elsewhere.is_some() {
-                    self.happened.pod_came(&node);
+                    self.happened.pod_came(&node, before);
+                    self.happened.pod_came(&node, &pod);
                 }
                 if before.request != pod.request || before.priority > pod.priority {
-                    self.happened.pod_left(&node, before.priority);
+                    self.happened.pod_left(&node, before);
                 }
                 if let Some(left) = elsewhere {
-                    self.happened.pod_left(left, before.priority);
+                    self.happened.pod_left(left, before);
                 }
             }
         }
-        self.snapshot.observe(&node, Arc::new(pod));
+        self.snapshot.observe(&node, pod);
     }
 
     fn pod_waits(&mut self, old: Option<&k8s::Pod>, new: &k8s::Pod, unchanged: bool, now_ms: u64) {

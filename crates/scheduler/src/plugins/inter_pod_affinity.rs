@@ -91,6 +91,16 @@ impl Plugin for InterPodAffinity {
             .with(Events::POD_REMOVED)
             .with(Events::NAMESPACE_LABELS)
     }
+    /// One that the pod's terms mean, or whose terms mean the pod.
+    fn heeds(&self, pod: &Pod, other: &Pod, snapshot: &Snapshot) -> bool {
+        let means = |term: &PodTerm, pod: &Pod| {
+            term.matches(&pod.namespace, &pod.labels, |n| {
+                snapshot.namespace_labels(n)
+            })
+        };
+        let mut own = pod.wants.near.iter().chain(&pod.wants.apart);
+        own.any(|term| means(term, other)) || other.wants.apart.iter().any(|term| means(term, pod))
+    }
     fn index(&self, pod: &Pod, on: &mut Snapshot) {
         let wants = &pod.wants;
         if !wants.near.is_empty() {

@@ -56,6 +56,10 @@ impl Events {
     pub const fn is_empty(self) -> bool {
         self.0 == 0
     }
+    /// Those that are not of the other set.
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
     /// Those that are of the other set, too.
     pub const fn among(self, other: Self) -> Self {
         Self(self.0 & other.0)
@@ -265,6 +269,11 @@ pub trait Plugin: Send + Sync {
             Ok(None) => true,
             Err(_) => false,
         }
+    }
+    /// Whether it may matter to a pod that this plugin refused that another one came to a node, left it, or
+    /// is or was such a one there.
+    fn heeds(&self, _pod: &Pod, _other: &Pod, _snapshot: &Snapshot) -> bool {
+        true
     }
     /// Why the pod is not to be tried before it is changed.
     fn gate(&self, _pod: &Pod) -> Option<Reason> {

@@ -203,6 +203,12 @@ impl Plugin for PodTopologySpread {
             .with(Events::POD_ADDED)
             .with(Events::POD_REMOVED)
     }
+    /// One of a set that the pod is spread with.
+    fn heeds(&self, pod: &Pod, other: &Pod, snapshot: &Snapshot) -> bool {
+        let constraints = self.constraints(pod, snapshot);
+        let mut required = constraints.iter().filter(|s| s.required);
+        other.namespace == pod.namespace && required.any(|s| s.selector.matches(&other.labels))
+    }
     fn index(&self, pod: &Pod, on: &mut Snapshot) {
         let mut last: Option<&LabelSelector> = None;
         for spread in self.constraints(pod, on).iter() {

@@ -45,6 +45,10 @@ impl Plugin for NodeVolumeLimits {
     fn helps(&self, pod: &Pod, about: About<'_>, _: &Snapshot) -> bool {
         about.may_be_a_claim_of(pod)
     }
+    /// One that has volumes.
+    fn heeds(&self, _: &Pod, other: &Pod, _: &Snapshot) -> bool {
+        !other.wants.claims.is_empty()
+    }
     fn prepare<'a>(&'a self, pod: &'a Pod, snapshot: &'a Snapshot) -> Prepare<'a> {
         let storage = snapshot.storage();
         let volumes: HashSet<_> = volumes(pod, storage).collect();

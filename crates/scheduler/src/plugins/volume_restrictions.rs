@@ -27,6 +27,13 @@ impl Plugin for VolumeRestrictions {
     fn helps(&self, pod: &Pod, about: About<'_>, _: &Snapshot) -> bool {
         about.may_be_a_claim_of(pod)
     }
+    /// One that has something of the pod's.
+    fn heeds(&self, pod: &Pod, other: &Pod, _: &Snapshot) -> bool {
+        let (own, theirs) = (&pod.wants, &other.wants);
+        let shares = |key: &str| theirs.claims.iter().any(|c| *c.key == *key);
+        let has = |disk: &Disk| theirs.disks.iter().any(|d| d.conflicts(disk));
+        own.claims.iter().any(|c| shares(&c.key)) || own.disks.iter().any(has)
+    }
     fn prepare<'a>(&'a self, pod: &'a Pod, snapshot: &'a Snapshot) -> Prepare<'a> {
         if pod.wants.claims.is_empty() && pod.wants.disks.is_empty() {
             return Ok(None);
