@@ -70,7 +70,7 @@ pub fn limits(pod: &Value, rules: Rules) -> Amounts {
 }
 
 /// Resources that a pod may be given as a whole.
-fn is_of_pod(name: &str) -> bool {
+pub fn is_of_pod(name: &str) -> bool {
     matches!(name, "cpu" | "memory") || name.starts_with("hugepages-")
 }
 

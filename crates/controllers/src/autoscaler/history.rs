@@ -262,3 +262,311 @@ impl History {
         self.pending = self.pending.take().or(self.written.take());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const NOW: i64 = 1_700_000_000_000;
+
+    /// Changes that were spread evenly over the last two minutes.
+    fn spread(all: &[i32]) -> Vec<Dated> {
+        let part = 120_000 / i64::try_from(all.len().max(1)).unwrap();
+        let dated = (0..)
+            .zip(all)
+            .map(|(i, n)| (NOW - 120_000 + part * i + part / 2, *n));
+        dated.collect()
+    }
+
+    /// So many pods and so many percent, each in its seconds; nought is no policy.
+    fn rules(policies: (i32, i32, i32, i32), select: &str) -> Value {
+        let (pods, in_seconds, percent, percent_in) = policies;
+        let all = [("Pods", pods, in_seconds), ("Percent", percent, percent_in)];
+        let all = all.into_iter().filter(|(_, value, _)| *value != 0);
+        let policies: Vec<Value> = all
+            .map(|(kind, value, seconds)| json!({ "type": kind, "value": value, "periodSeconds": seconds }))
+            .collect();
+        json!({ "selectPolicy": select, "policies": policies })
+    }
+
+    #[test]
+    fn rules_limit_how_fast_it_grows_and_shrinks() {
+        let none: &[i32] = &[];
+        let three: &[i32] = &[1, 5, 9];
+        let four: &[i32] = &[8, 12, 9, 11];
+        let (two, even, rising): (&[i32], &[i32], &[i32]) = (&[2], &[4], &[2, 4, 6]);
+        for (added, removed, policies, range, current, wanted, expected, why) in [
+            (
+                none,
+                none,
+                (100, 60, 100, 60),
+                (1, 1000),
+                10,
+                500,
+                110,
+                UP_LIMIT,
+            ),
+            (
+                none,
+                none,
+                (2, 60, 100, 60),
+                (1, 1000),
+                10,
+                500,
+                20,
+                UP_LIMIT,
+            ),
+            (
+                none,
+                none,
+                (100, 60, 0, 0),
+                (1, 1000),
+                10,
+                50,
+                50,
+                WITHIN_RANGE,
+            ),
+            (none, none, (30, 60, 0, 0), (1, 1000), 10, 50, 40, UP_LIMIT),
+            (none, none, (0, 0, 200, 60), (1, 1000), 10, 50, 30, UP_LIMIT),
+            (
+                none,
+                none,
+                (20, 60, 1, 60),
+                (1, 1000),
+                100,
+                2,
+                80,
+                DOWN_LIMIT,
+            ),
+            (
+                none,
+                none,
+                (2, 60, 1, 60),
+                (1, 1000),
+                100,
+                2,
+                98,
+                DOWN_LIMIT,
+            ),
+            (none, none, (100, 60, 0, 0), (1, 1000), 10, 0, 1, TOO_FEW),
+            (none, none, (0, 0, 100, 60), (5, 1000), 10, 2, 5, TOO_FEW),
+            (none, none, (5, 60, 0, 0), (1, 1000), 10, 2, 5, DOWN_LIMIT),
+            (
+                none,
+                none,
+                (0, 0, 50, 60),
+                (1, 1000),
+                10,
+                5,
+                5,
+                WITHIN_RANGE,
+            ),
+            (
+                three,
+                none,
+                (300, 60, 0, 0),
+                (1, 200),
+                100,
+                500,
+                200,
+                TOO_MANY,
+            ),
+            (
+                three,
+                none,
+                (0, 0, 10_000, 60),
+                (1, 200),
+                100,
+                500,
+                200,
+                TOO_MANY,
+            ),
+            // It grew by more than it may, and stays as it is.
+            (
+                three,
+                none,
+                (5, 120, 0, 0),
+                (1, 1000),
+                100,
+                500,
+                100,
+                UP_LIMIT,
+            ),
+            (
+                three,
+                none,
+                (150, 120, 0, 0),
+                (1, 1000),
+                100,
+                500,
+                235,
+                UP_LIMIT,
+            ),
+            (
+                three,
+                none,
+                (0, 0, 200, 120),
+                (1, 1000),
+                100,
+                500,
+                255,
+                UP_LIMIT,
+            ),
+            (even, two, (0, 0, 300, 300), (1, 1000), 6, 24, 16, UP_LIMIT),
+            (none, three, (115, 120, 0, 0), (1, 1000), 100, 0, 1, TOO_FEW),
+            (none, three, (130, 120, 0, 0), (5, 1000), 100, 0, 5, TOO_FEW),
+            (none, three, (0, 0, 100, 120), (5, 1000), 100, 2, 5, TOO_FEW),
+            (
+                none,
+                three,
+                (5, 120, 0, 0),
+                (1, 1000),
+                100,
+                2,
+                100,
+                DOWN_LIMIT,
+            ),
+            (
+                none,
+                rising,
+                (0, 0, 50, 120),
+                (1, 1000),
+                100,
+                0,
+                56,
+                DOWN_LIMIT,
+            ),
+            (two, even, (0, 0, 50, 180), (1, 1000), 10, 1, 6, DOWN_LIMIT),
+            (
+                four,
+                none,
+                (1000, 60, 0, 0),
+                (1, 1000),
+                100,
+                200,
+                200,
+                WITHIN_RANGE,
+            ),
+            (
+                four,
+                none,
+                (1000, 30, 100, 60),
+                (1, 1000),
+                100,
+                200,
+                200,
+                WITHIN_RANGE,
+            ),
+            (
+                none,
+                four,
+                (1000, 120, 100, 60),
+                (1, 1000),
+                100,
+                5,
+                5,
+                WITHIN_RANGE,
+            ),
+        ] {
+            let history = History {
+                added: spread(added),
+                removed: spread(removed),
+                ..History::default()
+            };
+            let one = rules(policies, "Max");
+            let behavior = json!({ "scaleUp": one, "scaleDown": one });
+            let behavior = serde_json::from_value(behavior).unwrap();
+            let bounds = Bounds {
+                current,
+                least: range.0,
+                most: range.1,
+            };
+            let found = history.limit(Some(&behavior), bounds, wanted, NOW);
+            let expected = Limited {
+                replicas: expected,
+                why,
+            };
+            assert_eq!(
+                found, expected,
+                "{added:?} {removed:?} {policies:?} {current} to {wanted}"
+            );
+        }
+        // The smaller change.
+        for (current, grows, expected) in [(1, true, 2), (5, false, 3)] {
+            let smaller: HPAScalingRules =
+                serde_json::from_value(rules((2, 60, 50, 60), "Min")).unwrap();
+            let found = History::default().rate(Some(&smaller), current, grows, NOW);
+            assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
+    fn without_rules_it_doubles_at_most() {
+        for (current, wanted, least, most, replicas, why) in [
+            (5, 7, 3, 8, 7, WITHIN_RANGE),
+            (3, 1, 2, 8, 2, TOO_FEW),
+            (1, 0, 0, 10, 0, WITHIN_RANGE),
+            (20, 1000, 1, 10, 10, TOO_MANY),
+            (3, 1000, 1, 2000, 6, UP_LIMIT),
+            (1, 1000, 1, 2000, 4, UP_LIMIT),
+        ] {
+            let bounds = Bounds {
+                current,
+                least,
+                most,
+            };
+            let found = History::default().limit(None, bounds, wanted, NOW);
+            assert_eq!(found, Limited { replicas, why }, "{current} to {wanted}");
+        }
+    }
+
+    #[test]
+    fn recommendations_of_the_windows_hold_it_back() {
+        let (low, high): (&[Dated], &[Dated]) = (&[(120, 1), (60, 2)], &[(120, 4), (60, 5)]);
+        let old: &[Dated] = &[(600, 10), (540, 9)];
+        let mixed: &[Dated] = &[(600, 10), (60, 4), (120, 5), (540, 9)];
+        let remembering = |seconds_ago: &[Dated]| History {
+            recommended: seconds_ago
+                .iter()
+                .map(|(s, n)| (NOW - s * 1_000, *n))
+                .collect(),
+            ..History::default()
+        };
+        let none: &[Dated] = &[];
+        let far: &[Dated] = &[(6_000, 10), (60, 6), (120, 5), (180, 9)];
+        let (rose, fell): (&[Dated], &[Dated]) = (&[(6_000, 2), (180, 3)], &[(6_000, 2), (180, 1)]);
+        for (known, up, down, current, wanted, expected) in [
+            (none, 0, 0, 100, 5, 5),
+            (high, 0, 180, 100, 3, 5),
+            (high, 300, 0, 1, 7, 4),
+            (low, 300, 0, 100, 3, 3),
+            (high, 0, 300, 1, 3, 3),
+            (old, 0, 0, 100, 3, 3),
+            (old, 0, 0, 1, 100, 100),
+            (mixed, 0, 180, 100, 3, 5),
+            (far, 300, 0, 1, 100, 5),
+            // It goes up and down between the two, and stays.
+            (rose, 300, 300, 2, 1, 2),
+            (fell, 300, 300, 2, 3, 2),
+        ] {
+            let behavior = json!({ "scaleUp": { "stabilizationWindowSeconds": up },
+                "scaleDown": { "stabilizationWindowSeconds": down } });
+            let behavior = serde_json::from_value(behavior).unwrap();
+            let mut history = remembering(known);
+            let found = history.stabilize((Some(&behavior), 300), current, wanted, NOW);
+            assert_eq!(found.replicas, expected, "{known:?} {up} {down} {wanted}");
+        }
+        for (known, wanted, expected) in [
+            (none, 5, 5),
+            (high, 3, 5),
+            (low, 3, 3),
+            (old, 3, 3),
+            (mixed, 3, 5),
+        ] {
+            let found = remembering(known).stabilize((None, 300), 3, wanted, NOW);
+            assert_eq!(found.replicas, expected, "{known:?} {wanted}");
+        }
+    }
+}

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
 
 use super::options::Starts;
-use crate::common::{is_deleting, is_ready, millis_of, phase};
+use crate::common::{is_deleting, is_ready, millis_of, phase, value_of};
 
 /// What was measured of one pod, in thousandths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -289,6 +289,13 @@ pub fn of_share(
     }
 }
 
+/// How a pod's request is counted that asks for something as a whole.
+const OF_POD: quota::pod::Rules = quota::pod::Rules {
+    status: false,
+    overhead: true,
+    huge_pages: true,
+};
+
 /// What each pod requests of a resource, in thousandths.
 fn requests(
     pods: &[Arc<Pod>],
@@ -305,10 +312,17 @@ fn request(pod: &Pod, resource: &str, container: Option<&str>) -> Result<i64, St
         return Err(format!("missing request for {resource} in Pod {name}"));
     };
     let of_pod = spec.resources.as_ref().and_then(|r| r.requests.as_ref());
-    if let (None, Some(own)) = (container, of_pod.filter(|r| !r.is_empty()))
-        && let Some(asked) = own.get(resource)
-    {
-        return Ok(milli_value(asked));
+    let mut of_pod = of_pod.into_iter().flat_map(|r| r.keys());
+    if container.is_none() && of_pod.any(|name| quota::pod::is_of_pod(name)) {
+        let whole = quota::pod::requests(&value_of(pod), OF_POD);
+        return whole.get(resource).map_or_else(
+            || {
+                Err(format!(
+                    "missing pod-level request for {resource} in Pod {name}"
+                ))
+            },
+            |asked| Ok(asked.milli_value()),
+        );
     }
     let is_sidecar = |c: &&Container| c.restart_policy.as_deref() == Some("Always");
     let sidecars = spec.init_containers.iter().flatten().filter(is_sidecar);
@@ -339,4 +353,161 @@ pub fn milli_value(quantity: &Quantity) -> i64 {
         .0
         .parse::<api::Quantity>()
         .map_or(0, |q| q.milli_value())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::common::time_text;
+
+    const NOW: i64 = 1_700_000_000_000;
+
+    fn object(value: Value) -> Arc<Pod> {
+        Arc::new(serde_json::from_value(value).unwrap())
+    }
+
+    /// `r`: ready for long; `u`: never was; `h`: has just started; `p`, `f`, `d`: waits, has failed, is
+    /// being deleted. Each requests a whole CPU.
+    fn pods(states: &str) -> Vec<Arc<Pod>> {
+        let one = |(i, state): (usize, char)| {
+            let ready = if matches!(state, 'u' | 'p' | 'f') {
+                "False"
+            } else {
+                "True"
+            };
+            let phase = match state {
+                'p' => "Pending",
+                'f' => "Failed",
+                _ => "Running",
+            };
+            let (started, changed) = match state {
+                'u' => (600_000, 590_000),
+                'h' => (12_000, 10_000),
+                _ => (3_600_000, 3_500_000),
+            };
+            let deleted = (state == 'd').then(|| time_text(NOW));
+            object(json!({
+                "metadata": { "name": format!("p{i}"), "deletionTimestamp": deleted },
+                "spec": { "containers": [{ "name": "c", "resources": { "requests": { "cpu": "1" } } }] },
+                "status": { "phase": phase, "startTime": time_text(NOW - started), "conditions": [
+                    { "type": "Ready", "status": ready, "lastTransitionTime": time_text(NOW - changed) }] },
+            }))
+        };
+        states.chars().enumerate().map(one).collect()
+    }
+
+    #[test]
+    fn pods_in_any_state_count_as_they_should() {
+        let rows: &[(&str, &[i64], i32, i32, i32, i32)] = &[
+            ("rrr", &[300, 500, 700], 30, 3, 5, 50),
+            ("urr", &[300, 500, 700], 30, 3, 4, 60),
+            ("hrr", &[300, 500, 700], 30, 3, 4, 60),
+            ("ruu", &[400, 500, 700], 30, 3, 3, 40),
+            ("rhh", &[400, 500, 700], 30, 3, 3, 40),
+            ("rrff", &[500, 700], 30, 2, 4, 60),
+            ("rrdd", &[500, 700], 30, 2, 4, 60),
+            ("rrrrr", &[100, 300, 500, 250, 250], 50, 5, 3, 28),
+            ("rrruu", &[100, 300, 500, 250, 250], 50, 5, 2, 30),
+            ("rrrhh", &[100, 300, 500, 250, 250], 50, 5, 2, 30),
+            ("rrrrrff", &[100, 300, 500, 250, 250], 50, 5, 3, 28),
+            ("rpppp", &[100], 50, 5, 1, 10),
+            ("rrr", &[1010, 1030, 1020], 100, 3, 3, 102),
+            // Measured, but not selected.
+            (
+                "rrrr",
+                &[4000, 9500, 3000, 7000, 3200, 2000],
+                100,
+                4,
+                24,
+                587,
+            ),
+            // Selected, but not measured.
+            ("rrrr", &[400, 95], 100, 4, 3, 24),
+            ("rr", &[1000], 100, 2, 2, 100),
+            ("rr", &[1900], 100, 2, 2, 190),
+            ("rr", &[600], 100, 2, 2, 60),
+            ("urr", &[100, 450], 50, 3, 3, 45),
+            ("urr", &[100, 2000], 50, 3, 4, 200),
+            ("urrr", &[100, 100, 100], 50, 4, 3, 10),
+            // More than there should be, as while they are replaced.
+            ("rrr", &[100, 100], 50, 2, 2, 10),
+        ];
+        for &(states, used, percent, current, replicas, utilization) in rows {
+            let measured = |millis: &i64| Measured {
+                millis: *millis,
+                at_millis: NOW,
+                window_millis: 15_000,
+            };
+            let all = used.iter().enumerate();
+            let measures = all.map(|(i, millis)| (format!("p{i}"), measured(millis)));
+            let target = Target::Utilization {
+                percent,
+                resource: "cpu",
+                container: None,
+            };
+            let rules = (Tolerance { up: 0.1, down: 0.1 }, Starts::USUAL);
+            let (measures, pods) = (measures.collect(), pods(states));
+            let found = of_pods(measures, &target, &pods, current, rules, NOW).unwrap();
+            let expected = (replicas, Some(utilization));
+            assert_eq!(
+                (found.replicas, found.utilization),
+                expected,
+                "{states} {used:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_pod_requests_as_a_whole_or_by_its_containers() {
+        let asks = |cpu: &str| json!({ "requests": { "cpu": cpu } });
+        let one = |name: &str, cpu: Value| json!({ "name": name, "resources": cpu });
+        let two = json!([one("a", asks("100m")), one("b", asks("50m"))]);
+        let half = json!([one("a", json!({})), one("b", asks("50m"))]);
+        let none = json!([one("a", json!({}))]);
+        let memory = json!({ "requests": { "memory": "1Gi" } });
+        let missing = "missing request for cpu in container a of Pod p";
+        for (own, containers, container, expected) in [
+            (json!({}), &two, None, Ok(150)),
+            (json!({}), &half, None, Err(missing)),
+            (json!({}), &two, Some("a"), Ok(100)),
+            (
+                json!({}),
+                &two,
+                Some("x"),
+                Err("container x not found in Pod p"),
+            ),
+            (asks("800m"), &two, None, Ok(800)),
+            (asks("800m"), &half, None, Ok(800)),
+            (asks("800m"), &two, Some("a"), Ok(100)),
+            (memory.clone(), &half, None, Ok(50)),
+            (
+                memory,
+                &none,
+                None,
+                Err("missing pod-level request for cpu in Pod p"),
+            ),
+        ] {
+            let pod = object(json!({ "metadata": { "name": "p" },
+                "spec": { "resources": own, "containers": containers } }));
+            let expected = expected.map_err(str::to_owned);
+            assert_eq!(
+                request(&pod, "cpu", container),
+                expected,
+                "{own} {containers}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_too_much_for_a_number_is_the_largest() {
+        let tolerance = Tolerance { up: 0.1, down: 0.1 };
+        let found = of_share(i64::MAX, 1, 1, tolerance);
+        assert_eq!((found.replicas, found.usage_millis), (i32::MAX, i64::MAX));
+        let found = of_share(i64::MAX, i64::MAX, 1, tolerance);
+        assert_eq!((found.replicas, found.usage_millis), (1, i64::MAX));
+        let found = of_value(i64::MAX, 1, &pods("rrr"), 3, tolerance).unwrap();
+        assert_eq!((found.replicas, found.usage_millis), (i32::MAX, i64::MAX));
+    }
 }

@@ -260,7 +260,8 @@ impl World {
                     kind: "Deployment".into(),
                     plural: "deployments".into(),
                 },
-                object: json!({"metadata": {"name": "web"}, "spec": {"replicas": self.replicas},
+                object: json!({"metadata": {"name": "web", "uid": "w", "resourceVersion": "7"},
+                    "spec": {"replicas": self.replicas},
                     "status": {"replicas": self.replicas, "selector": "app=x"}}),
             }),
             pods: pods(count),
@@ -283,6 +284,8 @@ impl World {
                 object,
                 ..
             } => {
+                // The object of this name, in whichever version.
+                assert_eq!(object["metadata"], json!({"name": "web", "uid": "w"}));
                 self.replicas =
                     i32::try_from(object["spec"]["replicas"].as_i64().unwrap()).unwrap();
             }

@@ -64,9 +64,7 @@ pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
         reason,
         message,
     };
-    if is_deleting(budget) {
-        return plan;
-    }
+    // One that is being deleted guards its pods until it is gone.
     if seen.pods.is_empty() {
         let text = "No matching pods found";
         plan.last.push(event(false, "NoPods", text.into()));
@@ -405,6 +403,69 @@ mod tests {
         b.pod("c", "r3", true);
         assert_eq!(b.numbers(), ([0, 2, 2, 3], "InsufficientPods".into()));
         assert!(b.0.done().contains(&"Event UnmanagedPods".to_owned()));
+    }
+
+    #[test]
+    fn of_one_owner_by_number_and_share() {
+        // What the owner of all pods wants, the budget, ready and other pods; what follows.
+        for (replicas, spec, ready, others, expected) in [
+            (7, json!({ "maxUnavailable": 2 }), 1, 0, [0, 1, 5, 7]),
+            (5, json!({ "maxUnavailable": 2 }), 1, 0, [0, 1, 3, 5]),
+            (7, json!({ "maxUnavailable": "30%" }), 1, 0, [0, 1, 4, 7]),
+            (3, json!({ "maxUnavailable": "30%" }), 1, 0, [0, 1, 2, 3]),
+            (10, json!({ "maxUnavailable": 5 }), 4, 0, [0, 4, 5, 10]),
+            (10, json!({ "minAvailable": "20%" }), 1, 0, [0, 1, 2, 10]),
+            (3, json!({ "minAvailable": "34%" }), 2, 0, [0, 2, 2, 3]),
+            (3, json!({ "minAvailable": "34%" }), 3, 0, [1, 3, 2, 3]),
+            (11, json!({ "minAvailable": "28%" }), 5, 6, [1, 5, 4, 11]),
+            (22, json!({ "minAvailable": "28%" }), 9, 13, [2, 9, 7, 22]),
+            (1, json!({ "minAvailable": "1%" }), 2, 0, [1, 2, 1, 1]),
+            (4, json!({ "minAvailable": 3 }), 4, 0, [1, 4, 3, 4]),
+            (4, json!({ "minAvailable": 3 }), 3, 1, [0, 3, 3, 4]),
+            (4, json!({ "minAvailable": 3 }), 0, 0, [0, 0, 3, 0]),
+            (4, json!({}), 2, 0, [0, 2, 0, 0]),
+        ] {
+            let mut b = Budgets::new(spec.clone());
+            for n in 0..ready + others {
+                b.pod(&format!("p{n}"), "r", n < ready);
+            }
+            let mut seen = b.seen();
+            let scale = Scale {
+                uid: "r".to_owned(),
+                replicas,
+            };
+            seen.scales = [("r".to_owned(), scale)].into();
+            let done = plan(&seen, b.0.now_millis);
+            b.0.apply(done);
+            let status = b.0.at("PodDisruptionBudget", "b")["status"].clone();
+            let fields = [
+                "disruptionsAllowed",
+                "currentHealthy",
+                "desiredHealthy",
+                "expectedPods",
+            ];
+            let found = fields.map(|f| status[f].as_i64().unwrap_or(-1));
+            assert_eq!(found, expected, "{replicas} {spec} {ready} {others}");
+        }
+    }
+
+    #[test]
+    fn other_conditions_stay_and_one_that_is_being_deleted_still_guards() {
+        let mut b = Budgets::new(json!({ "minAvailable": 1 }));
+        let budget = b.0.at("PodDisruptionBudget", "b");
+        budget["metadata"]["deletionTimestamp"] = json!("2023-11-14T22:13:20Z");
+        budget["metadata"]["finalizers"] = json!(["example.com/held"]);
+        budget["status"] = json!({ "disruptionsAllowed": 5, "currentHealthy": 6, "desiredHealthy": 1,
+            "expectedPods": 6, "conditions": [{ "type": "Other", "status": "True", "reason": "Test",
+                "message": "", "lastTransitionTime": "2023-11-14T22:13:20Z" }] });
+        b.pod("a", "r3", true);
+        let done = plan(&b.seen(), b.0.now_millis);
+        b.0.apply(done);
+        let status = b.0.at("PodDisruptionBudget", "b")["status"].clone();
+        assert_eq!(status["disruptionsAllowed"], 0);
+        let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
+        let types: Vec<_> = conditions.iter().map(|c| c["type"].clone()).collect();
+        assert_eq!(types, [json!("Other"), json!("DisruptionAllowed")]);
     }
 
     #[test]
