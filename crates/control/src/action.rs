@@ -158,6 +158,22 @@ impl Action {
             _ => false,
         }
     }
+    /// Whether it gives something that is there an owner that controls it: of a controller that
+    /// [adopts](crate::Controller::ADOPTS), no other patch names one.
+    pub(crate) fn adopts(&self) -> bool {
+        match self {
+            Self::Patch {
+                patch: Patch::Merge(patch),
+                ..
+            } => {
+                let owners = patch["metadata"]["ownerReferences"].as_array();
+                let mut owners = owners.into_iter().flatten();
+                owners.any(|owner| owner["controller"] == true)
+            }
+            Self::Noted { action, .. } => action.adopts(),
+            _ => false,
+        }
+    }
     pub fn delete(target: Target, uid: Option<String>) -> Self {
         Self::Delete {
             target,
@@ -232,8 +248,12 @@ impl Plan {
     pub fn is_empty(&self) -> bool {
         self.all().next().is_none()
     }
-    /// Leaves out all creations of what has an owner.
-    pub(crate) fn create_nothing(&mut self) {
+    /// Leaves out what would be made for an owner; where something would be adopted, all: the rest
+    /// counts on that.
+    pub(crate) fn give_nothing(&mut self) {
+        if self.all().any(Action::adopts) {
+            *self = Self::nothing();
+        }
         for stage in [
             &mut self.actions,
             &mut self.then,

@@ -29,7 +29,7 @@ use crate::expectation::{
     Expectation, Expected, LookUp, LookUps, expect, expect_at_least, expect_settled, known_of,
     name_of,
 };
-use crate::last_created::LastCreated;
+use crate::last_created::{LastCreated, adopter};
 use crate::queue::Queue;
 use crate::slow_start::SlowStart;
 
@@ -41,6 +41,10 @@ pub trait Controller: Send + Sync + 'static {
     const QUEUE: &'static str = Self::NAME;
     /// The service account of `kube-system` as which it acts; empty: as the component itself.
     const ACCOUNT: &'static str;
+    /// Whether it makes its own what nobody owns. Then the API is asked about its object first: of one
+    /// that is deleted without what it owns, the caches may show that these have no owner any more
+    /// before they show that it goes. It would take them back, and with it they would be collected.
+    const ADOPTS: bool = false;
     type Key: Clone + Eq + Hash + Debug + Send + Sync + 'static;
     type Observed: Send;
 
@@ -376,10 +380,10 @@ impl<C: Controller> Shell<C> {
             tracing::debug!(
                 controller = C::NAME,
                 ?key,
-                "its owner goes: nothing is made"
+                "its owner goes: nothing is made or adopted"
             );
             self.expect(key, seen);
-            plan.create_nothing();
+            plan.give_nothing();
         }
         let mut outcome = Outcome::default();
         self.stage(key, plan.actions, &mut outcome).await;
@@ -444,14 +448,16 @@ impl<C: Controller> Shell<C> {
         }
     }
 
-    /// Where the owner of what the plan makes has gone, or goes, though the caches do not know it:
-    /// what they must see first.
+    /// Where the owner of what the plan makes or adopts has gone, or goes, though the caches do not
+    /// know it: what they must see first.
     async fn gone_owner(
         &self,
         key: &C::Key,
         plan: &Plan,
     ) -> Result<Option<Expectation>, kube::Error> {
-        let Some((owner, uid)) = self.made.doubtful_owner(key, plan, &self.look_up) else {
+        let adopter = C::ADOPTS.then(|| adopter(plan)).flatten();
+        let doubtful = adopter.or_else(|| self.made.doubtful_owner(key, plan, &self.look_up));
+        let Some((owner, uid)) = doubtful else {
             return Ok(None);
         };
         let found = self.api(&owner).get_opt(&owner.name).await?;

@@ -10,7 +10,7 @@ use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use parking_lot::Mutex;
 use serde_json::Value;
 
-use crate::action::{Action, Plan, Target};
+use crate::action::{Action, Patch, Plan, Target};
 use crate::expectation::{Expected, LookUps, expect};
 
 /// An object, and its UID.
@@ -74,6 +74,18 @@ impl<K: Clone + Eq + Hash> LastCreated<K> {
     pub fn forget(&self, key: &K) {
         self.0.lock().remove(key);
     }
+}
+
+/// The owner that the plan gives something to that nobody owned.
+pub(crate) fn adopter(plan: &Plan) -> Option<Object> {
+    plan.all().find_map(|action| match action {
+        Action::Patch {
+            target,
+            patch: Patch::Merge(patch),
+            ..
+        } if action.adopts() => owner_of(target, patch),
+        _ => None,
+    })
 }
 
 /// The controller that an object names as its owner, taken for one of the same namespace.

@@ -27,6 +27,7 @@ struct Planner {
 impl Controller for Planner {
     const NAME: &'static str = "planner";
     const ACCOUNT: &'static str = "planner";
+    const ADOPTS: bool = true;
     type Key = ();
     type Observed = ();
 
@@ -149,23 +150,48 @@ async fn nothing_is_made_for_an_owner_that_has_gone() {
     let creations = |all: &[String]| all.iter().filter(|a| *a == "POST secrets").count();
     let lives = made(|| (200, owner())).await;
     assert!(creations(&lives) > 5, "{lives:?}");
-    let gone: [fn() -> (u16, Value); 3] = [
-        || failure(404),
-        || {
-            let mut another = owner();
-            another["metadata"]["uid"] = json!("p");
-            (200, another)
-        },
-        || {
-            let mut going = owner();
-            going["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
-            (200, going)
-        },
-    ];
-    for answer in gone {
+    for answer in GONE {
         // It is asked about when what was made has gone, and not again before its own watch comes.
         let all = made(answer).await;
         assert_eq!(all, ["POST secrets", "GET owner"]);
+    }
+}
+
+/// What the API says of an owner that the caches still show.
+const GONE: [fn() -> (u16, Value); 3] = [
+    || failure(404),
+    || {
+        let mut another = owner();
+        another["metadata"]["uid"] = json!("p");
+        (200, another)
+    },
+    || {
+        let mut going = owner();
+        going["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        (200, going)
+    },
+];
+
+/// Somebody deletes the owner and lets what it owned live: the caches show that this has no owner any
+/// more, and not yet that the owner goes. Adopted again, it would be collected with it.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_adopted_for_an_owner_that_has_gone() {
+    let adopts = || {
+        let owners = owned()["metadata"]["ownerReferences"].clone();
+        let patch = json!({ "metadata": { "uid": "n", "ownerReferences": owners } });
+        let target = Target::of::<Secret>("default", "another");
+        Plan::from(Action::merge(target, patch))
+    };
+    let adopted = |owner: fn() -> (u16, Value)| {
+        asked(adopts(), move |method, _| match *method {
+            Method::PATCH => (200, another()),
+            _ => owner(),
+        })
+    };
+    let lives = adopted(|| (200, owner())).await;
+    assert_eq!(lives[..2], ["GET owner", "PATCH another"], "{lives:?}");
+    for answer in GONE {
+        assert_eq!(adopted(answer).await, ["GET owner"]);
     }
 }
 

@@ -66,6 +66,7 @@ impl Controller for DaemonSets {
     const NAME: &'static str = "daemonset-controller";
     const QUEUE: &'static str = "daemonset";
     const ACCOUNT: &'static str = "daemon-set-controller";
+    const ADOPTS: bool = true;
     type Key = Key;
     type Observed = Observed;
 

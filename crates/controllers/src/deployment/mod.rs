@@ -41,6 +41,7 @@ impl Controller for Deployments {
     const NAME: &'static str = "deployment-controller";
     const QUEUE: &'static str = "deployment";
     const ACCOUNT: &'static str = "deployment-controller";
+    const ADOPTS: bool = true;
     type Key = Key;
     type Observed = Observed;
 

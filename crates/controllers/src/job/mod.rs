@@ -104,6 +104,7 @@ impl Controller for Jobs {
     const NAME: &'static str = "job-controller";
     const QUEUE: &'static str = "job";
     const ACCOUNT: &'static str = "job-controller";
+    const ADOPTS: bool = true;
     type Key = Key;
     type Observed = Observed;
 

@@ -75,6 +75,7 @@ impl Controller for ReplicaSets {
     const NAME: &'static str = "replicaset-controller";
     const QUEUE: &'static str = "replicaset";
     const ACCOUNT: &'static str = "replicaset-controller";
+    const ADOPTS: bool = true;
     type Key = Key;
     type Observed = Observed;
 
@@ -144,6 +145,7 @@ impl Controller for ReplicationControllers {
     const NAME: &'static str = "replication-controller";
     const QUEUE: &'static str = "replicationmanager";
     const ACCOUNT: &'static str = "replication-controller";
+    const ADOPTS: bool = true;
     type Key = Key;
     type Observed = Observed;
 

@@ -62,6 +62,7 @@ impl Controller for StatefulSets {
     const NAME: &'static str = "statefulset-controller";
     const QUEUE: &'static str = "statefulset";
     const ACCOUNT: &'static str = "statefulset-controller";
+    const ADOPTS: bool = true;
     type Key = Key;
     type Observed = Observed;
 
