@@ -87,13 +87,14 @@ impl Controller for Deployments {
         let uid = uid_of(&*deployment);
         let selector = selector_of(deployment.spec.as_ref().map(|s| &s.selector));
         // Its own, those it could adopt, and those whose names it may not take.
+        let prefix = plan::name_prefix(name);
         let mut sets = self.sets.list_namespace(namespace);
         sets.retain(|s| {
             let is_candidate = match controller_of(&**s) {
                 Some(owner) => owner.uid == uid,
                 None => selector.matches(&s.metadata.labels),
             };
-            is_candidate || s.name_any().starts_with(name.as_str())
+            is_candidate || s.name_any().starts_with(prefix)
         });
         let owned = |set: &Arc<ReplicaSet>| self.pods.owned_by(&uid_of(&**set));
         let running_pods = sets

@@ -1,6 +1,7 @@
 //! The plan of a Deployment: which ReplicaSet is the new one, how far each may grow or must
 //! shrink now. One step at a time; each step's effect is seen before the next.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -21,6 +22,12 @@ const REVISION_HISTORY: &str = "deployment.kubernetes.io/revision-history";
 const DESIRED: &str = "deployment.kubernetes.io/desired-replicas";
 const MAX: &str = "deployment.kubernetes.io/max-replicas";
 const HASH: &str = "pod-template-hash";
+/// Letters of a template's hash, the last part of a ReplicaSet's name.
+const HASH_LENGTH: usize = 10;
+/// Letters of the longest name that an object can have.
+const NAME_LENGTH: usize = 253;
+/// Letters of the list of a ReplicaSet's earlier revisions; beyond, the first ones go.
+const HISTORY_LENGTH: usize = 2_000;
 /// Annotations of a Deployment that say nothing about its ReplicaSets.
 const NOT_COPIED: [&str; 5] = [
     "kubectl.kubernetes.io/last-applied-configuration",
@@ -74,6 +81,20 @@ pub(super) fn existing(set: &ReplicaSet) -> i32 {
 
 fn annotation<'a>(of: Option<&'a BTreeMap<String, String>>, key: &str) -> Option<&'a str> {
     of?.get(key).map(String::as_str)
+}
+
+/// A number of replicas that an annotation keeps; what is none was written by somebody else.
+fn noted(set: &ReplicaSet, key: &str) -> Option<i32> {
+    let text = annotation(set.metadata.annotations.as_ref(), key)?;
+    text.parse::<i32>().ok().filter(|n| *n >= 0)
+}
+
+/// What the names of a Deployment's ReplicaSets begin with: its own, as far as there is room for
+/// the hash.
+pub(super) fn name_prefix(deployment: &str) -> &str {
+    deployment
+        .get(..NAME_LENGTH - HASH_LENGTH - 1)
+        .unwrap_or(deployment)
 }
 
 fn revision(set: &ReplicaSet) -> i64 {
@@ -240,12 +261,13 @@ pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
         progress::report_status(&rollout, &mut plan);
         return plan;
     }
-    let rescaled = rollout.all().any(|s| {
-        size(s) > 0
-            && annotation(s.metadata.annotations.as_ref(), DESIRED)
-                .is_some_and(|d| d != rollout.desired().to_string())
-    });
-    if rollout.paused() || (rescaled && rollout.new.is_some()) {
+    let rescaled = rollout
+        .all()
+        .any(|s| size(s) > 0 && noted(s, DESIRED).is_some_and(|d| d != rollout.desired()));
+    // Before a new set is made, those that there are are sized: what is not known to work takes no
+    // more than its share. A Recreate would only make pods that go at once.
+    let rescales = rescaled && (rollout.new.is_some() || !rollout.recreates());
+    if rollout.paused() || rescales {
         if let Some(new) = rollout.new {
             annotate(&rollout, new, rollout.next_revision(), &mut plan);
         }
@@ -281,7 +303,8 @@ fn advance(rollout: &mut Rollout<'_>, seen: &Observed, plan: &mut Plan) {
         }
         // Pods of sets that only stand in the way by name are none of its own.
         let old: Vec<String> = rollout.old.iter().map(|s| uid_of(*s)).collect();
-        let waits = seen.running_pods.iter().any(|owner| old.contains(owner));
+        let waits = seen.running_pods.iter().any(|owner| old.contains(owner))
+            || rollout.old.iter().any(|s| existing(s) > 0);
         if shrinks || (waits && rollout.new.is_none_or(|n| size(n) == 0)) {
             return;
         }
@@ -351,16 +374,20 @@ fn shrink_old(rollout: &Rollout<'_>, new: &ReplicaSet, plan: &mut Plan) {
 fn rescale(rollout: &Rollout<'_>, plan: &mut Plan) {
     let mut active: Vec<&ReplicaSet> = rollout.all().filter(|s| size(s) > 0).collect();
     if active.len() <= 1 {
-        let only = active.first().copied().or(rollout.new);
+        let newest = rollout.new.or(rollout.old.last().copied());
+        let only = active.first().copied().or(newest);
         if let Some(only) = only {
             rollout.scale(only, rollout.desired(), plan);
         }
         return;
     }
     let new_uid = rollout.new.map(uid_of);
-    let new_done = rollout
-        .new
-        .is_some_and(|n| size(n) == rollout.desired() && available(n) == rollout.desired());
+    // A set that is as large by chance was sized for another number.
+    let is_saturated = |n: &ReplicaSet| {
+        let all = [Some(size(n)), Some(available(n)), noted(n, DESIRED)];
+        all.iter().all(|n| *n == Some(rollout.desired()))
+    };
+    let new_done = rollout.new.is_some_and(is_saturated);
     if new_done {
         for set in active.iter().filter(|s| Some(uid_of(**s)) != new_uid) {
             rollout.scale(set, 0, plan);
@@ -374,21 +401,23 @@ fn rescale(rollout: &Rollout<'_>, plan: &mut Plan) {
         0
     };
     let mut left = allowed - total;
-    active.sort_by_key(|s| {
-        (
-            std::cmp::Reverse(size(s)),
-            std::cmp::Reverse(s.metadata.creation_timestamp.as_ref().map(|t| t.0)),
-        )
-    });
+    // Of equal ones, the newest grows first and the oldest shrinks first.
+    let created = |s: &ReplicaSet| s.metadata.creation_timestamp.as_ref().map(|t| t.0);
+    match left > 0 {
+        true => active.sort_by_key(|s| Reverse((size(s), created(s)))),
+        false => active.sort_by_key(|s| (Reverse(size(s)), created(s))),
+    }
+    let published = rollout.deployment.status.as_ref().and_then(|s| s.replicas);
     let mut sizes: Vec<i32> = Vec::new();
     for set in &active {
-        let before =
-            annotation(set.metadata.annotations.as_ref(), MAX).and_then(|m| m.parse::<i64>().ok());
-        let before = before
-            .filter(|m| *m > 0)
-            .unwrap_or_else(|| i64::from(total.max(1)));
+        // Of how many it is a part; where nobody knows, it keeps its size.
+        let before = noted(set, MAX).filter(|m| *m > 0).or(published);
+        let before = i64::from(before.unwrap_or(0));
         let exact = i64::from(size(set)) * i64::from(allowed);
-        let wanted = (exact + before / 2).div_euclid(before) - i64::from(size(set));
+        let wanted = match before > 0 || allowed == 0 {
+            true => (exact + before / 2).div_euclid(before.max(1)) - i64::from(size(set)),
+            false => 0,
+        };
         let wanted = i32::try_from(wanted).unwrap_or(0);
         let take = if left > 0 {
             wanted.clamp(0, left)
@@ -423,9 +452,9 @@ fn create(rollout: &mut Rollout<'_>, seen: &Observed, top: i64, plan: &mut Plan)
         .unwrap_or(0);
     let hash = safe_hash(
         format!("{}#{collisions}", comparable(&rollout.spec.template)).as_bytes(),
-        10,
+        HASH_LENGTH,
     );
-    let name = format!("{}-{hash}", rollout.name());
+    let name = format!("{}-{hash}", name_prefix(rollout.name()));
     let namespace = rollout.namespace().to_owned();
     if seen
         .sets
@@ -495,6 +524,10 @@ fn annotate(rollout: &Rollout<'_>, new: &ReplicaSet, top: i64, plan: &mut Plan) 
                 .unwrap_or_default();
             history.retain(|h| *h != own.to_string());
             history.push(own.to_string());
+            let length = |all: &[String]| all.iter().map(|h| h.len() + 1).sum::<usize>();
+            while length(&history) > HISTORY_LENGTH + 1 {
+                history.remove(0);
+            }
             annotations.insert(REVISION_HISTORY.into(), history.join(","));
         }
     }

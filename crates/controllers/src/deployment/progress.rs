@@ -3,7 +3,7 @@
 use control::action::Plan;
 use k8s_openapi::api::apps::v1::{DeploymentCondition, DeploymentStatus, ReplicaSet};
 
-use super::plan::{Rollout, available, existing};
+use super::plan::{Rollout, available, existing, size};
 use crate::common::{millis_of, time_at, update_status, value_of};
 
 /// Two objects agree on the time of the day to within this; then the deadline is looked at again.
@@ -14,8 +14,18 @@ struct Sums {
     updated: i32,
     ready: i32,
     available: i32,
+    /// What the sets want that is not available, of all templates.
+    unavailable: i32,
     /// Unknown while a set does not report it.
     terminating: Option<i32>,
+}
+
+/// Pods of a set that end. One that its controller has not seen yet has none.
+fn terminating(set: &ReplicaSet) -> Option<i32> {
+    let status = set.status.as_ref();
+    let seen = status.and_then(|s| s.observed_generation).unwrap_or(0);
+    let said = status.and_then(|s| s.terminating_replicas);
+    said.or((seen == 0).then_some(0))
 }
 
 fn sums(rollout: &Rollout<'_>) -> Sums {
@@ -25,15 +35,15 @@ fn sums(rollout: &Rollout<'_>) -> Sums {
             .and_then(|s| s.ready_replicas)
             .unwrap_or(0)
     };
+    let wanted: i32 = rollout.all().map(size).sum();
+    let available: i32 = rollout.all().map(available).sum();
     Sums {
         replicas: rollout.all().map(existing).sum(),
         updated: rollout.new.map_or(0, existing),
         ready: rollout.all().map(ready).sum(),
-        available: rollout.all().map(available).sum(),
-        terminating: rollout
-            .all()
-            .map(|s| s.status.as_ref()?.terminating_replicas)
-            .sum(),
+        available,
+        unavailable: (wanted - available).max(0),
+        terminating: rollout.all().map(terminating).sum(),
     }
 }
 
@@ -136,7 +146,8 @@ fn progressing(
         .and_then(|n| n.metadata.name.as_deref())
         .unwrap_or_default();
     if rollout.paused() {
-        if old_reason == "DeploymentPaused" {
+        // That it hung before is not forgotten.
+        if matches!(old_reason, "DeploymentPaused" | "ProgressDeadlineExceeded") {
             return old.cloned();
         }
         return make("Unknown", "DeploymentPaused", "Deployment is paused".into());
@@ -162,10 +173,14 @@ fn progressing(
             "Deployment is resumed".into(),
         );
     }
-    // A completed rollout that lost pods is not a rollout that hangs.
+    // One that was completed and lost pods, or is sized, has not begun again: no deadline is counted.
+    if old_reason == "NewReplicaSetAvailable" && sums.replicas == sums.updated {
+        return old.cloned();
+    }
     let generation_moved = published.observed_generation != rollout.deployment.metadata.generation;
+    let begins = old.is_none() && rollout.new.is_none();
     if moved(published, sums)
-        || old.is_none()
+        || begins
         || (generation_moved && old_reason == "NewReplicaSetAvailable")
     {
         let text = if set.is_empty() {
@@ -176,6 +191,11 @@ fn progressing(
         let mut new = make("True", "ReplicaSetUpdated", text)?;
         new.last_update_time = Some(time_at(rollout.now_millis.div_euclid(1_000) * 1_000));
         return Some(new);
+    }
+    if old.is_none() {
+        // Somebody sets a deadline for a rollout that has begun before.
+        let text = format!("Found new replica set {set:?}");
+        return make("True", "FoundNewReplicaSet", text);
     }
     if matches!(
         old_reason,
@@ -203,7 +223,7 @@ fn progressing(
     old.cloned()
 }
 
-/// That the new set cannot make its pods, or, while there is none, an old one cannot.
+/// That the new set cannot make its pods or, where it can, that an old one cannot.
 fn replica_failure(rollout: &Rollout<'_>) -> Option<DeploymentCondition> {
     let of = |set: &ReplicaSet| {
         let conditions = set.status.as_ref()?.conditions.as_ref()?;
@@ -212,10 +232,8 @@ fn replica_failure(rollout: &Rollout<'_>) -> Option<DeploymentCondition> {
             .find(|c| c.type_ == "ReplicaFailure")
             .cloned()
     };
-    let found = match rollout.new {
-        Some(new) => of(new),
-        None => rollout.old.iter().find_map(|set| of(set)),
-    }?;
+    let of_old = || rollout.old.iter().find_map(|set| of(set));
+    let found = rollout.new.and_then(of).or_else(of_old)?;
     Some(DeploymentCondition {
         type_: found.type_,
         status: found.status,
@@ -270,7 +288,7 @@ fn status(
         updated_replicas: some(sums.updated),
         ready_replicas: some(sums.ready),
         available_replicas: some(sums.available),
-        unavailable_replicas: some((rollout.desired() - sums.available).max(0)),
+        unavailable_replicas: some(sums.unavailable),
         conditions: Some(conditions),
         collision_count: published.collision_count,
         terminating_replicas: sums.terminating,

@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 
 use super::plan::{Observed, plan};
 
+mod tables;
+
 struct World {
     deployment: Value,
     sets: Vec<Value>,
