@@ -120,20 +120,20 @@ pub fn is_active(pod: &Pod) -> bool {
     !is_finished(pod) && !is_deleting(pod)
 }
 
-/// Since when the pod is ready, in milliseconds; `None` when it is not.
+/// Since when the pod is ready, in milliseconds; `None` when it is not, or does not say it.
 pub fn ready_since(pod: &Pod) -> Option<i64> {
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
     let ready = conditions
         .iter()
         .find(|c| c.type_ == "Ready" && c.status == "True")?;
-    Some(millis_of(ready.last_transition_time.as_ref()).unwrap_or(0))
+    millis_of(ready.last_transition_time.as_ref())
 }
 
-/// Ready for at least so many seconds.
+/// Ready for at least so many seconds; of one that does not say since when nobody knows it.
 pub fn is_available(pod: &Pod, min_ready_seconds: i32, now_millis: i64) -> bool {
-    ready_since(pod).is_some_and(|t| {
-        min_ready_seconds == 0 || t + i64::from(min_ready_seconds) * 1_000 <= now_millis
-    })
+    let least = i64::from(min_ready_seconds) * 1_000;
+    let long_enough = |since: i64| since + least <= now_millis;
+    is_ready(pod) && (min_ready_seconds == 0 || ready_since(pod).is_some_and(long_enough))
 }
 
 /// A number, or a share of `total`.
@@ -237,6 +237,40 @@ pub type Labels = BTreeMap<String, String>;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pod_is_available_when_it_was_ready_for_its_time() {
+        let now = 1_700_000_000_000;
+        let pod = |ready: &str, since: Option<i64>| -> Arc<Pod> {
+            let since = since.map(|seconds| time_text(now - seconds * 1_000));
+            let condition =
+                json!({ "type": "Ready", "status": ready, "lastTransitionTime": since });
+            let pod = json!({ "status": { "conditions": [condition] } });
+            Arc::new(serde_json::from_value(pod).expect("a pod"))
+        };
+        // Ready since how many seconds, the least, whether it is available, and the wait until then.
+        for (ready, since, least, available, wait) in [
+            ("False", Some(99), 0, false, None),
+            ("True", Some(0), 0, true, None),
+            ("True", None, 0, true, None),
+            ("True", None, 1, false, None),
+            ("True", Some(0), 1, false, Some(1)),
+            ("True", Some(20), 30, false, Some(10)),
+            ("True", Some(30), 30, true, None),
+            ("True", Some(51), 50, true, None),
+        ] {
+            let pod = pod(ready, since);
+            let mut plan = Plan::default();
+            wake_when_available([&pod].into_iter(), least, now, &mut plan);
+            let is = is_available(&pod, least, now);
+            let seconds = plan.wake_after_millis.map(|wait| wait / 1_000);
+            assert_eq!(
+                (is, seconds),
+                (available, wait),
+                "{ready} {since:?} {least}"
+            );
+        }
+    }
 
     #[test]
     fn percentages_round_as_asked() {

@@ -151,7 +151,9 @@ impl Parent {
     }
 
     fn adopt<K: Resource<DynamicType = ()>>(&self, object: &K) -> Action {
-        let mut all: Vec<Value> = owners(object).map(value_of).collect();
+        // It may be one of its owners already, that did not control it.
+        let others = owners(object).filter(|o| o.uid != self.uid);
+        let mut all: Vec<Value> = others.map(value_of).collect();
         all.push(self.reference.clone());
         self.with_owners(object, all, true)
     }
@@ -174,5 +176,102 @@ impl Parent {
             patch["metadata"]["resourceVersion"] = json!(object.meta().resource_version);
         }
         Action::merge(Target::of::<K>(&namespace, &name), patch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use control::action::Patch;
+    use k8s_openapi::api::core::v1::Pod;
+
+    use super::*;
+
+    fn parent(deleting: bool, finalizer: Option<&'static str>) -> Parent {
+        Parent {
+            namespace: "a".into(),
+            name: "o".into(),
+            uid: "o".into(),
+            about: ObjectReference::default(),
+            reference: json!({ "uid": "o", "controller": true }),
+            selector: LabelSelector::parse("app=a").expect("a selector"),
+            deleting,
+            finalizer,
+        }
+    }
+
+    /// A pod with an owner that does not control it and one that may.
+    fn pod(matches: bool, owner: Option<(&str, bool)>, deleting: bool) -> Arc<Pod> {
+        let reference = |uid: &str, controls: bool| {
+            json!({ "apiVersion": "v1", "kind": "K", "name": uid, "uid": uid,
+                "controller": controls })
+        };
+        let mut owners = vec![reference("y", false)];
+        owners.extend(owner.map(|(uid, controls)| reference(uid, controls)));
+        let label = if matches { "a" } else { "b" };
+        let deletion = deleting.then_some("2026-01-01T00:00:00Z");
+        let pod = json!({ "metadata": { "name": "p", "namespace": "a", "uid": "p",
+            "labels": { "app": label }, "ownerReferences": owners, "finalizers": ["f", "g"],
+            "deletionTimestamp": deletion } });
+        Arc::new(serde_json::from_value(pod).expect("a pod"))
+    }
+
+    #[test]
+    fn what_is_owned_adopted_and_let_go() {
+        let (adopted, released) = (Some(vec!["y", "o"]), Some(vec!["y"]));
+        // Whether it is selected, who owns it and controls it, whether it is being deleted and its
+        // owner is; whether it is the owner's then, and which owners it gets.
+        for (matches, owner, deleting, ends, own, owners) in [
+            (true, None, false, false, true, adopted.clone()),
+            (true, Some(("o", false)), false, false, true, adopted),
+            (false, None, false, false, false, None),
+            (true, None, false, true, false, None),
+            (true, None, true, false, false, None),
+            (true, Some(("o", true)), false, false, true, None),
+            (true, Some(("o", true)), false, true, true, None),
+            (true, Some(("o", true)), true, false, true, None),
+            (true, Some(("x", true)), false, false, false, None),
+            (false, Some(("x", true)), false, false, false, None),
+            (false, Some(("o", true)), false, false, false, released),
+            (false, Some(("o", true)), true, false, false, None),
+            (false, Some(("o", true)), false, true, false, None),
+        ] {
+            for finalizer in [None, Some("f")] {
+                let row = format!("{matches} {owner:?} {deleting} {ends} {finalizer:?}");
+                let (all, mut plan) = ([pod(matches, owner, deleting)], Plan::default());
+                let found = parent(ends, finalizer).claim(&all, any, any, &mut plan);
+                assert_eq!(!found.is_empty(), own, "{row}");
+                let patches: Vec<&Value> = plan
+                    .actions
+                    .iter()
+                    .map(|action| match action {
+                        Action::Patch {
+                            patch: Patch::Merge(patch),
+                            ..
+                        } => &patch["metadata"],
+                        other => panic!("{other:?}"),
+                    })
+                    .collect();
+                let uids = |patch: &&Value| -> Vec<String> {
+                    let all = patch["ownerReferences"].as_array().into_iter().flatten();
+                    all.filter_map(|o| o["uid"].as_str().map(str::to_owned))
+                        .collect()
+                };
+                let named = |all: &Vec<&str>| -> Vec<String> {
+                    all.iter().map(|uid| (*uid).to_owned()).collect()
+                };
+                let wanted = owners.as_ref().map(named);
+                assert_eq!(patches.first().map(uids), wanted, "{row}");
+                let Some(patch) = patches.first() else {
+                    continue;
+                };
+                assert_eq!(patch["uid"], "p", "never another one of its name");
+                let finalizers = match (finalizer, own) {
+                    (None, _) => Value::Null,
+                    (Some(_), true) => json!(["g", "f"]),
+                    (Some(_), false) => json!(["g"]),
+                };
+                assert_eq!(patch["finalizers"], finalizers, "{row}");
+            }
+        }
     }
 }

@@ -7,7 +7,9 @@ use control::action::{Action, Patch, Target};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
-use crate::common::{is_active, is_ready, key_of, phase, ready_since, suffix, time_text, uid_of};
+use crate::common::{
+    is_active, is_ready, key_of, millis_of, phase, ready_since, suffix, time_text, uid_of,
+};
 use crate::ownership::Parent;
 
 /// Pods created or deleted by one plan at most, so that one large object does not starve the
@@ -114,27 +116,27 @@ fn rank(pod: &Pod, crowd: i64, now_millis: i64) -> Rank {
         .and_then(|s| s.node_name.as_deref())
         .is_some_and(|n| !n.is_empty());
     let phase = match phase(pod) {
-        "Pending" => 0,
+        "Running" => 2,
         "Unknown" => 1,
-        _ => 2,
+        _ => 0,
     };
     let annotations = pod.metadata.annotations.as_ref();
     let cost = annotations
         .and_then(|a| {
             a.get("controller.kubernetes.io/pod-deletion-cost")?
-                .parse()
+                .parse::<i32>()
                 .ok()
         })
-        .unwrap_or(0);
-    // On a logarithmic scale, as upstream, so that small differences do not count.
-    let age = |since: i64| i64::from((now_millis - since).max(1_000).ilog2());
-    let ready_for = ready_since(pod).map_or(0, age);
+        .map_or(0, i64::from);
+    // On a logarithmic scale, as upstream, so that small differences do not count: of nanoseconds, as
+    // there, so that the same pods are alike. What has no time is younger than all.
+    let age = |since: i64| match now_millis.saturating_sub(since) {
+        ..=0 => -1,
+        millis => i64::from(millis.saturating_mul(1_000_000).ilog2()),
+    };
+    let ready_for = ready_since(pod).map_or(-2, age);
     let (restarts, of_sidecars) = most_restarts(pod);
-    let created = pod
-        .metadata
-        .creation_timestamp
-        .as_ref()
-        .map_or(now_millis, |t| t.0.as_millisecond());
+    let created = millis_of(pod.metadata.creation_timestamp.as_ref()).map_or(-2, age);
     (
         assigned,
         phase,
@@ -143,7 +145,7 @@ fn rank(pod: &Pod, crowd: i64, now_millis: i64) -> Rank {
         -crowd,
         ready_for,
         (-restarts, -of_sidecars),
-        age(created),
+        created,
         uid_of(pod),
     )
 }
@@ -202,6 +204,93 @@ pub fn least_useful<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const NOW: i64 = 1_700_000_000_000;
+    const HOUR: i64 = 3_600;
+
+    /// A pod on a node: its phase, whether and since how many seconds it is ready, restarts of its
+    /// container and of its sidecar, how many seconds ago it was made.
+    fn on_node(state: &str, since: Option<i64>, restarts: (i32, i32), made: Option<i64>) -> Value {
+        let ago = |seconds: Option<i64>| seconds.map(|s| time_text(NOW - s * 1_000));
+        let status = |name: &str, n: i32| json!({ "name": name, "restartCount": n, "ready": true, "image": "i", "imageID": "i" });
+        let (phase, ready) = match state {
+            "Ready" => ("Running", "True"),
+            phase => (phase, "False"),
+        };
+        json!({
+            "metadata": { "name": "p", "uid": "p", "creationTimestamp": ago(made) },
+            "spec": { "nodeName": "n", "containers": [{ "name": "c" }],
+                "initContainers": [{ "name": "s", "restartPolicy": "Always" }] },
+            "status": { "phase": phase,
+                "conditions": [{ "type": "Ready", "status": ready, "lastTransitionTime": ago(since) }],
+                "containerStatuses": [status("c", restarts.0)],
+                "initContainerStatuses": [status("s", restarts.1)] },
+        })
+    }
+
+    fn ranked(pod: &Value, crowd: i64) -> Rank {
+        let pod: Pod = serde_json::from_value(pod.clone()).expect("a pod");
+        rank(&pod, crowd, NOW)
+    }
+
+    #[test]
+    fn which_of_two_pods_is_missed_less() {
+        let ready = |since: i64, made: i64| on_node("Ready", Some(since), (0, 0), Some(made));
+        let mut nowhere = on_node("Pending", None, (0, 0), None);
+        nowhere["spec"]["nodeName"] = Value::Null;
+        let pending = on_node("Pending", None, (0, 0), None);
+        let unknown = on_node("Unknown", None, (0, 0), None);
+        let not_ready = on_node("Running", None, (0, 0), None);
+        let timeless = on_node("Ready", None, (0, 0), None);
+        let just_now = ready(0, 0);
+        let month = ready(720 * HOUR, 720 * HOUR);
+        let older = ready(0, 720 * HOUR);
+        let restarted = on_node("Ready", Some(0), (9_001, 0), Some(0));
+        let sidecar = on_node("Ready", Some(0), (9_001, 9_001), Some(0));
+        let cost = |cost: &str| {
+            let mut pod = older.clone();
+            pod["metadata"]["annotations"] =
+                json!({ "controller.kubernetes.io/pod-deletion-cost": cost });
+            pod
+        };
+        let (cheap, dear, senseless) = (cost("10"), cost("100"), cost("9999999999"));
+        // Each with the number of pods beside it; the first goes first.
+        for (row, first, second) in [
+            ("no node", (&nowhere, 1), (&pending, 2)),
+            ("no node, crowded", (&nowhere, 2), (&pending, 1)),
+            ("pending", (&pending, 1), (&unknown, 2)),
+            ("unknown", (&unknown, 1), (&not_ready, 2)),
+            ("not ready", (&not_ready, 1), (&timeless, 1)),
+            ("no time", (&timeless, 1), (&just_now, 1)),
+            ("crowded", (&just_now, 2), (&timeless, 1)),
+            ("ready for less", (&just_now, 1), (&month, 1)),
+            ("ready for less, crowded", (&just_now, 2), (&month, 1)),
+            ("restarts", (&restarted, 1), (&just_now, 1)),
+            ("restarts of the sidecar", (&sidecar, 1), (&restarted, 1)),
+            ("restarts or a crowd", (&just_now, 2), (&restarted, 1)),
+            ("made later", (&just_now, 1), (&older, 1)),
+            ("made later or a crowd", (&older, 2), (&just_now, 1)),
+            ("cost", (&cheap, 2), (&dear, 1)),
+            ("cost, crowded", (&cheap, 1), (&dear, 2)),
+            ("no cost", (&senseless, 1), (&cheap, 1)),
+            (
+                "two and five hours",
+                (&ready(2 * HOUR, 720 * HOUR), 1),
+                (&ready(5 * HOUR, 720 * HOUR), 1),
+            ),
+        ] {
+            let (first, second) = (ranked(first.0, first.1), ranked(second.0, second.1));
+            assert!(first < second, "{row}: {first:?} {second:?}");
+        }
+        // Differences that are small beside the age.
+        let alike = |a: Value, b: Value| ranked(&a, 1) == ranked(&b, 1);
+        assert!(alike(
+            ready(5 * HOUR, 720 * HOUR),
+            ready(8 * HOUR, 720 * HOUR)
+        ));
+        let waits = |made: i64| on_node("Pending", None, (0, 0), Some(made));
+        assert!(alike(waits(5 * HOUR), waits(8 * HOUR)));
+    }
 
     #[test]
     fn pods_whose_sidecars_restart_are_missed_less() {

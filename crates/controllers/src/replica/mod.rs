@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{Pod, ReplicationController};
 use kube::core::ApiResource;
 
 use crate::common::{Key, controller_of, key_of, selector_of, uid_of, value_of};
-use crate::last_failures::LastFailures;
+use crate::last_failures::{LastFailures, namespace_ends};
 use crate::ownership::{self, Parent};
 
 pub mod plan;
@@ -20,9 +20,10 @@ mod tests;
 
 pub use plan::{Counts, Observed};
 
-/// Whether an action that failed was one on a pod, not the status.
-fn is_of_a_pod(target: &Target) -> bool {
-    target.resource.plural == "pods"
+/// Whether the status says that an action failed: one on a pod, not on the status itself, and not in
+/// a namespace that ends, where none can be made any more.
+fn is_reported(target: &Target, error: &kube::Error) -> bool {
+    target.resource.plural == "pods" && !namespace_ends(error)
 }
 
 pub struct ReplicaSets {
@@ -135,7 +136,7 @@ impl Controller for ReplicaSets {
     }
 
     fn failed(&self, key: &Key, target: &Target, error: &kube::Error) {
-        if is_of_a_pod(target) {
+        if is_reported(target, error) {
             self.failures.note(key, error);
         }
     }
@@ -200,7 +201,7 @@ impl Controller for ReplicationControllers {
     }
 
     fn failed(&self, key: &Key, target: &Target, error: &kube::Error) {
-        if is_of_a_pod(target) {
+        if is_reported(target, error) {
             self.failures.note(key, error);
         }
     }

@@ -183,6 +183,56 @@ fn pods_that_end_are_reported() {
 }
 
 #[test]
+fn what_is_counted_of_the_pods() {
+    let now = 1_700_000_000_000;
+    let pod = |(at, (labelled, ready)): (i32, (bool, Option<i64>))| -> Arc<Pod> {
+        let since = ready.map(|seconds| crate::common::time_text(now - seconds * 1_000));
+        let status = if ready.is_some() { "True" } else { "False" };
+        let mut pod = json!({
+            "metadata": { "name": at.to_string(), "namespace": "a", "uid": at.to_string(),
+                "labels": { "app": "a" }, "ownerReferences": [{ "apiVersion": "apps/v1",
+                    "kind": "ReplicaSet", "name": "r", "uid": "r", "controller": true }] },
+            "spec": { "nodeName": "n", "containers": [] },
+            "status": { "phase": "Running", "conditions": [
+                { "type": "Ready", "status": status, "lastTransitionTime": since }] },
+        });
+        if labelled {
+            pod["metadata"]["labels"]["tier"] = json!("x");
+        }
+        Arc::new(serde_json::from_value(pod).unwrap())
+    };
+    // Of each pod, whether it has all labels of the template and since how many seconds it is ready;
+    // for how long it must be; and the counts.
+    for (pods, least, expected) in [
+        (vec![(true, Some(0))], 0, [1, 1, 1, 1]),
+        (vec![(false, Some(0))], 0, [1, 0, 1, 1]),
+        (vec![(true, Some(0)), (true, Some(0))], 0, [2, 2, 2, 2]),
+        (vec![(false, Some(0)), (true, Some(0))], 0, [2, 1, 2, 2]),
+        (vec![(true, None)], 0, [1, 1, 0, 0]),
+        (vec![(true, Some(0))], 3_600, [1, 1, 1, 0]),
+        (vec![(true, Some(3_600))], 3_600, [1, 1, 1, 1]),
+        (vec![(true, Some(7_200))], 3_600, [1, 1, 1, 1]),
+    ] {
+        let mut seen = observed(i32::try_from(pods.len()).unwrap());
+        seen.min_ready_seconds = least;
+        seen.template_labels.insert("tier".into(), "x".into());
+        seen.pods = (0..).zip(pods.clone()).map(pod).collect();
+        let planned = plan(&seen, now);
+        let Some(Action::Update { object, .. }) = planned.last.last() else {
+            panic!("{planned:?}");
+        };
+        let fields = [
+            "replicas",
+            "fullyLabeledReplicas",
+            "readyReplicas",
+            "availableReplicas",
+        ];
+        let said = fields.map(|field| object["status"][field].clone());
+        assert_eq!(said, expected.map(|n| json!(n)), "{pods:?} {least}");
+    }
+}
+
+#[test]
 fn what_pods_cannot_be_made_for_is_said_once_and_taken_back() {
     let mut seen = observed(2);
     seen.pods = vec![stray("one", "a", true)];
