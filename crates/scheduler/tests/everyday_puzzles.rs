@@ -366,3 +366,124 @@ fn a_namespace_that_an_extension_server_holds() {
         "kubectl get apiservices",
     );
 }
+
+fn budget(spec: Value, status: Value) -> Value {
+    let mut spec = spec;
+    spec["selector"] = json!({"matchLabels": {"app": "p"}});
+    json!({"kind": "PodDisruptionBudget", "metadata": {"name": "b", "namespace": "d"},
+           "spec": spec, "status": status})
+}
+
+#[test]
+fn a_budget_that_holds_a_drain_says_why() {
+    let mut closed = node("a");
+    closed["spec"]["unschedulable"] = json!(true);
+    let never = budget(
+        json!({"minAvailable": 1}),
+        json!({"expectedPods": 1, "currentHealthy": 1, "desiredHealthy": 1,
+               "disruptionsAllowed": 0}),
+    );
+    let answer = puzzle(
+        vec![closed, unready("p", "a"), never.clone()],
+        "node/a",
+        "it is ready, and closed",
+        "kubectl uncordon a",
+    );
+    notes(
+        &answer,
+        "poddisruptionbudget d/b lets no pod go, such as p: ask why pdb/b",
+    );
+    puzzle(
+        vec![node("a"), unready("p", "a"), never],
+        "pdb/b",
+        "it never lets a pod go: 1 of its 1 pods must be healthy",
+        "have more pods",
+    );
+    let now = json!({"expectedPods": 3, "currentHealthy": 2, "desiredHealthy": 2,
+        "disruptionsAllowed": 0});
+    puzzle(
+        vec![
+            node("a"),
+            unready("p", "a"),
+            budget(json!({"maxUnavailable": 1}), now),
+        ],
+        "pdb/b",
+        "it lets no pod go now: 2 of its 3 pods are healthy, and 2 must be; pod d/p: it is on node \
+         a: container c runs and is not ready",
+        "",
+    );
+    let none = json!({"expectedPods": 0, "currentHealthy": 0, "desiredHealthy": 1,
+        "disruptionsAllowed": 0});
+    puzzle(
+        vec![budget(json!({"minAvailable": 1}), none)],
+        "poddisruptionbudget/b",
+        "it selects no pod",
+        "let its selector have the labels",
+    );
+}
+
+fn cron_job(change: Value, status: Value) -> Value {
+    let mut spec = json!({"schedule": "0 2 * * *", "jobTemplate": {"spec": {"template": {
+        "spec": {"containers": [{"name": "c", "image": "i"}]}}}}});
+    for (key, value) in change.as_object().into_iter().flatten() {
+        spec[key] = value.clone();
+    }
+    json!({"kind": "CronJob", "metadata": {"name": "w", "namespace": "d", "uid": "w"},
+           "spec": spec, "status": status})
+}
+
+#[test]
+fn a_cron_job_that_starts_nothing() {
+    for (spec, cause, change) in [
+        (json!({"suspend": true}), "it is suspended", "spec.suspend"),
+        (
+            json!({"timeZone": "Europe/Brelin"}),
+            "its time zone \"Europe/Brelin\" is not known",
+            "IANA",
+        ),
+        (
+            json!({"schedule": "at night"}),
+            "its schedule \"at night\" cannot be read",
+            "five fields",
+        ),
+        (
+            json!({}),
+            "no time of its schedule \"0 2 * * *\" has come yet",
+            "",
+        ),
+    ] {
+        puzzle(vec![cron_job(spec, json!({}))], "cronjob/w", cause, change);
+    }
+    let missed = warning(
+        "w",
+        "TooManyMissedTimes",
+        "too many missed start times: 101",
+        "2026-01-01T00:00:00Z",
+    );
+    puzzle(
+        vec![cron_job(json!({}), json!({})), missed],
+        "cj/w",
+        "what went wrong last: TooManyMissedTimes: too many missed start times: 101",
+        "",
+    );
+    let mut job = owned("CronJob", workload("Job"));
+    job["metadata"]["name"] = json!("w-1");
+    job["metadata"]["uid"] = json!("w-1");
+    job["status"] = json!({"active": 1});
+    let mut stuck = owned("Job", pod("w-1-x"));
+    stuck["metadata"]["ownerReferences"][0]["uid"] = json!("w-1");
+    stuck["spec"]["nodeSelector"] = json!({"disk": "ssd"});
+    let runs = json!({"active": [{"name": "w-1", "uid": "w-1"}]});
+    puzzle(
+        vec![
+            node("a"),
+            cron_job(json!({"concurrencyPolicy": "Forbid"}), runs),
+            job,
+            stuck,
+        ],
+        "cronjob/w",
+        "by its concurrencyPolicy no other comes before; job d/w-1: 0 pods have succeeded; pod \
+         d/w-1-x: no node fits",
+        "label it disk=ssd",
+    );
+}

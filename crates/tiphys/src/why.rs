@@ -14,9 +14,9 @@ use crate::show::progress::Work;
 
 #[derive(Args)]
 pub struct WhyArgs {
-    /// pod/NAME, deployment/NAME, statefulset/NAME, daemonset/NAME, job/NAME, hpa/NAME, pvc/NAME,
-    /// namespace/NAME, service/NAME or node/NAME; with --if it may be left out, to see what the
-    /// changes would do.
+    /// pod/NAME, deployment/NAME, statefulset/NAME, daemonset/NAME, job/NAME, cronjob/NAME, hpa/NAME,
+    /// pdb/NAME, pvc/NAME, namespace/NAME, service/NAME or node/NAME; with --if it may be left out, to
+    /// see what the changes would do.
     question: Option<Question>,
     /// Namespace of what is asked about.
     #[arg(short, long, default_value = "default")]

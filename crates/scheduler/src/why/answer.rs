@@ -8,7 +8,8 @@ use super::change::{self, Change};
 use super::report::{Answer, Profiles, WhyError};
 use super::state::{self, State};
 use super::{
-    autoscaler, claim, daemon_set, deployment, job, namespace, node, pod, service, stateful_set,
+    autoscaler, budget, claim, cron_job, daemon_set, deployment, job, namespace, node, pod,
+    service, stateful_set,
 };
 
 /// What is asked about.
@@ -25,7 +26,9 @@ pub enum QuestionKind {
     StatefulSet,
     DaemonSet,
     Job,
+    CronJob,
     Autoscaler,
+    Budget,
     Claim,
     Namespace,
     Service,
@@ -45,7 +48,7 @@ struct AskedKind {
     explain: Explain,
 }
 
-static KINDS: [AskedKind; 10] = [
+static KINDS: [AskedKind; 12] = [
     AskedKind {
         kind: QuestionKind::Pod,
         names: &["pod", "pods", "po"],
@@ -98,6 +101,28 @@ static KINDS: [AskedKind; 10] = [
         },
     },
     AskedKind {
+        kind: QuestionKind::CronJob,
+        names: &["cronjob", "cronjobs", "cj"],
+        is_namespaced: true,
+        explain: |state, namespace, name, profiles| {
+            let found = find(&state.cron_jobs, namespace, name);
+            found
+                .map(|o| cron_job::explain(state, o, profiles))
+                .transpose()
+        },
+    },
+    AskedKind {
+        kind: QuestionKind::Budget,
+        names: &["poddisruptionbudget", "poddisruptionbudgets", "pdb"],
+        is_namespaced: true,
+        explain: |state, namespace, name, profiles| {
+            let found = find(&state.budgets, namespace, name);
+            found
+                .map(|o| budget::explain(state, o, profiles))
+                .transpose()
+        },
+    },
+    AskedKind {
         kind: QuestionKind::Autoscaler,
         names: &["horizontalpodautoscaler", "horizontalpodautoscalers", "hpa"],
         is_namespaced: true,
@@ -137,7 +162,10 @@ static KINDS: [AskedKind; 10] = [
         kind: QuestionKind::Node,
         names: &["node", "nodes", "no"],
         is_namespaced: false,
-        explain: |state, _, name, _| Ok(find(&state.nodes, "", name).map(node::explain)),
+        explain: |state, _, name, _| {
+            let found = find(&state.nodes, "", name);
+            Ok(found.map(|o| node::explain(state, o)))
+        },
     },
 ];
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::{Event, Namespace, Pod};
+use k8s_openapi::api::core::v1::{Event, Namespace, Node, Pod};
 use k8s_openapi::api::scheduling::v1alpha2::PodGroup;
 use kube::api::{ApiResource, DynamicObject, ListParams};
 use kube::core::GroupVersionKind;
@@ -120,10 +120,9 @@ impl State {
                 slices: within(client, namespace).await?,
                 ..Self::default()
             },
-            (_, Some(QuestionKind::Node)) => Self {
-                nodes: all(client).await?,
-                ..Self::default()
-            },
+            (Some(question), Some(QuestionKind::Node)) => {
+                Self::of_nodes(client, &question.name).await?
+            }
             (_, Some(QuestionKind::Autoscaler)) => Self::default(),
             _ => Self::whole(client).await?,
         };
@@ -133,6 +132,8 @@ impl State {
             QuestionKind::StatefulSet,
             QuestionKind::DaemonSet,
             QuestionKind::Job,
+            QuestionKind::CronJob,
+            QuestionKind::Budget,
         ];
         if kind.is_some_and(|kind| about_pods.contains(&kind)) {
             state.events = warnings(client, namespace).await?;
@@ -141,9 +142,12 @@ impl State {
         match kind {
             Some(QuestionKind::DaemonSet) => state.daemon_sets = within(client, namespace).await?,
             Some(QuestionKind::Autoscaler) => state.autoscalers = within(client, namespace).await?,
+            Some(QuestionKind::CronJob) => state.cron_jobs = within(client, namespace).await?,
             _ => {}
         }
-        if kind == Some(QuestionKind::Job) || changes.iter().any(Change::is_of_job) {
+        let of_jobs = [QuestionKind::Job, QuestionKind::CronJob];
+        if kind.is_some_and(|kind| of_jobs.contains(&kind)) || changes.iter().any(Change::is_of_job)
+        {
             state.jobs = within(client, namespace).await?;
         }
         Ok(state)
@@ -175,6 +179,25 @@ impl State {
             device_slices: all(client).await?,
             ..Self::default()
         })
+    }
+
+    /// The nodes; of one that is closed its pods, too, and the budgets that may keep them there.
+    async fn of_nodes(client: &Client, name: &str) -> Result<Self, kube::Error> {
+        let mut out = Self {
+            nodes: all(client).await?,
+            ..Self::default()
+        };
+        let is_closed = |n: &Node| n.spec.as_ref().and_then(|s| s.unschedulable) == Some(true);
+        let mut asked = out
+            .nodes
+            .iter()
+            .filter(|n| n.metadata.name.as_deref() == Some(name));
+        if asked.any(is_closed) {
+            let here = ListParams::default().fields(&format!("spec.nodeName={name}"));
+            out.pods = selected(Api::all(client.clone()), here, usize::MAX).await?;
+            out.budgets = all(client).await?;
+        }
+        Ok(out)
     }
 
     /// A namespace and, where it is going, what its conditions say is left and held.

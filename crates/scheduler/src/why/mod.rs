@@ -4,8 +4,10 @@
 
 mod answer;
 mod autoscaler;
+mod budget;
 mod change;
 mod claim;
+mod cron_job;
 mod daemon_set;
 mod deployment;
 mod job;

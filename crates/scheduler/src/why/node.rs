@@ -3,8 +3,9 @@
 use k8s_openapi::api::core::v1::{Node, NodeCondition};
 use kube::ResourceExt;
 
+use super::budget;
 use super::report::Answer;
-use super::state;
+use super::state::{self, State};
 
 fn told(condition: &NodeCondition) -> String {
     let parts = [condition.reason.as_deref(), condition.message.as_deref()];
@@ -33,7 +34,7 @@ pub fn lost(of: &Node) -> Option<(String, &'static str)> {
     }
 }
 
-pub fn explain(of: &Node) -> Answer {
+pub fn explain(state: &State, of: &Node) -> Answer {
     let name = of.name_any();
     let about = format!("node {name}");
     if let Some(held) = state::held(of) {
@@ -57,6 +58,11 @@ pub fn explain(of: &Node) -> Answer {
     };
     if is_closed && ready.is_none_or(|c| c.status != "True") {
         answer = answer.note("it is closed as well: it takes no new pods");
+    }
+    if is_closed {
+        for kept in budget::keeps(state, &name) {
+            answer = answer.note(kept);
+        }
     }
     // Of all others it is good when they are not true.
     for c in conditions {

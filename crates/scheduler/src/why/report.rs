@@ -13,7 +13,8 @@ pub type Profiles<'a> = &'a dyn Fn() -> Result<Vec<Profile>, String>;
 pub enum WhyError {
     #[error(
         "{0:?} cannot be asked about: ask pod/NAME, deployment/NAME, statefulset/NAME, \
-         daemonset/NAME, job/NAME, hpa/NAME, pvc/NAME, namespace/NAME, service/NAME or node/NAME"
+         daemonset/NAME, job/NAME, cronjob/NAME, hpa/NAME, pdb/NAME, pvc/NAME, namespace/NAME, \
+         service/NAME or node/NAME"
     )]
     Question(String),
     #[error(

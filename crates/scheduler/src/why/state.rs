@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1 as apps;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -37,6 +37,7 @@ pub struct State {
     pub deployments: Vec<apps::Deployment>,
     pub daemon_sets: Vec<apps::DaemonSet>,
     pub jobs: Vec<Job>,
+    pub cron_jobs: Vec<CronJob>,
     pub autoscalers: Vec<HorizontalPodAutoscaler>,
     pub budgets: Vec<PodDisruptionBudget>,
     pub classes: Vec<storage::StorageClass>,
@@ -159,6 +160,7 @@ impl State {
                 "Deployment" => out.deployments.push(serde_json::from_value(object)?),
                 "DaemonSet" => out.daemon_sets.push(serde_json::from_value(object)?),
                 "Job" => out.jobs.push(serde_json::from_value(object)?),
+                "CronJob" => out.cron_jobs.push(serde_json::from_value(object)?),
                 "HorizontalPodAutoscaler" => {
                     out.autoscalers.push(serde_json::from_value(object)?);
                 }
