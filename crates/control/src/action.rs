@@ -49,7 +49,8 @@ pub enum Action {
         subresource: &'static str,
         patch: Patch,
     },
-    /// Replaces the object; it carries the resourceVersion that it was planned on.
+    /// Replaces the object; it carries the resourceVersion that it was planned on, or none where it does
+    /// not matter what has changed since.
     Update {
         target: Target,
         subresource: &'static str,

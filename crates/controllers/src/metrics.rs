@@ -220,6 +220,21 @@ fn mode(job: &Job) -> &'static str {
     }
 }
 
+/// Why a Job makes pods: the first ones, or in the place of others.
+fn why_made(job: &Job, status: &JobStatus) -> &'static str {
+    let uncounted = status.uncounted_terminated_pods.as_ref();
+    let named = uncounted.and_then(|u| u.failed.as_ref());
+    let failed = status.failed.is_some_and(|n| n > 0) || named.is_some_and(|n| !n.is_empty());
+    let spec = job.spec.as_ref();
+    match spec.and_then(|s| s.pod_replacement_policy.as_deref()) {
+        Some("Failed") if failed => "recreate_failed",
+        _ if failed || status.terminating.is_some_and(|n| n > 0) => {
+            "recreate_terminating_or_failed"
+        }
+        _ => "new",
+    }
+}
+
 /// Of a Job.
 pub fn jobs(job: Option<&Arc<Job>>, plan: &Plan) -> Option<Count> {
     let job = job?.clone();
@@ -234,13 +249,15 @@ pub fn jobs(job: Option<&Arc<Job>>, plan: &Plan) -> Option<Count> {
     };
     let written =
         status(plan, "jobs").and_then(|s| serde_json::from_value::<JobStatus>(s.clone()).ok());
+    let known = written.as_ref().or(job.status.as_ref());
+    let why = known.map_or("new", |status| why_made(&job, status));
     Some(Box::new(move |took, well| {
         let (metrics, mode) = (&*JOBS, mode(&job));
         let labels = [mode, if well { "success" } else { "error" }, action];
         metrics.syncs.add(labels);
         metrics.seconds.observe(labels, took.as_secs_f64());
         let outcome = if well { "succeeded" } else { "failed" };
-        metrics.pods_created.of(["new", outcome]).inc_by(created);
+        metrics.pods_created.of([why, outcome]).inc_by(created);
         let Some(status) = written.filter(|_| well) else {
             return;
         };
@@ -557,6 +574,30 @@ mod tests {
             "job_controller_jobs_finished_total{completion_mode=\"Indexed\",result=\"succeeded\",reason=\"CompletionsReached\"} 1",
         ] {
             assert!(shows(line), "{line} in {}", metrics::lines());
+        }
+    }
+
+    #[test]
+    fn pods_of_a_job_are_made_first_or_again() {
+        for (policy, status, why) in [
+            ("Failed", json!({}), "new"),
+            ("Failed", json!({ "failed": 1 }), "recreate_failed"),
+            (
+                "Failed",
+                json!({ "terminating": 1 }),
+                "recreate_terminating_or_failed",
+            ),
+            (
+                "TerminatingOrFailed",
+                json!({ "uncountedTerminatedPods": { "failed": ["a"] } }),
+                "recreate_terminating_or_failed",
+            ),
+            ("TerminatingOrFailed", json!({ "succeeded": 1 }), "new"),
+        ] {
+            let job: Job = object(json!({ "metadata": { "name": "j" },
+                "spec": { "podReplacementPolicy": policy, "template": {} } }));
+            let found = why_made(&job, &object(status.clone()));
+            assert_eq!(found, why, "{policy} {status}");
         }
     }
 

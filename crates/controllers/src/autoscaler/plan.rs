@@ -198,7 +198,7 @@ fn decide(
     };
     status.status.current_replicas = Some(current);
     status.status.current_metrics = None;
-    if current == 0 && least != 0 {
+    if current == 0 {
         let text = "scaling is disabled since the replica count of the target is zero";
         status.condition("ScalingActive", false, "ScalingDisabled", text);
         return decision(0, "");

@@ -418,9 +418,11 @@ fn bounds_come_before_metrics_and_zero_means_off() {
     );
     let mut world = World::new(json!({}), 12);
     assert_eq!(world.look(), 10);
-    let mut world = World::new(json!({}), 0);
-    assert_eq!(world.look(), 0);
-    assert_eq!(world.condition("ScalingActive"), "False ScalingDisabled");
+    for least in [0, 1] {
+        let mut world = World::new(json!({"minReplicas": least}), 0);
+        assert_eq!(world.look(), 0);
+        assert_eq!(world.condition("ScalingActive"), "False ScalingDisabled");
+    }
 }
 
 #[test]
