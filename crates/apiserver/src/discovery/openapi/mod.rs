@@ -6,8 +6,8 @@ mod form;
 mod gnostic;
 mod operations;
 mod parameters;
+mod roots;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -20,11 +20,9 @@ pub use self::edition::Edition;
 pub use self::form::Form;
 pub use self::gnostic::written as in_protobuf;
 use self::operations::Page;
-use self::parameters::Parameters;
+use self::roots::{META, Roots};
 use super::Served;
 use crate::aggregation::ExtensionVersions;
-
-const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 
 /// How clients identify themselves, besides their certificates.
 fn bearer() -> Value {
@@ -328,38 +326,4 @@ fn written(paths: Map<String, Value>, schemas: Map<String, Value>) -> Value {
         document["components"]["schemas"] = schemas.into();
     }
     document
-}
-
-/// What a document's paths refer to.
-#[derive(Default)]
-struct Roots {
-    /// The types that it must define, by the table in which each lies.
-    types: Vec<(Arc<TypeTable>, BTreeSet<String>)>,
-    parameters: Parameters,
-}
-
-impl Roots {
-    fn add(&mut self, table: &Arc<TypeTable>, name: String) {
-        match self.types.iter_mut().find(|(t, _)| Arc::ptr_eq(t, table)) {
-            Some((_, names)) => {
-                names.insert(name);
-            }
-            None => self.types.push((table.clone(), BTreeSet::from([name]))),
-        }
-    }
-
-    fn schemas(
-        &self,
-        define: impl Fn(&TypeTable, &[&str]) -> Map<String, Value>,
-    ) -> Map<String, Value> {
-        let mut all = Map::new();
-        // Built-in definitions last: another table's copy of `ObjectMeta` is not better.
-        let is_built_in = |table: &Arc<TypeTable>| Arc::ptr_eq(table, schema::builtin());
-        let (own, others): (Vec<_>, Vec<_>) = self.types.iter().partition(|(t, _)| is_built_in(t));
-        for (table, names) in others.into_iter().chain(own) {
-            let names: Vec<&str> = names.iter().map(String::as_str).collect();
-            all.extend(define(table, &names));
-        }
-        all
-    }
 }
