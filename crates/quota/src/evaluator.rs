@@ -2,20 +2,20 @@
 //! each one uses. Most kinds count themselves alone; pods, Services and claims count more.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use api::{Quantity, names};
 use serde_json::Value;
 
 use crate::amounts::{Amounts, Names};
+use crate::devices::{self, Devices};
 use crate::pod::{self, list, text};
 use crate::scope::{Scope, attribute_classes, is_terminating};
 
-/// Devices that a request for all of them may get at most, by the API's own bound.
-const DEVICES_MAX: i64 = 32;
 const BY_STORAGE_CLASS: &str = ".storageclass.storage.k8s.io/";
-const BY_DEVICE_CLASS: &str = ".deviceclass.resource.k8s.io/devices";
-const IMPLICIT_DEVICES: &str = "deviceclass.resource.kubernetes.io/";
-const REQUESTS: &str = "requests.";
+/// The extended resource that each class of devices stands for without saying so.
+pub(crate) const IMPLICIT_DEVICES: &str = "deviceclass.resource.kubernetes.io/";
+pub(crate) const REQUESTS: &str = "requests.";
 
 /// How a kind is counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,8 +24,9 @@ pub enum Evaluator {
     Services,
     /// Claims of persistent volumes.
     Claims,
-    /// Claims of devices.
-    DeviceClaims,
+    /// Claims of devices, with what is to be known of classes and pods; none while nobody has
+    /// looked, when any extended resource may be one that they use.
+    DeviceClaims(Option<Arc<Devices>>),
     /// By number alone, under these names.
     Count(Vec<String>),
 }
@@ -113,7 +114,7 @@ impl Evaluator {
             ("", "pods") => Self::Pods,
             ("", "services") => Self::Services,
             ("", "persistentvolumeclaims") => Self::Claims,
-            ("resource.k8s.io", "resourceclaims") => Self::DeviceClaims,
+            ("resource.k8s.io", "resourceclaims") => Self::DeviceClaims(None),
             _ => {
                 let mut all = vec![count_name(group, resource)];
                 if group.is_empty() && PLAIN.contains(&resource) {
@@ -169,9 +170,8 @@ impl Evaluator {
                         .split_once(BY_STORAGE_CLASS)
                         .is_some_and(|(_, what)| CLAIM_RESOURCES.contains(&what))
             }
-            Self::DeviceClaims => {
-                *name == "count/resourceclaims.resource.k8s.io" || name.ends_with(BY_DEVICE_CLASS)
-            }
+            Self::DeviceClaims(Some(known)) => known.concern(name),
+            Self::DeviceClaims(None) => devices::is_own(name) || is_extended_request(name),
             Self::Count(own) => own.iter().any(|n| n == name),
         };
         hard.filter(concerns).map(str::to_owned).collect()
@@ -191,7 +191,7 @@ impl Evaluator {
                 create || old.is_some_and(|old| is_terminating(old) != is_terminating(object))
             }
             (Self::Pods, "resize") => !create,
-            (Self::Services | Self::Claims | Self::DeviceClaims, "") => true,
+            (Self::Services | Self::Claims | Self::DeviceClaims(_), "") => true,
             (Self::Claims, "status") => old.is_some_and(|old| changes_claim(old, object)),
             (Self::Count(_), "") => create,
             _ => false,
@@ -203,7 +203,7 @@ impl Evaluator {
         match self {
             Self::Pods => scope.has_pod(object),
             Self::Claims => scope.has_claim(object),
-            Self::Services | Self::DeviceClaims | Self::Count(_) => false,
+            Self::Services | Self::DeviceClaims(_) | Self::Count(_) => false,
         }
     }
 
@@ -220,7 +220,8 @@ impl Evaluator {
             Self::Pods => of_pod(object, now_seconds),
             Self::Services => of_service(object),
             Self::Claims => of_claim(object),
-            Self::DeviceClaims => of_device_claim(object),
+            Self::DeviceClaims(Some(known)) => known.usage(object),
+            Self::DeviceClaims(None) => Devices::default().usage(object),
             Self::Count(names) => names.iter().map(|n| (n.as_str(), one)).collect(),
         }
     }
@@ -265,7 +266,7 @@ impl Evaluator {
             }
             Self::Services => of_service(old) != of_service(new),
             Self::Claims => changes_claim(old, new) || of_claim(old) != of_claim(new),
-            Self::DeviceClaims => of_device_claim(old) != of_device_claim(new),
+            Self::DeviceClaims(_) => self.usage(old, now_seconds) != self.usage(new, now_seconds),
             Self::Count(_) => false,
         }
     }
@@ -407,34 +408,6 @@ fn changes_claim(old: &Value, new: &Value) -> bool {
     given(old) != given(new) || classes(old) != classes(new)
 }
 
-fn of_device_claim(claim: &Value) -> Amounts {
-    let mut out = Amounts::default();
-    let number = |request: &Value| match text(request, "allocationMode") {
-        "ExactCount" => request.get("count").and_then(Value::as_i64).unwrap_or(0),
-        "All" => DEVICES_MAX,
-        _ => 0,
-    };
-    let class = |request: &Value| format!("{}{BY_DEVICE_CLASS}", text(request, "deviceClassName"));
-    for request in list(claim, "/spec/devices/requests") {
-        let alternatives = list(request, "/firstAvailable");
-        if let (true, Some(exactly)) = (alternatives.is_empty(), request.get("exactly")) {
-            out.add_to(&class(exactly), Quantity::from_units(number(exactly)));
-        }
-        // Of alternatives only one is given: the most of each class counts.
-        let mut most = Amounts::default();
-        for one in alternatives {
-            let amount = Quantity::from_units(number(one));
-            most.at_least(&[(class(one), amount)].into_iter().collect());
-        }
-        out.add(&most);
-    }
-    out.set(
-        "count/resourceclaims.resource.k8s.io",
-        Quantity::from_units(1),
-    );
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -494,7 +467,7 @@ mod tests {
                 { "deviceClassName": "g", "allocationMode": "ExactCount", "count": 1 }] }] } } });
         assert_eq!(
             usage("resource.k8s.io", "resourceclaims", &devices),
-            "count/resourceclaims.resource.k8s.io=1,g.deviceclass.resource.k8s.io/devices=34"
+            "count/resourceclaims.resource.k8s.io=1,g.deviceclass.resource.k8s.io/devices=34,requests.deviceclass.resource.kubernetes.io/g=34"
         );
         assert_eq!(Evaluator::of("events.k8s.io", "events"), None);
     }
@@ -524,7 +497,8 @@ mod tests {
                 "/persistentvolumeclaims",
                 "/pods",
                 "/secrets",
-                "example.com/things"
+                "example.com/things",
+                "resource.k8s.io/resourceclaims"
             ]
         );
     }

@@ -5,6 +5,7 @@
 
 pub mod amounts;
 pub mod check;
+pub mod devices;
 pub mod evaluator;
 pub mod limits;
 pub mod pod;
@@ -12,5 +13,6 @@ pub mod scope;
 
 pub use amounts::Amounts;
 pub use check::{Charge, Limited, Operation, Quota, Refusal, Verdict, WriteRequest, check};
+pub use devices::Devices;
 pub use evaluator::Evaluator;
 pub use scope::Scope;

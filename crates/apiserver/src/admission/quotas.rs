@@ -18,7 +18,8 @@ use std::time::Duration;
 use api::Status;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use quota::{Charge, Evaluator, Limited, Quota, Refusal, Verdict, WriteRequest, check};
+use quota::devices::made_for;
+use quota::{Charge, Devices, Evaluator, Limited, Quota, Refusal, Verdict, WriteRequest, check};
 use registry::Row;
 use serde_json::Value;
 use store::{Compare, Op};
@@ -114,6 +115,32 @@ fn key(state: &State, resource: &str, object: &Object) -> Option<bytes::Bytes> {
     Some(State::store_key(row, &object.key))
 }
 
+/// Claims of devices are counted by what their classes stand for, and what the pod has been counted
+/// for that one was made for. Nothing where nobody counts, or other objects.
+fn informed(
+    state: &State,
+    review: &Review<'_>,
+    evaluator: &Evaluator,
+    seen: &NamespaceQuotas,
+) -> Result<Option<Evaluator>, Status> {
+    if seen.quotas.is_empty() || !matches!(evaluator, Evaluator::DeviceClaims(_)) {
+        return Ok(None);
+    }
+    let group = "resource.k8s.io";
+    let values =
+        |found: Vec<Arc<Object>>| -> Vec<Value> { found.iter().map(|o| o.to_value()).collect() };
+    let classes = values(state.all_of(group, "deviceclasses", "")?);
+    let mut devices = Devices::of(&classes);
+    let claim = review.object.as_deref().unwrap_or(&Value::Null);
+    let name = made_for(claim).map(|(name, _)| name);
+    let pod = name.and_then(|name| state.lookup("", "pods", review.namespace, name));
+    if let Some(pod) = pod {
+        let claims = values(state.all_of(group, "resourceclaims", review.namespace)?);
+        devices.note(claim, &pod.to_value(), &claims, state.now());
+    }
+    Ok(Some(Evaluator::DeviceClaims(Some(Arc::new(devices)))))
+}
+
 /// The namespace stays as it was seen, until the write is committed.
 fn rely_on_namespace(state: &State, seen: &NamespaceQuotas, review: &mut Review<'_>) {
     if let Some(namespace) = &seen.namespace
@@ -166,7 +193,9 @@ impl ResourceQuota {
     ) -> Result<(NamespaceQuotas, Verdict), Status> {
         let known = state.cache().revision();
         let seen = NamespaceQuotas::look(state, review.namespace).await?;
-        let refusal = match self.check(state, review, evaluator, &seen) {
+        let informed = self::informed(state, review, evaluator, &seen)?;
+        let own = informed.as_ref().unwrap_or(evaluator);
+        let refusal = match self.check(state, review, own, &seen) {
             Ok(verdict) => return Ok((seen, verdict)),
             Err(refusal) => refusal,
         };
@@ -174,7 +203,9 @@ impl ResourceQuota {
             return Err(refused(review, refusal));
         }
         let seen = NamespaceQuotas::look(state, review.namespace).await?;
-        match self.check(state, review, evaluator, &seen) {
+        let informed = self::informed(state, review, evaluator, &seen)?;
+        let own = informed.as_ref().unwrap_or(evaluator);
+        match self.check(state, review, own, &seen) {
             Ok(verdict) => Ok((seen, verdict)),
             Err(refusal) => Err(refused(review, refusal)),
         }

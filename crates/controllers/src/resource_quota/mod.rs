@@ -15,6 +15,7 @@ use clock::{Clock, Random};
 use control::{Controller, Keys, Plan, Watches};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota, Service};
+use k8s_openapi::api::resource::v1::DeviceClass;
 use kube::api::{Api, DynamicObject, ListParams};
 use kube::{Client, Resource, ResourceExt};
 use parking_lot::Mutex;
@@ -190,11 +191,35 @@ impl Inner {
                 Err(e) => {
                     let kind = &served.resource.plural;
                     tracing::warn!(controller = "resourcequota", "{kind} of {namespace}: {e}");
+                    seen.unlisted.push(evaluator);
+                    seen.failed = true;
+                }
+            }
+        }
+        let is_devices = |c: &Counted| matches!(c.evaluator, Evaluator::DeviceClaims(_));
+        if seen.counted.iter().any(is_devices) {
+            // What claims use depends on their classes.
+            match classes(client).await {
+                Ok(all) => seen.classes = all,
+                Err(e) => {
+                    tracing::warn!(controller = "resourcequota", "device classes: {e}");
+                    seen.counted.retain(|c| !is_devices(c));
+                    seen.unlisted.push(Evaluator::DeviceClaims(None));
                     seen.failed = true;
                 }
             }
         }
         seen
+    }
+}
+
+async fn classes(client: &Client) -> Result<Vec<Value>, kube::Error> {
+    let api: Api<DeviceClass> = Api::all(client.clone());
+    match api.list(&ListParams::default()).await {
+        Ok(all) => Ok(all.items.iter().map(value_of).collect()),
+        // This version of them is not served.
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(Vec::new()),
+        Err(e) => Err(e),
     }
 }
 
@@ -248,6 +273,8 @@ impl Controller for ResourceQuotas {
         Some(Observed {
             quota,
             counted: Vec::new(),
+            classes: Vec::new(),
+            unlisted: Vec::new(),
             failed: false,
         })
     }

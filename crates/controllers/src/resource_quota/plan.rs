@@ -5,12 +5,14 @@
 //! status, which is stored at that version of the quota only, misses nothing; what has ended since is
 //! counted again when its end is heard of.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api::Quantity;
 use control::Plan;
 use k8s_openapi::api::core::v1::ResourceQuota;
-use quota::{Amounts, Evaluator, Quota};
+use quota::devices::made_for;
+use quota::{Amounts, Devices, Evaluator, Quota};
 use serde_json::{Value, json};
 
 use crate::common::{update_status, value_of};
@@ -27,6 +29,15 @@ pub enum Content {
     Number(i64),
 }
 
+impl Content {
+    fn objects(&self) -> &[Value] {
+        match self {
+            Self::Objects(all) => all,
+            Self::Number(_) => &[],
+        }
+    }
+}
+
 pub struct Counted {
     pub evaluator: Evaluator,
     pub content: Content,
@@ -36,18 +47,30 @@ pub struct Counted {
 pub struct Observed {
     pub quota: Arc<ResourceQuota>,
     pub counted: Vec<Counted>,
-    /// Some kinds could not be listed: what the status says of them stays.
+    /// Classes of devices, where claims of devices are counted.
+    pub classes: Vec<Value>,
+    /// Kinds that could not be listed: what the status says of what they use stays.
+    pub unlisted: Vec<Evaluator>,
+    /// Something could not be listed, or nothing at all.
     pub failed: bool,
 }
 
 pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
     let now_seconds = now_millis.div_euclid(1000);
     let quota = Quota::read(&value_of(&*seen.quota));
+    let devices = Arc::new(devices(seen, now_seconds));
+    // Several kinds may use of one resource.
+    let mut sums = Amounts::default();
+    for kind in &seen.counted {
+        let evaluator = match &kind.evaluator {
+            Evaluator::DeviceClaims(_) => Evaluator::DeviceClaims(Some(devices.clone())),
+            other => other.clone(),
+        };
+        sums.add(&sum(&quota, &evaluator, &kind.content, now_seconds));
+    }
     let mut used = quota.used.clone();
-    for counted in &seen.counted {
-        for (name, amount) in sum(&quota, counted, now_seconds).iter() {
-            used.set(name, *amount);
-        }
+    for (name, amount) in sums.iter().filter(|(name, _)| is_known(seen, name)) {
+        used.set(name, *amount);
     }
     let used = used.masked(|name| quota.wanted.get(name).is_some());
     let mut plan = Plan::default();
@@ -63,15 +86,43 @@ pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
     plan
 }
 
+/// Whether everything was listed that uses of a resource.
+fn is_known(seen: &Observed, name: &str) -> bool {
+    let mut unlisted = seen.unlisted.iter();
+    unlisted.all(|kind| kind.concerned(std::iter::once(name)).is_empty())
+}
+
+/// What claims of devices are counted by: the classes, and the pods that claims were made for.
+fn devices(seen: &Observed, now_seconds: i64) -> Devices {
+    let of = |wanted: fn(&Evaluator) -> bool| {
+        let kinds = seen.counted.iter().filter(move |c| wanted(&c.evaluator));
+        kinds.flat_map(|c| c.content.objects())
+    };
+    let claims = || of(|e| matches!(e, Evaluator::DeviceClaims(_)));
+    let mut devices = Devices::of(&seen.classes);
+    if claims().next().is_none() {
+        return devices;
+    }
+    let pods: BTreeMap<&str, &Value> = of(|e| *e == Evaluator::Pods)
+        .filter_map(|pod| Some((pod.pointer("/metadata/name")?.as_str()?, pod)))
+        .collect();
+    for claim in claims() {
+        if let Some(pod) = made_for(claim).and_then(|(name, _)| pods.get(name)) {
+            devices.note(claim, pod, claims(), now_seconds);
+        }
+    }
+    devices
+}
+
 /// What the objects of one kind use, of the resources that the quota limits.
-fn sum(quota: &Quota, counted: &Counted, now_seconds: i64) -> Amounts {
-    let concerned = counted.evaluator.concerned(quota.wanted.names());
+fn sum(quota: &Quota, evaluator: &Evaluator, content: &Content, now_seconds: i64) -> Amounts {
+    let concerned = evaluator.concerned(quota.wanted.names());
     let none = concerned.iter().map(|name| (name.as_str(), Quantity::ZERO));
     let mut sum: Amounts = none.collect();
-    match &counted.content {
+    match content {
         Content::Objects(all) => {
-            for object in all.iter().filter(|o| quota.holds(&counted.evaluator, o)) {
-                let usage = counted.evaluator.usage(object, now_seconds);
+            for object in all.iter().filter(|o| quota.holds(evaluator, o)) {
+                let usage = evaluator.usage(object, now_seconds);
                 sum.add(&usage.masked(|name| concerned.contains(name)));
             }
         }
@@ -92,10 +143,7 @@ fn overdue(seen: &Observed, now_seconds: i64) -> u64 {
         .counted
         .iter()
         .filter(|c| c.evaluator == Evaluator::Pods);
-    let objects = pods.flat_map(|c| match &c.content {
-        Content::Objects(all) => all.as_slice(),
-        Content::Number(_) => &[],
-    });
+    let objects = pods.flat_map(|c| c.content.objects());
     let left = objects
         .filter_map(quota::evaluator::overdue_at)
         .filter(|at| *at >= now_seconds)
@@ -121,6 +169,8 @@ mod tests {
         Observed {
             quota: Arc::new(serde_json::from_value(object).expect("quota")),
             counted,
+            classes: Vec::new(),
+            unlisted: Vec::new(),
             failed: false,
         }
     }
@@ -192,6 +242,53 @@ mod tests {
         let done = plan(&failed, 0);
         assert!(done.is_empty());
         assert_eq!(done.wake_after_millis, Some(RETRY_MILLIS));
+    }
+
+    #[test]
+    fn pods_and_claims_of_devices_use_of_one_resource() {
+        let hard = json!({ "requests.example.com/gpu": "9", "requests.cpu": "1",
+            "count/resourceclaims.resource.k8s.io": "5" });
+        let quota = json!({ "spec": { "hard": hard }, "status": { "hard": hard, "used": {
+            "requests.example.com/gpu": "7", "requests.cpu": "0",
+            "count/resourceclaims.resource.k8s.io": "7" } } });
+        let mut asks = pod("Running");
+        asks["metadata"] = json!({ "name": "p", "uid": "u" });
+        asks["spec"]["containers"][0]["resources"]["requests"]["example.com/gpu"] = json!("2");
+        asks["status"]["extendedResourceClaimStatus"] = json!({ "resourceClaimName": "made" });
+        let claim = |name: &str, count: i64| {
+            json!({ "metadata": { "name": name, "uid": name }, "spec": { "devices": { "requests": [
+                { "exactly": { "deviceClassName": "gpu", "allocationMode": "ExactCount",
+                    "count": count } }] } } })
+        };
+        let mut made = claim("made", 2);
+        let mark = json!({ "resource.kubernetes.io/extended-resource-claim": "true" });
+        made["metadata"]["annotations"] = mark;
+        made["metadata"]["ownerReferences"] = json!([{ "apiVersion": "v1", "kind": "Pod",
+            "name": "p", "uid": "u", "controller": true }]);
+        let claims = Counted {
+            evaluator: Evaluator::of("resource.k8s.io", "resourceclaims").expect("counted"),
+            content: Content::Objects(vec![claim("own", 3), made]),
+        };
+        let mut seen = observed(quota, vec![pods(vec![asks]), claims]);
+        let class = json!({ "metadata": { "name": "gpu" },
+            "spec": { "extendedResourceName": "example.com/gpu" } });
+        seen.classes = vec![class];
+        let used = |seen: &Observed| status(&plan(seen, 0))["used"].clone();
+        // Two of the pod, which its claim has not once more, and three of the other claim.
+        assert_eq!(
+            used(&seen),
+            json!({ "requests.example.com/gpu": "5", "requests.cpu": "300m",
+                "count/resourceclaims.resource.k8s.io": "2" })
+        );
+        // While claims cannot be listed, of what both use nothing new is known.
+        seen.counted.pop();
+        let kind = Evaluator::of("resource.k8s.io", "resourceclaims");
+        seen.unlisted = kind.into_iter().collect();
+        assert_eq!(
+            used(&seen),
+            json!({ "requests.example.com/gpu": "7", "requests.cpu": "300m",
+                "count/resourceclaims.resource.k8s.io": "7" })
+        );
     }
 
     #[test]
