@@ -303,6 +303,64 @@ events:
     }
 }
 
+/// Volumes are where their first pods went: when the only node there has gone, its pod waits.
+#[test]
+fn the_pods_of_a_stateful_set_follow_their_volumes() {
+    let report = play(
+        "
+nodes:
+- { name: n, count: 3, capacity: { cpu: '4', memory: 8Gi, pods: '20' }, zones: [a, b, c] }
+duration: 15m
+sampleEvery: 1m
+objects:
+- apiVersion: storage.k8s.io/v1
+  kind: StorageClass
+  metadata: { name: fast }
+  provisioner: csi.example.com
+  volumeBindingMode: WaitForFirstConsumer
+- apiVersion: apps/v1
+  kind: StatefulSet
+  metadata: { name: db }
+  spec:
+    replicas: 3
+    serviceName: db
+    selector: { matchLabels: { app: db } }
+    volumeClaimTemplates:
+    - metadata: { name: data }
+      spec:
+        storageClassName: fast
+        accessModes: [ReadWriteOnce]
+        resources: { requests: { storage: 10Gi } }
+    template:
+      metadata: { labels: { app: db } }
+      spec:
+        affinity:
+          podAntiAffinity:
+            requiredDuringSchedulingIgnoredDuringExecution:
+            - topologyKey: topology.kubernetes.io/zone
+              labelSelector: { matchLabels: { app: db } }
+        containers:
+        - { name: c, image: i, volumeMounts: [{ name: data, mountPath: /data }] }
+events:
+- { at: 5m, remove: { nodes: [n-0] } }
+",
+    );
+    let at = |minute: u64| report.samples.iter().find(|s| s.at_seconds == minute * 60);
+    assert_eq!(at(4).map(|s| s.running), Some(3), "{report:#?}");
+    let last = report.samples.last().expect("samples");
+    assert_eq!((last.running, last.pending), (2, 1));
+    let [pending] = report.pending.as_slice() else {
+        panic!("{:#?}", report.pending);
+    };
+    assert_eq!(pending.owner, "StatefulSet/db");
+    assert!(
+        pending.cause.contains("PersistentVolume's node affinity"),
+        "{pending:?}"
+    );
+    let said = "volumes of csi.example.com are made at once";
+    assert!(report.notes.iter().any(|n| n.contains(said)), "{report:#?}");
+}
+
 /// Jobs end, and pods of higher priority take the place of others.
 #[test]
 fn jobs_end_and_priorities_count() {

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use api::local_volumes::{CAPACITY, PATH};
 use control::trimmed;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
@@ -78,13 +79,18 @@ pub fn node(pool: &Pool, number: usize, now: &str) -> Value {
         .iter()
         .map(|(k, q)| (k, q.to_string()))
         .collect();
-    of(
+    let mut out = of(
         &name,
         &json!(labels),
         &json!(pool.taints),
         &json!(capacity),
         now,
-    )
+    );
+    // What a node has of a disk it offers to volumes, too.
+    if let Some(disk) = pool.capacity.get("ephemeral-storage") {
+        out["metadata"]["annotations"] = json!({ PATH: "/volumes", CAPACITY: disk.to_string() });
+    }
+    out
 }
 
 fn of(name: &str, labels: &Value, taints: &Value, room: &Value, now: &str) -> Value {
@@ -132,6 +138,12 @@ pub fn captured(node: &Value, now: &str) -> Value {
         .unwrap_or_else(|| json!({ "cpu": "1", "memory": "1Gi", "pods": MOST_PODS }));
     let labels = node.pointer("/metadata/labels").unwrap_or(&Value::Null);
     let mut out = of(name, labels, &json!(kept), &room, now);
+    for key in [PATH, CAPACITY] {
+        let annotations = node.pointer("/metadata/annotations");
+        if let Some(value) = annotations.and_then(|all| all.get(key)) {
+            out["metadata"]["annotations"][key] = value.clone();
+        }
+    }
     // Closed nodes stay closed.
     if let Some(closed) = node.pointer("/spec/unschedulable") {
         out["spec"]["unschedulable"] = closed.clone();

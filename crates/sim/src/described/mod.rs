@@ -11,6 +11,7 @@ mod objects;
 mod place;
 mod play;
 mod report;
+mod volumes;
 
 pub use file::{Description, DescriptionError};
 pub use report::{Evictions, Pending, Report, Sample, Waits, Workload};

@@ -2,6 +2,8 @@
 //! pods that they are given, and the cluster is looked at again and again. All of it is one task, so
 //! that it is the same each time.
 
+mod claims;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -11,7 +13,7 @@ use std::time::Duration;
 use client::{Change, Informer};
 use clock::{Clock, Instant, Random};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
 use kube::api::{DeleteParams, EvictParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, ResourceExt};
 use parking_lot::Mutex;
@@ -86,6 +88,7 @@ struct Play<'a> {
     pods: Informer<Pod>,
     nodes: Informer<Node>,
     changes: mpsc::UnboundedReceiver<Change<Pod>>,
+    claims: mpsc::UnboundedReceiver<Change<PersistentVolumeClaim>>,
     begin: Instant,
     due: BTreeMap<(Instant, u64), Step>,
     count: u64,
@@ -136,8 +139,10 @@ pub(super) async fn play(description: &Description) -> Result<Report, SimulateEr
     let informers =
         client::Informers::new(client.clone(), clock, random.fork()).keeping(hollow::trim);
     let (pods, nodes): (Informer<Pod>, Informer<Node>) = (informers.of(), informers.of());
+    let claims: Informer<PersistentVolumeClaim> = informers.of();
     pods.synced().await;
     nodes.synced().await;
+    claims.synced().await;
     tokio::time::sleep(SETTLES).await;
     let mut play = Play {
         description,
@@ -146,6 +151,7 @@ pub(super) async fn play(description: &Description) -> Result<Report, SimulateEr
         clock,
         random,
         changes: pods.subscribe(),
+        claims: claims.subscribe(),
         pods,
         nodes,
         begin: Instant::now(),
@@ -221,6 +227,9 @@ impl Play<'_> {
             while let Ok(change) = self.changes.try_recv() {
                 self.take(&change);
             }
+            while let Ok(change) = self.claims.try_recv() {
+                self.provision(&change).await;
+            }
             let Some((at, _)) = self.due.first_key_value().map(|(key, _)| *key) else {
                 return Ok(());
             };
@@ -230,6 +239,10 @@ impl Play<'_> {
                     change = self.changes.recv() => match change {
                         Some(change) => self.take(&change),
                         None => return Err(failed("pods are not watched any more")),
+                    },
+                    change = self.claims.recv() => match change {
+                        Some(change) => self.provision(&change).await,
+                        None => return Err(failed("claims are not watched any more")),
                     },
                     () = tokio::time::sleep_until(at) => {}
                 }
