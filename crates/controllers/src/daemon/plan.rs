@@ -12,7 +12,7 @@ use super::place::{Fit, fit, template_for, tolerations};
 use super::rolling::{self, Changes};
 use super::state::{Daemon, GENERATION_LABEL, Pods, generation, sorted};
 use super::status;
-use crate::common::{is_deleting, is_ready, phase, uid_of, value_of, wake_at};
+use crate::common::{count, is_deleting, is_ready, phase, uid_of, value_of, wake_at};
 use crate::failed_pods::Failures;
 use crate::ownership::{Parent, any};
 use crate::pods::{self, BURST};
@@ -70,7 +70,10 @@ pub fn plan(seen: &Observed, failures: &mut Failures, now_millis: i64) -> Plan {
     let hash = |p: &Arc<Pod>| p.metadata.labels.as_ref()?.get(HASH_LABEL).cloned();
     let live: Vec<String> = own.iter().filter_map(|p| hash(p)).collect();
     let is_live = |r: &ControllerRevision| live.iter().any(|h| h == hash_of(r));
-    plan.actions.extend(history.truncate(limit, is_live));
+    // Other than a StatefulSet's, those that pods are of count in the limit.
+    let in_use = count(history.others.iter().filter(|r| is_live(r)));
+    let unused = limit.saturating_sub(in_use).max(0);
+    plan.actions.extend(history.truncate(unused, is_live));
     status::report_status(&daemon, &mut plan);
     plan
 }

@@ -286,6 +286,23 @@ fn on_delete_waits_for_somebody_to_delete() {
 }
 
 #[test]
+fn the_revisions_that_pods_are_of_count_in_the_history() {
+    let mut s = Sets::new(
+        1,
+        json!({ "revisionHistoryLimit": 1,
+            "updateStrategy": { "type": "OnDelete", "rollingUpdate": null } }),
+    );
+    s.settle();
+    for image in ["two", "three", "four"] {
+        s.image(image);
+        s.settle();
+    }
+    // The pod's and the current one are left.
+    assert_eq!(s.on("n0"), ["one"]);
+    assert_eq!(s.world.names("ControllerRevision").len(), 2);
+}
+
+#[test]
 fn what_ended_is_made_again_later_each_time() {
     let mut s = Sets::new(1, json!({}));
     s.settle();

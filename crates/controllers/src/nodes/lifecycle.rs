@@ -7,6 +7,7 @@
 //!                       taint unreachable:NoExecute ──tolerations over──▶ pods deleted
 //! ```
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use control::action::{Patch, Target, reference};
@@ -90,11 +91,17 @@ pub fn plan(seen: &ObservedNode, now_millis: i64) -> Plan {
         // Taints follow from the condition, once it is seen.
         return plan;
     }
-    if !condition_is(&seen.node, "Ready", "True") {
+    // A kubelet that says that its node is not ready still speaks for the pods: it would say again
+    // that they are.
+    if condition_is(&seen.node, "Ready", "Unknown") {
         pods_not_ready(seen, now_millis, &mut plan);
     }
     taint(seen, now_millis, &mut plan);
     let next_eviction = evict(seen, now_millis, &mut plan);
+    // One write of the node at a time.
+    if plan.actions.is_empty() {
+        older_names(&seen.node, &mut plan);
+    }
     // Just after the grace would be over if nothing more is heard.
     let grace_over = (!silent).then(|| seen.grace_millis - seen.silence_millis + 10);
     let others = silent.then_some(LOOK_AGAIN_MILLIS);
@@ -126,29 +133,35 @@ fn is_evicting(node: &Node) -> bool {
 pub(super) fn asks_for_eviction(node: &Node, is_silent: bool) -> bool {
     // It is marked first.
     let is_marked = !is_silent || condition_is(node, "Ready", "Unknown");
-    is_marked && readiness(node).is_some() && !is_evicting(node)
+    is_marked && may_evict(node) && !is_evicting(node)
+}
+
+/// Whether its pods may be driven away for its readiness: one that has said nothing yet has only just
+/// come, and has none that it could lose.
+fn may_evict(node: &Node) -> bool {
+    condition(node, "Ready").is_some() && readiness(node).is_some()
 }
 
 fn mark_unknown(seen: &ObservedNode, now_millis: i64, plan: &mut Plan) {
     let mut conditions = Vec::new();
     for kind in REPORTED_BY_KUBELET {
-        let old = condition(&seen.node, kind);
-        let never = old.is_none();
-        let (reason, message) = if never {
-            (
+        // One that is unknown already stays as it is.
+        let (reason, message, beat) = match condition(&seen.node, kind) {
+            Some(old) if old.status == "Unknown" => continue,
+            Some(old) => (
+                "NodeStatusUnknown",
+                "Kubelet stopped posting node status.",
+                &old.last_heartbeat_time,
+            ),
+            None => (
                 "NodeStatusNeverUpdated",
                 "Kubelet never posted node status.",
-            )
-        } else {
-            ("NodeStatusUnknown", "Kubelet stopped posting node status.")
+                &seen.node.metadata.creation_timestamp,
+            ),
         };
-        if never && kind != "Ready" {
-            continue;
-        }
         conditions.push(json!({
             "type": kind, "status": "Unknown", "reason": reason, "message": message,
-            "lastHeartbeatTime": old.and_then(|c| c.last_heartbeat_time.clone()),
-            "lastTransitionTime": time_text(now_millis),
+            "lastHeartbeatTime": beat, "lastTransitionTime": time_text(now_millis),
         }));
     }
     let status = json!({ "status": { "conditions": conditions } });
@@ -157,17 +170,19 @@ fn mark_unknown(seen: &ObservedNode, now_millis: i64, plan: &mut Plan) {
         subresource: "status",
         patch: Patch::Strategic(status),
     });
-    let name = seen.node.name_any();
-    plan.actions.push(Action::Event {
-        about: reference(&*seen.node),
-        warning: false,
-        reason: "NodeNotReady",
-        message: format!("Node {name} status is now: NodeNotReady"),
-    });
+    if condition_is(&seen.node, "Ready", "True") {
+        let name = seen.node.name_any();
+        plan.actions.push(Action::Event {
+            about: reference(&*seen.node),
+            warning: false,
+            reason: "NodeNotReady",
+            message: format!("Node {name} status is now: NodeNotReady"),
+        });
+    }
     pods_not_ready(seen, now_millis, plan);
 }
 
-/// Traffic leaves the pods of a node that is not ready at once, long before they are evicted.
+/// Traffic leaves the pods of a node that nobody hears of at once, long before they are evicted.
 fn pods_not_ready(seen: &ObservedNode, now_millis: i64, plan: &mut Plan) {
     for pod in seen.pods.iter().filter(|p| is_ready(p)) {
         let status = json!({ "conditions": [{
@@ -175,6 +190,32 @@ fn pods_not_ready(seen: &ObservedNode, now_millis: i64, plan: &mut Plan) {
             "lastTransitionTime": time_text(now_millis),
         }] });
         plan.actions.push(pods::status_patch(pod, status));
+        plan.actions.push(Action::Event {
+            about: reference(&**pod),
+            warning: true,
+            reason: "NodeNotReady",
+            message: "Node is not ready".to_owned(),
+        });
+    }
+}
+
+/// Labels of a node that have an older name, which follows.
+const OLDER_NAMES: [(&str, &str); 2] = [
+    ("kubernetes.io/os", "beta.kubernetes.io/os"),
+    ("kubernetes.io/arch", "beta.kubernetes.io/arch"),
+];
+
+/// Gives a node's labels their older names, too: nodes that others register may lack them.
+fn older_names(node: &Node, plan: &mut Plan) {
+    let labels = node.labels();
+    let changed = OLDER_NAMES.iter().filter_map(|(name, older)| {
+        let value = labels.get(*name)?;
+        (labels.get(*older) != Some(value)).then_some((*older, value))
+    });
+    let changed: BTreeMap<&str, &String> = changed.collect();
+    if !changed.is_empty() {
+        let patch = json!({ "metadata": { "labels": changed } });
+        plan.actions.push(Action::merge(target(node), patch));
     }
 }
 
@@ -198,7 +239,7 @@ fn wanted(seen: &ObservedNode) -> Vec<(&'static str, &'static str)> {
         out.push((key, "NoSchedule"));
         // From one taint to the other it goes at once.
         let may = is_evicting(node) || seen.eviction == Eviction::Now;
-        if may && !seen.is_disrupted {
+        if may && may_evict(node) && !seen.is_disrupted {
             out.push((key, "NoExecute"));
         }
     }
@@ -364,8 +405,166 @@ mod tests {
         );
         assert_eq!(
             words(&plan),
-            ["patch n status ", "event NodeNotReady", "patch p status "]
+            [
+                "patch n status ",
+                "event NodeNotReady",
+                "patch p status ",
+                "event NodeNotReady"
+            ]
         );
+    }
+
+    /// The conditions that a silent node gets: kind, reason, heartbeat.
+    fn unknown(conditions: &Value) -> (Vec<[String; 3]>, Vec<&'static str>) {
+        let value = json!({
+            "metadata": { "name": "n", "creationTimestamp": "2012-01-01T00:00:00Z" },
+            "status": { "conditions": conditions },
+        });
+        let node = Arc::new(serde_json::from_value(value).expect("node"));
+        let plan = plan(&seen(node, 10_000, false, vec![]), NOW);
+        let Some(Action::Patch {
+            patch: Patch::Strategic(patch),
+            ..
+        }) = plan.actions.first()
+        else {
+            panic!("{plan:?}");
+        };
+        let all = patch["status"]["conditions"].as_array().into_iter();
+        let of = |c: &Value| {
+            assert_eq!(c["status"], "Unknown");
+            assert_eq!(c["lastTransitionTime"], "1970-01-01T00:16:40Z");
+            ["type", "reason", "lastHeartbeatTime"]
+                .map(|field| c[field].as_str().unwrap_or_default().to_owned())
+        };
+        let events = plan.actions.iter().filter_map(|action| match action {
+            Action::Event { reason, .. } => Some(*reason),
+            _ => None,
+        });
+        (all.flatten().map(of).collect(), events.collect())
+    }
+
+    #[test]
+    fn of_a_silent_node_nothing_is_known() {
+        let beat = "2015-01-01T12:00:00Z";
+        let is = |kind: &str, status: &str| json!({ "type": kind, "status": status, "lastHeartbeatTime": beat, "lastTransitionTime": beat });
+        let never = |kind: &'static str| [kind, "NodeStatusNeverUpdated", "2012-01-01T00:00:00Z"];
+        let stopped = |kind: &'static str| [kind, "NodeStatusUnknown", beat];
+        let [memory, disk, pids] = ["MemoryPressure", "DiskPressure", "PIDPressure"];
+        for (conditions, expected, events) in [
+            (
+                json!([]),
+                vec![never("Ready"), never(memory), never(disk), never(pids)],
+                vec![],
+            ),
+            (
+                json!([is("Ready", "True")]),
+                vec![stopped("Ready"), never(memory), never(disk), never(pids)],
+                vec!["NodeNotReady"],
+            ),
+            // It said before that it was not ready.
+            (
+                json!([
+                    is("Ready", "False"),
+                    is(memory, "True"),
+                    is(disk, "False"),
+                    is(pids, "False")
+                ]),
+                vec![
+                    stopped("Ready"),
+                    stopped(memory),
+                    stopped(disk),
+                    stopped(pids),
+                ],
+                vec![],
+            ),
+            // What is unknown already stays as it is; what the kubelet does not report is not asked of it.
+            (
+                json!([
+                    is("Ready", "True"),
+                    is(memory, "Unknown"),
+                    is(disk, "Unknown"),
+                    is(pids, "Unknown"),
+                    is("NetworkUnavailable", "False")
+                ]),
+                vec![stopped("Ready")],
+                vec!["NodeNotReady"],
+            ),
+        ] {
+            let (said, recorded) = unknown(&conditions);
+            let owned = |c: [&str; 3]| c.map(str::to_owned);
+            let expected: Vec<[String; 3]> = expected.into_iter().map(owned).collect();
+            assert_eq!((said, recorded), (expected, events), "{conditions}");
+        }
+    }
+
+    #[test]
+    fn pods_are_not_ready_where_nobody_speaks_for_them() {
+        for (ready, expected) in [
+            ("True", vec![]),
+            // Its kubelet says so, and goes on to say how its pods are.
+            (
+                "False",
+                vec!["patch n  node.kubernetes.io/not-ready:NoSchedule"],
+            ),
+            (
+                "Unknown",
+                vec![
+                    "patch p status ",
+                    "event NodeNotReady",
+                    "patch n  node.kubernetes.io/unreachable:NoSchedule",
+                ],
+            ),
+        ] {
+            let seen = ObservedNode {
+                eviction: Eviction::Never,
+                ..seen(node(ready, Value::Null), 0, false, vec![pod(Value::Null)])
+            };
+            assert_eq!(words(&plan(&seen, NOW)), expected, "{ready}");
+        }
+    }
+
+    #[test]
+    fn a_node_that_has_said_nothing_yet_loses_no_pods() {
+        let silent = json!({ "metadata": { "name": "n" }, "spec": {} });
+        let silent: Arc<Node> = Arc::new(serde_json::from_value(silent).expect("node"));
+        assert!(!asks_for_eviction(&silent, false));
+        let planned = plan(&seen(silent, 0, false, vec![]), NOW);
+        let kept_off = "patch n  node.kubernetes.io/not-ready:NoSchedule";
+        assert_eq!(words(&planned), [kept_off]);
+    }
+
+    #[test]
+    fn labels_have_their_older_names_too() {
+        let named = |os: &str, arch: &str| json!({ "beta.kubernetes.io/os": os, "beta.kubernetes.io/arch": arch });
+        let both = json!({ "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64" });
+        let with = |more: Value| {
+            let mut labels = both.clone();
+            crate::common::merge(&mut labels, &more);
+            labels
+        };
+        for (labels, expected) in [
+            (Value::Null, None),
+            (json!({ "topology.kubernetes.io/region": "r" }), None),
+            (both.clone(), Some(named("linux", "amd64"))),
+            (with(named("windows", "arm")), Some(named("linux", "amd64"))),
+            (
+                with(named("linux", "arm")),
+                Some(json!({ "beta.kubernetes.io/arch": "amd64" })),
+            ),
+            (with(named("linux", "amd64")), None),
+        ] {
+            let mut node = Arc::unwrap_or_clone(node("True", Value::Null));
+            node.metadata.labels = serde_json::from_value(labels.clone()).expect("labels");
+            let planned = plan(&seen(Arc::new(node), 0, false, vec![]), NOW);
+            let patch = planned.actions.first().map(|action| match action {
+                Action::Patch {
+                    patch: Patch::Merge(patch),
+                    ..
+                } => patch["metadata"]["labels"].clone(),
+                other => panic!("{other:?}"),
+            });
+            assert_eq!(patch, expected, "{labels}");
+        }
     }
 
     #[test]

@@ -112,14 +112,13 @@ fn leaves_at(pod: &Pod, executing: &[&Taint], since: &Since) -> Option<i64> {
         .iter()
         .filter_map(|taint| {
             let added = since.of(taint).max(came);
-            let matching: Vec<&Toleration> =
-                tolerations.iter().filter(|t| tolerates(t, taint)).collect();
-            if matching.is_empty() {
+            // Of several the first one counts, so that one that somebody adds cannot make the stay
+            // longer or shorter; one without seconds is for ever.
+            let Some(first) = tolerations.iter().find(|t| tolerates(t, taint)) else {
                 return Some(added);
-            }
-            // The shortest one counts; those without seconds are for ever.
-            let seconds = matching.iter().filter_map(|t| t.toleration_seconds).min()?;
-            Some(added.saturating_add(seconds.max(0).saturating_mul(1_000)))
+            };
+            let seconds = first.toleration_seconds?.max(0);
+            Some(added.saturating_add(seconds.saturating_mul(1_000)))
         })
         .min()
 }
@@ -189,6 +188,61 @@ mod tests {
             }] },
         });
         serde_json::from_value(value).expect("pod")
+    }
+
+    #[test]
+    fn for_how_long_pods_stay() {
+        let taint = |key: &str, effect: &str| json!({ "key": key, "value": "v", "effect": effect, "timeAdded": time_text(NOW) });
+        let (one, two) = (taint("one", "NoExecute"), taint("two", "NoExecute"));
+        let tolerates = |key: &str, value: &str, seconds: Option<i64>| json!({ "key": key, "value": value, "effect": "NoExecute", "tolerationSeconds": seconds });
+        let forever = || tolerates("one", "v", None);
+        let some = |key: &str, seconds: i64| tolerates(key, "v", Some(seconds));
+        // None for ever, else the seconds.
+        for (taints, tolerations, expected) in [
+            (json!([]), json!([]), None),
+            (json!([taint("one", "NoSchedule")]), json!([]), None),
+            (json!([one]), json!([]), Some(0)),
+            (json!([one]), json!([some("one", 100)]), Some(100)),
+            (json!([one]), json!([forever()]), None),
+            (json!([one]), json!([tolerates("two", "v", None)]), Some(0)),
+            (json!([one]), json!([tolerates("one", "w", None)]), Some(0)),
+            (json!([one]), json!([some("one", 0)]), Some(0)),
+            (json!([one]), json!([some("one", -1)]), Some(0)),
+            // Each must be tolerated, and the shortest stay counts.
+            (json!([one, two]), json!([some("one", 100)]), Some(0)),
+            (json!([one, two]), json!([forever()]), Some(0)),
+            (
+                json!([one, two]),
+                json!([some("one", 1), some("two", 100)]),
+                Some(1),
+            ),
+            (
+                json!([one, two]),
+                json!([forever(), some("two", 60)]),
+                Some(60),
+            ),
+            // Of one taint, the first.
+            (
+                json!([one]),
+                json!([some("one", 1), some("one", 100)]),
+                Some(1),
+            ),
+            (
+                json!([one]),
+                json!([some("one", 100), some("one", 1)]),
+                Some(100),
+            ),
+            (json!([one]), json!([forever(), some("one", 1)]), None),
+        ] {
+            let node = node(&taints);
+            let all: Vec<&Taint> = super::taints(&node).iter().filter(executes).collect();
+            let mut pod = pod(60_000);
+            let given = serde_json::from_value(tolerations.clone()).expect("tolerations");
+            pod.spec.get_or_insert_default().tolerations = Some(given);
+            let leaves = leaves_at(&pod, &all, &Since::default());
+            let seconds = leaves.map(|at| (at - NOW) / 1_000);
+            assert_eq!(seconds, expected, "{taints} {tolerations}");
+        }
     }
 
     #[test]

@@ -196,3 +196,206 @@ pub fn owner<'a>(name: &'a str, uid: &'a str, is_condemned: bool) -> PodOwner<'a
 pub fn uid(pod: Option<&Pod>) -> String {
     pod.map(uid_of).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use api::LabelSelector;
+    use k8s_openapi::api::core::v1::ObjectReference;
+
+    use super::*;
+
+    fn parent() -> Parent {
+        Parent {
+            namespace: "a".into(),
+            name: "s".into(),
+            uid: "set".into(),
+            about: ObjectReference::default(),
+            reference: json!({ "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "s",
+                "uid": "set", "controller": true }),
+            selector: LabelSelector::nothing(),
+            deleting: false,
+            finalizer: None,
+        }
+    }
+
+    fn set_of(uid: &str, controller: bool) -> Value {
+        json!({ "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "s", "uid": uid,
+            "controller": controller })
+    }
+
+    fn pod_of(uid: &str, controller: bool) -> Value {
+        json!({ "apiVersion": "v1", "kind": "Pod", "name": "s-1", "uid": uid,
+            "controller": controller })
+    }
+
+    fn other(controller: bool) -> Value {
+        json!({ "apiVersion": "v1", "kind": "Pod", "name": "other", "uid": "other",
+            "controller": controller })
+    }
+
+    /// The UIDs of the owners that a claim gets, all of which but others control it.
+    fn given(now: &[Value], retention: Retention, is_condemned: bool) -> Option<Vec<String>> {
+        let claim = json!({ "metadata": { "name": "c-s-1", "ownerReferences": now } });
+        let claim: PersistentVolumeClaim = serde_json::from_value(claim).expect("a claim");
+        let owners = owners(
+            &claim,
+            &parent(),
+            owner("s-1", "pod", is_condemned),
+            retention,
+        )?;
+        let uids = owners.iter().map(|o| {
+            let uid = o["uid"].as_str().unwrap_or_default().to_owned();
+            assert!(uid == "other" || o["controller"] == true, "{o}");
+            uid
+        });
+        Some(uids.collect())
+    }
+
+    #[test]
+    fn who_owns_a_claim_follows_from_the_policy() {
+        // Whether it goes with the set and when that is scaled, whether its pod is one too many; who
+        // must own it.
+        for (with_set, scaled, condemned, set, pod) in [
+            (false, false, false, false, false),
+            (false, false, true, false, false),
+            (true, false, false, true, false),
+            (true, false, true, true, false),
+            (false, true, false, false, false),
+            (false, true, true, false, true),
+            (true, true, false, true, false),
+            (true, true, true, false, true),
+        ] {
+            let retention = Retention {
+                deleted_with_set: with_set,
+                deleted_when_scaled: scaled,
+            };
+            for now in 0..8 {
+                let (has_set, has_pod, has_other) = (now & 1 != 0, now & 2 != 0, now & 4 != 0);
+                let mut owners = Vec::new();
+                owners.extend(has_pod.then(|| pod_of("pod", true)));
+                owners.extend(has_set.then(|| set_of("set", true)));
+                owners.extend(has_other.then(|| other(false)));
+                let mut wanted: Vec<String> = Vec::new();
+                wanted.extend(has_other.then(|| "other".to_owned()));
+                wanted.extend(set.then(|| "set".to_owned()));
+                wanted.extend(pod.then(|| "pod".to_owned()));
+                let changes = (has_set, has_pod) != (set, pod);
+                assert_eq!(
+                    given(&owners, retention, condemned),
+                    changes.then_some(wanted),
+                    "{retention:?} {condemned} {owners:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_claim_of_somebody_else_is_let_alone() {
+        let retention = |with_set: bool, scaled: bool| Retention {
+            deleted_with_set: with_set,
+            deleted_when_scaled: scaled,
+        };
+        let both = retention(true, true);
+        for (row, now, retention, condemned, expected) in [
+            (
+                "half a pod's",
+                vec![pod_of("pod", false)],
+                both,
+                true,
+                Some(vec!["pod"]),
+            ),
+            (
+                "half a set's",
+                vec![set_of("set", false)],
+                both,
+                false,
+                Some(vec!["set"]),
+            ),
+            // An earlier one of the same name: the collector sees to it.
+            (
+                "of an earlier pod",
+                vec![pod_of("earlier", true)],
+                both,
+                true,
+                None,
+            ),
+            (
+                "of an earlier set",
+                vec![set_of("earlier", true)],
+                both,
+                false,
+                None,
+            ),
+            (
+                "of a set without a UID",
+                vec![set_of("", true)],
+                both,
+                false,
+                None,
+            ),
+            // Two that control it: ours gives way.
+            (
+                "and a pod's",
+                vec![pod_of("pod", true), other(true)],
+                both,
+                true,
+                Some(vec!["other"]),
+            ),
+            (
+                "and a set's",
+                vec![set_of("set", true), other(true)],
+                both,
+                false,
+                Some(vec!["other"]),
+            ),
+            ("another's", vec![other(true)], both, false, None),
+            (
+                "another's, scaled",
+                vec![other(true)],
+                retention(false, true),
+                true,
+                None,
+            ),
+            (
+                "another's, kept",
+                vec![other(true)],
+                retention(false, false),
+                false,
+                None,
+            ),
+            (
+                "kept, and half a set's",
+                vec![set_of("set", false)],
+                retention(false, false),
+                false,
+                Some(vec![]),
+            ),
+        ] {
+            let expected: Option<Vec<String>> =
+                expected.map(|all| all.into_iter().map(str::to_owned).collect());
+            assert_eq!(given(&now, retention, condemned), expected, "{row}");
+        }
+    }
+
+    #[test]
+    fn which_claims_a_set_names() {
+        let set = |name: &str| -> StatefulSet {
+            serde_json::from_value(json!({
+                "metadata": { "name": name },
+                "spec": { "selector": {}, "template": {}, "serviceName": "s",
+                    "volumeClaimTemplates": [{ "metadata": { "name": "volume" } },
+                        { "metadata": { "name": "long-volume" } }] },
+            }))
+            .expect("a set")
+        };
+        for (claim, expected) in [
+            ("volume-my-set-2", true),
+            ("long-volume-my-set-20", true),
+            ("volume-2-my-set", false),
+            ("volume-pod-2", false),
+            ("volume-my-set-", false),
+        ] {
+            assert_eq!(is_named_by(&set("my-set"), claim), expected, "{claim}");
+        }
+    }
+}

@@ -64,6 +64,8 @@ pub fn node(pool: &Pool, number: usize, now: &str) -> Value {
         ("kubernetes.io/hostname", name.as_str()),
         ("kubernetes.io/os", "linux"),
         (ARCH, api::version::architecture()),
+        ("beta.kubernetes.io/os", "linux"),
+        ("beta.kubernetes.io/arch", api::version::architecture()),
         ("simulate.tiphys.io/pool", pool.name.as_str()),
     ];
     for (key, value) in usual {
