@@ -368,8 +368,12 @@ async fn shut_down(programs: &[Program], children: &mut tokio::signal::unix::Sig
 }
 
 fn other_processes() -> Vec<Pid> {
-    let Ok(all) = procfs::process::all_processes() else {
-        return Vec::new();
+    let all = match procfs::process::all_processes() {
+        Ok(all) => all,
+        Err(e) => {
+            tracing::error!("the processes of the machine cannot be listed: {e}");
+            return Vec::new();
+        }
     };
     all.filter_map(|p| Pid::from_raw(p.ok()?.pid))
         .filter(|p| !p.is_init())

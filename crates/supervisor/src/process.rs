@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use procfs::ProcError;
 use rustix::process::{
     Pid, PidfdFlags, Resource, Rlimit, Signal, WaitOptions, getrlimit, setrlimit,
 };
@@ -37,10 +38,23 @@ pub enum ProcessError {
     Died { what: String, log: String },
 }
 
-/// Start time of a process in clock ticks; `None` when there is none with that PID, or a zombie.
+/// Start time of a process in clock ticks; `None` when there is none with that PID, or a zombie. Where
+/// that cannot be found out it is logged, and none.
 pub fn start_ticks(pid: i32) -> Option<u64> {
-    let stat = procfs::process::Process::new(pid).ok()?.stat().ok()?;
-    (stat.state != 'Z').then_some(stat.starttime)
+    find(pid).unwrap_or_else(|e| {
+        tracing::error!("whether there is a process {pid} is unknown: {e}");
+        None
+    })
+}
+
+/// The same; an error where nobody knows, as when this process may open no more files.
+fn find(pid: i32) -> Result<Option<u64>, ProcError> {
+    let process = procfs::process::Process::new(pid);
+    match process.and_then(|process| process.stat()) {
+        Ok(stat) => Ok((stat.state != 'Z').then_some(stat.starttime)),
+        Err(ProcError::NotFound(_)) => Ok(None),
+        Err(e) => Err(e),
+    }
 }
 
 impl Record {
@@ -52,9 +66,16 @@ impl Record {
             restarts,
         })
     }
-    /// The process still runs and is the one that was recorded.
+    /// The process still runs and is the one that was recorded. It counts as running where nobody
+    /// knows: whoever took it for ended would start a second one.
     pub fn is_alive(&self) -> bool {
-        start_ticks(self.pid) == Some(self.start_ticks)
+        self.runs().unwrap_or_else(|e| {
+            tracing::warn!("whether process {} still runs is unknown: {e}", self.pid);
+            true
+        })
+    }
+    fn runs(&self) -> Result<bool, ProcError> {
+        Ok(find(self.pid)? == Some(self.start_ticks))
     }
     /// What is on record; none where nothing is. Which process a damaged file names nobody knows, which
     /// is said.
@@ -232,29 +253,54 @@ pub fn reap(pid: i32) {
     }
 }
 
-/// Waits until the recorded process has ended; returns at once when it is gone already.
+/// Between looks at a process that the kernel does not report the end of.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Waits until the recorded process has ended; returns at once when it is gone already. One that cannot
+/// be waited for has not ended for that: it is looked at now and then.
 #[expect(
     deprecated,
     reason = "the descriptor is owned, which is what the safe registration needs"
 )]
 pub async fn ended(record: &Record) {
-    if let (true, Ok(fd)) = (record.is_alive(), pidfd(record.pid))
-        // Between the check and the pidfd the PID may have passed to another process.
-        && record.is_alive()
-        && let Ok(fd) = AsyncFd::with_interest(fd, Interest::READABLE)
-    {
-        let _ = fd.readable().await;
+    while record.is_alive() {
+        let opened = pidfd(record.pid);
+        match opened.and_then(|fd| AsyncFd::with_interest(fd, Interest::READABLE)) {
+            Ok(fd) => {
+                // Between the check and the pidfd the PID may have passed to another process.
+                if record.is_alive() {
+                    let _ = fd.readable().await;
+                }
+                break;
+            }
+            Err(e) => {
+                tracing::debug!("process {} cannot be waited for: {e}", record.pid);
+                reap(record.pid);
+                tokio::time::sleep(LOOK).await;
+            }
+        }
     }
     reap(record.pid);
 }
 
 /// Sends a signal to the recorded process, and to no other that has its PID by now.
 pub fn signal(record: &Record, signal: Signal) {
-    if record.is_alive()
-        && let Ok(fd) = pidfd(record.pid)
+    let runs = || record.runs().map_err(|e| io::Error::other(e.to_string()));
+    let send = || -> io::Result<()> {
+        if runs()? {
+            let fd = pidfd(record.pid)?;
+            // Between the check and the pidfd the PID may have passed to another process.
+            if runs()? {
+                rustix::process::pidfd_send_signal(&fd, signal)?;
+            }
+        }
+        Ok(())
+    };
+    // What has ended meanwhile needs no signal.
+    if let Err(e) = send()
         && record.is_alive()
     {
-        let _ = rustix::process::pidfd_send_signal(&fd, signal);
+        tracing::warn!("process {} cannot be sent a signal: {e}", record.pid);
     }
 }
 
@@ -270,6 +316,28 @@ pub async fn stop(record: &Record, patience: Duration) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_process_is_waited_for_and_known_by_more_than_its_number() {
+        let mut child = Command::new("sleep").arg("1000").spawn().expect("started");
+        let pid = i32::try_from(child.id()).expect("a PID");
+        let record = Record::of(pid, 0, 0).expect("it runs");
+        let other = Record {
+            start_ticks: record.start_ticks + 1,
+            ..record.clone()
+        };
+        assert!(record.is_alive() && !other.is_alive());
+        // Another process that had the number has ended; nobody sends its successor a signal.
+        ended(&other).await;
+        signal(&other, Signal::KILL);
+        assert!(record.is_alive());
+        signal(&record, Signal::KILL);
+        ended(&record).await;
+        assert!(!record.is_alive());
+        assert_eq!(start_ticks(pid), None);
+        // It was taken from the kernel already.
+        let _ = child.wait();
+    }
 
     #[test]
     fn who_is_started_may_open_as_many_files_as_this_process_might() {
