@@ -472,6 +472,85 @@ mod tests {
         assert_eq!(victims(&mut c, pod("4", 10)).1.len(), 2);
     }
 
+    /// Victims, by priority and the minute in which they started, and how many against their budgets: the
+    /// node whose pods go.
+    #[test]
+    fn of_several_nodes_that_is_taken_where_the_least_is_lost() {
+        type Node = (&'static [(i32, u32)], usize);
+        let cases: [([Node; 3], usize); 7] = [
+            // The fewest against their budgets, whatever their priority.
+            ([(&[(1, 1)], 1), (&[(9, 1)], 0), (&[(1, 1)], 2)], 1),
+            // The lowest of the highest priorities.
+            (
+                [
+                    (&[(9, 1), (1, 1)], 0),
+                    (&[(9, 1)], 0),
+                    (&[(8, 1), (8, 1)], 0),
+                ],
+                2,
+            ),
+            // Of the same the least sum.
+            (
+                [
+                    (&[(9, 1), (5, 1)], 0),
+                    (&[(9, 1), (2, 1)], 0),
+                    (&[(9, 1), (3, 1)], 0),
+                ],
+                1,
+            ),
+            // More pods are never less, though their priorities are below zero.
+            (
+                [
+                    (&[(9, 1), (-5, 1)], 0),
+                    (&[(9, 1), (-1, 1), (-1, 1)], 0),
+                    (&[(9, 1)], 0),
+                ],
+                2,
+            ),
+            (
+                [
+                    (&[(0, 1), (-5, 1), (-5, 1)], 0),
+                    (&[(0, 1), (4, 1)], 0),
+                    (&[(0, 1), (-9, 1)], 0),
+                ],
+                2,
+            ),
+            // Of the same where the most important has started last.
+            ([(&[(9, 1)], 0), (&[(9, 3)], 0), (&[(9, 2)], 0)], 1),
+            // Of the most important the first to start counts, and no other.
+            (
+                [
+                    (&[(9, 5), (9, 2)], 0),
+                    (&[(9, 4), (9, 3)], 0),
+                    (&[(9, 1), (9, 9)], 0),
+                ],
+                1,
+            ),
+        ];
+        let mut c = Cluster::default();
+        for (nodes, expected) in cases {
+            let found = nodes.iter().enumerate().map(|(i, (victims, violations))| {
+                let pods = victims.iter().map(|(priority, minute)| {
+                    let mut victim = pod("1", *priority);
+                    let started = format!("2026-01-01T00:{minute:02}:00Z");
+                    victim["status"]["startTime"] = json!(started);
+                    c.pod(victim)
+                });
+                let mut pods: Vec<Arc<Pod>> = pods.collect();
+                pods.sort_by_key(importance);
+                Arc::new(Candidate::new(
+                    Arc::from(format!("n{i}")),
+                    pods,
+                    *violations,
+                ))
+            });
+            let Preemption::Possible { node, .. } = best(found.collect()) else {
+                panic!("there is one")
+            };
+            assert_eq!(*node, *format!("n{expected}"), "{nodes:?}");
+        }
+    }
+
     #[test]
     fn of_equal_pods_the_youngest_goes() {
         let mut c = Cluster::new([node("a", "4", "8Gi")]);

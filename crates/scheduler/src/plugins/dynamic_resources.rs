@@ -21,6 +21,8 @@ use crate::snapshot::Snapshot;
 const EXTENDED: &str = "<extended-resources>";
 /// Alternatives of a request, at most; the API's limit.
 const MOST_ALTERNATIVES: i64 = 8;
+/// Those that a claim is reserved for, at most; the API's limit.
+const MOST_USERS: usize = 256;
 
 pub struct DynamicResources {
     /// How long devices may take to be bound.
@@ -86,6 +88,11 @@ impl<'a> Claims<'a> {
             }
             let status = claim.status.as_ref();
             if let Some(allocation) = status.and_then(|s| s.allocation.as_ref()) {
+                let users = status.and_then(|s| s.reserved_for.as_ref());
+                let is_full = users.is_some_and(|users| users.len() >= MOST_USERS);
+                if is_full && !devices::is_reserved_for(claim, &pod.uid) {
+                    return Err("resourceclaim in use".to_owned());
+                }
                 let selector = allocation.node_selector.as_ref();
                 had.push(Had {
                     claim,

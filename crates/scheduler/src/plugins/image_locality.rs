@@ -93,4 +93,66 @@ mod tests {
         assert_eq!(scores(&ImageLocality, &cluster, mounted), [46, 0]);
         assert_eq!(scores(&ImageLocality, &cluster, pod("tiny:1")), [0, 0]);
     }
+
+    /// What the pod runs, and mounts; of each node its images, by their size in MiB, which is their name.
+    #[test]
+    fn the_score_follows_size_and_spread() {
+        let images = |sizes: &[i64]| -> Vec<serde_json::Value> {
+            let image = |size: &i64| json!({"names": [format!("r.example/{size}:latest")], "sizeBytes": size << 20});
+            sizes.iter().map(image).collect()
+        };
+        let run = |sizes: &[i64]| -> Vec<serde_json::Value> {
+            let container = |size: &i64| json!({"name": size.to_string(), "image": format!("r.example/{size}")});
+            sizes.iter().map(container).collect()
+        };
+        let pod = |sizes: &[i64]| json!({"containers": run(sizes)});
+        let mounts = json!({"containers": run(&[30]), "volumes": [
+            {"name": "v", "image": {"reference": "r.example/300"}}]});
+        let before = json!({"containers": run(&[30]), "initContainers": run(&[300])});
+        let (small, few) = (vec![20, 30, 40], vec![250, 10]);
+        for (pod, nodes, expected) in [
+            (
+                pod(&[40, 250]),
+                vec![vec![40, 300, 2000], few.clone()],
+                vec![0_i64, 5],
+            ),
+            (
+                pod(&[40, 300]),
+                vec![vec![40, 300, 2000], few.clone()],
+                vec![7, 0],
+            ),
+            (
+                pod(&[10, 4000]),
+                vec![vec![4000, 30], few.clone()],
+                vec![100, 0],
+            ),
+            (
+                pod(&[10, 4000]),
+                vec![vec![4000, 30], few, vec![]],
+                vec![66, 0, 0],
+            ),
+            (
+                pod(&[300, 600, 900]),
+                vec![vec![600, 40, 900], vec![300, 600, 900], vec![]],
+                vec![32, 36, 0],
+            ),
+            (
+                pod(&[30, 40]),
+                vec![small.clone(), vec![4000, 30]],
+                vec![1, 0],
+            ),
+            (
+                mounts,
+                vec![vec![300, 600, 900], vec![4000, 30]],
+                vec![12, 0],
+            ),
+            (before, vec![vec![40, 300, 2000], small], vec![6, 0]),
+        ] {
+            let cluster = Cluster::new(nodes.iter().enumerate().map(|(i, sizes)| {
+                json!({"metadata": {"name": format!("n{i}")}, "status": {"images": images(sizes)}})
+            }));
+            let out = scores(&ImageLocality, &cluster, pod.clone());
+            assert_eq!(out, expected, "{pod} {nodes:?}");
+        }
+    }
 }

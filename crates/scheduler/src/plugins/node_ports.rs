@@ -91,4 +91,58 @@ mod tests {
         let none = pod(json!({"containerPort": 80}));
         assert_eq!(verdicts(&NodePorts, &cluster, none), "nothing to say");
     }
+
+    #[test]
+    fn all_ports_of_containers_and_sidecars_must_be_free() {
+        let ports = |all: &[(&str, i32, &str)]| -> Vec<serde_json::Value> {
+            let port = |(protocol, port, ip): &(&str, i32, &str)| json!({"containerPort": port, "hostPort": port, "protocol": protocol, "hostIP": ip});
+            all.iter().map(port).collect()
+        };
+        let own =
+            |all: &[(&str, i32, &str)]| json!({"containers": [{"name": "c", "ports": ports(all)}]});
+        let before = |restarts: Option<&str>| {
+            json!({"containers": [], "initContainers": [{"name": "i", "restartPolicy": restarts,
+                "ports": ports(&[("TCP", 8001, "")])}]})
+        };
+        let (local, any) = ("127.0.0.1", "0.0.0.0");
+        let (taken, fits) = (
+            "a: not now, node(s) didn't have free ports for the requested pod ports",
+            "a: fits",
+        );
+        for (there, pod, expected) in [
+            (
+                vec![("UDP", 8080, local)],
+                own(&[("UDP", 8000, local), ("UDP", 8080, local)]),
+                taken,
+            ),
+            (
+                vec![("TCP", 8001, local), ("UDP", 8081, local)],
+                own(&[("TCP", 8001, local), ("UDP", 8080, local)]),
+                taken,
+            ),
+            (
+                vec![("TCP", 8001, local)],
+                own(&[("TCP", 8001, "10.0.10.10"), ("TCP", 8001, any)]),
+                taken,
+            ),
+            (
+                vec![("TCP", 8001, any)],
+                own(&[("TCP", 8001, local)]),
+                taken,
+            ),
+            (vec![("TCP", 8001, any)], own(&[("UDP", 8001, local)]), fits),
+            (
+                vec![("TCP", 8001, any), ("UDP", 8001, any)],
+                own(&[("UDP", 8001, local)]),
+                taken,
+            ),
+            (vec![("TCP", 8001, any)], before(Some("Always")), taken),
+            (vec![("TCP", 8001, any)], before(None), "nothing to say"),
+        ] {
+            let mut cluster = Cluster::new([json!({"metadata": {"name": "a"}})]);
+            cluster.place("a", json!({"spec": own(&there)}));
+            let out = verdicts(&NodePorts, &cluster, pod.clone());
+            assert_eq!(out, expected, "{there:?} {pod}");
+        }
+    }
 }

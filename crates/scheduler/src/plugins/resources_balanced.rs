@@ -113,4 +113,74 @@ mod tests {
         );
         assert_eq!(out, [81, 68]);
     }
+
+    /// CPU, memory and devices, as text; nothing of what is empty.
+    type Amounts = (&'static str, &'static str, &'static str);
+    /// What nodes `a` and `b` have, what a pod on each asks for, what the pod asks for; the scores.
+    type Case = ([Amounts; 2], [Amounts; 2], Amounts, [i64; 2]);
+
+    #[test]
+    fn scores_are_upstreams() {
+        let amounts = |(cpu, memory, gpu): Amounts| -> serde_json::Value {
+            let all = [("cpu", cpu), ("memory", memory), ("x.example/gpu", gpu)];
+            let all = all.into_iter().filter(|(_, amount)| !amount.is_empty());
+            all.map(|(name, amount)| (name.to_owned(), json!(amount)))
+                .collect::<serde_json::Map<_, _>>()
+                .into()
+        };
+        let asks = |asked: Amounts| json!({"containers": [{"name": "c", "resources": {"requests": amounts(asked)}}]});
+        let (none, some) = (("", "", ""), ("3", "5000", ""));
+        let equal = [("10", "20000", ""); 2];
+        let gpus = ("3500m", "40000", "8");
+        let cases: [Case; 7] = [
+            (
+                [("4", "10000", ""), ("6", "10000", "")],
+                [none; 2],
+                some,
+                [68, 75],
+            ),
+            (equal, [("3", "", ""), some], some, [73, 74]),
+            (
+                [equal[0], ("10", "50000", "")],
+                [("3", "", ""), some],
+                some,
+                [73, 70],
+            ),
+            (
+                [("3", "5000", ""); 2],
+                [("3", "", ""), none],
+                ("", "5000", ""),
+                [100, 50],
+            ),
+            (
+                [("6", "10000", ""); 2],
+                [("3", "", ""), some],
+                ("3", "", ""),
+                [62, 62],
+            ),
+            (
+                [gpus; 2],
+                [("3", "5000", "3"), some],
+                ("0", "0", "1"),
+                [75, 76],
+            ),
+            // What the pod does not ask for says nothing.
+            ([gpus, ("3500m", "40000", "")], [none; 2], some, [56, 56]),
+        ];
+        let plugin = NodeResourcesBalancedAllocation {
+            resources: ["cpu", "memory", "x.example/gpu"].map(str::to_owned).into(),
+        };
+        for (nodes, placed, asked, expected) in cases {
+            let [a, b] = nodes.map(amounts);
+            let node = |name: &str, has: serde_json::Value| json!({"metadata": {"name": name}, "status": {"allocatable": has}});
+            let mut c = Cluster::new([node("a", a), node("b", b)]);
+            for (on, there) in ["a", "b"].into_iter().zip(placed) {
+                c.place(on, json!({"spec": asks(there)}));
+            }
+            let out = scores(&plugin, &c, asks(asked));
+            assert_eq!(out, expected, "{nodes:?} {placed:?} {asked:?}");
+        }
+        let nothing = scores(&plugin, &Cluster::new([]), asks(none));
+        assert_eq!(nothing, [0; 0]);
+    }
 }

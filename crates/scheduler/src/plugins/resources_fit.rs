@@ -395,4 +395,122 @@ mod tests {
             format!("a: {no}\nb: {no}")
         );
     }
+
+    /// CPU, memory and devices, as text; nothing of what is empty.
+    type Amounts = (&'static str, &'static str, &'static str);
+
+    fn amounts((cpu, memory, gpu): Amounts) -> serde_json::Value {
+        let all = [("cpu", cpu), ("memory", memory), ("x.example/gpu", gpu)];
+        let all = all.into_iter().filter(|(_, amount)| !amount.is_empty());
+        all.map(|(name, amount)| (name.to_owned(), json!(amount)))
+            .collect::<serde_json::Map<_, _>>()
+            .into()
+    }
+
+    /// A pod without containers, where it asks for nothing.
+    fn pod(asked: Amounts) -> serde_json::Value {
+        match asked {
+            ("", "", "") => json!({"containers": []}),
+            asked => asks(amounts(asked)),
+        }
+    }
+
+    /// The strategy, the weights of CPU, memory and devices; what nodes `a` and `b` have, what pods on them
+    /// ask for, what the pod asks for; the scores.
+    type Case = (
+        Strategy,
+        [i64; 3],
+        [Amounts; 2],
+        &'static [(&'static str, Amounts)],
+        Amounts,
+        [i64; 2],
+    );
+
+    #[test]
+    fn scores_are_upstreams() {
+        let least = || Strategy::LeastAllocated;
+        let most = || Strategy::MostAllocated;
+        let falling = || Strategy::RequestedToCapacityRatio(vec![(0, 100), (100, 0)]);
+        let rising = || Strategy::RequestedToCapacityRatio(vec![(0, 0), (100, 10)]);
+        let (both, memory, all, devices) = ([1, 1, 0], [1, 2, 0], [1, 1, 1], [0, 0, 1]);
+        let none: Amounts = ("", "", "");
+        let some: Amounts = ("3000", "5000", "");
+        let sizes = [("4000", "10000", ""), ("6000", "10000", "")];
+        let equal = [("10000", "20000", ""); 2];
+        let gpus = [("6000", "10000", "4"), ("6000", "10000", "10")];
+        let one_has = [("6000", "10000", ""), ("6000", "10000", "4")];
+        let one_more = [("", "", "8"), ("", "", "4")];
+        let halves: &'static [(&'static str, Amounts)] =
+            &[("a", ("3000", "0", "")), ("b", ("3000", "5000", ""))];
+        let fuller: &'static [(&'static str, Amounts)] = &[
+            ("a", ("3000", "0", "")),
+            ("a", ("3000", "0", "")),
+            ("b", ("3000", "0", "")),
+            ("b", ("3000", "5000", "")),
+        ];
+        let alike: &'static [(&'static str, Amounts)] =
+            &[("a", ("3000", "5000", "")), ("b", ("3000", "5000", ""))];
+        let two = ("", "", "2");
+        let cases: [Case; 17] = [
+            (least(), both, sizes, &[], some, [37, 50]),
+            (least(), both, equal, fuller, none, [70, 57]),
+            (least(), both, equal, halves, some, [57, 45]),
+            (least(), memory, sizes, &[], some, [41, 50]),
+            (least(), all, gpus, &[], ("3000", "5000", "2"), [50, 60]),
+            (
+                least(),
+                [1, 1, 2],
+                one_has,
+                &[],
+                ("3000", "4000", ""),
+                [55, 55],
+            ),
+            (most(), both, sizes, &[], some, [62, 50]),
+            (most(), both, equal, fuller, none, [30, 42]),
+            (most(), both, equal, halves, some, [42, 55]),
+            (most(), memory, sizes, &[], some, [58, 50]),
+            (most(), all, gpus, &[], ("3000", "5000", "2"), [50, 40]),
+            (
+                most(),
+                [1, 1, 2],
+                one_has,
+                &[],
+                ("3000", "4000", ""),
+                [45, 45],
+            ),
+            (falling(), both, sizes, &[], some, [38, 50]),
+            (falling(), both, sizes, alike, none, [38, 50]),
+            (rising(), devices, one_more, &[], two, [2, 5]),
+            (rising(), devices, one_more, &[], ("", "", "4"), [5, 10]),
+            (
+                rising(),
+                devices,
+                one_more,
+                &[("b", ("", "", "2"))],
+                two,
+                [2, 10],
+            ),
+        ];
+        for (strategy, weights, nodes, placed, asked, expected) in cases {
+            let [a, b] = nodes.map(amounts);
+            let node = |name: &str, has: serde_json::Value| json!({"metadata": {"name": name}, "status": {"allocatable": has}});
+            let mut c = Cluster::new([node("a", a), node("b", b)]);
+            for (on, asked) in placed {
+                c.place(on, json!({"spec": pod(*asked)}));
+            }
+            let names = ["cpu", "memory", "x.example/gpu"].into_iter().zip(weights);
+            let counted = names.filter(|(_, weight)| *weight > 0);
+            let plugin = NodeResourcesFit {
+                strategy,
+                resources: counted.map(|(n, w)| (n.to_owned(), w)).collect(),
+                ..NodeResourcesFit::default()
+            };
+            let out = scores(&plugin, &c, pod(asked));
+            let strategy = &plugin.strategy;
+            assert_eq!(
+                out, expected,
+                "{strategy:?} {weights:?} {nodes:?} {asked:?}"
+            );
+        }
+    }
 }

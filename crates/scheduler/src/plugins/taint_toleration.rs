@@ -201,4 +201,61 @@ mod tests {
             [100, 0, 100, 100]
         );
     }
+
+    /// Keys and values of the taints that are tolerated, and with which effect; of each node its taints,
+    /// all with another: the scores.
+    #[test]
+    fn the_more_untolerated_soft_taints_the_fewer_points() {
+        let taints = |all: &[(&str, &str)], effect: &str| -> Vec<serde_json::Value> {
+            let taint =
+                |(key, value): &(&str, &str)| json!({"key": key, "value": value, "effect": effect});
+            all.iter().map(taint).collect()
+        };
+        let (soft, hard) = ("PreferNoSchedule", "NoSchedule");
+        let (cpu, disk) = (("cpu-type", "arm64"), ("disk-type", "ssd"));
+        let (a, b, c) = (vec![], vec![cpu], vec![cpu, disk]);
+        for (tolerated, of, nodes, expected) in [
+            (
+                vec![],
+                soft,
+                [(&a, soft), (&b, soft), (&c, soft)],
+                [100_i64, 50, 0],
+            ),
+            (
+                vec![cpu],
+                soft,
+                [(&a, soft), (&b, soft), (&c, soft)],
+                [100, 100, 0],
+            ),
+            (
+                vec![cpu, disk],
+                soft,
+                [(&a, soft), (&b, soft), (&c, soft)],
+                [100; 3],
+            ),
+            // Who tolerates the hard ones does not tolerate the soft ones by it.
+            (
+                vec![cpu, disk],
+                hard,
+                [(&a, soft), (&b, hard), (&c, soft)],
+                [100, 100, 0],
+            ),
+            (
+                vec![cpu, disk],
+                "",
+                [(&a, soft), (&b, hard), (&c, soft)],
+                [100; 3],
+            ),
+            // The hard ones have their say elsewhere.
+            (vec![], soft, [(&a, hard), (&b, hard), (&c, hard)], [100; 3]),
+        ] {
+            let names = ["a", "b", "c"].into_iter().zip(nodes);
+            let cluster = Cluster::new(names.map(|(name, (all, effect))| {
+                json!({"metadata": {"name": name}, "spec": {"taints": taints(all, effect)}})
+            }));
+            let pod = json!({"tolerations": taints(&tolerated, of)});
+            let out = scores(&TaintToleration, &cluster, pod);
+            assert_eq!(out, expected, "{tolerated:?} {of:?} {nodes:?}");
+        }
+    }
 }

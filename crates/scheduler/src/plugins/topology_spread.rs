@@ -531,4 +531,110 @@ mod tests {
         c.snapshot.remove_pod(&gone.uid);
         assert_eq!(of(&c), [100, 100, 100, 0]);
     }
+
+    /// Nodes a and b in one zone, x and y in another, with so many pods of the set on each.
+    fn four(pods: [usize; 4]) -> Cluster {
+        let nodes = [("a", "1"), ("b", "1"), ("x", "2"), ("y", "2")];
+        let mut c = Cluster::new(nodes.map(|(name, zone)| {
+            let labels = json!({"zone": zone, "node": name, "kubernetes.io/hostname": name});
+            json!({"metadata": {"name": name, "labels": labels}})
+        }));
+        for ((name, _), count) in nodes.into_iter().zip(pods) {
+            for _ in 0..count {
+                c.place(name, json!({"metadata": {"labels": {"app": "web"}}}));
+            }
+        }
+        c
+    }
+
+    /// Keys and how uneven they may be.
+    fn spread_over(keys: &[(&str, i64)], when: &str, app: &str) -> Value {
+        let all = keys.iter().map(|(key, skew)| {
+            json!({"maxSkew": skew, "topologyKey": key, "whenUnsatisfiable": when,
+                "labelSelector": {"matchLabels": {"app": "web"}}})
+        });
+        let all: Vec<Value> = all.collect();
+        json!({"metadata": {"labels": {"app": app}}, "spec": {"topologySpreadConstraints": all}})
+    }
+
+    #[test]
+    fn a_pod_goes_where_all_constraints_let_it() {
+        let (zone, node) = ("zone", "node");
+        for (pods, keys, app, expected) in [
+            ([0, 0, 0, 0], vec![(zone, 1)], "web", "abxy"),
+            ([2, 1, 0, 3], vec![(zone, 1)], "web", "abxy"),
+            ([1, 0, 1, 1], vec![(zone, 1)], "web", "ab"),
+            ([2, 1, 0, 3], vec![(node, 1)], "web", "x"),
+            ([2, 1, 0, 3], vec![(node, 2)], "web", "bx"),
+            // A pod that is not of the set makes it no worse.
+            ([2, 1, 0, 3], vec![(node, 1)], "other", "bx"),
+            ([2, 1, 0, 3], vec![(zone, 1), (node, 1)], "web", "x"),
+            ([2, 1, 0, 4], vec![(zone, 1), (node, 1)], "web", ""),
+            ([2, 1, 0, 3], vec![(zone, 1), ("rack", 1)], "web", ""),
+        ] {
+            let pod = spread_over(&keys, "DoNotSchedule", app);
+            let out = verdicts(&PodTopologySpread::default(), &four(pods), pod);
+            let fit: String = out
+                .lines()
+                .filter_map(|l| l.strip_suffix(": fits"))
+                .collect();
+            assert_eq!(fit, expected, "{pods:?} {keys:?} {app}: {out}");
+        }
+    }
+
+    #[test]
+    fn who_is_leaving_and_whom_the_affinity_excludes_do_not_count() {
+        let fit = |c: &Cluster, pod: Value| -> String {
+            let out = verdicts(&PodTopologySpread::default(), c, pod);
+            out.lines()
+                .filter_map(|l| l.strip_suffix(": fits"))
+                .collect()
+        };
+        let mut c = four([0, 1, 1, 1]);
+        let mut leaving = json!({"metadata": {"labels": {"app": "web"}}});
+        leaving["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        c.place("a", leaving);
+        let over_nodes = || spread_over(&[("node", 1)], "DoNotSchedule", "web");
+        assert_eq!(fit(&c, over_nodes()), "a");
+        // Without the empty ones, where the least of the others are.
+        let c = four([2, 1, 0, 3]);
+        for (policy, expected) in [("Honor", "bx"), ("Ignore", "x")] {
+            let mut pod = over_nodes();
+            let spread = &mut pod["spec"]["topologySpreadConstraints"][0];
+            spread["nodeAffinityPolicy"] = json!(policy);
+            pod["spec"]["affinity"] = json!({"nodeAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+                    {"matchExpressions": [
+                        {"key": "node", "operator": "In", "values": ["a", "b", "y"]}]}]}}});
+            assert_eq!(fit(&c, pod), expected, "{policy}");
+        }
+    }
+
+    #[test]
+    fn points_are_upstreams() {
+        let (zone, host) = ("zone", "kubernetes.io/hostname");
+        for (pods, keys, candidates, expected) in [
+            ([0, 0, 0, 0], vec![(host, 1)], "abxy", vec![100_i64; 4]),
+            ([2, 1, 0, 3], vec![(host, 2)], "abxy", vec![33, 66, 100, 16]),
+            ([4, 3, 2, 1], vec![(host, 3)], "abxy", vec![44, 66, 77, 100]),
+            ([4, 2, 1, 3], vec![(host, 1)], "abx", vec![33, 83, 100]),
+            ([4, 2, 1, 3], vec![(zone, 1)], "abx", vec![75, 75, 100]),
+            (
+                [2, 1, 2, 4],
+                vec![(zone, 1), (host, 1)],
+                "ax",
+                vec![100, 63],
+            ),
+        ] {
+            let mut c = four(pods);
+            let pod = c.pod(spread_over(&keys, "ScheduleAnyway", "web"));
+            let nodes = c.snapshot.nodes();
+            let nodes: Vec<&Node> = nodes.filter(|n| candidates.contains(&*n.name)).collect();
+            let plugin = PodTopologySpread::default();
+            let check = plugin.prepare(&pod, &c.snapshot).expect("fits");
+            let mut out = vec![0; nodes.len()];
+            check.expect("a check").score(&nodes, &mut out);
+            assert_eq!(out, expected, "{pods:?} {keys:?} {candidates}");
+        }
+    }
 }

@@ -142,6 +142,26 @@ fn devices_that_are_elsewhere_are_given_back_when_nobody_uses_them() {
 }
 
 #[test]
+fn a_claim_is_in_use_when_it_can_be_reserved_for_nobody_more() {
+    let mut core = core();
+    let had = |count: usize| {
+        let user = |i: usize| json!({"resource": "pods", "name": "u", "uid": format!("u{i}")});
+        let users: Vec<Value> = (0..count).map(user).collect();
+        claim(json!({"allocation": {"devices": {"results": []}}, "reservedFor": users}))
+    };
+    let full = had(256);
+    core.device_claim_changed(None, Some(&full));
+    core.pod_changed(None, Some(&pod("p")), 0);
+    let why = message(core.step(1, 0));
+    assert!(why.contains("resourceclaim in use"), "{why}");
+    // Who is among them may go on.
+    core.pod_changed(None, Some(&pod("u7")), 0);
+    assert!(matches!(core.step(2, 0), Some(Step::Bind { .. })));
+    core.device_claim_changed(Some(&full), Some(&had(255)));
+    assert!(matches!(core.step(3, 60_000), Some(Step::Prepare { .. })));
+}
+
+#[test]
 fn a_pod_waits_for_the_claim_that_is_made_for_it() {
     let mut core = core();
     let mut made = pod("p");
