@@ -132,21 +132,23 @@ fn attached_of(
     let (namespace, name) = claim.split_once('/')?;
     let claim = claims.get(namespace, name)?;
     let volume = volumes.get("", volume_name(&claim))?;
-    let driver = &volume.spec.as_ref()?.csi.as_ref()?.driver;
-    let driver = drivers.get("", driver);
+    let spec = volume.spec.as_ref()?;
+    // A claim may name a volume that is another one's, or no one's yet.
+    let bound = spec.claim_ref.as_ref()?.uid.as_deref();
+    if bound.is_none() || bound != claim.metadata.uid.as_deref() {
+        return None;
+    }
+    let driver = drivers.get("", &spec.csi.as_ref()?.driver);
     let attaches = driver.is_none_or(|d| d.spec.attach_required != Some(false));
     attaches.then_some(volume)
 }
 
 /// The nodes of all pods that use a volume.
-fn nodes_of_volume(
-    volumes: &Informer<PersistentVolume>,
-    pods: &Informer<Pod>,
-    name: &str,
-) -> Vec<String> {
-    let volume = volumes.get("", name);
-    let claim = volume.and_then(|v| v.spec.as_ref()?.claim_ref.clone());
-    let Some((namespace, name)) = claim.and_then(|c| Some((c.namespace?, c.name?))) else {
+fn nodes_of_volume(pods: &Informer<Pod>, volume: &PersistentVolume) -> Vec<String> {
+    let claim = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref());
+    let Some((namespace, name)) =
+        claim.and_then(|c| Some((c.namespace.as_ref()?, c.name.as_ref()?)))
+    else {
         return Vec::new();
     };
     let using = pods.by_index(PODS_BY_CLAIM, &format!("{namespace}/{name}"));
@@ -213,7 +215,9 @@ impl Controller for Attachments {
         let (volumes, pods) = (self.volumes.clone(), self.pods.clone());
         watches.on(&self.attachments, move |a| {
             let volume = a.spec.source.persistent_volume_name.as_deref();
-            let mut keys = nodes_of_volume(&volumes, &pods, volume.unwrap_or_default());
+            let volume = volume.and_then(|name| volumes.get("", name));
+            let using = volume.map(|v| nodes_of_volume(&pods, &v));
+            let mut keys = using.unwrap_or_default();
             keys.push(a.spec.node_name.clone());
             keys.sort();
             keys.dedup();
@@ -233,7 +237,9 @@ impl Controller for Attachments {
         watches.on(&self.drivers, move |_| {
             nodes.list().iter().map(|n| n.name_any()).collect()
         });
-        watches.expect_from(&self.volumes);
+        // It may be heard of after the claim that names it.
+        let pods = self.pods.clone();
+        watches.on(&self.volumes, move |volume| nodes_of_volume(&pods, volume));
     }
 
     fn observe(&self, name: &String) -> Option<Observed> {

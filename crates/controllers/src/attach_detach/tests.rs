@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use client::Informer;
 use control::action::Action;
-use k8s_openapi::api::core::v1::{Node, ObjectReference, PersistentVolume, Pod};
-use k8s_openapi::api::storage::v1::VolumeAttachment;
+use k8s_openapi::api::core::v1::{
+    Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod,
+};
+use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment};
 use serde_json::{Value, json};
 
-use super::needs_volumes;
 use super::plan::{DesiredVolume, Elsewhere, Observed, plan, trouble, wanted};
+use super::{attached_of, needs_volumes};
 
 const UNIQUE: &str = "kubernetes.io/csi/d^h";
 
@@ -204,4 +207,69 @@ fn a_pod_needs_its_volumes_until_its_containers_end() {
     assert!(needs_volumes(&pod(ended(), false)));
     assert!(!needs_volumes(&pod(ended(), true)));
     assert!(!needs_volumes(&pod(json!({ "phase": "Succeeded" }), false)));
+}
+
+#[test]
+fn only_the_volume_that_is_a_claims_own_is_attached_for_it() {
+    let csi = json!({ "driver": "d", "volumeHandle": "h" });
+    let to = |uid: &str| json!({ "namespace": "ns", "name": "c", "uid": uid });
+    let unbound = json!({ "namespace": "ns", "name": "c" });
+    // The claim's volume; what that is, and the claim that it is bound to; whether its driver
+    // attaches, where it says so; and whether something is to be attached.
+    let rows = [
+        ("pv", json!({ "csi": csi, "claimRef": to("u") }), None, true),
+        (
+            "pv",
+            json!({ "csi": csi, "claimRef": to("u") }),
+            Some(true),
+            true,
+        ),
+        (
+            "pv",
+            json!({ "csi": csi, "claimRef": to("u") }),
+            Some(false),
+            false,
+        ),
+        (
+            "pv",
+            json!({ "csi": csi, "claimRef": to("other") }),
+            None,
+            false,
+        ),
+        (
+            "pv",
+            json!({ "csi": csi, "claimRef": unbound }),
+            None,
+            false,
+        ),
+        ("pv", json!({ "csi": csi }), None, false),
+        (
+            "pv",
+            json!({ "hostPath": { "path": "/" }, "claimRef": to("u") }),
+            None,
+            false,
+        ),
+        ("", json!({ "csi": csi, "claimRef": to("u") }), None, false),
+        (
+            "none",
+            json!({ "csi": csi, "claimRef": to("u") }),
+            None,
+            false,
+        ),
+    ];
+    for (names, spec, attaches, wanted) in rows {
+        let claim = json!({ "metadata": { "namespace": "ns", "name": "c", "uid": "u" },
+            "spec": { "volumeName": names } });
+        let claim: PersistentVolumeClaim = serde_json::from_value(claim).unwrap();
+        let volume = json!({ "metadata": { "name": "pv" }, "spec": spec });
+        let volume: PersistentVolume = serde_json::from_value(volume).unwrap();
+        let driver = attaches.map(|attaches: bool| -> CSIDriver {
+            let driver =
+                json!({ "metadata": { "name": "d" }, "spec": { "attachRequired": attaches } });
+            serde_json::from_value(driver).unwrap()
+        });
+        let (claims, volumes) = (Informer::fixed([claim]), Informer::fixed([volume]));
+        let found = attached_of(&claims, &volumes, &Informer::fixed(driver), "ns/c");
+        assert_eq!(found.is_some(), wanted, "{names} {spec} {attaches:?}");
+    }
 }
