@@ -72,7 +72,7 @@ impl Devices {
     }
 
     /// Notes what a pod has been counted for, if the claim is the one that was made for it. Of several
-    /// that say so the pod's status tells which it is; until then it is the first.
+    /// that say so the pod's status distinguishes which it is; until then it is the first.
     pub fn note<'a>(
         &mut self,
         claim: &Value,
@@ -355,7 +355,7 @@ mod tests {
             let of = of.get("requests.example.com/gpu").map(ToString::to_string);
             assert_eq!(of.as_deref(), used);
         }
-        // Who is no such claim gets nothing off.
+        // A claim that is not such a one gets nothing off.
         let mut plain = made("c", "1", 1);
         plain["metadata"]["annotations"] = json!({ MADE: "false" });
         assert_eq!(made_for(&plain), None);

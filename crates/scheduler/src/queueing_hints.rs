@@ -101,7 +101,7 @@ impl Happened {
     pub fn to_node(&mut self, events: Events, node: &Arc<str>) {
         self.at(events, node, Some(i32::MAX));
     }
-    /// A pod came to a node, or is another one there; then both are told of.
+    /// A pod came to a node, or is another one there; then both are reported.
     pub fn pod_came(&mut self, node: &Arc<str>, pod: &Arc<Pod>) {
         self.at(Events::POD_ADDED, node, None);
         self.of_pod(node, Some(pod));

@@ -409,8 +409,8 @@ impl Shell {
         });
     }
 
-    /// Reports that something went wrong with a pod. It looks for a node anew: the one that others were
-    /// told of is not its own any more.
+    /// Reports that something went wrong with a pod. It looks for a node again: the one that was
+    /// published is not its own any more.
     fn failed(&mut self, pod: Arc<Pod>, message: String) {
         self.report(pod, "SchedulerError", message, Nomination::Ends, Vec::new());
     }

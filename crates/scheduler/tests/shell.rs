@@ -315,7 +315,7 @@ async fn all_are_bound_though_bindings_fail() {
     })
     .await;
     assert_eq!(api.state.lock().binds, 30);
-    // Of a refusal by which the pod is somebody else's nobody is told.
+    // A refusal by which the pod is somebody else's is not reported.
     let failed = "running Bind plugin \"DefaultBinder\": so it is";
     api.until(|s| event(s, "FailedScheduling", failed)).await;
     api.until(|s| {

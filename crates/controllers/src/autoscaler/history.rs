@@ -280,7 +280,7 @@ mod tests {
         dated.collect()
     }
 
-    /// So many pods and so many percent, each in its seconds; nought is no policy.
+    /// So many pods and so many percent, each in its seconds; nought is not a policy.
     fn rules(policies: (i32, i32, i32, i32), select: &str) -> Value {
         let (pods, in_seconds, percent, percent_in) = policies;
         let all = [("Pods", pods, in_seconds), ("Percent", percent, percent_in)];

@@ -253,7 +253,7 @@ fn apply(
     let size = format!("New size: {to}; reason: {}", decision.reason);
     let mut object = scale.object.clone();
     object["spec"]["replicas"] = to.into();
-    // Whatever else of the target has changed meanwhile: that is no reason to scale it later.
+    // Whatever else of the target has changed meanwhile: that is not a reason to scale it later.
     if let Some(meta) = object.get_mut("metadata").and_then(Value::as_object_mut) {
         meta.remove("resourceVersion");
     }

@@ -84,7 +84,7 @@ pub fn wait_of(change: &Change<CronJob>, now_millis: i64) -> Duration {
         let next = due::next_look(&schedule, &zone, ran(new, &status, now), now)?;
         u64::try_from(next.as_millisecond() + SLACK_MILLIS - now_millis).ok()
     };
-    // What cannot be read is told at once.
+    // What cannot be read is reported at once.
     next().map_or(Duration::ZERO, Duration::from_millis)
 }
 

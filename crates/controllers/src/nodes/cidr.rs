@@ -69,7 +69,7 @@ pub struct PodCidrs {
 }
 
 /// The nodes, by UID, of which it was said that there is no range for them. It is said once of each:
-/// where thousands have none, whatever happens to one of them is no news of the others.
+/// where thousands have none, whatever happens to one of them says nothing new of the others.
 #[derive(Default)]
 struct Told(HashSet<String>);
 
