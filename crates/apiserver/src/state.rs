@@ -29,6 +29,8 @@ use crate::storage;
 /// Uses of tokens that wait to be written down. Each token has at most one a day; those that find
 /// no place wait for their next use.
 const TOKEN_USES: usize = 1024;
+/// The group of the definitions of custom kinds.
+const DEFINITIONS: &str = "apiextensions.k8s.io";
 
 /// The state; clones share everything.
 #[derive(Clone)]
@@ -267,15 +269,16 @@ impl State {
     }
 
     /// Whether this server has read, at some time, all that it is configured by: a webhook that it has
-    /// never been able to read would not be asked. What cannot be read later holds as it was, as
-    /// in upstream's informers.
+    /// never been able to read would not be asked, and a kind not be served. What cannot be read later
+    /// holds as it was, as in upstream's informers.
     pub fn knows_its_configuration(&self) -> bool {
         let configured = &self.0.configured;
         if configured.load(Ordering::Acquire) {
             return true;
         }
         let all = self.cache().all();
-        let mut of_it = all.iter().filter(|cache| configures(&cache.row));
+        let is_of_it = |row: &Row| configures(row) || *row.group == *DEFINITIONS;
+        let mut of_it = all.iter().filter(|cache| is_of_it(&cache.row));
         let knows = !of_it.any(|cache| cache.has_unknown());
         if knows {
             configured.store(true, Ordering::Release);

@@ -228,6 +228,7 @@ async fn a_server_is_not_ready_before_it_has_read_what_configures_it() {
         "validatingwebhookconfigurations",
         "validatingadmissionpolicybindings",
         "clusterroles",
+        "apiextensions.k8s.io/customresourcedefinitions",
     ] {
         p.write(break_one(hook(kind))).await;
         // What was read before holds.
