@@ -376,6 +376,81 @@ fn pods_are_available_after_their_time() {
 }
 
 #[test]
+fn which_pods_an_update_reaches() {
+    for policy in ["OrderedReady", "Parallel"] {
+        // Pods before and after; the partition, without one they go when others delete them; how many
+        // keep the old template.
+        for (before, after, partition, old) in [
+            (3, 3, Some(0), 0),
+            (3, 5, Some(0), 0),
+            (5, 3, Some(0), 0),
+            (3, 3, Some(2), 2),
+            (3, 5, Some(2), 2),
+            (5, 3, Some(2), 2),
+            (3, 3, None, 3),
+            (3, 5, None, 3),
+            (5, 3, None, 3),
+        ] {
+            let strategy = match partition {
+                Some(p) => json!({ "type": "RollingUpdate", "rollingUpdate": { "partition": p } }),
+                None => json!({ "type": "OnDelete", "rollingUpdate": null }),
+            };
+            let mut s = Sets::new(json!({ "replicas": before, "podManagementPolicy": policy,
+                "updateStrategy": strategy }));
+            s.settle();
+            s.spec(json!({ "replicas": after }));
+            s.image("two");
+            s.settle();
+            let images = |old: i32| -> Vec<(String, String)> {
+                let image = |n: i32| if n < old { "one" } else { "two" };
+                let all = (0..after).map(|n| (format!("web-{n}"), image(n).to_owned()));
+                all.collect()
+            };
+            let row = format!("{policy} {before} {after} {partition:?}");
+            assert_eq!(s.images(), images(old), "{row}");
+            if partition.is_some() {
+                continue;
+            }
+            for replicas in [0, after] {
+                s.spec(json!({ "replicas": replicas }));
+                s.settle();
+            }
+            assert_eq!(s.images(), images(0), "{row}, made again");
+        }
+    }
+}
+
+#[test]
+fn no_pod_goes_while_others_are_ready_for_too_short() {
+    for scales in [false, true] {
+        let mut s = Sets::new(json!({ "minReadySeconds": 30 }));
+        while s.world.names("Pod").len() < 3 {
+            s.step();
+            s.world.kubelets();
+            s.world.now_millis += 30_000;
+        }
+        s.lives = false;
+        for name in s.world.names("Pod") {
+            s.world.set_pod(&name, "Running", true);
+        }
+        s.settle();
+        s.world.now_millis += 10_000;
+        s.pods_done();
+        match scales {
+            true => s.spec(json!({ "replicas": 1 })),
+            false => s.image("two"),
+        }
+        s.settle();
+        assert_eq!(s.pods_done(), [""; 0], "{scales}");
+        let counts = (s.status("readyReplicas"), s.status("availableReplicas"));
+        assert_eq!(counts, (json!(3), json!(0)), "{scales}");
+        s.world.now_millis += 20_000;
+        s.settle();
+        assert_eq!(s.pods_done(), ["Delete Pod/web-2"], "{scales}");
+    }
+}
+
+#[test]
 fn numbers_begin_where_they_are_asked_to() {
     let mut s = Sets::new(json!({ "replicas": 2, "ordinals": { "start": 3 } }));
     s.settle();
