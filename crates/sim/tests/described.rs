@@ -77,6 +77,10 @@ fn what_is_wrong_with_a_file_is_said_with_its_place() {
                 .to_owned(),
             "nodes[0]: Node \"N_-0\" is invalid: [metadata.name",
         ),
+        (
+            format!("{NODES}\nstart: 1926-01-01T00:00:00Z\n"),
+            "start: must be in the years 2000 to 2199 at line 5 column 8",
+        ),
         (event("{ at: 1m }"), "events[0]: must have exactly one of"),
         (
             event("{ at: 2h, fail: { nodes: [n-0] } }"),
@@ -301,6 +305,31 @@ events:
     ] {
         assert!(noted(what), "{what}: {:#?}", report.notes);
     }
+}
+
+/// A night's peak, in a quarter of an hour.
+#[test]
+fn cron_jobs_come_by_the_time_that_the_file_says() {
+    let jobs = |start: &str| {
+        let report = play(&format!(
+            "{NODES}
+start: {start}
+duration: 15m
+objects:
+- apiVersion: batch/v1
+  kind: CronJob
+  metadata: {{ name: nightly }}
+  spec:
+    schedule: 0 2 * * *
+    timeZone: Europe/Berlin
+    jobTemplate:
+      spec: {{ template: {{ spec: {{ restartPolicy: Never, containers: [{{ name: c, image: i }}] }} }} }}
+"
+        ));
+        report.workloads.iter().filter(|w| w.kind == "Job").count()
+    };
+    assert_eq!(jobs("2026-03-03T00:55:00Z"), 1);
+    assert_eq!(jobs("2026-03-03T01:55:00Z"), 0);
 }
 
 /// Volumes are where their first pods went: when the only node there has gone, its pod waits.

@@ -1,6 +1,9 @@
 //! A cluster as it is, from what `kubectl get … -o yaml` prints: the objects as they would be made
 //! again, without what their cluster made of them.
 
+use std::collections::BTreeSet;
+
+use controllers::volumes::{BIND_COMPLETED, BOUND_BY_CONTROLLER, PROVISIONER_NAMES, SELECTED_NODE};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -55,7 +58,46 @@ pub(super) fn objects(text: &str) -> Result<Vec<Value>, DescriptionError> {
             None => out.extend(as_new(&document)),
         }
     }
+    name_volumes(&mut out);
     Ok(out)
+}
+
+/// Claims keep the volumes that are there, too: so data stays where it is. Of others new ones are made.
+fn name_volumes(all: &mut [Value]) {
+    let volumes = all.iter().filter(|o| o["kind"] == "PersistentVolume");
+    let name = |o: &Value| {
+        o.pointer("/metadata/name")
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+    };
+    let volumes: BTreeSet<String> = volumes.filter_map(name).collect();
+    for claim in all
+        .iter_mut()
+        .filter(|o| o["kind"] == "PersistentVolumeClaim")
+    {
+        let volume = claim.pointer("/spec/volumeName").and_then(Value::as_str);
+        if volume.is_none_or(|v| !volumes.contains(v)) {
+            without(claim, "/spec", &["volumeName"]);
+        }
+    }
+}
+
+/// Whether it has come to its end, or is about to: it does not begin again.
+fn is_over(object: &Value) -> bool {
+    let conditions = object
+        .pointer("/status/conditions")
+        .and_then(Value::as_array);
+    let is_true = |kind: &str| {
+        let mut all = conditions.into_iter().flatten();
+        all.any(|c| c["type"] == kind && c["status"] == "True")
+    };
+    let phase = object.pointer("/status/phase").and_then(Value::as_str);
+    let has_ended = match object["kind"].as_str() {
+        Some("Job") => is_true("Complete") || is_true("Failed"),
+        Some("Pod") => matches!(phase, Some("Succeeded" | "Failed")),
+        _ => false,
+    };
+    has_ended || object.pointer("/metadata/deletionTimestamp").is_some()
 }
 
 /// The object as it would be made again; none where something else makes it.
@@ -78,7 +120,7 @@ fn as_new(object: &Value) -> Option<Value> {
         || IN_EACH_CLUSTER.contains(&(kind, name))
         || (kind == "PriorityClass" && name.starts_with("system-"))
         || (kind == "Secret" && text("/type") == "kubernetes.io/service-account-token");
-    if is_made || kind.is_empty() {
+    if is_made || kind.is_empty() || is_over(object) {
         return None;
     }
     let mut out = object.clone();
@@ -96,8 +138,7 @@ fn as_new(object: &Value) -> Option<Value> {
             "/spec",
             &["clusterIP", "clusterIPs", "healthCheckNodePort"],
         ),
-        "PersistentVolumeClaim" => without(&mut out, "/spec", &["volumeName"]),
-        "PersistentVolume" => without(&mut out, "/spec", &["claimRef"]),
+        "PersistentVolumeClaim" | "PersistentVolume" => volume(&mut out),
         _ => {}
     }
     Some(out)
@@ -132,6 +173,20 @@ fn pod(object: &mut Value) {
             keep(container.get_mut("volumeMounts"));
         }
     }
+}
+
+/// It is bound again, to the same one where that is there; whose UID is another one then.
+fn volume(object: &mut Value) {
+    let [provisioner, before] = PROVISIONER_NAMES;
+    let of_binding = [
+        BIND_COMPLETED,
+        BOUND_BY_CONTROLLER,
+        SELECTED_NODE,
+        provisioner,
+        before,
+    ];
+    without(object, "/metadata/annotations", &of_binding);
+    without(object, "/spec/claimRef", &["uid", "resourceVersion"]);
 }
 
 /// Its selector and labels have the UID of the one that it was.
@@ -193,5 +248,58 @@ spec:
         ]);
         assert_eq!(Value::Array(all), expected);
         assert!(objects("a: [").is_err());
+    }
+
+    #[test]
+    fn claims_keep_the_volumes_that_are_there() {
+        let text = "
+kind: List
+items:
+- apiVersion: v1
+  kind: PersistentVolumeClaim
+  metadata:
+    name: kept
+    annotations: { pv.kubernetes.io/bind-completed: 'yes', team: shop }
+  spec: { volumeName: there }
+- { apiVersion: v1, kind: PersistentVolumeClaim, metadata: { name: new }, spec: { volumeName: gone } }
+- apiVersion: v1
+  kind: PersistentVolume
+  metadata: { name: there }
+  spec: { claimRef: { namespace: d, name: kept, uid: u, resourceVersion: '3' } }
+";
+        let all = objects(text).expect("objects");
+        let expected = json!([
+            { "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+              "metadata": { "name": "kept", "annotations": { "team": "shop" } },
+              "spec": { "volumeName": "there" } },
+            { "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": { "name": "new" },
+              "spec": {} },
+            { "apiVersion": "v1", "kind": "PersistentVolume", "metadata": { "name": "there" },
+              "spec": { "claimRef": { "namespace": "d", "name": "kept" } } },
+        ]);
+        assert_eq!(Value::Array(all), expected);
+    }
+
+    #[test]
+    fn what_has_ended_does_not_begin_again() {
+        let text = "
+kind: Job
+metadata: { name: done }
+status: { conditions: [{ type: Complete, status: 'True' }] }
+---
+kind: Pod
+metadata: { name: failed }
+status: { phase: Failed }
+---
+kind: ConfigMap
+metadata: { name: goes, deletionTimestamp: '2026-01-01T00:00:00Z' }
+---
+kind: Job
+metadata: { name: runs }
+status: { conditions: [{ type: Suspended, status: 'False' }] }
+";
+        let all = objects(text).expect("objects");
+        let names: Vec<&Value> = all.iter().map(|o| &o["metadata"]["name"]).collect();
+        assert_eq!(names, ["runs"]);
     }
 }

@@ -6,6 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use clock::Random;
+use jiff::Timestamp;
 use registry::Features;
 use registry::served_versions::{self, Served};
 use serde::de::{self, Visitor};
@@ -23,6 +24,8 @@ const LONGEST: Duration = Duration::from_secs(30 * 24 * 3_600);
 const MOST_TURNS: u64 = 100_000;
 /// Most moments at which the cluster is looked at.
 const MOST_SAMPLES: u32 = 10_000;
+/// When it may begin, in Unix seconds.
+const YEARS: std::ops::Range<i64> = 946_684_800..7_258_118_400;
 /// Moments at which it is looked at when the file does not say: more than a terminal is wide.
 const SAMPLES: u32 = 120;
 
@@ -115,6 +118,8 @@ fn objects<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Value>, D::Error> {
 pub struct Description {
     /// All chance comes from it.
     pub seed: u64,
+    /// What time it is when it begins, by which CronJobs come; midnight, if it does not say.
+    pub start: Option<Timestamp>,
     /// How long the cluster lives, from when its nodes are ready.
     pub duration: Span,
     /// Between looks at the cluster.
@@ -143,6 +148,7 @@ impl Default for Description {
     fn default() -> Self {
         Self {
             seed: 1,
+            start: None,
             duration: Span::seconds(30 * 60),
             sample_every: None,
             // What upstream's node controller waits.
@@ -485,6 +491,10 @@ impl Description {
         if every.is_zero() || self.duration.0.div_duration_f64(every) > f64::from(MOST_SAMPLES) {
             let why = format!("the cluster would be looked at more than {MOST_SAMPLES} times");
             return wrong("sampleEvery", why);
+        }
+        let second = self.start.map_or(YEARS.start, Timestamp::as_second);
+        if !YEARS.contains(&second) {
+            return wrong("start", "must be in the years 2000 to 2199");
         }
         self.served()?;
         self.check_nodes()?;

@@ -108,7 +108,11 @@ fn failed(e: impl std::fmt::Display) -> SimulateError {
 
 /// Plays a description to its end; the runtime's clock must be paused.
 pub(super) async fn play(description: &Description) -> Result<Report, SimulateError> {
-    let start = Timestamp::from_second(BEGINNING).map_err(failed)?;
+    let start = match description.start {
+        None => Timestamp::from_second(BEGINNING),
+        Some(given) => given.checked_sub(SETTLES),
+    };
+    let start = start.map_err(failed)?;
     let (clock, random) = (Clock::virtual_from(start), Random::seeded(description.seed));
     let store: Arc<dyn Store> = Arc::new(Memory::new(clock));
     let (served, features) = description.served()?;
