@@ -378,3 +378,61 @@ fn requests_go_when_they_are_old() {
     let denied = with_condition(&old, "Denied", "x", "y", NOW - HOUR / 2);
     assert_eq!(goes(denied, None), HOUR / 2);
 }
+
+#[test]
+fn requests_are_kept_as_long_as_somebody_may_ask_for_them() {
+    const MINUTE: i64 = 60_000;
+    const HOUR: i64 = 60 * MINUTE;
+    let (young, old) = (50 * MINUTE, 2 * HOUR);
+    // When it was made, what was said of it and when, whether it has a certificate, and when that
+    // ends, all in milliseconds before now; and whether it goes.
+    let rows: [(i64, &[(&str, i64)], bool, i64, bool); 14] = [
+        (MINUTE, &[("Approved", young)], true, -HOUR, false),
+        (MINUTE, &[("Approved", young)], true, HOUR, true),
+        (MINUTE, &[("Approved", old)], true, -HOUR, true),
+        (MINUTE, &[("Approved", young)], false, 0, false),
+        (MINUTE, &[("Approved", 5 * HOUR)], false, 0, false),
+        (MINUTE, &[("Approved", 25 * HOUR)], false, 0, true),
+        (MINUTE, &[("Denied", young)], false, 0, false),
+        (MINUTE, &[("Denied", old)], false, 0, true),
+        (
+            MINUTE,
+            &[("Approved", old), ("Failed", young)],
+            false,
+            0,
+            false,
+        ),
+        (
+            MINUTE,
+            &[("Approved", old), ("Failed", old)],
+            false,
+            0,
+            true,
+        ),
+        (5 * HOUR, &[], false, 0, false),
+        (25 * HOUR, &[], false, 0, true),
+        (25 * HOUR, &[("Approved", young)], false, 0, false),
+        (25 * HOUR, &[("Denied", young)], false, 0, false),
+    ];
+    for (made, conditions, issued, ended, goes) in rows {
+        let mut request = joining("a", made / 1_000);
+        for (kind, ago) in conditions {
+            request = with_condition(&request, kind, "x", "y", NOW - ago);
+        }
+        if issued {
+            let status = request.status.get_or_insert_default();
+            status.certificate = Some(ByteString(b"pem".to_vec()));
+        }
+        let mut seen = with_outcome(request, None);
+        seen.ends = issued.then_some(NOW - ended);
+        let planned = plan(&seen, NOW);
+        let deletes = matches!(&planned.actions[..], [Action::Delete { .. }]);
+        assert_eq!(deletes, goes, "{made} {conditions:?} {issued} {ended}");
+    }
+    // What cannot be read as a certificate goes like one.
+    let mut odd = with_condition(&joining("a", 60), "Approved", "x", "y", NOW - old);
+    let status = odd.status.get_or_insert_default();
+    status.certificate = Some(ByteString(b"garbage".to_vec()));
+    let planned = plan(&with_outcome(odd, None), NOW);
+    assert!(matches!(&planned.actions[..], [Action::Delete { .. }]));
+}

@@ -282,6 +282,82 @@ mod tests {
     }
 
     #[test]
+    fn each_taint_is_tolerated_for_itself() {
+        // A minute ago.
+        let added = time_text(NOW - 60_000);
+        let taint = |key: &str, effect: &str| json!({ "key": key, "value": "v", "effect": effect, "timeAdded": added });
+        let tolerates = |key: &str, value: &str, seconds: Option<i64>| {
+            let operator = if value.is_empty() { "Exists" } else { "Equal" };
+            let mut all = json!({ "operator": operator, "effect": "NoExecute" });
+            for (field, text) in [("key", key), ("value", value)] {
+                if !text.is_empty() {
+                    all[field] = json!(text);
+                }
+            }
+            if let Some(seconds) = seconds {
+                all["tolerationSeconds"] = json!(seconds);
+            }
+            all
+        };
+        let evicts = |key: &str| taint(key, "NoExecute");
+        let (now, never) = (Some(0), None);
+        // What taints, what is tolerated; and in how many seconds the pod goes.
+        let rows = [
+            (vec![taint("k", "None")], vec![], never),
+            (vec![taint("k", "Later")], vec![], never),
+            (vec![taint("k", "None"), evicts("k")], vec![], now),
+            (vec![evicts("k")], vec![tolerates("other", "v", None)], now),
+            (vec![evicts("k")], vec![tolerates("k", "other", None)], now),
+            (vec![evicts("k")], vec![tolerates("k", "v", None)], never),
+            (
+                vec![evicts("k")],
+                vec![tolerates("k", "v", Some(3_600))],
+                Some(3_540),
+            ),
+            (vec![evicts("k")], vec![tolerates("", "", None)], never),
+            (
+                vec![evicts("k")],
+                vec![
+                    tolerates("other", "v", Some(80)),
+                    tolerates("", "", Some(120)),
+                    tolerates("", "", Some(90)),
+                ],
+                Some(30),
+            ),
+            (
+                vec![evicts("k")],
+                vec![tolerates("", "", Some(120)), tolerates("", "", None)],
+                never,
+            ),
+            (
+                vec![evicts("k"), evicts("other")],
+                vec![tolerates("k", "", None)],
+                now,
+            ),
+            (
+                vec![evicts("k"), evicts("other")],
+                vec![
+                    tolerates("k", "", Some(120)),
+                    tolerates("other", "", Some(90)),
+                ],
+                Some(30),
+            ),
+        ];
+        for (taints, tolerations, wanted) in rows {
+            let seen = seen(json!(taints), json!(tolerations));
+            let devices = &seen.devices[0];
+            let at = devices
+                .0
+                .iter()
+                .filter_map(|t| leaves_at(t, &devices.1))
+                .min();
+            let seconds = at.map(|at| (at - NOW).max(0) / 1_000);
+            assert_eq!(seconds, wanted, "{taints:?} {tolerations:?}");
+            assert_eq!(plan(&seen, NOW).is_empty(), wanted != now, "{taints:?}");
+        }
+    }
+
+    #[test]
     fn a_pod_hears_why_before_it_goes() {
         let plan = plan(&seen(json!([taint("NoExecute", 1_000)]), json!([])), NOW);
         let [Action::Event { reason, .. }, Action::Patch { patch, .. }] = plan.actions.as_slice()
