@@ -43,6 +43,8 @@ struct AskedKind {
     kind: QuestionKind,
     /// How it is called; answers call it by the first.
     names: &'static [&'static str],
+    /// Its API group, as `kubectl get -o name` writes it behind the kind.
+    group: &'static str,
     /// Whether its objects lie in namespaces.
     is_namespaced: bool,
     explain: Explain,
@@ -52,6 +54,7 @@ static KINDS: [AskedKind; 12] = [
     AskedKind {
         kind: QuestionKind::Pod,
         names: &["pod", "pods", "po"],
+        group: "",
         is_namespaced: true,
         explain: |state, namespace, name, profiles| {
             let found = find(&state.pods, namespace, name);
@@ -61,6 +64,7 @@ static KINDS: [AskedKind; 12] = [
     AskedKind {
         kind: QuestionKind::Deployment,
         names: &["deployment", "deployments", "deploy"],
+        group: "apps",
         is_namespaced: true,
         explain: |state, namespace, name, profiles| {
             let found = find(&state.deployments, namespace, name);
@@ -72,6 +76,7 @@ static KINDS: [AskedKind; 12] = [
     AskedKind {
         kind: QuestionKind::StatefulSet,
         names: &["statefulset", "statefulsets", "sts"],
+        group: "apps",
         is_namespaced: true,
         explain: |state, namespace, name, profiles| {
             let found = find(&state.stateful_sets, namespace, name);
@@ -83,6 +88,7 @@ static KINDS: [AskedKind; 12] = [
     AskedKind {
         kind: QuestionKind::DaemonSet,
         names: &["daemonset", "daemonsets", "ds"],
+        group: "apps",
         is_namespaced: true,
         explain: |state, namespace, name, profiles| {
             let found = find(&state.daemon_sets, namespace, name);
@@ -94,6 +100,7 @@ static KINDS: [AskedKind; 12] = [
     AskedKind {
         kind: QuestionKind::Job,
         names: &["job", "jobs"],
+        group: "batch",
         is_namespaced: true,
         explain: |state, namespace, name, profiles| {
             let found = find(&state.jobs, namespace, name);
@@ -103,6 +110,7 @@ static KINDS: [AskedKind; 12] = [
     AskedKind {
         kind: QuestionKind::CronJob,
         names: &["cronjob", "cronjobs", "cj"],
+        group: "batch",
         is_namespaced: true,
         explain: |state, namespace, name, profiles| {
             let found = find(&state.cron_jobs, namespace, name);
@@ -114,6 +122,7 @@ static KINDS: [AskedKind; 12] = [
     AskedKind {
         kind: QuestionKind::Budget,
         names: &["poddisruptionbudget", "poddisruptionbudgets", "pdb"],
+        group: "policy",
         is_namespaced: true,
         explain: |state, namespace, name, profiles| {
             let found = find(&state.budgets, namespace, name);
@@ -125,6 +134,7 @@ static KINDS: [AskedKind; 12] = [
     AskedKind {
         kind: QuestionKind::Autoscaler,
         names: &["horizontalpodautoscaler", "horizontalpodautoscalers", "hpa"],
+        group: "autoscaling",
         is_namespaced: true,
         explain: |state, namespace, name, _| {
             let found = find(&state.autoscalers, namespace, name);
@@ -134,6 +144,7 @@ static KINDS: [AskedKind; 12] = [
     AskedKind {
         kind: QuestionKind::Claim,
         names: &["persistentvolumeclaim", "persistentvolumeclaims", "pvc"],
+        group: "",
         is_namespaced: true,
         explain: |state, namespace, name, _| {
             let found = find(&state.claims, namespace, name);
@@ -143,6 +154,7 @@ static KINDS: [AskedKind; 12] = [
     AskedKind {
         kind: QuestionKind::Namespace,
         names: &["namespace", "namespaces", "ns"],
+        group: "",
         is_namespaced: false,
         explain: |state, _, name, _| {
             let found = find(&state.namespaces, "", name);
@@ -152,6 +164,7 @@ static KINDS: [AskedKind; 12] = [
     AskedKind {
         kind: QuestionKind::Service,
         names: &["service", "services", "svc"],
+        group: "",
         is_namespaced: true,
         explain: |state, namespace, name, _| {
             let found = find(&state.services, namespace, name);
@@ -161,6 +174,7 @@ static KINDS: [AskedKind; 12] = [
     AskedKind {
         kind: QuestionKind::Node,
         names: &["node", "nodes", "no"],
+        group: "",
         is_namespaced: false,
         explain: |state, _, name, _| {
             let found = find(&state.nodes, "", name);
@@ -179,8 +193,14 @@ impl FromStr for Question {
     fn from_str(text: &str) -> Result<Self, WhyError> {
         let wrong = || WhyError::Question(text.to_owned());
         let (kind, name) = text.split_once('/').ok_or_else(wrong)?;
-        let asked = KINDS.iter().find(|k| k.names.contains(&kind));
-        let kind = asked.ok_or_else(wrong)?.kind;
+        let kind = kind.to_lowercase();
+        let (kind, group) = match kind.split_once('.') {
+            Some((kind, group)) => (kind, Some(group)),
+            None => (kind.as_str(), None),
+        };
+        let is_meant =
+            |k: &&AskedKind| k.names.contains(&kind) && group.is_none_or(|g| g == k.group);
+        let kind = KINDS.iter().find(is_meant).ok_or_else(wrong)?.kind;
         if name.is_empty() || name.contains('/') {
             return Err(wrong());
         }
@@ -273,8 +293,13 @@ mod tests {
             assert!(error.contains(why), "{error}");
             assert!(error.contains(bad), "{error}");
         }
-        let good = "deploy/web".parse::<Question>().map(|q| q.kind);
-        assert_eq!(good, Ok(QuestionKind::Deployment));
+        for good in ["deploy/web", "Deployment/web", "deployment.apps/web"] {
+            let good = good.parse::<Question>().map(|q| q.kind);
+            assert_eq!(good, Ok(QuestionKind::Deployment));
+        }
+        // Of the same name, and of another group.
+        let other = "service.serving.knative.dev/web".parse::<Question>();
+        assert!(other.is_err());
     }
 
     #[test]
