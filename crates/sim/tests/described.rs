@@ -81,6 +81,10 @@ fn what_is_wrong_with_a_file_is_said_with_its_place() {
             format!("{NODES}\nstart: 1926-01-01T00:00:00Z\n"),
             "start: must be in the years 2000 to 2199 at line 5 column 8",
         ),
+        (
+            event("{ at: 1m, every: 1us, times: 4000000000, add: { pool: n, count: 1 } }"),
+            "nodes: 100003 are more than 20000",
+        ),
         (event("{ at: 1m }"), "events[0]: must have exactly one of"),
         (
             event("{ at: 2h, fail: { nodes: [n-0] } }"),
@@ -330,6 +334,28 @@ objects:
     };
     assert_eq!(jobs("2026-03-03T00:55:00Z"), 1);
     assert_eq!(jobs("2026-03-03T01:55:00Z"), 0);
+}
+
+/// Objects that are there from the beginning are there in any order, and nodes of a List are nodes.
+#[test]
+fn objects_may_come_in_any_order() {
+    let web = deployment("web", 2, "'1'").replace("name: web }", "name: web, namespace: team }");
+    let report = play(&format!(
+        "
+duration: 2m
+objects:
+- {web}
+- {{ apiVersion: v1, kind: Namespace, metadata: {{ name: team, labels: {{ a: b }} }} }}
+- apiVersion: v1
+  kind: List
+  items:
+  - {{ apiVersion: v1, kind: Node, metadata: {{ name: one }}, status: {{ allocatable: {{ cpu: '4', memory: 4Gi, pods: '9' }} }} }}
+events:
+- {{ at: 1m, create: {{ apiVersion: v1, kind: Node, metadata: {{ name: two }} }} }}
+"
+    ));
+    let last = report.samples.last().expect("samples");
+    assert_eq!((last.nodes_ready, last.running), (2, 2), "{report:#?}");
 }
 
 /// Volumes are where their first pods went: when the only node there has gone, its pod waits.

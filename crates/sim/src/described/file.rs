@@ -21,7 +21,7 @@ const MOST_NODES: usize = 20_000;
 /// Longest that may be simulated.
 const LONGEST: Duration = Duration::from_secs(30 * 24 * 3_600);
 /// Most times that events happen, all together.
-const MOST_TURNS: u64 = 100_000;
+const MOST_TURNS: usize = 100_000;
 /// Most moments at which the cluster is looked at.
 const MOST_SAMPLES: u32 = 10_000;
 /// When it may begin, in Unix seconds.
@@ -460,20 +460,23 @@ impl Description {
     /// When an event happens, each time that it does; what is left to chance is drawn from the seed,
     /// for each event by itself.
     pub fn times(&self, event: usize) -> Vec<Duration> {
+        // One more than may be is enough to refuse it.
+        const MOST: usize = MOST_TURNS + 1;
         let Some(of) = self.events.get(event) else {
             return Vec::new();
         };
         let Some(rate) = of.per_hour else {
-            return (0..of.turns()).map(|turn| of.time(turn)).collect();
+            return (0..of.turns())
+                .map(|turn| of.time(turn))
+                .take(MOST)
+                .collect();
         };
         let until = of.until.map_or(self.duration.0, |until| until.0);
         let nth = u64::try_from(event).unwrap_or(u64::MAX);
         // Seeds beside each other must not give one event what they give the next one.
         let own = Random::seeded(self.seed).fork().number();
         let random = Random::seeded(own.wrapping_add(nth));
-        // One more than may be is enough to refuse it.
-        let most = usize::try_from(MOST_TURNS).map_or(usize::MAX, |most| most + 1);
-        chance::moments((of.at.0, until), rate, most, &random)
+        chance::moments((of.at.0, until), rate, MOST, &random)
     }
 
     /// Checks what can be checked without a cluster.
@@ -527,7 +530,10 @@ impl Description {
         });
         let all = self.nodes.iter().map(|p| p.count).chain(more);
         let count = all.fold(0, usize::saturating_add);
-        if count == 0 && !self.objects.iter().any(|o| o["kind"] == "Node") {
+        let own = self.objects.iter().flat_map(|o| each("", o));
+        let own = own.filter(|(_, o)| o["kind"] == "Node").count();
+        let count = count.saturating_add(own);
+        if count == 0 {
             return wrong("nodes", "there is none");
         }
         if count > MOST_NODES {
@@ -556,7 +562,7 @@ impl Description {
             }
             event.check_chance(&path, *deed)?;
             let times = self.times(at);
-            turns += u64::try_from(times.len()).unwrap_or(u64::MAX);
+            turns += times.len();
             let late = event.until.is_some_and(|until| until > self.duration);
             if late
                 || event.at > self.duration
@@ -588,7 +594,8 @@ impl Description {
             let label = o.pointer("/metadata/labels").and_then(|all| all.get(ZONE));
             o["kind"] == "Node" && label.and_then(Value::as_str) == Some(zone)
         };
-        self.nodes.iter().any(pools) || self.objects.iter().any(is_in)
+        let mut own = self.objects.iter().flat_map(|o| each("", o));
+        self.nodes.iter().any(pools) || own.any(|(_, o)| is_in(o))
     }
 
     fn check_deed(&self, path: &str, deed: Deed<'_>) -> Result<(), DescriptionError> {
@@ -648,6 +655,32 @@ fn check_object(path: &str, object: &Value) -> Result<(), DescriptionError> {
         }
     }
     Ok(())
+}
+
+/// An object, or all of a List, with their paths.
+pub fn each<'a>(path: &str, object: &'a Value) -> Vec<(String, &'a Value)> {
+    let Some(items) = items(object) else {
+        return vec![(path.to_owned(), object)];
+    };
+    let items = items.iter().enumerate();
+    items
+        .map(|(at, item)| (format!("{path}.items[{at}]"), item))
+        .collect()
+}
+
+/// What must be there before others, of objects that are there from the beginning.
+pub fn rank(object: &Value) -> u8 {
+    match object["kind"].as_str().unwrap_or_default() {
+        "Namespace" => 0,
+        "CustomResourceDefinition"
+        | "LimitRange"
+        | "PriorityClass"
+        | "ResourceQuota"
+        | "RuntimeClass"
+        | "ServiceAccount"
+        | "StorageClass" => 1,
+        _ => 2,
+    }
 }
 
 /// The objects of a List.

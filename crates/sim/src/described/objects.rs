@@ -9,7 +9,7 @@ use kube::discovery::{Scope, oneshot};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
-use super::file::{Named, Scale, items};
+use super::file::{Named, Scale};
 
 /// Until a new namespace has its service account, without which pods are refused.
 const NAMESPACE_SETTLES: Duration = Duration::from_secs(1);
@@ -65,27 +65,9 @@ impl Objects {
         }
     }
 
-    /// Makes an object, or all of a List; the namespace that it lies in, too, if there is none.
-    /// `suffix` comes to the end of names.
+    /// Makes an object; the namespace that it lies in, too, if there is none. `suffix` comes to the
+    /// end of its name.
     pub async fn create(
-        &mut self,
-        path: &str,
-        object: &Value,
-        suffix: &str,
-    ) -> Result<(), Refused> {
-        match items(object) {
-            None => self.create_one(path, object, suffix).await,
-            Some(all) => {
-                for (at, one) in all.iter().enumerate() {
-                    self.create_one(&format!("{path}.items[{at}]"), one, suffix)
-                        .await?;
-                }
-                Ok(())
-            }
-        }
-    }
-
-    async fn create_one(
         &mut self,
         path: &str,
         object: &Value,
@@ -117,7 +99,11 @@ impl Objects {
             .body(object.to_string().into_bytes());
         let request = request.map_err(|e| told(e.to_string()))?;
         let made = self.client.request::<Value>(request).await;
-        made.map(drop).map_err(|e| told(said(&e)))
+        made.map_err(|e| told(said(&e)))?;
+        if kind == "Namespace" {
+            tokio::time::sleep(NAMESPACE_SETTLES).await;
+        }
+        Ok(())
     }
 
     async fn namespace(&mut self, name: &str) -> Result<(), Refused> {

@@ -23,7 +23,7 @@ use store::{Memory, Store};
 use tokio::sync::mpsc;
 
 use super::census::{Census, is_finished, node_of, phase, uid_of};
-use super::file::{Deed, Description, More, Which};
+use super::file::{Deed, Description, More, Which, each, rank};
 use super::hollow::{self, Phase};
 use super::objects::{Objects, said};
 use super::report::Report;
@@ -197,17 +197,16 @@ impl Play<'_> {
             self.add(pool, one.count, &format!("nodes[{pool}]")).await?;
         }
         let description = self.description;
-        let objects = description.objects.iter().enumerate();
-        let captured = objects.clone().filter(|(_, o)| o["kind"] == "Node");
-        for (at, node) in captured {
-            let node = hollow::captured(node, &self.now());
-            self.join(&node, None, &description.object_path(at)).await?;
+        let all = description.objects.iter().enumerate();
+        let all = all.flat_map(|(at, o)| each(&description.object_path(at), o));
+        let (nodes, mut others): (Vec<_>, Vec<_>) = all.partition(|(_, o)| o["kind"] == "Node");
+        for (path, node) in nodes {
+            self.make(&path, node, "").await?;
         }
         self.begin = Instant::now();
-        for (at, object) in objects.filter(|(_, o)| o["kind"] != "Node") {
-            let path = description.object_path(at);
-            let made = self.objects.create(&path, object, "").await;
-            made.map_err(SimulateError::Refused)?;
+        others.sort_by_key(|(_, o)| rank(o));
+        for (path, object) in others {
+            self.make(&path, object, "").await?;
         }
         for index in 0..description.events.len() {
             for (turn, time) in (0..).zip(description.times(index)) {
@@ -590,10 +589,15 @@ impl Play<'_> {
                 if let Some(time) = event.runs_for.as_ref() {
                     hollow::set_runs_for(object.to_mut(), time.draw(&self.random));
                 }
-                let made = self.objects.create(&path, &object, &suffix).await;
-                made.map_err(refused)
+                self.make(&path, &object, &suffix).await
             }
-            Deed::Delete(named) => self.objects.delete(&path, named).await.map_err(refused),
+            Deed::Delete(named) => {
+                let deleted = self.objects.delete(&path, named).await;
+                if deleted.is_ok() && named.kind == "Node" {
+                    self.hollow.remove(&named.name);
+                }
+                deleted.map_err(refused)
+            }
             Deed::Scale(scale) => self.objects.scale(&path, scale).await.map_err(refused),
             Deed::Fail(which) => {
                 for node in self.choose(which, &path, Some(true))? {
@@ -633,6 +637,28 @@ impl Play<'_> {
                 Ok(())
             }
         }
+    }
+
+    /// Makes an object, or all of a List: nodes are hollow ones.
+    async fn make(
+        &mut self,
+        path: &str,
+        object: &Value,
+        suffix: &str,
+    ) -> Result<(), SimulateError> {
+        for (path, one) in each(path, object) {
+            if one["kind"] != "Node" {
+                let made = self.objects.create(&path, one, suffix).await;
+                made.map_err(SimulateError::Refused)?;
+                continue;
+            }
+            let mut node = hollow::captured(one, &self.now());
+            if let Some(name) = one.pointer("/metadata/name").and_then(Value::as_str) {
+                node["metadata"]["name"] = json!(format!("{name}{suffix}"));
+            }
+            self.join(&node, None, &path).await?;
+        }
+        Ok(())
     }
 
     async fn more(&mut self, more: &More, path: &str) -> Result<(), SimulateError> {
