@@ -1,6 +1,7 @@
 //! What controllers count beside the work of their queues, under upstream's names. Each looks at what
 //! was observed and planned; it changes neither.
 
+pub mod device_claims;
 pub mod sets;
 pub mod volumes;
 

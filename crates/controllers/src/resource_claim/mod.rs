@@ -9,12 +9,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use client::{Informer, Informers};
-use control::{Controller, Plan, Watches};
+use control::{Controller, Count, Plan, Watches};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceClaimTemplate};
 use kube::{Api, Client, ResourceExt};
 
 use crate::common::{Key as Name, is_deleting, key_of};
+use crate::metrics::{Alive, device_claims as figures};
 use plan::{Consumer, OfClaim, OfPod};
 
 const PODS_BY_CLAIM: &str = "resource-claim";
@@ -32,6 +33,7 @@ pub struct ResourceClaims {
     pods: Informer<Pod>,
     claims: Informer<ResourceClaim>,
     templates: Informer<ResourceClaimTemplate>,
+    alive: Alive,
 }
 
 fn place(namespace: &str, name: &str) -> String {
@@ -67,6 +69,7 @@ impl ResourceClaims {
             pods: informers.of(),
             claims: informers.of(),
             templates: informers.of(),
+            alive: Alive::default(),
         };
         all.pods.index(PODS_BY_CLAIM, claims_of);
         all.pods.index(PODS_BY_TEMPLATE, |pod| {
@@ -103,6 +106,7 @@ impl Controller for ResourceClaims {
     type Observed = Observed;
 
     fn watches(&self, watches: &mut Watches<Key>) {
+        figures::show(&self.claims, &self.alive);
         watches.on_change(&self.pods, |change| {
             let Some(pod) = change.new.as_ref().or(change.old.as_ref()) else {
                 return Vec::new();
@@ -208,6 +212,10 @@ impl Controller for ResourceClaims {
             Observed::Pod(of) => plan::of_pod(of),
             Observed::Claim(of) => plan::of_claim(of),
         }
+    }
+
+    fn metrics(&self, _: &Observed, plan: &Plan) -> Option<Count> {
+        figures::count_made(plan)
     }
 }
 
