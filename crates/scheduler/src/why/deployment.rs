@@ -83,7 +83,10 @@ pub fn explain(state: &State, of: &Deployment, profiles: Profiles<'_>) -> Result
         let cause = format!("its pods cannot be created: {message}");
         return Ok(reported::refused(Answer::of(about, cause), &message));
     }
-    let Some(stuck) = pod::stuck(&current) else {
+    // One of an older template that does not go holds the others up, too.
+    let goes = |p: &&Pod| p.metadata.deletion_timestamp.is_some() && !of_newest(p);
+    let stuck = pod::stuck(&current).or_else(|| all.iter().copied().find(goes));
+    let Some(stuck) = stuck else {
         let cause = format!("{ready} of {wanted} pods are ready; nothing stands in the way");
         return Ok(Answer::of(about, cause));
     };

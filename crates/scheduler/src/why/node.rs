@@ -1,38 +1,12 @@
 //! Why a node is not ready, or takes no pods.
 
-use k8s_openapi::api::core::v1::{Node, NodeCondition};
+use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 
 use super::budget;
+use super::readiness::told;
 use super::report::Answer;
 use super::state::{self, State};
-
-fn told(condition: &NodeCondition) -> String {
-    let parts = [condition.reason.as_deref(), condition.message.as_deref()];
-    let parts: Vec<&str> = parts
-        .into_iter()
-        .flatten()
-        .filter(|t| !t.is_empty())
-        .collect();
-    parts.join(": ")
-}
-
-/// Of a node that says that it is not ready, or of which nobody hears: so much, and what to do.
-pub fn lost(of: &Node) -> Option<(String, &'static str)> {
-    let conditions = of.status.as_ref().and_then(|s| s.conditions.as_deref());
-    let ready = conditions?.iter().find(|c| c.type_ == "Ready")?;
-    match ready.status.as_str() {
-        "True" => None,
-        "Unknown" => Some((
-            format!("it is not heard from: {}", told(ready)),
-            "start its agent, or mend the network between it and the servers",
-        )),
-        _ => Some((
-            format!("it is not ready: {}", told(ready)),
-            "mend what the node says",
-        )),
-    }
-}
 
 pub fn explain(state: &State, of: &Node) -> Answer {
     let name = of.name_any();

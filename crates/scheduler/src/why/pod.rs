@@ -9,7 +9,7 @@ use kube::ResourceExt;
 
 use super::report::{Answer, NodeAnswer, Profiles, Refusal, WhyError};
 use super::state::{self, State};
-use super::{claim, node, readiness, reported};
+use super::{claim, readiness, reported};
 use crate::core::Core;
 use crate::decide::{Checks, Outcome, Profile, decide, filter_for};
 use crate::node::Node;
@@ -18,6 +18,8 @@ use crate::pod::{Pod, is_terminal};
 use crate::preempt::{Preemption, preempt};
 use crate::snapshot::Snapshot;
 
+/// Seconds that pods usually have to end: what is longer is said.
+const LONG_GRACE: i64 = 30;
 /// What TaintToleration advises where a closed node has no other taint.
 const OF_CLOSED: &str = "tolerate the taint node.kubernetes.io/unschedulable:";
 
@@ -139,7 +141,7 @@ fn on_its_node(
         return Ok(answer);
     };
     // What is said of its containers is then what was heard last.
-    if let Some((said, change)) = node::lost(found) {
+    if let Some((said, change)) = readiness::lost(found) {
         answer.cause = format!("it is on node {node}: {said}");
         return Ok(answer.change(change));
     }
@@ -193,7 +195,7 @@ fn leaving(state: &State, pod: &k8s::Pod, about: String) -> Answer {
     let name = pod.spec.as_ref().and_then(|s| s.node_name.as_deref());
     let name = name.unwrap_or_default();
     let node = state.nodes.iter().find(|n| n.name_any() == name);
-    if let Some((said, _)) = node.and_then(node::lost) {
+    if let Some((said, _)) = node.and_then(readiness::lost) {
         return Answer::of(
             about,
             format!("it is being deleted, and its node {name} cannot confirm its end: {said}"),
@@ -202,10 +204,15 @@ fn leaving(state: &State, pod: &k8s::Pod, about: String) -> Answer {
             "start node {name} again; if it is gone for good, delete it: kubectl delete node {name}"
         ));
     }
-    Answer::of(
+    let grace = pod.metadata.deletion_grace_period_seconds.unwrap_or(0);
+    let answer = Answer::of(
         about,
         "it is being deleted; its node has not confirmed its end yet",
-    )
+    );
+    if grace > LONG_GRACE {
+        return answer.note(format!("its containers have {grace} s to end"));
+    }
+    answer
 }
 
 /// A pod with the profile that decides about it.

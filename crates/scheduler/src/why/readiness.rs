@@ -1,6 +1,9 @@
-//! Why a pod whose containers have been made is not ready: which container, and what is asked of it.
+//! Why a pod whose containers have been made is not ready: which container, and what is asked of it; and
+//! what a node says that is not.
 
-use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodStatus, Probe};
+use k8s_openapi::api::core::v1::{
+    Container, ContainerStatus, Node, NodeCondition, Pod, PodStatus, Probe,
+};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 /// What keeps it from being ready, if anything does.
@@ -113,4 +116,32 @@ fn closed_gate(pod: &Pod, status: &PodStatus) -> Option<String> {
     let mut gates = spec.readiness_gates.iter().flatten();
     let closed = gates.find(|g| !is_open(&g.condition_type))?;
     Some(closed.condition_type.clone())
+}
+
+/// What a condition of a node says.
+pub fn told(condition: &NodeCondition) -> String {
+    let parts = [condition.reason.as_deref(), condition.message.as_deref()];
+    let parts: Vec<&str> = parts
+        .into_iter()
+        .flatten()
+        .filter(|t| !t.is_empty())
+        .collect();
+    parts.join(": ")
+}
+
+/// Of a node that says that it is not ready, or of which nobody hears: so much, and what to do.
+pub fn lost(of: &Node) -> Option<(String, &'static str)> {
+    let conditions = of.status.as_ref().and_then(|s| s.conditions.as_deref());
+    let ready = conditions?.iter().find(|c| c.type_ == "Ready")?;
+    match ready.status.as_str() {
+        "True" => None,
+        "Unknown" => Some((
+            format!("it is not heard from: {}", told(ready)),
+            "start its agent, or mend the network between it and the servers",
+        )),
+        _ => Some((
+            format!("it is not ready: {}", told(ready)),
+            "mend what the node says",
+        )),
+    }
 }

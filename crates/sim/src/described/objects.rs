@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 
 use super::file::{Named, Scale};
 
-/// Until a new namespace has its service account, without which pods are refused.
-const NAMESPACE_SETTLES: Duration = Duration::from_secs(1);
+/// Until a new namespace has its service account, without which pods are refused; until a new kind is
+/// served.
+const SETTLES: Duration = Duration::from_secs(1);
 
 /// Makes, scales and deletes objects.
 pub(super) struct Objects {
@@ -100,8 +101,8 @@ impl Objects {
         let request = request.map_err(|e| told(e.to_string()))?;
         let made = self.client.request::<Value>(request).await;
         made.map_err(|e| told(said(&e)))?;
-        if kind == "Namespace" {
-            tokio::time::sleep(NAMESPACE_SETTLES).await;
+        if matches!(kind, "Namespace" | "CustomResourceDefinition") {
+            tokio::time::sleep(SETTLES).await;
         }
         Ok(())
     }
@@ -115,7 +116,7 @@ impl Objects {
         let new = DynamicObject::new(name, &resource);
         match api.create(&PostParams::default(), &new).await {
             Ok(_) => {
-                tokio::time::sleep(NAMESPACE_SETTLES).await;
+                tokio::time::sleep(SETTLES).await;
                 Ok(())
             }
             Err(kube::Error::Api(e)) if e.code == 409 => Ok(()),
