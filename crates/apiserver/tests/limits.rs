@@ -178,6 +178,45 @@ async fn a_quota_is_charged_with_the_object() {
 }
 
 #[tokio::test]
+async fn claims_of_devices_are_charged_for_what_their_class_stands_for() {
+    let s = cluster(&Options::default()).await;
+    let class = json!({ "apiVersion": "resource.k8s.io/v1", "kind": "DeviceClass",
+        "metadata": { "name": "gpu" }, "spec": { "extendedResourceName": "example.com/gpu" } });
+    made(&s, "/apis/resource.k8s.io/v1/deviceclasses", class).await;
+    let name = "requests.example.com/gpu";
+    quota(&s, "q", json!({ "hard": { name: "3" } })).await;
+    counted(&s, "q", json!({ name: "0" })).await;
+    let claims = "/apis/resource.k8s.io/v1/namespaces/a/resourceclaims";
+    let claim = |name: &str, count: i64| {
+        json!({ "apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim",
+            "metadata": { "name": name }, "spec": { "devices": { "requests": [{ "name": "r",
+                "exactly": { "deviceClassName": "gpu", "allocationMode": "ExactCount",
+                    "count": count } }] } } })
+    };
+    made(&s, claims, claim("two", 2)).await;
+    assert_eq!(used(&s, "q").await[name], "2");
+    let why = refused(&s, claims, claim("more", 2)).await;
+    let wanted =
+        format!("exceeded quota: q, requested: {name}=2, used: {name}=2, limited: {name}=3");
+    assert!(why.contains(&wanted), "{why}");
+    // What a pod has been charged for, the claim that is made for it is not.
+    let one = json!({ "example.com/gpu": "1" });
+    let asks = pod_with("p", json!({ "requests": one, "limits": one }));
+    let pod = made(&s, PODS, asks).await;
+    assert_eq!(used(&s, "q").await[name], "3");
+    let mut own = claim("own", 1);
+    let mark = json!({ "resource.kubernetes.io/extended-resource-claim": "true" });
+    own["metadata"]["annotations"] = mark;
+    own["metadata"]["ownerReferences"] = json!([{ "apiVersion": "v1", "kind": "Pod",
+        "name": "p", "uid": pod["metadata"]["uid"], "controller": true }]);
+    made(&s, claims, own.clone()).await;
+    assert_eq!(used(&s, "q").await[name], "3");
+    own["metadata"]["name"] = json!("second");
+    let why = refused(&s, claims, own).await;
+    assert!(why.contains("exceeded quota: q"), "{why}");
+}
+
+#[tokio::test]
 async fn a_count_that_missed_something_is_not_stored() {
     let s = cluster(&Options::default()).await;
     quota(&s, "q", json!({ "hard": { "pods": "1" } })).await;
