@@ -92,8 +92,9 @@ struct Object(Value);
 impl<'de> Deserialize<'de> for Object {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let mut yaml = serde_norway::Value::deserialize(from)?;
-        yaml.apply_merge().map_err(de::Error::custom)?;
-        let json = serde_json::to_value(yaml).map_err(de::Error::custom)?;
+        yaml.apply_merge()
+            .map_err(<D::Error as de::Error>::custom)?;
+        let json = serde_json::to_value(yaml).map_err(<D::Error as de::Error>::custom)?;
         Ok(Self(json))
     }
 }
