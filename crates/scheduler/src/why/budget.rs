@@ -25,7 +25,7 @@ fn allowed(budget: &PodDisruptionBudget) -> i32 {
 }
 
 /// Of the pods of a node, those that budgets keep there: one line each.
-pub fn keeps<'a>(state: &'a State, node: &str) -> impl Iterator<Item = String> + 'a {
+pub fn keeps(state: &State, node: &str) -> Vec<String> {
     let on_it: Vec<&Pod> = state
         .pods
         .iter()
@@ -34,7 +34,7 @@ pub fn keeps<'a>(state: &'a State, node: &str) -> impl Iterator<Item = String> +
             place == Some(node) && !is_terminal(p) && p.metadata.deletion_timestamp.is_none()
         })
         .collect();
-    let held = move |budget: &'a PodDisruptionBudget| {
+    let held = |budget: &PodDisruptionBudget| {
         let pod = on_it.iter().find(|p| means(budget, p))?;
         let namespace = budget.namespace().unwrap_or_default();
         (allowed(budget) <= 0).then(|| {
@@ -45,7 +45,7 @@ pub fn keeps<'a>(state: &'a State, node: &str) -> impl Iterator<Item = String> +
             )
         })
     };
-    state.budgets.iter().filter_map(held)
+    state.budgets.iter().filter_map(held).collect()
 }
 
 pub fn explain(
