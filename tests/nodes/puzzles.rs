@@ -125,6 +125,13 @@ fn suspended_job(name: &str) -> Value {
         "spec": { "suspend": true, "template": { "spec": pod["spec"] } } })
 }
 
+fn suspended_cron_job(name: &str) -> Value {
+    let job = suspended_job(name);
+    json!({ "apiVersion": "batch/v1", "kind": "CronJob", "metadata": { "name": name },
+        "spec": { "schedule": "0 2 * * *", "suspend": true,
+            "jobTemplate": { "spec": { "template": job["spec"]["template"] } } } })
+}
+
 fn autoscaler(name: &str, of: &str) -> Value {
     json!({ "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler",
         "metadata": { "name": name },
@@ -270,7 +277,37 @@ fn about_workloads() -> Vec<Puzzle> {
     let mut named = pod("named", STAY);
     named["spec"]["containers"][0]["ports"] = json!([{ "name": "web", "containerPort": 80 }]);
     let missing = deployment("imageless", "tiphys.local/none:1", json!({}));
+    let mut refused = stateful_set("robotless");
+    refused["spec"]["template"]["spec"]["serviceAccountName"] = "nobody".into();
     vec![
+        puzzle(
+            "pods that are refused",
+            vec![refused],
+            "statefulset/robotless",
+            "pod robotless-0 has not been made yet",
+        ),
+        puzzle(
+            "an account that does not exist, as the events say",
+            vec![],
+            "statefulset/robotless",
+            "serviceaccount \"nobody\" not found",
+        ),
+        puzzle(
+            "a CronJob that is suspended",
+            vec![suspended_cron_job("nightly")],
+            "cronjob/nightly",
+            "it is suspended",
+        ),
+        puzzle(
+            "a budget that selects nothing",
+            vec![
+                json!({ "apiVersion": "policy/v1", "kind": "PodDisruptionBudget",
+                "metadata": { "name": "empty" },
+                "spec": { "minAvailable": 1, "selector": { "matchLabels": { "app": "nobody" } } } }),
+            ],
+            "pdb/empty",
+            "it selects no pod",
+        ),
         puzzle(
             "an image that is not there",
             vec![missing],
@@ -372,7 +409,7 @@ fn solved(cx: &Context) -> Result<()> {
 }
 
 fn cleared(cx: &Context) -> Result<()> {
-    cx.kubectl("delete statefulset,job,hpa --all --wait=false")?;
+    cx.kubectl("delete statefulset,job,cronjob,hpa,pdb --all --wait=false")?;
     cx.kubectl("delete pod --all --now --wait=false")?;
     let ns = &cx.ns;
     let of = |kind: &str, names: &[&str]| {
