@@ -27,6 +27,9 @@ const SERVICE_CIDR: Cidr = Cidr {
     prefix: 16,
 };
 
+/// What the kubelet of a node of this name says at `/metrics/resource`.
+pub type NodeUsage = Arc<dyn Fn(&str) -> String + Send + Sync>;
+
 /// The values; fixed while the server runs.
 #[derive(Clone)]
 pub struct Settings {
@@ -50,6 +53,8 @@ pub struct Settings {
     pub front_proxy: Option<FrontProxy>,
     /// Further lines of `/metrics`: figures of what runs beside the server in this process.
     pub more_metrics: Option<fn() -> String>,
+    /// Where nodes are only played: what they use, so that no kubelet is asked.
+    pub node_usage: Option<NodeUsage>,
     /// What makes spans of requests; off by default.
     pub tracer: traces::Tracer,
     pub anonymous: Anonymous,
@@ -84,6 +89,7 @@ impl Settings {
             client_ca_pem: None,
             front_proxy: None,
             more_metrics: None,
+            node_usage: None,
             tracer: traces::Tracer::default(),
             anonymous: Anonymous::default(),
             local_storage_class: false,

@@ -104,6 +104,10 @@ fn what_is_wrong_with_a_file_is_said_with_its_place() {
             "events[0].fail.zone: no node is in zone \"c\" at line 6 column 27",
         ),
         (
+            event("{ at: 1m, load: { selector: { app: web } } }"),
+            "events[0].load: say how much: cpu, memory or both",
+        ),
+        (
             event("{ at: 1m, add: { pool: n, count: 0 } }"),
             "events[0].add.count: must be at least 1",
         ),
@@ -309,6 +313,40 @@ events:
     ] {
         assert!(noted(what), "{what}: {:#?}", report.notes);
     }
+}
+
+/// An autoscaler learns what its pods have to do, as kubelets would measure it.
+#[test]
+fn autoscalers_follow_the_load() {
+    let web = deployment("web", 1, "500m");
+    let report = play(&format!(
+        "{NODES}
+duration: 40m
+sampleEvery: 1m
+objects:
+- {web}
+- apiVersion: autoscaling/v2
+  kind: HorizontalPodAutoscaler
+  metadata: {{ name: web }}
+  spec:
+    minReplicas: 1
+    maxReplicas: 10
+    scaleTargetRef: {{ apiVersion: apps/v1, kind: Deployment, name: web }}
+    metrics:
+    - type: Resource
+      resource: {{ name: cpu, target: {{ type: Utilization, averageUtilization: 50 }} }}
+events:
+- {{ at: 1m, load: {{ selector: {{ app: web }}, cpu: '2' }} }}
+- {{ at: 15m, load: {{ selector: {{ app: web }}, cpu: 500m }} }}
+"
+    ));
+    let at = |minute: u64| {
+        let found = report.samples.iter().find(|s| s.at_seconds == minute * 60);
+        found.map(|s| s.running)
+    };
+    // Half of what they ask for: eight of them have two processors to do, two have a half.
+    assert_eq!((at(14), at(39)), (Some(8), Some(2)), "{report:#?}");
+    assert_eq!(report.notes, Vec::<String>::new());
 }
 
 /// A night's peak, in a quarter of an hour.

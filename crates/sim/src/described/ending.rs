@@ -196,7 +196,7 @@ impl Ending {
     }
 }
 
-/// What autoscalers do not know: containers of a simulation use nothing that could be measured.
+/// What autoscalers do not know: of pods without a load nothing is measured.
 fn autoscalers(state: &State) -> Vec<String> {
     let blind = state.autoscalers.iter().filter(|a| {
         let conditions = a.status.as_ref().and_then(|s| s.conditions.as_ref());
@@ -209,8 +209,8 @@ fn autoscalers(state: &State) -> Vec<String> {
         let why = asked(state, &namespace, QuestionKind::Autoscaler, &name);
         let why = why.map(|a| a.cause).unwrap_or_default();
         format!(
-            "HorizontalPodAutoscaler {namespace}/{name}: {why} (nothing is used in a simulation: \
-             let events scale {} in its place)",
+            "HorizontalPodAutoscaler {namespace}/{name}: {why} (of pods without a load nothing is \
+             measured: let an event give those of {} one)",
             a.spec.scale_target_ref.name
         )
     });

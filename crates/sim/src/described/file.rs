@@ -14,7 +14,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::chance::{self, Drawn};
-use super::{captured, place};
+use super::load::{self, Load};
+use super::{captured, listed, place};
 
 /// More nodes than this are refused: upstream's limit is 5,000, and a laptop's memory has one too.
 const MOST_NODES: usize = 20_000;
@@ -237,6 +238,8 @@ pub struct Event {
     pub create: Option<Value>,
     pub delete: Option<Named>,
     pub scale: Option<Scale>,
+    /// Pods have this much to do, all together, from now on.
+    pub load: Option<Load>,
     /// Nodes fall silent, with all that runs on them.
     pub fail: Option<Which>,
     /// They come back.
@@ -254,7 +257,7 @@ pub struct Event {
 pub struct Named {
     pub api_version: String,
     pub kind: String,
-    #[serde(default = "default_namespace")]
+    #[serde(default = "load::default_namespace")]
     pub namespace: String,
     pub name: String,
 }
@@ -264,7 +267,7 @@ pub struct Named {
 pub struct Scale {
     /// Deployment, StatefulSet or ReplicaSet.
     pub kind: String,
-    #[serde(default = "default_namespace")]
+    #[serde(default = "load::default_namespace")]
     pub namespace: String,
     pub name: String,
     pub replicas: u32,
@@ -288,16 +291,13 @@ pub struct More {
     pub count: usize,
 }
 
-fn default_namespace() -> String {
-    "default".to_owned()
-}
-
 /// What an event does.
 #[derive(Clone, Copy, Debug)]
 pub enum Deed<'a> {
     Create(&'a Value),
     Delete(&'a Named),
     Scale(&'a Scale),
+    Load(&'a Load),
     Fail(&'a Which),
     Restore(&'a Which),
     Drain(&'a Which),
@@ -311,6 +311,7 @@ impl fmt::Display for Deed<'_> {
             Self::Create(_) => "create",
             Self::Delete(_) => "delete",
             Self::Scale(_) => "scale",
+            Self::Load(_) => "load",
             Self::Fail(_) => "fail",
             Self::Restore(_) => "restore",
             Self::Drain(_) => "drain",
@@ -325,7 +326,9 @@ impl<'a> Deed<'a> {
     fn which(self) -> Option<&'a Which> {
         match self {
             Self::Fail(w) | Self::Restore(w) | Self::Drain(w) | Self::Remove(w) => Some(w),
-            Self::Create(_) | Self::Delete(_) | Self::Scale(_) | Self::Add(_) => None,
+            Self::Create(_) | Self::Delete(_) | Self::Scale(_) | Self::Load(_) | Self::Add(_) => {
+                None
+            }
         }
     }
 }
@@ -336,6 +339,7 @@ impl Event {
             self.create.as_ref().map(Deed::Create),
             self.delete.as_ref().map(Deed::Delete),
             self.scale.as_ref().map(Deed::Scale),
+            self.load.as_ref().map(Deed::Load),
             self.fail.as_ref().map(Deed::Fail),
             self.restore.as_ref().map(Deed::Restore),
             self.drain.as_ref().map(Deed::Drain),
@@ -531,7 +535,7 @@ impl Description {
         });
         let all = self.nodes.iter().map(|p| p.count).chain(more);
         let count = all.fold(0, usize::saturating_add);
-        let own = self.objects.iter().flat_map(|o| each("", o));
+        let own = self.objects.iter().flat_map(|o| listed::each("", o));
         let own = own.filter(|(_, o)| o["kind"] == "Node").count();
         let count = count.saturating_add(own);
         if count == 0 {
@@ -549,7 +553,8 @@ impl Description {
             let path = format!("events[{at}]");
             let deeds = event.deeds();
             let [deed] = deeds.as_slice() else {
-                let what = "one of create, delete, scale, fail, restore, drain, add and remove";
+                let what =
+                    "one of create, delete, scale, load, fail, restore, drain, add and remove";
                 return wrong(
                     path,
                     format!("must have exactly {what}, and has {}", deeds.len()),
@@ -595,7 +600,7 @@ impl Description {
             let label = o.pointer("/metadata/labels").and_then(|all| all.get(ZONE));
             o["kind"] == "Node" && label.and_then(Value::as_str) == Some(zone)
         };
-        let mut own = self.objects.iter().flat_map(|o| each("", o));
+        let mut own = self.objects.iter().flat_map(|o| listed::each("", o));
         self.nodes.iter().any(pools) || own.any(|(_, o)| is_in(o))
     }
 
@@ -625,6 +630,10 @@ impl Description {
         }
         match deed {
             Deed::Create(object) => check_object(path, object),
+            Deed::Load(load) => match load.fault() {
+                Some((field, why)) => wrong(format!("{path}{field}"), why),
+                None => Ok(()),
+            },
             Deed::Add(more) if !has_pool(&more.pool) => wrong(
                 format!("{path}.pool"),
                 format!("there is no pool {:?}", more.pool),
@@ -640,52 +649,9 @@ impl Description {
     }
 }
 
-/// An object must say what it is; all else the API server says.
 fn check_object(path: &str, object: &Value) -> Result<(), DescriptionError> {
-    if let Some(items) = items(object) {
-        for (at, item) in items.iter().enumerate() {
-            check_object(&format!("{path}.items[{at}]"), item)?;
-        }
-        return Ok(());
+    match listed::fault(path, object) {
+        Some((path, why)) => wrong(path, why),
+        None => Ok(()),
     }
-    for pointer in ["/apiVersion", "/kind", "/metadata/name"] {
-        let text = object.pointer(pointer).and_then(Value::as_str);
-        if text.is_none_or(str::is_empty) {
-            let field = pointer.replace('/', ".");
-            return wrong(format!("{path}{field}"), "is missing, or not a text");
-        }
-    }
-    Ok(())
-}
-
-/// An object, or all of a List, with their paths.
-pub fn each<'a>(path: &str, object: &'a Value) -> Vec<(String, &'a Value)> {
-    let Some(items) = items(object) else {
-        return vec![(path.to_owned(), object)];
-    };
-    let items = items.iter().enumerate();
-    items
-        .map(|(at, item)| (format!("{path}.items[{at}]"), item))
-        .collect()
-}
-
-/// What must be there before others, of objects that are there from the beginning.
-pub fn rank(object: &Value) -> u8 {
-    match object["kind"].as_str().unwrap_or_default() {
-        "Namespace" => 0,
-        "CustomResourceDefinition"
-        | "LimitRange"
-        | "PriorityClass"
-        | "ResourceQuota"
-        | "RuntimeClass"
-        | "ServiceAccount"
-        | "StorageClass" => 1,
-        _ => 2,
-    }
-}
-
-/// The objects of a List.
-pub fn items(object: &Value) -> Option<&Vec<Value>> {
-    let is_list = object["kind"].as_str().is_some_and(|k| k.ends_with("List"));
-    object["items"].as_array().filter(|_| is_list)
 }

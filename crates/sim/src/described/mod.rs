@@ -7,6 +7,8 @@ mod chance;
 mod ending;
 mod file;
 mod hollow;
+mod listed;
+mod load;
 mod objects;
 mod place;
 mod play;

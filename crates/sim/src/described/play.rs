@@ -3,13 +3,14 @@
 //! that it is the same each time.
 
 mod claims;
+mod events;
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use apiserver::settings::NodeUsage;
 use client::{Change, Informer};
 use clock::{Clock, Instant, Random};
 use jiff::Timestamp;
@@ -23,8 +24,10 @@ use store::{Memory, Store};
 use tokio::sync::mpsc;
 
 use super::census::{Census, is_finished, node_of, phase, uid_of};
-use super::file::{Deed, Description, More, Which, each, rank};
+use super::file::{Description, Which};
 use super::hollow::{self, Phase};
+use super::listed::{each, rank};
+use super::load::Usage;
 use super::objects::{Objects, said};
 use super::report::Report;
 use super::{SimulateError, ending};
@@ -99,11 +102,26 @@ struct Play<'a> {
     addresses: u32,
     /// Nodes whose drain goes on, with what holds it.
     held: BTreeMap<String, String>,
+    usage: Arc<Mutex<Usage>>,
     census: Census,
 }
 
 fn failed(e: impl std::fmt::Display) -> SimulateError {
     SimulateError::Failed(e.to_string())
+}
+
+/// Where the file says nothing of loads, nothing is measured.
+fn has_loads(description: &Description) -> bool {
+    description.events.iter().any(|e| e.load.is_some())
+}
+
+/// What nodes say that their pods use.
+fn measured(usage: &Arc<Mutex<Usage>>, clock: Clock) -> NodeUsage {
+    let usage = usage.clone();
+    Arc::new(move |node: &str| {
+        let now = clock.now().as_millisecond();
+        usage.lock().text(node, Instant::now(), now)
+    })
 }
 
 /// Plays a description to its end; the runtime's clock must be paused.
@@ -117,6 +135,8 @@ pub(super) async fn play(description: &Description) -> Result<Report, SimulateEr
     let store: Arc<dyn Store> = Arc::new(Memory::new(clock));
     let (served, features) = description.served()?;
     let (kinds, features) = (served.kinds, Arc::new(features));
+    let usage: Arc<Mutex<Usage>> = Arc::default();
+    let node_usage = has_loads(description).then(|| measured(&usage, clock));
     let base = Base {
         servers: Arc::new(Mutex::new(vec![None])),
         store: store.clone(),
@@ -132,6 +152,7 @@ pub(super) async fn play(description: &Description) -> Result<Report, SimulateEr
         configure: Arc::new(move |config: &mut apiserver::Config| {
             config.settings.kinds = kinds.clone();
             config.settings.features = features.clone();
+            config.settings.node_usage = node_usage.clone();
         }),
         starting: Arc::default(),
     };
@@ -166,6 +187,7 @@ pub(super) async fn play(description: &Description) -> Result<Report, SimulateEr
         doing: BTreeMap::new(),
         addresses: 0,
         held: BTreeMap::new(),
+        usage,
         census: Census::default(),
     };
     for warning in served.warnings {
@@ -275,6 +297,7 @@ impl Play<'_> {
     /// A pod has changed: what does its node have to do?
     fn take(&mut self, change: &Change<Pod>) {
         self.census.take(change, Instant::now());
+        self.usage.lock().take(change, Instant::now());
         match (&change.old, &change.new) {
             (_, Some(pod)) => self.consider(pod),
             (Some(old), None) => {
@@ -566,113 +589,8 @@ impl Play<'_> {
     }
 }
 
-/// What the file says happens.
+/// The end.
 impl Play<'_> {
-    async fn event(&mut self, index: usize, turn: u32) -> Result<(), SimulateError> {
-        let description = self.description;
-        let Some(event) = description.events.get(index) else {
-            return Ok(());
-        };
-        let Some(deed) = event.deed() else {
-            return Ok(());
-        };
-        let path = format!("events[{index}].{deed}");
-        let refused = SimulateError::Refused;
-        match deed {
-            Deed::Create(object) => {
-                let suffix = if event.repeats() {
-                    format!("-{turn}")
-                } else {
-                    String::new()
-                };
-                let mut object = Cow::Borrowed(object);
-                if let Some(time) = event.runs_for.as_ref() {
-                    hollow::set_runs_for(object.to_mut(), time.draw(&self.random));
-                }
-                self.make(&path, &object, &suffix).await
-            }
-            Deed::Delete(named) => {
-                let deleted = self.objects.delete(&path, named).await;
-                if deleted.is_ok() && named.kind == "Node" {
-                    self.hollow.remove(&named.name);
-                }
-                deleted.map_err(refused)
-            }
-            Deed::Scale(scale) => self.objects.scale(&path, scale).await.map_err(refused),
-            Deed::Fail(which) => {
-                for node in self.choose(which, &path, Some(true))? {
-                    if let Some(known) = self.hollow.get_mut(&node) {
-                        known.alive = false;
-                    }
-                    if let Some(time) = event.lasts.as_ref() {
-                        let time = time.draw(&self.random);
-                        self.after(time, Step::Back(node.clone()));
-                    }
-                    self.after(description.node_grace.0, Step::Silent(node));
-                }
-                Ok(())
-            }
-            Deed::Restore(which) => {
-                for node in self.choose(which, &path, None)? {
-                    self.restore(&node).await;
-                }
-                Ok(())
-            }
-            Deed::Drain(which) => {
-                for node in self.choose(which, &path, Some(true))? {
-                    let cordoned = json!({ "spec": { "unschedulable": true } });
-                    self.patch_node(&node, &cordoned, false).await;
-                    self.after(Duration::ZERO, Step::Evict(node));
-                }
-                Ok(())
-            }
-            Deed::Add(more) => self.more(more, &path).await,
-            Deed::Remove(which) => {
-                for node in self.choose(which, &path, None)? {
-                    let api: Api<Node> = Api::all(self.client.clone());
-                    let done = api.delete(&node, &DeleteParams::default()).await;
-                    self.written("a node", done);
-                    self.hollow.remove(&node);
-                }
-                Ok(())
-            }
-        }
-    }
-
-    /// Makes an object, or all of a List: nodes are hollow ones.
-    async fn make(
-        &mut self,
-        path: &str,
-        object: &Value,
-        suffix: &str,
-    ) -> Result<(), SimulateError> {
-        for (path, one) in each(path, object) {
-            if one["kind"] != "Node" {
-                let made = self.objects.create(&path, one, suffix).await;
-                made.map_err(SimulateError::Refused)?;
-                continue;
-            }
-            let mut node = hollow::captured(one, &self.now());
-            if let Some(name) = one.pointer("/metadata/name").and_then(Value::as_str) {
-                node["metadata"]["name"] = json!(format!("{name}{suffix}"));
-            }
-            self.join(&node, None, &path).await?;
-        }
-        Ok(())
-    }
-
-    async fn more(&mut self, more: &More, path: &str) -> Result<(), SimulateError> {
-        let pool = self
-            .description
-            .nodes
-            .iter()
-            .position(|p| p.name == more.pool);
-        match pool {
-            Some(pool) => self.add(pool, more.count, path).await,
-            None => Ok(()),
-        }
-    }
-
     async fn report(mut self, store: &Arc<dyn Store>) -> Result<Report, SimulateError> {
         let end = ending::Ending::look(&self.client, &self.pods.list()).await;
         let end = end.map_err(|e| failed(said(&e)))?;
