@@ -142,15 +142,14 @@ mod tests {
     #[test]
     fn a_node_that_is_not_well_is_to_be_mended() {
         let node = |key: &str| {
-            let node = json!({"metadata": {"name": "a"}, "spec": {"taints": [
-                {"key": key, "effect": "NoSchedule"}]}});
-            let node = serde_json::from_value(node).expect("a node");
-            let node = Node::read(&node, &mut crate::interned::Strings::default());
+            let cluster = Cluster::new([json!({"metadata": {"name": "a"}, "spec": {"taints": [
+                {"key": key, "effect": "NoSchedule"}]}})]);
+            let node = cluster.snapshot.nodes().next().expect("a node");
             let all = Tolerations {
                 tolerations: &[],
                 any_soft: false,
             };
-            all.advice(&node).expect("advice")
+            all.advice(node).expect("advice")
         };
         for (key, advice) in [
             ("node.kubernetes.io/unreachable", MEND_NODE),

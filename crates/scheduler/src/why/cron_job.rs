@@ -14,9 +14,7 @@ pub fn explain(state: &State, of: &CronJob, profiles: Profiles<'_>) -> Result<An
     if let Some(held) = state::held(of) {
         return Ok(Answer::of(about, held));
     }
-    let Some(spec) = &of.spec else {
-        return Ok(Answer::of(about, "it has no specification"));
-    };
+    let spec = &of.spec;
     if spec.suspend == Some(true) {
         let answer = Answer::of(about, "it is suspended: no Job comes at its times");
         return Ok(answer.change("set spec.suspend to false"));
