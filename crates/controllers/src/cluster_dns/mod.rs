@@ -74,7 +74,15 @@ impl Controller for ClusterDns {
     type Observed = Observed;
 
     fn watches(&self, watches: &mut Watches<()>) {
-        watches.on(&self.nodes, |_| vec![()]);
+        // Heartbeats and the like are of no interest, and all nodes are looked at each time.
+        watches.on_change(&self.nodes, |change| {
+            let served = |node: &Option<Arc<Node>>| node.as_deref().map(served_at);
+            if served(&change.old) == served(&change.new) {
+                Vec::new()
+            } else {
+                vec![()]
+            }
+        });
         watches.on(&self.services, |s| {
             if s.name_any() == SERVICE {
                 vec![()]
@@ -128,19 +136,26 @@ fn answers(node: &Node) -> bool {
     said.is_none_or(|said| said != NONE)
 }
 
-fn endpoint(node: &Node, family: IpFamily) -> Option<Value> {
+/// Where the server at a node answers in a family.
+fn address(node: &Node, family: IpFamily) -> Option<&str> {
     if !answers(node) {
         return None;
     }
-    let status = node.status.as_ref()?;
-    let address = status
-        .addresses
-        .iter()
-        .flatten()
-        .filter(|a| a.type_ == "InternalIP")
-        .find(|a| a.address.parse().is_ok_and(|ip| IpFamily::of(ip) == family))?;
+    let addresses = node.status.as_ref()?.addresses.iter().flatten();
+    let mut internal = addresses.filter(|a| a.type_ == "InternalIP");
+    let own = internal.find(|a| a.address.parse().is_ok_and(|ip| IpFamily::of(ip) == family))?;
+    Some(&own.address)
+}
+
+/// All of a node that its endpoints say.
+fn served_at(node: &Node) -> [Option<&str>; 2] {
+    IpFamily::ALL.map(|family| address(node, family))
+}
+
+fn endpoint(node: &Node, family: IpFamily) -> Option<Value> {
+    let address = address(node, family)?;
     Some(json!({
-        "addresses": [address.address],
+        "addresses": [address],
         "conditions": { "ready": true, "serving": true, "terminating": false },
         "nodeName": node.name_any(),
     }))
@@ -167,7 +182,7 @@ fn plan(seen: &Observed) -> Plan {
 fn slice(seen: &Observed, family: IpFamily, old: Option<&Arc<EndpointSlice>>) -> Option<Action> {
     let name = slice_name(family);
     let mut nodes: Vec<&Arc<Node>> = seen.nodes.iter().collect();
-    nodes.sort_by_key(|n| n.name_any());
+    nodes.sort_by_cached_key(|n| n.name_any());
     let endpoints: Vec<Value> = nodes
         .into_iter()
         .filter_map(|n| endpoint(n, family))
@@ -228,6 +243,18 @@ mod tests {
             },
         });
         Arc::new(serde_json::from_value(value).expect("node"))
+    }
+
+    #[test]
+    fn a_node_is_of_interest_for_where_it_answers() {
+        let before = node("a", "True");
+        let mut later = Node::clone(&node("a", "False"));
+        later.metadata.resource_version = Some("7".into());
+        assert_eq!(served_at(&before), served_at(&later));
+        assert_eq!(served_at(&later), [Some("10.0.0.9"), Some("fd00::9")]);
+        let note = (CLUSTER_DNS.to_owned(), NONE.to_owned());
+        later.metadata.annotations = Some(BTreeMap::from([note]));
+        assert_eq!(served_at(&later), [None, None]);
     }
 
     #[test]

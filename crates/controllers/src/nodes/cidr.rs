@@ -193,7 +193,7 @@ fn allot(nodes: &[Arc<Node>], ranges: &Ranges) -> Allotment {
     if asking.is_empty() {
         return allotment;
     }
-    asking.sort_by_key(|n| n.name_any());
+    asking.sort_by_cached_key(|n| n.name_any());
     let taken = UsedCidrs::of(nodes, ranges);
     let parts = |(range, prefix): &(Cidr, u8)| {
         let (range, prefix) = (*range, *prefix);
