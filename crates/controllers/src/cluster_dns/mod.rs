@@ -76,11 +76,10 @@ impl Controller for ClusterDns {
     fn watches(&self, watches: &mut Watches<()>) {
         // Heartbeats and the like are of no interest, and all nodes are looked at each time.
         watches.on_change(&self.nodes, |change| {
-            let served = |node: &Option<Arc<Node>>| node.as_deref().map(served_at);
-            if served(&change.old) == served(&change.new) {
-                Vec::new()
-            } else {
-                vec![()]
+            let (old, new) = (change.old.as_deref(), change.new.as_deref());
+            match old.map(served_at) == new.map(served_at) {
+                true => Vec::new(),
+                false => vec![()],
             }
         });
         watches.on(&self.services, |s| {
