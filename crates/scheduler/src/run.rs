@@ -31,8 +31,8 @@ use crate::pod::Pod;
 use crate::queue::Waits;
 use crate::totals;
 use crate::write::{
-    NotBound, Preemptor, Report, announce, bind, groups, is_gated, publish, reference,
-    scheduled_reason, write_all,
+    NotBound, Preemptor, Report, announce, bind, groups, is_gated, is_to_be_asked, publish,
+    reference, scheduled_reason, write_all,
 };
 
 /// Decisions between two looks at what the informers brought.
@@ -544,9 +544,15 @@ impl Shell {
 
     fn send_reports(&mut self) {
         while self.reports.in_flight < REPORTS_IN_FLIGHT {
-            let Some(report) = self.reports.next() else {
+            let Some(mut report) = self.reports.next() else {
                 return;
             };
+            if let Nomination::Begins(room) = &mut report.nomination {
+                // Others of the node may have asked the same pod, while this report waited.
+                let pods = &self.pods;
+                let stays = |v: &Arc<Pod>| is_to_be_asked(v, pods.get(&v.namespace, &v.name));
+                room.victims.retain(stays);
+            }
             let current = self.pods.get(&report.pod.namespace, &report.pod.name);
             let Some(recorder) = self.recorder(&report.pod).cloned() else {
                 continue;

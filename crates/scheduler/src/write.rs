@@ -319,6 +319,14 @@ async fn patch_status(
         .map(drop)
 }
 
+/// Whether a victim, as the cache has it now, has yet to be asked to go.
+pub fn is_to_be_asked(victim: &Pod, now: Option<Arc<ApiPod>>) -> bool {
+    now.is_some_and(|now| {
+        let is_it = now.metadata.uid.as_deref() == Some(&*victim.uid);
+        is_it && now.metadata.deletion_timestamp.is_none()
+    })
+}
+
 /// What makes room, for the requests about its victims.
 pub struct Preemptor<'a> {
     pub client: &'a Client,
@@ -386,5 +394,27 @@ impl Preemptor<'_> {
             .delete(&victim.name, &params)
             .await?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugins::testing::Cluster;
+
+    #[test]
+    fn only_a_pod_that_is_there_and_stays_is_asked_to_go() {
+        let victim = Cluster::default().pod(json!({"metadata": {"name": "a"}}));
+        let now = |uid: &str, deleted: Option<&str>| {
+            let value =
+                json!({"metadata": {"name": "a", "uid": uid, "deletionTimestamp": deleted}});
+            let pod: ApiPod = serde_json::from_value(value).expect("a pod");
+            Some(Arc::new(pod))
+        };
+        assert!(is_to_be_asked(&victim, now(&victim.uid, None)));
+        let at = Some("2026-01-01T00:00:00Z");
+        assert!(!is_to_be_asked(&victim, now(&victim.uid, at)));
+        assert!(!is_to_be_asked(&victim, now("another", None)));
+        assert!(!is_to_be_asked(&victim, None));
     }
 }
