@@ -221,6 +221,7 @@ impl Core {
                         profile,
                         seed,
                         nodes: Vec::new(),
+                        again: 0,
                         message: Some(message),
                     });
                     return Step::Ask(Question::Victims { pod, candidates });

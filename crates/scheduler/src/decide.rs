@@ -398,7 +398,7 @@ impl Decision {
         nodes: Vec<&'n Node>,
         heard: &Opinion,
     ) -> Vec<&'n Node> {
-        let rejections = Arc::make_mut(&mut self.rejections);
+        let mut said = Vec::new();
         for (at, node) in snapshot.slots().iter().enumerate() {
             let Some(no) = heard.refused.get(&node.name) else {
                 continue;
@@ -409,7 +409,7 @@ impl Decision {
             } else {
                 Verdict::NotNow(reason)
             };
-            rejections.put(Rejection {
+            said.push(Rejection {
                 node: at,
                 plugin: EXTENDER,
                 verdict,
@@ -421,13 +421,14 @@ impl Decision {
         let silent = others
             .iter()
             .filter(|n| !heard.refused.contains_key(&n.name));
-        for at in silent.filter_map(|n| snapshot.slot_of(&n.name)) {
-            rejections.put(Rejection {
-                node: at,
-                plugin: EXTENDER,
-                verdict: Verdict::Never(Reason::many(Vec::new())),
-            });
-        }
+        let silent = silent.filter_map(|n| snapshot.slot_of(&n.name));
+        said.extend(silent.map(|at| Rejection {
+            node: at,
+            plugin: EXTENDER,
+            verdict: Verdict::Never(Reason::many(Vec::new())),
+        }));
+        let rejections = Arc::make_mut(&mut self.rejections);
+        rejections.put(said);
         rejections.sort();
         self.feasible = good.len();
         good

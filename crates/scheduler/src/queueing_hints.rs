@@ -180,7 +180,9 @@ impl Happened {
     ) -> Option<Help> {
         let help = |events, displaces| Help { events, displaces };
         let mut plugins = refused_by(profile, refused);
-        let fits = plugins.find_map(|plugin| self.lets_in(plugin, pod, snapshot));
+        // What an extender heeds nobody knows.
+        let any_pod = refused.is_everybody();
+        let fits = plugins.find_map(|plugin| self.lets_in(plugin, any_pod, pod, snapshot));
         if let Some(events) = fits {
             return Some(help(events, false));
         }
@@ -188,8 +190,15 @@ impl Happened {
         displaces.map(|events| help(events, true))
     }
 
-    /// The events for which a plugin that refused a pod may let it in.
-    fn lets_in(&self, plugin: &dyn Plugin, pod: &Pod, snapshot: &Snapshot) -> Option<Events> {
+    /// The events for which a plugin that refused a pod may let it in. `any_pod`: whichever pods they are
+    /// about.
+    fn lets_in(
+        &self,
+        plugin: &dyn Plugin,
+        any_pod: bool,
+        pod: &Pod,
+        snapshot: &Snapshot,
+    ) -> Option<Events> {
         let wakes_on = plugin.wakes_on();
         if !wakes_on.meets(self.all) {
             return None;
@@ -210,7 +219,7 @@ impl Happened {
         let mut nodes = self.nodes.iter();
         let node = nodes.find(|(name, at)| {
             wakes_on.meets(at.events)
-                && at.concerns(plugin, pod, snapshot)
+                && (any_pod || at.concerns(plugin, pod, snapshot))
                 && plugin.helps(pod, about(name, snapshot), snapshot)
         });
         node.map(|(_, at)| wakes_on.among(at.events))
@@ -394,6 +403,21 @@ mod tests {
             came.to_node(Events::NODE_ADDED, &at);
             assert!(helps(&came), "{plugin} {pending} {other}");
         }
+    }
+
+    #[test]
+    fn whom_an_extender_refused_any_pod_may_help() {
+        let labelled = |app: &str| json!({"metadata": {"labels": {"app": app}}, "spec": {}});
+        let mut c = Cluster::new([node("a", "2", "8Gi")]);
+        let (pod, there) = (c.pod(labelled("web")), c.place("a", labelled("db")));
+        let at = c.strings.get("a");
+        let profile = Profile::default();
+        let mut came = Happened::default();
+        came.pod_came(&at, &there);
+        let helps = |refused| came.helps(&pod, refused, &profile, &c.snapshot).is_some();
+        assert!(helps(Refused::EVERYBODY));
+        let plugins = 0..profile.plugins.len();
+        assert!(!helps(plugins.fold(Refused::NOBODY, Refused::and)));
     }
 
     #[test]

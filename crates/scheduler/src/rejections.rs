@@ -2,7 +2,7 @@
 //! condition, the plugins that stood in the way, and where less important pods might make room. That
 //! is counted when somebody asks for it, and once for all decisions that share it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Deref;
 use std::sync::OnceLock;
 
@@ -79,10 +79,11 @@ impl Rejections {
         }
     }
 
-    /// Takes the place of what was said of the same node.
-    pub fn put(&mut self, rejection: Rejection) {
-        self.all.retain(|r| r.node != rejection.node);
-        self.all.push(rejection);
+    /// Take the place of what was said of the same nodes.
+    pub fn put(&mut self, rejections: Vec<Rejection>) {
+        let nodes: HashSet<usize> = rejections.iter().map(|r| r.node).collect();
+        self.all.retain(|r| !nodes.contains(&r.node));
+        self.all.extend(rejections);
         self.counted = OnceLock::new();
     }
 
@@ -153,7 +154,7 @@ mod tests {
         all.set(1, 3, never());
         assert_eq!(all.message(5), "0/5 nodes are available: 1 full, 2 never.");
         assert_eq!(all.hopeful(), [2]);
-        all.put(no(2, EXTENDER, full()));
+        all.put(vec![no(2, EXTENDER, full())]);
         assert_eq!(all.len(), 3);
         assert!(all.refused_by().is_everybody());
     }

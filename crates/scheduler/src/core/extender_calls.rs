@@ -7,11 +7,16 @@ use super::{Core, Step};
 use crate::batch;
 use crate::decide::{Decision, Outcome, decide_with, fitting};
 use crate::extenders::{self, Chosen, Opinion, Question};
+use crate::plugins::Events;
 use crate::pod::Pod;
 use crate::preempt::{self, Candidate, Preemption};
 
 /// Of one in so many decisions, the first among them, each plugin's time is measured.
 const SAMPLED: u64 = 10;
+
+/// How often extenders are asked once more about a pod, since other nodes fit by then: nobody else is
+/// decided about meanwhile.
+const ASKED_AGAIN: usize = 3;
 
 /// A pod about which extenders are asked.
 pub(super) struct ExtenderCall {
@@ -21,6 +26,8 @@ pub(super) struct ExtenderCall {
     pub seed: u64,
     /// The nodes that they are asked about.
     pub nodes: Vec<Arc<str>>,
+    /// How often they were asked before, since other nodes fit by then.
+    pub again: usize,
     /// Where it is about victims: why the pod has no node.
     pub message: Option<String>,
 }
@@ -46,6 +53,7 @@ impl Core {
                     profile: at,
                     seed,
                     nodes: nodes.clone(),
+                    again: 0,
                     message: None,
                 });
                 return Some(Step::Ask(Question::Nodes { pod, nodes }));
@@ -96,14 +104,17 @@ impl Core {
                 let (heard, timings) = (Some(&opinion), &self.timings);
                 let (pod, seed) = (&asked.pod, asked.seed);
                 let decision = decide_with(&self.snapshot, pod, profile, seed, heard, timings);
+                // What has begun to fit meanwhile wakes nobody any more: they are asked about it.
+                let mut others_fit = false;
                 if decision.outcome == Outcome::Unschedulable {
-                    // What has begun to fit meanwhile wakes nobody any more: they are asked about it.
                     let (_, nodes) = fitting(&self.snapshot, pod, profile, seed, timings);
                     let known: HashSet<&Arc<str>> = asked.nodes.iter().collect();
-                    if nodes.iter().any(|node| !known.contains(node)) {
+                    others_fit = nodes.iter().any(|node| !known.contains(node));
+                    if others_fit && asked.again < ASKED_AGAIN {
                         let pod = pod.clone();
                         self.asked = Some(ExtenderCall {
                             nodes: nodes.clone(),
+                            again: asked.again + 1,
                             ..asked
                         });
                         let question = Question::Nodes { pod, nodes };
@@ -111,7 +122,13 @@ impl Core {
                         return;
                     }
                 }
-                self.decided(asked.pod, asked.profile, decision, asked.seed, now_ms)
+                let uid = asked.pod.uid.clone();
+                let step = self.decided(asked.pod, asked.profile, decision, asked.seed, now_ms);
+                if others_fit {
+                    // Often enough for now: others have their turn before it.
+                    self.queue.wake_one(&uid, Events::NONE.label(), now_ms);
+                }
+                step
             }
             Err(message) => {
                 self.end_nomination(&asked.pod.uid);
@@ -282,6 +299,33 @@ mod tests {
             serde_json::from_value(json!({"metadata": {"name": "c"}})).expect("c");
         core.node_changed(Some(&gone), None);
         assert_eq!(names(core.step(6, 60_000)), ["a", "b"]);
+    }
+
+    #[test]
+    fn a_pod_about_which_they_are_asked_again_and_again_lets_others_go_on() {
+        let mut core = core(judge());
+        core.pod_changed(None, Some(&pod("p", 0, None, json!({"cpu": "1"}))), 0);
+        let mut asked = core.step(1, 0);
+        let mut times = 0;
+        while let Some(Step::Ask(_)) = asked {
+            times += 1;
+            let node = json!({"metadata": {"name": format!("n{times}")},
+                "status": {"allocatable": {"cpu": "2", "memory": "8Gi", "pods": "9"}}});
+            let node: k8s::Node = serde_json::from_value(node).expect("a node");
+            core.node_changed(None, Some(&node));
+            // The event is looked at while the answer is awaited.
+            assert!(core.step(2, 0).is_none());
+            core.heard_of_nodes(Ok(Opinion::default()), 0);
+            asked = core.step(3, 0);
+        }
+        assert_eq!(times, 1 + ASKED_AGAIN);
+        assert!(
+            matches!(asked, Some(Step::Unschedulable { .. })),
+            "{asked:?}"
+        );
+        // It is tried again, though nothing happens any more.
+        let last = names(core.step(4, 60_000)).pop();
+        assert_eq!(last.as_deref(), Some("n4"));
     }
 
     #[test]

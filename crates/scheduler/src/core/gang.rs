@@ -227,7 +227,7 @@ impl Core {
             self.ready.push_back(Step::Unschedulable {
                 pod,
                 message: format!("{}: {why}", message::GANG_WAITS),
-                nomination: Nomination::Stays,
+                nomination: Nomination::Ends,
                 writes: Vec::new(),
             });
         }
