@@ -3,6 +3,7 @@
 //! everywhere. Values alone: who makes them is [`super::play`].
 
 use api::local_volumes::{PROVISIONED_BY, PROVISIONER};
+use api::names;
 use controllers::volumes::{PROVISIONER_NAMES, SELECTED_NODE, annotation, class_of_claim};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
@@ -31,6 +32,22 @@ pub fn name(claim: &PersistentVolumeClaim) -> String {
     format!("pvc-{}", claim.uid().unwrap_or_default())
 }
 
+/// Letters of the longest name of a driver.
+const DRIVER_LENGTH: usize = 63;
+
+/// A provisioner as the driver of its volumes. Some have names that no driver can have, such as
+/// `rancher.io/local-path`.
+fn driver(by: &str) -> String {
+    let is_name = names::is_dns1123_subdomain(&by.to_lowercase()).is_empty();
+    if is_name && by.len() <= DRIVER_LENGTH {
+        return by.to_owned();
+    }
+    let letters = by.chars().take(DRIVER_LENGTH);
+    let letters = letters.map(|c| if c.is_ascii_alphanumeric() { c } else { '-' });
+    let all: String = letters.collect();
+    all.trim_matches('-').to_owned()
+}
+
 /// The volume for a claim, of a class, in a zone.
 pub fn made(
     claim: &PersistentVolumeClaim,
@@ -57,7 +74,7 @@ pub fn made(
             "storageClassName": class_of_claim(claim),
             "claimRef": { "apiVersion": "v1", "kind": "PersistentVolumeClaim",
                 "namespace": claim.namespace(), "name": claim.name_any(), "uid": claim.uid() },
-            "csi": { "driver": by, "volumeHandle": name(claim) },
+            "csi": { "driver": driver(by), "volumeHandle": name(claim) },
             "nodeAffinity": affinity,
         },
     })
@@ -99,5 +116,19 @@ mod tests {
         let spec = volume.spec.expect("a specification");
         assert_eq!(spec.storage_class_name.as_deref(), Some("fast"));
         assert!(spec.node_affinity.is_some());
+    }
+
+    #[test]
+    fn a_driver_has_a_name_that_drivers_may_have() {
+        let long = "a".repeat(80);
+        for (by, name) in [
+            ("csi.example.com", "csi.example.com"),
+            ("rancher.io/local-path", "rancher-io-local-path"),
+            ("example.com/a_b-", "example-com-a-b"),
+            (long.as_str(), &long[..63]),
+        ] {
+            assert_eq!(driver(by), name);
+            assert!(names::is_dns1123_subdomain(&driver(by)).is_empty());
+        }
     }
 }
