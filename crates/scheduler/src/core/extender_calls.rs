@@ -108,8 +108,10 @@ impl Core {
                 let mut others_fit = false;
                 if decision.outcome == Outcome::Unschedulable {
                     let (_, nodes) = fitting(&self.snapshot, pod, profile, seed, timings);
-                    let known: HashSet<&Arc<str>> = asked.nodes.iter().collect();
-                    others_fit = nodes.iter().any(|node| !known.contains(node));
+                    others_fit = {
+                        let known: HashSet<&Arc<str>> = asked.nodes.iter().collect();
+                        nodes.iter().any(|node| !known.contains(node))
+                    };
                     if others_fit && asked.again < ASKED_AGAIN {
                         let pod = pod.clone();
                         self.asked = Some(ExtenderCall {
