@@ -63,18 +63,22 @@ where
     pages(Api::namespaced(client.clone(), namespace), usize::MAX).await
 }
 
-/// Warnings of a namespace; without its name, those of all. They make an answer better and never
-/// wrong: who may not read them gets one without.
+/// What makes an answer better and never wrong: who may not read it gets one without.
+fn if_permitted<K>(found: Result<Vec<K>, kube::Error>) -> Result<Vec<K>, kube::Error> {
+    match found {
+        Err(kube::Error::Api(status)) if status.code == 403 => Ok(Vec::new()),
+        found => found,
+    }
+}
+
+/// Warnings of a namespace; without its name, those of all.
 async fn warnings(client: &Client, namespace: &str) -> Result<Vec<Event>, kube::Error> {
     let api: Api<Event> = match namespace {
         "" => Api::all(client.clone()),
         of => Api::namespaced(client.clone(), of),
     };
     let selection = ListParams::default().fields("type=Warning");
-    match selected(api, selection, usize::MAX).await {
-        Err(kube::Error::Api(status)) if status.code == 403 => Ok(Vec::new()),
-        found => found,
-    }
+    if_permitted(selected(api, selection, usize::MAX).await)
 }
 
 /// The groups of these pods, where any of them names one and the kind is served.
@@ -194,8 +198,9 @@ impl State {
             .filter(|n| n.metadata.name.as_deref() == Some(name));
         if asked.any(is_closed) {
             let here = ListParams::default().fields(&format!("spec.nodeName={name}"));
-            out.pods = selected(Api::all(client.clone()), here, usize::MAX).await?;
-            out.budgets = all(client).await?;
+            let pods = selected(Api::all(client.clone()), here, usize::MAX).await;
+            out.pods = if_permitted(pods)?;
+            out.budgets = if_permitted(all(client).await)?;
         }
         Ok(out)
     }
@@ -292,5 +297,17 @@ mod tests {
         let left = remaining(&of);
         let names: Vec<String> = left.iter().map(|(r, g)| format!("{r}|{g}")).collect();
         assert_eq!(names, ["jobs|batch", "widgets|example.com", "pods|"]);
+    }
+
+    #[test]
+    fn who_may_not_read_something_gets_an_answer_without_it() {
+        let refused = |code: u16| -> Result<Vec<Pod>, kube::Error> {
+            let status = json!({"code": code, "message": "no", "reason": "Other"});
+            Err(kube::Error::Api(
+                serde_json::from_value(status).expect("a status"),
+            ))
+        };
+        assert!(if_permitted(refused(403)).is_ok_and(|all| all.is_empty()));
+        assert!(if_permitted(refused(500)).is_err());
     }
 }
