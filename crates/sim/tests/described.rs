@@ -272,6 +272,29 @@ events:
     assert_eq!(report.pending, []);
 }
 
+/// A node is back before its pods must go: they are ready again, though nothing about them has changed.
+#[test]
+fn the_pods_of_a_node_that_comes_back_are_ready_again() {
+    let web = deployment("web", 6, "500m");
+    let report = play(&format!(
+        "{NODES}
+duration: 15m
+sampleEvery: 1m
+objects: [{web}]
+events:
+- {{ at: 5m, fail: {{ nodes: [n-0] }} }}
+- {{ at: 8m, restore: {{ nodes: [n-0] }} }}
+"
+    ));
+    let at = |minute: u64| report.samples.iter().find(|s| s.at_seconds == minute * 60);
+    assert_eq!(at(7).map(|s| s.nodes_ready), Some(1));
+    assert_eq!(at(9).map(|s| (s.nodes_ready, s.running)), Some((2, 6)));
+    assert_eq!(report.evictions.by_taints, 0);
+    let web = report.workloads.iter().find(|w| w.name == "web");
+    assert_eq!(web.map(|w| (w.ready, w.wanted)), Some((6, 6)));
+    assert_eq!(report.pending, []);
+}
+
 /// Pods that a quota refuses are not there either; a drain that a budget holds is named, and an
 /// autoscaler that learns nothing.
 #[test]

@@ -13,6 +13,7 @@ use std::time::Duration;
 use apiserver::settings::NodeUsage;
 use client::{Change, Informer};
 use clock::{Clock, Instant, Random};
+use control::ready::is_pod_ready;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
 use kube::api::{DeleteParams, EvictParams, Patch, PatchParams, PostParams, Preconditions};
@@ -40,6 +41,8 @@ use crate::net::Cable;
 const SETTLES: Duration = Duration::from_secs(5);
 /// Between tries to evict what a budget held.
 const EVICT_AGAIN: Duration = Duration::from_secs(5);
+/// Until a node that is back says how its pods are.
+const REPORTS_AGAIN: Duration = Duration::from_secs(1);
 /// Hollow nodes send no heartbeats; a node that fails is marked by this simulation. So the node
 /// controller's own patience must never end.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
@@ -331,6 +334,13 @@ impl Play<'_> {
             let part = 0.5 + self.random.fraction();
             let wait = times.start_after.0.mul_f64(part);
             (Doing::Starting, wait, Step::Start as fn(Who) -> Step)
+        } else if phase(pod) == "Running" && !is_pod_ready(pod) && doing.is_none() {
+            // The node controller said so while nothing was heard of its node.
+            (
+                Doing::Starting,
+                REPORTS_AGAIN,
+                Step::Start as fn(Who) -> Step,
+            )
         } else if let Some(wait) = hollow::runs_for(pod, times.run_for.0)
             && phase(pod) == "Running"
         {
