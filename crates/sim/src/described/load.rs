@@ -7,9 +7,13 @@ use std::fmt::Write as _;
 use api::quantity::Quantity;
 use client::Change;
 use clock::Instant;
+use control::ready::is_pod_ready;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use serde::Deserialize;
+
+/// Bytes that whatever runs has, and a node by itself: who reads figures takes nought for not measured.
+const LEAST_BYTES: i64 = 1 << 20;
 
 /// What pods with these labels have to do, all together: each takes its part.
 #[derive(Clone, Debug, Deserialize)]
@@ -50,7 +54,7 @@ impl Load {
     }
 }
 
-/// A pod that runs, and what it uses.
+/// A pod that runs and is ready, and what it uses.
 struct PodUse {
     node: String,
     labels: BTreeMap<String, String>,
@@ -67,7 +71,7 @@ struct PodUse {
 }
 
 impl PodUse {
-    /// None of a pod that does not run.
+    /// None of a pod that does not run, or is on a node that is silent: nobody sends it anything to do.
     fn of(pod: &Pod) -> Option<Self> {
         let spec = pod.spec.as_ref()?;
         let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
@@ -75,7 +79,8 @@ impl PodUse {
         let limits = container.resources.as_ref().and_then(|r| r.limits.as_ref());
         let limit = limits.and_then(|all| all.get("cpu"));
         let limit = limit.and_then(|q| q.0.parse::<Quantity>().ok());
-        if phase != Some("Running") || pod.metadata.deletion_timestamp.is_some() {
+        let works = phase == Some("Running") && is_pod_ready(pod);
+        if !works || pod.metadata.deletion_timestamp.is_some() {
             return None;
         }
         Some(Self {
@@ -164,13 +169,14 @@ impl Usage {
     pub fn text(&mut self, node: &str, now: Instant, millis: i64) -> String {
         self.count(now);
         let mut out = String::new();
-        let (mut seconds, mut bytes) = (0.0, 0);
+        let (mut seconds, mut bytes) = (0.0, LEAST_BYTES);
         let here = self
             .pods
             .iter()
             .filter(|(_, pod)| pod.node == node && pod.is_met);
         for ((namespace, name), pod) in here {
-            let (used, memory, container) = (pod.used_seconds, pod.memory_bytes, &pod.container);
+            let (used, container) = (pod.used_seconds, &pod.container);
+            let memory = pod.memory_bytes.max(LEAST_BYTES);
             let labels =
                 format!("container=\"{container}\",namespace=\"{namespace}\",pod=\"{name}\"");
             let _ = writeln!(
@@ -182,7 +188,7 @@ impl Usage {
                 "container_memory_working_set_bytes{{{labels}}} {memory} {millis}"
             );
             seconds += used;
-            bytes += memory;
+            bytes = bytes.saturating_add(memory);
         }
         let _ = writeln!(out, "node_cpu_usage_seconds_total {seconds} {millis}");
         let _ = writeln!(out, "node_memory_working_set_bytes {bytes} {millis}");
@@ -203,12 +209,46 @@ mod tests {
         let pod = json!({ "metadata": { "name": name, "namespace": "d", "labels": { "app": "web" } },
             "spec": { "nodeName": "n", "containers": [
                 { "name": "c", "resources": { "limits": { "cpu": limit } } }] },
-            "status": { "phase": "Running" } });
+            "status": { "phase": "Running", "conditions": [{ "type": "Ready", "status": "True" }] } });
         let new = serde_json::from_value(pod).expect("a pod");
         Change {
             old: None,
             new: Some(Arc::new(new)),
         }
+    }
+
+    /// What is measured of a pod has memory, too, else it is taken for not measured.
+    #[test]
+    fn all_that_runs_has_memory_and_what_is_not_ready_has_no_load() {
+        let mut usage = Usage::default();
+        let load = json!({ "namespace": "d", "selector": { "app": "web" }, "cpu": "1" });
+        let load: Load = serde_json::from_value(load).expect("a load");
+        let begin = Instant::now();
+        usage.set(&load, begin);
+        let mut silent = comes("b", "1");
+        for change in [comes("a", "1"), comes("b", "1")] {
+            usage.take(&change, begin);
+        }
+        let text = usage.text("n", begin, 5);
+        let of_memory =
+            "container_memory_working_set_bytes{container=\"c\",namespace=\"d\",pod=\"a\"}";
+        assert!(
+            text.contains(&format!("{of_memory} {LEAST_BYTES} 5")),
+            "{text}"
+        );
+        let node = format!("node_memory_working_set_bytes {} 5", 3 * LEAST_BYTES);
+        assert!(text.contains(&node), "{text}");
+        // The node of one is not heard from: the other has all of the load.
+        let pod = silent.new.as_mut().map(Arc::make_mut);
+        let status = pod.and_then(|p| p.status.as_mut());
+        let conditions = status
+            .and_then(|s| s.conditions.as_mut())
+            .expect("conditions");
+        conditions[0].status = "False".to_owned();
+        usage.take(&silent, begin);
+        let text = usage.text("n", begin + Duration::from_secs(10), 6);
+        assert!(!text.contains("pod=\"b\""), "{text}");
+        assert!(text.contains("node_cpu_usage_seconds_total 10 6"), "{text}");
     }
 
     #[test]
