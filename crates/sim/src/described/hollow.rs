@@ -258,7 +258,8 @@ pub fn status(pod: &Pod, phase: Phase, address: &str, now: &str) -> Value {
         "podIP": address, "podIPs": [{ "ip": address }],
         "containerStatuses": containers(spec.map(|s| &s.containers), &state),
     });
-    if phase == Phase::Running {
+    let started = pod.status.as_ref().and_then(|s| s.start_time.as_ref());
+    if phase == Phase::Running && started.is_none() {
         status["startTime"] = json!(now);
     }
     json!({ "metadata": { "uid": pod.metadata.uid }, "status": status })
@@ -335,6 +336,18 @@ mod tests {
             Some(api::version::architecture())
         );
         assert_eq!(of_node(json!({ ARCH: "s390x" })).as_deref(), Some("s390x"));
+    }
+
+    #[test]
+    fn a_pod_that_is_reported_again_began_when_it_did() {
+        let (first, later) = ("2026-01-01T00:00:00Z", "2026-01-01T00:05:00Z");
+        let started = |pod: &Pod| {
+            status(pod, Phase::Running, "10.0.0.1", later)["status"]["startTime"].clone()
+        };
+        let mut new = pod("Always", None);
+        assert_eq!(started(&new), later);
+        new.status = serde_json::from_value(json!({ "startTime": first })).expect("a status");
+        assert_eq!(started(&new), Value::Null, "it stays");
     }
 
     #[test]
