@@ -400,7 +400,8 @@ mod tests {
 
     #[test]
     fn pods_in_any_state_count_as_they_should() {
-        let rows: &[(&str, &[i64], i32, i32, i32, i32)] = &[
+        type Row<'a> = (&'a str, &'a [i64], i32, i32, i32, i32);
+        let rows: &[Row<'_>] = &[
             ("rrr", &[300, 500, 700], 30, 3, 5, 50),
             ("urr", &[300, 500, 700], 30, 3, 4, 60),
             ("hrr", &[300, 500, 700], 30, 3, 4, 60),

@@ -383,10 +383,11 @@ fn requests_go_when_they_are_old() {
 fn requests_are_kept_as_long_as_somebody_may_ask_for_them() {
     const MINUTE: i64 = 60_000;
     const HOUR: i64 = 60 * MINUTE;
-    let (young, old) = (50 * MINUTE, 2 * HOUR);
     // When it was made, what was said of it and when, whether it has a certificate, and when that
     // ends, all in milliseconds before now; and whether it goes.
-    let rows: [(i64, &[(&str, i64)], bool, i64, bool); 14] = [
+    type Row<'a> = (i64, &'a [(&'a str, i64)], bool, i64, bool);
+    let (young, old) = (50 * MINUTE, 2 * HOUR);
+    let rows: [Row<'_>; 14] = [
         (MINUTE, &[("Approved", young)], true, -HOUR, false),
         (MINUTE, &[("Approved", young)], true, HOUR, true),
         (MINUTE, &[("Approved", old)], true, -HOUR, true),
