@@ -163,7 +163,8 @@ test('the server is asked about what it answers, and its nodes are shown with th
   assert.equal(asked('autoscaling', 'horizontalpodautoscalers', 'default', 'h'), '/tiphys/why?of=hpa%2Fh&namespace=default');
   // Another group's kind of the same name is another kind.
   assert.equal(asked('example.com', 'nodes', '', 'a'), undefined);
-  assert.equal(asked('batch', 'cronjobs', 'default', 'c'), undefined);
+  assert.equal(asked('batch', 'cronjobs', 'default', 'c'), '/tiphys/why?of=cronjob%2Fc&namespace=default');
+  assert.equal(asked('', 'configmaps', 'default', 'c'), undefined);
   const refusal = (plugin: string, change?: string) => ({ plugin, reasons: [`${plugin} says no`], ...(change ? { change } : {}) });
   const all = objections({
     about: 'pod default/web', cause: 'no node takes it',
