@@ -211,7 +211,9 @@ fn slice(seen: &Observed, family: IpFamily, old: Option<&Arc<EndpointSlice>>) ->
         return Some(Action::Create { target, object });
     };
     let metadata = &object["metadata"];
-    let same = value_of(&old.endpoints) == object["endpoints"]
+    // A list without entries comes back as none.
+    let endpoints = old.endpoints.as_deref().unwrap_or_default();
+    let same = value_of(&endpoints) == object["endpoints"]
         && value_of(&old.ports) == object["ports"]
         && value_of(&old.metadata.labels) == metadata["labels"]
         && value_of(&old.metadata.owner_references) == metadata["ownerReferences"];
@@ -286,6 +288,25 @@ mod tests {
             assert_eq!(mended.pointer(pointer), object.pointer(pointer));
             assert_eq!(mended["metadata"]["labels"]["of-others"], "kept");
         }
+    }
+
+    #[test]
+    fn a_slice_of_no_nodes_is_left_alone() {
+        let mut seen = Observed {
+            nodes: Vec::new(),
+            service_uid: "u".into(),
+            families: vec![IpFamily::Four],
+            slices: BTreeMap::new(),
+        };
+        let first = plan(&seen);
+        let [Action::Create { object, .. }] = &first.actions[..] else {
+            panic!("{first:?}")
+        };
+        let mut stored = object.clone();
+        stored["endpoints"] = Value::Null;
+        let stored = serde_json::from_value(stored).expect("slice");
+        seen.slices.insert(IpFamily::Four, Arc::new(stored));
+        assert!(plan(&seen).actions.is_empty());
     }
 
     #[test]
