@@ -89,8 +89,10 @@ pub fn waiting_pod(name: &str) -> Value {
 }
 
 pub fn node(name: &str) -> Value {
-    json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": name,
-        "labels": { "kubernetes.io/hostname": name, "kubernetes.io/os": "linux" } } })
+    // With the older name, too, as kubelets register themselves: else a controller adds it.
+    json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": name, "labels": {
+        "kubernetes.io/hostname": name, "kubernetes.io/os": "linux",
+        "beta.kubernetes.io/os": "linux" } } })
 }
 
 /// A node that is up and has room; `now` in RFC 3339.
