@@ -264,10 +264,9 @@ pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
     let rescaled = rollout
         .all()
         .any(|s| size(s) > 0 && noted(s, DESIRED).is_some_and(|d| d != rollout.desired()));
-    // Before a new set is made, those that there are are sized: what is not known to work takes no
-    // more than its share. A Recreate would only make pods that go at once.
-    let rescales = rescaled && (rollout.new.is_some() || !rollout.recreates());
-    if rollout.paused() || rescales {
+    // Without a new set all are sized when it is there: to size the old ones first let the sum pass
+    // the surge (storm 8834).
+    if rollout.paused() || (rescaled && rollout.new.is_some()) {
         if let Some(new) = rollout.new {
             annotate(&rollout, new, rollout.next_revision(), &mut plan);
         }
