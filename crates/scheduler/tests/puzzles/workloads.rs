@@ -1,56 +1,8 @@
 //! Puzzles of what makes pods, and of nodes: a manifest each, a question, and the one true cause.
-#![expect(clippy::expect_used, reason = "a test may panic")]
 
-use scheduler::Profile;
-use scheduler::why::{Answer, Change, Question, State, WhyError, answer};
 use serde_json::{Value, json};
 
-fn ask(objects: Vec<Value>, question: &str) -> Answer {
-    let state = State::read(objects).expect("a manifest");
-    let question: Question = question.parse().expect("a question");
-    let profiles = || Ok(vec![Profile::default()]);
-    answer(&state, "d", Some(&question), &[], &profiles).expect("an answer")
-}
-
-/// What changes would do; about an object, where one is asked about.
-fn suppose(objects: &[Value], question: &str, changes: &[&str]) -> Result<Answer, WhyError> {
-    let state = State::read(objects.to_vec()).expect("a manifest");
-    let changes = changes.iter().map(|c| c.parse().expect("a change"));
-    let changes: Vec<Change> = changes.collect();
-    let question = Some(question).filter(|q| !q.is_empty());
-    let question: Option<Question> = question.map(|q| q.parse().expect("a question"));
-    let profiles = || Ok(vec![Profile::default()]);
-    answer(&state, "d", question.as_ref(), &changes, &profiles)
-}
-
-#[track_caller]
-fn notes(answer: &Answer, said: &str) {
-    let mut notes = answer.notes.iter();
-    assert!(
-        notes.any(|n| n.contains(said)),
-        "{said:?} is not in:\n{answer}"
-    );
-}
-
-/// One puzzle: what the answer must say, and what change it must name.
-#[track_caller]
-fn puzzle(objects: Vec<Value>, question: &str, cause: &str, change: &str) -> Answer {
-    let answer = ask(objects, question);
-    assert!(
-        answer.cause.contains(cause),
-        "{cause:?} is not in:\n{answer}"
-    );
-    let said = answer.change.clone().unwrap_or_default();
-    assert!(said.contains(change), "{change:?} is not in:\n{answer}");
-    answer
-}
-
-fn node(name: &str) -> Value {
-    json!({"kind": "Node", "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
-           "spec": {},
-           "status": {"allocatable": {"cpu": "4", "memory": "8Gi", "pods": "10"},
-                      "conditions": [{"type": "Ready", "status": "True"}]}})
-}
+use crate::asking::{ask, node, notes, puzzle};
 
 fn pod(name: &str, owner: (&str, &str), spec: Value) -> Value {
     let (kind, uid) = owner;
@@ -465,15 +417,15 @@ fn each_workload_can_be_supposed_to_be_larger() {
         let spec = json!({"selector": selector, "template": template});
         let objects = [node("a"), workload(kind, spec, json!(null)), newest.clone()];
         let change = format!("scale/{asked}/w=3");
-        let answer = suppose(&objects, "", &[&change]).expect("an answer");
+        let answer = ask(&objects, "", &[&change]).expect("an answer");
         let expected = "2 of 3 pods would get a node, 1 would wait";
         assert_eq!(answer.cause, expected, "{kind}: {answer}");
-        let none = suppose(&objects[..1], "", &[&change]).expect_err("there is none");
+        let none = ask(&objects[..1], "", &[&change]).expect_err("there is none");
         let expected = format!("{} d/w not found", kind.to_lowercase());
         assert_eq!(none.to_string(), expected);
         // Up and down again.
         let less = format!("scale/{asked}/w=0");
-        let answer = suppose(&objects, "", &[&change, &less]).expect("an answer");
+        let answer = ask(&objects, "", &[&change, &less]).expect("an answer");
         assert_eq!(answer.cause, "no pod would get another node", "{kind}");
     }
 }
@@ -491,7 +443,7 @@ fn the_pods_of_a_stateful_set_come_and_go_by_their_numbers() {
             "persistentVolumeClaim": {"claimName": format!("data-w-{number}")}}]);
         objects.push(on(own, on_node, true));
     }
-    let larger = suppose(&objects, "", &["scale/sts/w=6"]).expect("an answer");
+    let larger = ask(&objects, "", &["scale/sts/w=6"]).expect("an answer");
     let expected = "2 of 4 pods would get a node, 2 would wait";
     assert_eq!(larger.cause, expected, "{larger}");
     notes(&larger, "pod d/w-4 would wait");
@@ -506,12 +458,12 @@ fn the_pods_of_a_stateful_set_come_and_go_by_their_numbers() {
         "spec": {"storageClassName": "none", "accessModes": ["ReadWriteOnce"],
                  "resources": {"requests": {"storage": "1Gi"}}},
         "status": {"phase": "Pending"}}));
-    let left = suppose(&objects, "", &["scale/sts/w=4"]).expect("an answer");
+    let left = ask(&objects, "", &["scale/sts/w=4"]).expect("an answer");
     notes(&left, "pod d/w-2 would wait");
     let smaller = ["scale/statefulset/w=1"];
-    let gone = suppose(&objects, "pod/w-1", &smaller).expect_err("the last one goes");
+    let gone = ask(&objects, "pod/w-1", &smaller).expect_err("the last one goes");
     assert_eq!(gone.to_string(), "pod d/w-1 not found");
-    suppose(&objects, "pod/w-0", &smaller).expect("the first one stays");
+    ask(&objects, "pod/w-0", &smaller).expect("the first one stays");
 }
 
 #[test]
@@ -537,14 +489,14 @@ fn what_else_limits_the_pods_of_a_workload_is_said() {
             "job d/w would have 0 pods, not 5: it has ended",
         ),
     ] {
-        let answer = suppose(&objects, "", &["scale/jobs/w=5"]).expect("an answer");
+        let answer = ask(&objects, "", &["scale/jobs/w=5"]).expect("an answer");
         assert_eq!(answer.cause, cause, "{answer}");
         notes(&answer, said);
     }
     let mut set = workload("ReplicaSet", json!({}), json!(null));
     set["metadata"]["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": "Deployment",
         "name": "web", "uid": "web", "controller": true}]);
-    let answer = suppose(&[node("a"), set], "", &["scale/rs/w=2"]).expect("an answer");
+    let answer = ask(&[node("a"), set], "", &["scale/rs/w=2"]).expect("an answer");
     notes(
         &answer,
         "deployment web sets how many pods replicaset d/w has, and may set it back",

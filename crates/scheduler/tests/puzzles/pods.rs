@@ -1,23 +1,9 @@
 //! Twenty puzzles: a manifest each, a question, and the one true cause.
-#![expect(clippy::expect_used, reason = "a test may panic")]
 
-use scheduler::Profile;
-use scheduler::why::{Answer, Change, Question, State, WhyError, answer};
+use scheduler::why::{Question, State, answer};
 use serde_json::{Value, json};
 
-fn ask(objects: Vec<Value>, question: &str, changes: &[&str]) -> Result<Answer, WhyError> {
-    let state = State::read(objects).expect("a manifest");
-    let changes: Vec<Change> = changes
-        .iter()
-        .map(|c| c.parse().expect("a change"))
-        .collect();
-    let question: Option<Question> = match question {
-        "" => None,
-        text => Some(text.parse().expect("a question")),
-    };
-    let profiles = || Ok(vec![Profile::default()]);
-    answer(&state, "d", question.as_ref(), &changes, &profiles)
-}
+use crate::asking::{ask, puzzle};
 
 #[test]
 fn without_its_rules_nothing_is_answered() {
@@ -29,18 +15,6 @@ fn without_its_rules_nothing_is_answered() {
         told.to_string(),
         "the scheduler's configuration cannot be read: no such file"
     );
-}
-
-/// One puzzle: what the answer must say, and what change it must name.
-#[track_caller]
-fn puzzle(objects: Vec<Value>, question: &str, cause: &str, change: &str) {
-    let answer = ask(objects, question, &[]).expect("an answer");
-    assert!(
-        answer.cause.contains(cause),
-        "{cause:?} is not in:\n{answer}"
-    );
-    let said = answer.change.clone().unwrap_or_default();
-    assert!(said.contains(change), "{change:?} is not in:\n{answer}");
 }
 
 fn node(name: &str) -> Value {
@@ -455,11 +429,11 @@ fn p20_a_service_whose_port_has_no_name() {
 #[test]
 fn suppositions_are_tried_on_a_copy() {
     let objects = || vec![node("a"), pod("p", asks(json!({"memory": "9Gi"})))];
-    let with = ask(objects(), "pod/p", &["node/a+memory=2Gi"]).expect("an answer");
+    let with = ask(&objects(), "pod/p", &["node/a+memory=2Gi"]).expect("an answer");
     assert!(with.cause.contains("it fits on 1 of 1 nodes"), "{with}");
-    let short = ask(objects(), "pod/p", &["node/a+memory=500Mi"]).expect("an answer");
+    let short = ask(&objects(), "pod/p", &["node/a+memory=500Mi"]).expect("an answer");
     assert!(short.cause.contains("no node fits"), "{short}");
-    let missing = ask(objects(), "pod/p", &["drain/b"]).expect_err("no such node");
+    let missing = ask(&objects(), "pod/p", &["drain/b"]).expect_err("no such node");
     assert_eq!(missing.to_string(), "node b not found");
 }
 
@@ -474,12 +448,12 @@ fn a_drain_and_a_scale_say_what_would_happen() {
     {
         *pod = ready(on(pod.clone(), node));
     }
-    let scaled = ask(objects.clone(), "", &["scale/deploy/web=5"]).expect("an answer");
+    let scaled = ask(&objects, "", &["scale/deploy/web=5"]).expect("an answer");
     assert_eq!(
         scaled.cause, "2 of 3 pods would get a node, 1 would wait",
         "{scaled}"
     );
-    let drained = ask(objects.clone(), "", &["drain/a"]).expect("an answer");
+    let drained = ask(&objects, "", &["drain/a"]).expect("an answer");
     assert_eq!(
         drained.cause, "1 of 1 pods would get a node, 0 would wait",
         "{drained}"
@@ -488,9 +462,9 @@ fn a_drain_and_a_scale_say_what_would_happen() {
         drained.notes.contains(&"1 on node b".to_owned()),
         "{drained}"
     );
-    let both = ask(objects.clone(), "", &["drain/a", "scale/deploy/web=1"]).expect("an answer");
+    let both = ask(&objects, "", &["drain/a", "scale/deploy/web=1"]).expect("an answer");
     assert_eq!(both.cause, "no pod would get another node", "{both}");
-    let fine = ask(objects, "deployment/web", &[]).expect("an answer");
+    let fine = ask(&objects, "deployment/web", &[]).expect("an answer");
     assert_eq!(fine.cause, "all 2 pods are ready");
 }
 
@@ -527,7 +501,7 @@ fn what_is_not_there_is_not_explained() {
         ("namespace/x", "namespace x not found"),
         ("deploy/x", "deployment d/x not found"),
     ] {
-        let told = ask(vec![node("a")], question, &[]).expect_err("nothing is there");
+        let told = ask(&[node("a")], question, &[]).expect_err("nothing is there");
         assert_eq!(told.to_string(), error);
     }
 }

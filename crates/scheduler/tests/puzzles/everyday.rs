@@ -1,43 +1,9 @@
 //! Puzzles of everyday life: what most often keeps a cluster's users waiting, a manifest each, and the
 //! one true cause, which only events, probes or another object may say.
-#![expect(clippy::expect_used, reason = "a test may panic")]
 
-use scheduler::Profile;
-use scheduler::why::{Answer, Question, State, answer};
 use serde_json::{Value, json};
 
-/// What the answer must say, and what change it must name.
-#[track_caller]
-fn puzzle(objects: Vec<Value>, question: &str, cause: &str, change: &str) -> Answer {
-    let state = State::read(objects).expect("a manifest");
-    let question: Question = question.parse().expect("a question");
-    let profiles = || Ok(vec![Profile::default()]);
-    let answer = answer(&state, "d", Some(&question), &[], &profiles).expect("an answer");
-    assert!(
-        answer.cause.contains(cause),
-        "{cause:?} is not in:\n{answer}"
-    );
-    let said = answer.change.clone().unwrap_or_default();
-    assert!(said.contains(change), "{change:?} is not in:\n{answer}");
-    answer
-}
-
-#[track_caller]
-fn notes(answer: &Answer, said: &str) {
-    let mut notes = answer.notes.iter();
-    assert!(
-        notes.any(|n| n.contains(said)),
-        "{said:?} is not in:\n{answer}"
-    );
-}
-
-fn node(name: &str) -> Value {
-    json!({"kind": "Node",
-           "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
-           "spec": {},
-           "status": {"allocatable": {"cpu": "4", "memory": "8Gi", "pods": "10"},
-                      "conditions": [{"type": "Ready", "status": "True"}]}})
-}
+use crate::asking::{node, notes, puzzle};
 
 /// Nobody hears of it any more.
 fn silent(name: &str) -> Value {
