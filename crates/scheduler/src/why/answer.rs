@@ -57,8 +57,9 @@ static KINDS: [AskedKind; 12] = [
         group: "",
         is_namespaced: true,
         explain: |state, namespace, name, profiles| {
-            let found = find(&state.pods, namespace, name);
-            found.map(|o| pod::explain(state, o, profiles)).transpose()
+            about(&state.pods, namespace, name, |o| {
+                pod::explain(state, o, profiles)
+            })
         },
     },
     AskedKind {
@@ -67,10 +68,9 @@ static KINDS: [AskedKind; 12] = [
         group: "apps",
         is_namespaced: true,
         explain: |state, namespace, name, profiles| {
-            let found = find(&state.deployments, namespace, name);
-            found
-                .map(|o| deployment::explain(state, o, profiles))
-                .transpose()
+            about(&state.deployments, namespace, name, |o| {
+                deployment::explain(state, o, profiles)
+            })
         },
     },
     AskedKind {
@@ -79,10 +79,9 @@ static KINDS: [AskedKind; 12] = [
         group: "apps",
         is_namespaced: true,
         explain: |state, namespace, name, profiles| {
-            let found = find(&state.stateful_sets, namespace, name);
-            found
-                .map(|o| stateful_set::explain(state, o, profiles))
-                .transpose()
+            about(&state.stateful_sets, namespace, name, |o| {
+                stateful_set::explain(state, o, profiles)
+            })
         },
     },
     AskedKind {
@@ -91,10 +90,9 @@ static KINDS: [AskedKind; 12] = [
         group: "apps",
         is_namespaced: true,
         explain: |state, namespace, name, profiles| {
-            let found = find(&state.daemon_sets, namespace, name);
-            found
-                .map(|o| daemon_set::explain(state, o, profiles))
-                .transpose()
+            about(&state.daemon_sets, namespace, name, |o| {
+                daemon_set::explain(state, o, profiles)
+            })
         },
     },
     AskedKind {
@@ -103,8 +101,9 @@ static KINDS: [AskedKind; 12] = [
         group: "batch",
         is_namespaced: true,
         explain: |state, namespace, name, profiles| {
-            let found = find(&state.jobs, namespace, name);
-            found.map(|o| job::explain(state, o, profiles)).transpose()
+            about(&state.jobs, namespace, name, |o| {
+                job::explain(state, o, profiles)
+            })
         },
     },
     AskedKind {
@@ -113,10 +112,9 @@ static KINDS: [AskedKind; 12] = [
         group: "batch",
         is_namespaced: true,
         explain: |state, namespace, name, profiles| {
-            let found = find(&state.cron_jobs, namespace, name);
-            found
-                .map(|o| cron_job::explain(state, o, profiles))
-                .transpose()
+            about(&state.cron_jobs, namespace, name, |o| {
+                cron_job::explain(state, o, profiles)
+            })
         },
     },
     AskedKind {
@@ -125,10 +123,9 @@ static KINDS: [AskedKind; 12] = [
         group: "policy",
         is_namespaced: true,
         explain: |state, namespace, name, profiles| {
-            let found = find(&state.budgets, namespace, name);
-            found
-                .map(|o| budget::explain(state, o, profiles))
-                .transpose()
+            about(&state.budgets, namespace, name, |o| {
+                budget::explain(state, o, profiles)
+            })
         },
     },
     AskedKind {
@@ -137,8 +134,9 @@ static KINDS: [AskedKind; 12] = [
         group: "autoscaling",
         is_namespaced: true,
         explain: |state, namespace, name, _| {
-            let found = find(&state.autoscalers, namespace, name);
-            Ok(found.map(autoscaler::explain))
+            about(&state.autoscalers, namespace, name, |o| {
+                Ok(autoscaler::explain(o))
+            })
         },
     },
     AskedKind {
@@ -147,8 +145,9 @@ static KINDS: [AskedKind; 12] = [
         group: "",
         is_namespaced: true,
         explain: |state, namespace, name, _| {
-            let found = find(&state.claims, namespace, name);
-            Ok(found.map(|o| claim::explain(state, o)))
+            about(&state.claims, namespace, name, |o| {
+                Ok(claim::explain(state, o))
+            })
         },
     },
     AskedKind {
@@ -157,8 +156,9 @@ static KINDS: [AskedKind; 12] = [
         group: "",
         is_namespaced: false,
         explain: |state, _, name, _| {
-            let found = find(&state.namespaces, "", name);
-            Ok(found.map(|o| namespace::explain(state, o)))
+            about(&state.namespaces, "", name, |o| {
+                Ok(namespace::explain(state, o))
+            })
         },
     },
     AskedKind {
@@ -167,8 +167,9 @@ static KINDS: [AskedKind; 12] = [
         group: "",
         is_namespaced: true,
         explain: |state, namespace, name, _| {
-            let found = find(&state.services, namespace, name);
-            Ok(found.map(|o| service::explain(state, o)))
+            about(&state.services, namespace, name, |o| {
+                Ok(service::explain(state, o))
+            })
         },
     },
     AskedKind {
@@ -176,15 +177,19 @@ static KINDS: [AskedKind; 12] = [
         names: &["node", "nodes", "no"],
         group: "",
         is_namespaced: false,
-        explain: |state, _, name, _| {
-            let found = find(&state.nodes, "", name);
-            Ok(found.map(|o| node::explain(state, o)))
-        },
+        explain: |state, _, name, _| about(&state.nodes, "", name, |o| Ok(node::explain(state, o))),
     },
 ];
 
-fn find<'a, K: ResourceExt>(all: &'a [K], namespace: &str, name: &str) -> Option<&'a K> {
-    all.iter().find(|o| state::is(*o, namespace, name))
+/// What `explain` answers about the one of these objects that is meant.
+fn about<K: ResourceExt>(
+    all: &[K],
+    namespace: &str,
+    name: &str,
+    explain: impl FnOnce(&K) -> Result<Answer, WhyError>,
+) -> Result<Option<Answer>, WhyError> {
+    let found = all.iter().find(|o| state::is(*o, namespace, name));
+    found.map(explain).transpose()
 }
 
 impl FromStr for Question {

@@ -5,7 +5,7 @@ use k8s_openapi::api::autoscaling::v2::{
 };
 use kube::ResourceExt;
 
-use super::report::Answer;
+use super::report::{self, Answer};
 use super::state;
 
 pub fn explain(of: &HorizontalPodAutoscaler) -> Answer {
@@ -70,13 +70,7 @@ pub fn explain(of: &HorizontalPodAutoscaler) -> Answer {
 }
 
 fn told(condition: &HorizontalPodAutoscalerCondition) -> String {
-    let parts = [condition.reason.as_deref(), condition.message.as_deref()];
-    let parts: Vec<&str> = parts
-        .into_iter()
-        .flatten()
-        .filter(|t| !t.is_empty())
-        .collect();
-    parts.join(": ")
+    report::quoted(condition.reason.as_deref(), condition.message.as_deref())
 }
 
 /// What would give it the figure that it lacks.

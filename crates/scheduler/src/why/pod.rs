@@ -7,7 +7,7 @@ use control::ready::is_pod_ready;
 use k8s_openapi::api::core::v1 as k8s;
 use kube::ResourceExt;
 
-use super::report::{Answer, NodeAnswer, Profiles, Refusal, WhyError};
+use super::report::{self, Answer, NodeAnswer, Profiles, Refusal, WhyError};
 use super::state::{self, State};
 use super::{claim, readiness, reported};
 use crate::core::Core;
@@ -56,13 +56,12 @@ pub fn ended(pod: &k8s::Pod) -> Option<String> {
         let text = format!("container {}: {why}, exit code {}", c.name, ended.exit_code);
         (ended.exit_code != 0).then_some(text)
     });
-    let parts = [status.reason.as_deref(), status.message.as_deref()];
-    let parts: Vec<&str> = parts.into_iter().flatten().collect();
+    let said = report::quoted(status.reason.as_deref(), status.message.as_deref());
     // One that its node has ended says why there, and not in its containers.
-    if parts.is_empty() {
+    if said.is_empty() {
         by_container
     } else {
-        Some(parts.join(": "))
+        Some(said)
     }
 }
 

@@ -6,6 +6,8 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use super::report;
+
 /// What keeps it from being ready, if anything does.
 pub fn unready(pod: &Pod, status: &PodStatus) -> Option<String> {
     let mut init = status.init_container_statuses.iter().flatten();
@@ -120,13 +122,7 @@ fn closed_gate(pod: &Pod, status: &PodStatus) -> Option<String> {
 
 /// What a condition of a node says.
 pub fn told(condition: &NodeCondition) -> String {
-    let parts = [condition.reason.as_deref(), condition.message.as_deref()];
-    let parts: Vec<&str> = parts
-        .into_iter()
-        .flatten()
-        .filter(|t| !t.is_empty())
-        .collect();
-    parts.join(": ")
+    report::quoted(condition.reason.as_deref(), condition.message.as_deref())
 }
 
 /// Of a node that says that it is not ready, or of which nobody hears: so much, and what to do.

@@ -96,6 +96,13 @@ impl Answer {
     }
 }
 
+/// A reason and a message as they are quoted, where they say something.
+pub fn quoted(reason: Option<&str>, message: Option<&str>) -> String {
+    let parts = [reason, message].into_iter().flatten().map(str::trim);
+    let parts: Vec<&str> = parts.filter(|t| !t.is_empty()).collect();
+    parts.join(": ")
+}
+
 /// Nodes that are printed one by one; of more only how many there are.
 const PRINTED: usize = 50;
 

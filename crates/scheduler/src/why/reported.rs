@@ -4,7 +4,7 @@
 use k8s_openapi::api::core::v1::Event;
 use kube::ResourceExt;
 
-use super::report::Answer;
+use super::report::{self, Answer};
 use super::state::State;
 
 /// The last warning about an object, of those that `is_meant` by their reasons.
@@ -32,10 +32,7 @@ pub fn last_warning<'a, K: ResourceExt>(
 
 /// An event as it is quoted.
 pub fn quoted(event: &Event) -> String {
-    let parts = [event.reason.as_deref(), event.message.as_deref()];
-    let parts = parts.into_iter().flatten().map(str::trim);
-    let parts: Vec<&str> = parts.filter(|t| !t.is_empty()).collect();
-    parts.join(": ")
+    report::quoted(event.reason.as_deref(), event.message.as_deref())
 }
 
 /// Of something whose pods have not been made: what refuses them, as its events say.
