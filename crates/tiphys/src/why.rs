@@ -21,11 +21,14 @@ pub struct WhyArgs {
     /// Namespace of what is asked about.
     #[arg(short, long, default_value = "default")]
     namespace: String,
-    /// Suppose a change of the cluster, several one after the other: node/NAME+memory=2Gi,
-    /// node/NAME-cpu=500m, drain/NAME, uncordon/NAME or scale/KIND/NAME=50 of a deployment,
-    /// replicaset, statefulset, replicationcontroller or job (its parallelism). Nothing is changed.
+    /// Suppose a change of the cluster; may be given several times, one change after the other:
+    /// node/NAME+memory=2Gi or node/NAME-cpu=500m (a node has more or less of any resource, such as
+    /// ephemeral-storage or example.com/gpu), drain/NAME, uncordon/NAME, or scale/KIND/NAME=50 of a
+    /// deployment, replicaset, statefulset, replicationcontroller or job (its parallelism). Nothing is
+    /// changed.
     #[arg(long = "if", value_name = "CHANGE")]
     suppose: Vec<Change>,
+    /// How the answer is written.
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
     /// Kubeconfig of somebody who may read pods, nodes, volumes and workloads.

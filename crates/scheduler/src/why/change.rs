@@ -91,24 +91,40 @@ impl FromStr for Change {
             }
             "node" => {
                 let (place, amount) = rest.split_once('=').ok_or_else(wrong)?;
-                // A node's name may have a minus in it: the last sign counts.
-                let at = place.rfind(['+', '-']).ok_or_else(wrong)?;
-                let (node, resource) = place.split_at(at);
-                let resource = named(resource.get(1..).unwrap_or_default())?;
+                let (node, resource, less) = more_or_less(place).ok_or_else(wrong)?;
                 let amount: Quantity = amount.parse().map_err(|_| wrong())?;
                 if amount.is_negative() {
                     return Err(wrong());
                 }
                 Ok(Self::Resource {
                     node: named(node)?,
-                    resource,
+                    resource: resource.to_owned(),
                     amount,
-                    less: !place.contains('+'),
+                    less,
                 })
             }
             _ => Err(wrong()),
         }
     }
+}
+
+/// Resources of nodes with a minus in their names, that some node may have less of: what they begin with.
+const WITH_MINUS: [&str; 2] = ["-ephemeral-storage", "-hugepages-"];
+
+/// Of `NODE+RESOURCE` or `NODE-RESOURCE`: the node, the resource, and whether there is less of it. A plus
+/// is in no name; a minus may be in that of the node, and in that of the resource. Of an extended resource
+/// (`example.com/gpu`) the last one before the slash counts, of others that are not known the last one.
+fn more_or_less(place: &str) -> Option<(&str, &str, bool)> {
+    let less = !place.contains('+');
+    let (node, resource) = if less {
+        let known = WITH_MINUS.iter().find_map(|name| place.rfind(*name));
+        let before_slash = place.split('/').next().unwrap_or_default();
+        let (node, rest) = place.split_at(known.or_else(|| before_slash.rfind('-'))?);
+        (node, rest.strip_prefix('-')?)
+    } else {
+        place.split_once('+')?
+    };
+    (!resource.is_empty()).then_some((node, resource, less))
 }
 
 /// A state in which something is supposed.
@@ -327,5 +343,62 @@ fn free(pod: &mut k8s::Pod, uid: &str) {
     pod.status = None;
     if let Some(spec) = pod.spec.as_mut() {
         spec.node_name = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_resource_of_a_node_can_be_supposed() {
+        for (text, node, resource, less) in [
+            ("node/a+memory=1", "a", "memory", false),
+            ("node/a-b-cpu=1", "a-b", "cpu", true),
+            (
+                "node/a-b+ephemeral-storage=1",
+                "a-b",
+                "ephemeral-storage",
+                false,
+            ),
+            (
+                "node/a-b-ephemeral-storage=1",
+                "a-b",
+                "ephemeral-storage",
+                true,
+            ),
+            ("node/a+hugepages-2Mi=1", "a", "hugepages-2Mi", false),
+            ("node/a-b-hugepages-2Mi=1", "a-b", "hugepages-2Mi", true),
+            (
+                "node/a-b+my-own.com/a-gpu=1",
+                "a-b",
+                "my-own.com/a-gpu",
+                false,
+            ),
+            (
+                "node/a-b-example.com/a-gpu=1",
+                "a-b",
+                "example.com/a-gpu",
+                true,
+            ),
+        ] {
+            let expected = Change::Resource {
+                node: node.to_owned(),
+                resource: resource.to_owned(),
+                amount: "1".parse().expect("a quantity"),
+                less,
+            };
+            assert_eq!(text.parse::<Change>(), Ok(expected), "{text}");
+        }
+        for bad in [
+            "node/a+=1",
+            "node/a-=1",
+            "node/+cpu=1",
+            "node/a=1",
+            "node/a/b=1",
+        ] {
+            let error = bad.parse::<Change>().expect_err(bad);
+            assert!(matches!(error, WhyError::Supposition(_)), "{bad}: {error}");
+        }
     }
 }

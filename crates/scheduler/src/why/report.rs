@@ -18,9 +18,9 @@ pub enum WhyError {
     )]
     Question(String),
     #[error(
-        "{0:?} cannot be supposed: suppose node/NAME+memory=2Gi, node/NAME-cpu=500m, drain/NAME, \
-         uncordon/NAME or scale/KIND/NAME=50 of a deployment, replicaset, statefulset, \
-         replicationcontroller or job"
+        "{0:?} cannot be supposed: suppose node/NAME+memory=2Gi, node/NAME-cpu=500m (or another \
+         resource), drain/NAME, uncordon/NAME or scale/KIND/NAME=50 of a deployment, replicaset, \
+         statefulset, replicationcontroller or job"
     )]
     Supposition(String),
     #[error("{change:?} cannot be supposed: {why}")]
