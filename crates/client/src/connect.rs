@@ -10,7 +10,7 @@ use clock::Instant;
 use http::header::USER_AGENT;
 use http::{HeaderValue, Request, Response};
 use kube::client::Body;
-use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
+use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use parking_lot::Mutex;
 use tower::{BoxError, Service};
@@ -64,12 +64,34 @@ struct Said {
     authority: Option<(PathBuf, Vec<u8>)>,
 }
 
-async fn read(path: &Path) -> Result<Said, ConnectError> {
-    let wrong = |why: String| ConnectError::Kubeconfig {
+/// What is wrong with the kubeconfig of this path.
+fn wrong_kubeconfig(path: &Path, why: String) -> ConnectError {
+    ConnectError::Kubeconfig {
         path: path.display().to_string(),
         why,
+    }
+}
+
+/// Reads a kubeconfig. Several files, as `KUBECONFIG` may name them to kubectl, are not merged.
+///
+/// # Errors
+/// When it is not there, in words that help who has named none; or cannot be read.
+pub fn kubeconfig(path: &Path) -> Result<Kubeconfig, ConnectError> {
+    let why = match Kubeconfig::read_from(path) {
+        Ok(file) => return Ok(file),
+        Err(KubeconfigError::ReadConfig(e, _)) if e.kind() == std::io::ErrorKind::NotFound => {
+            "there is no such file; name one file with --kubeconfig, or in the variable KUBECONFIG"
+                .to_owned()
+        }
+        Err(KubeconfigError::ReadConfig(e, _)) => e.to_string(),
+        Err(e) => e.to_string(),
     };
-    let file = Kubeconfig::read_from(path).map_err(|e| wrong(e.to_string()))?;
+    Err(wrong_kubeconfig(path, why))
+}
+
+async fn read(path: &Path) -> Result<Said, ConnectError> {
+    let wrong = |why: String| wrong_kubeconfig(path, why);
+    let file = kubeconfig(path)?;
     // Before the configuration reads it: what is written meanwhile is found by the first look.
     let authority = match authority_file(&file) {
         None => None,
@@ -276,6 +298,16 @@ mod tests {
         let mut end = std::net::TcpStream::connect(address).expect("connect");
         end.write_all(b"end\n").expect("end");
         assert_eq!(server.await.expect("server"), 1);
+    }
+
+    #[test]
+    fn who_has_no_kubeconfig_hears_how_to_name_one() {
+        let dir = tempfile::tempdir().expect("folder");
+        let path = dir.path().join("none");
+        let error = kubeconfig(&path).expect_err("it is not there").to_string();
+        let path = path.display();
+        assert!(error.starts_with(&format!("kubeconfig {path}: there is no such file")));
+        assert!(error.contains("--kubeconfig"), "{error}");
     }
 
     async fn answers(client: &Client) -> bool {

@@ -19,7 +19,8 @@ pub mod served_kinds;
 
 pub use accounts::Accounts;
 pub use connect::{
-    ConnectError, Credential, Web, accounts_of, from_kubeconfig, from_parts, in_process, of_web,
+    ConnectError, Credential, Web, accounts_of, from_kubeconfig, from_parts, in_process,
+    kubeconfig, of_web,
 };
 pub use events::events;
 pub use exchange::Swap;

@@ -21,7 +21,8 @@ use crate::{
 #[derive(Parser)]
 #[command(name = "tiphys", version, disable_help_subcommand = true)]
 pub struct Cli {
-    /// What is logged to standard error, such as `info` or `warn,kubelet=debug`.
+    /// What is logged to standard error, such as `info` or `warn,kubelet=debug`; `simulate` logs `warn`
+    /// where it is not given.
     #[arg(long, global = true, env = "TIPHYS_LOG", default_value = "info")]
     pub log: String,
     /// How lines of the log are written.

@@ -37,7 +37,7 @@ use std::process::ExitCode;
 use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches};
 
-use say::complain;
+use say::{complain, with_causes};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -90,7 +90,7 @@ fn ended(outcome: anyhow::Result<ExitCode>) -> ExitCode {
     match outcome {
         Ok(code) => code,
         Err(e) => {
-            complain!("error: {e:#}");
+            complain!("error: {}", with_causes(&e));
             ExitCode::FAILURE
         }
     }

@@ -59,8 +59,7 @@ pub async fn run(args: SecretsArgs) -> Result<()> {
 }
 
 async fn ask(kubeconfig: &Path, path: &str) -> Result<Value> {
-    let config = kube::config::Kubeconfig::read_from(kubeconfig)
-        .with_context(|| format!("reading {}", kubeconfig.display()))?;
+    let config = client::kubeconfig(kubeconfig)?;
     let options = kube::config::KubeConfigOptions::default();
     let mut config = kube::Config::from_custom_kubeconfig(config, &options).await?;
     // Many values take their time.

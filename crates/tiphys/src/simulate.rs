@@ -25,6 +25,7 @@ pub struct SimulateArgs {
     /// Another seed than the file's: all chance comes from it.
     #[arg(long)]
     seed: Option<u64>,
+    /// How the answer is written.
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
 }

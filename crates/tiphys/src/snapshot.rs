@@ -205,8 +205,7 @@ async fn restore(place: &StoreFlags, file: &Path, margin: u64, form: OutputFlag)
 
 /// Asks a running server. The file is there when all of it has come and was checked.
 async fn ask_server(kubeconfig: &Path, file: &Path) -> Result<Header> {
-    let config = kube::config::Kubeconfig::read_from(kubeconfig)
-        .with_context(|| format!("reading {}", kubeconfig.display()))?;
+    let config = client::kubeconfig(kubeconfig)?;
     let options = kube::config::KubeConfigOptions::default();
     let mut config = kube::Config::from_custom_kubeconfig(config, &options).await?;
     // A large store takes its time.

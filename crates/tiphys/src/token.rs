@@ -10,7 +10,6 @@ use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
-use kube::config::Kubeconfig;
 use kube::{Api, Client};
 use rand::RngExt;
 use serde::Serialize;
@@ -225,7 +224,7 @@ pub async fn follow_node_token(
 
 fn ca_of(path: &Path) -> Result<String> {
     use base64::Engine;
-    let file = Kubeconfig::read_from(path)?;
+    let file = client::kubeconfig(path)?;
     let cluster = file.clusters.into_iter().next().and_then(|c| c.cluster);
     let data = cluster.and_then(|c| c.certificate_authority_data);
     let data = data.context("the kubeconfig holds no CA")?;

@@ -26,6 +26,7 @@ pub struct StatusArgs {
     /// Show all that is wrong, however much it is.
     #[arg(long)]
     all: bool,
+    /// How the answer is written.
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
 }
@@ -100,7 +101,7 @@ async fn look(kubeconfig: &std::path::Path) -> Result<ClusterSnapshot, String> {
 }
 
 fn server_of(kubeconfig: &std::path::Path) -> String {
-    let file = kube::config::Kubeconfig::read_from(kubeconfig);
+    let file = client::kubeconfig(kubeconfig);
     let cluster = file.ok().and_then(|f| f.clusters.into_iter().next());
     cluster.and_then(|c| c.cluster?.server).unwrap_or_default()
 }

@@ -43,6 +43,7 @@ pub struct TopArgs {
     /// Print once and end, also in a terminal.
     #[arg(long)]
     once: bool,
+    /// How the answer is written.
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
     #[command(flatten)]

@@ -546,6 +546,7 @@ pub async fn switch(kind: MachineKind, switch: Switch) -> Result<()> {
 pub struct DoctorArgs {
     #[command(flatten)]
     data: DataDir,
+    /// How the answer is written.
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
 }
