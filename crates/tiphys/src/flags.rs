@@ -39,11 +39,14 @@ impl BoolFlag for Arg {
     }
 }
 
+/// Where a cluster of this machine keeps everything, unless it is said.
+pub const DEFAULT_DATA_DIR: &str = "/var/lib/tiphys";
+
 /// Where a cluster of this machine keeps everything.
 #[derive(Args, Clone)]
 pub struct DataDir {
     /// Folder of all state.
-    #[arg(long, env = "TIPHYS_DATA_DIR", default_value = "/var/lib/tiphys")]
+    #[arg(long, env = "TIPHYS_DATA_DIR", default_value = DEFAULT_DATA_DIR)]
     pub data_dir: PathBuf,
 }
 

@@ -21,7 +21,7 @@ use supervisor::up::Cluster;
 use supervisor::{Layout, report, up as supervise};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::flags::DataDir;
+use crate::flags::{DEFAULT_DATA_DIR, DataDir};
 use crate::image;
 use crate::say::{complain, say};
 use crate::show::progress::Work;
@@ -36,10 +36,10 @@ pub struct UpArgs {
     /// namespaces of its own [default: 1].
     #[arg(long)]
     servers: Option<u32>,
-    /// Number of nodes; the machine is divided among them.
+    /// Number of nodes; the machine is divided among them [default: 1, or as many as there were].
     #[arg(long)]
     nodes: Option<u32>,
-    /// Port of the API server.
+    /// Port of the API server [default: 6443].
     #[arg(long)]
     port: Option<u16>,
     /// Range of cluster IPs, or one of each family with a comma between them [default:
@@ -53,10 +53,10 @@ pub struct UpArgs {
     /// Range of node addresses, or one of each family [default: 10.245.0.0/24,fd00:10:245::/64].
     #[arg(long)]
     node_cidr: Option<Cidrs>,
-    /// Declared CPU capacity of each node in thousandths of a core.
+    /// Declared CPU capacity of each node in thousandths of a core [default: its share of the machine].
     #[arg(long)]
     node_cpu_millis: Option<u64>,
-    /// Declared memory of each node in MiB.
+    /// Declared memory of each node in MiB [default: its share of the machine].
     #[arg(long)]
     node_memory_mib: Option<u64>,
     /// Most pods per node.
@@ -65,10 +65,11 @@ pub struct UpArgs {
     /// Deploy the demo, too: a web page behind a NodePort.
     #[arg(long)]
     demo: bool,
-    /// A further argument of the control plane; may be given several times.
+    /// A further argument of the control plane (`--server-arg=--feature-gates=Name=true`); may be given
+    /// several times.
     #[arg(long, allow_hyphen_values = true)]
     server_arg: Vec<String>,
-    /// A further argument of every node's agent; may be given several times.
+    /// A further argument of every node's agent (`--node-arg=--config=FILE`); may be given several times.
     #[arg(long, allow_hyphen_values = true)]
     node_arg: Vec<String>,
     #[command(flatten)]
@@ -468,15 +469,24 @@ async fn bring_up(cluster: &Cluster, progress: &Progress, with_demo: bool) -> Re
 }
 
 fn next_steps(cluster: &Cluster) {
-    let kubeconfig = cluster.layout().admin_kubeconfig();
+    let layout = cluster.layout();
     say!("\nThe cluster is up. In another terminal:\n");
-    say!("  export KUBECONFIG={}", kubeconfig.display());
+    say!(
+        "  export KUBECONFIG={}",
+        layout.admin_kubeconfig().display()
+    );
+    say!("  export PATH=$PATH:{}", layout.bin().display());
+    // Other commands look for the cluster there.
+    if layout.root() != Path::new(DEFAULT_DATA_DIR) {
+        say!("  export TIPHYS_DATA_DIR={}", layout.root().display());
+    }
+    say!("  tiphys status");
     say!("  kubectl get nodes -o wide");
     say!(
         "  kubectl create deployment web --image={} -- tiphys demo-server",
         image::DEMO
     );
-    say!("\nCtrl-C here, or `tiphys down`, ends it; objects stay.");
+    say!("\nCtrl-C here, or `tiphys down` there, ends it; objects stay.");
 }
 
 /// Ends the cluster, also one whose supervisor is dead.
