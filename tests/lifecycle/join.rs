@@ -26,18 +26,24 @@ fn agent(cluster: &Cluster, token: &str, dir: &Path) -> Result<String> {
     std::fs::write(&file, token)?;
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600))?;
     Ok(format!(
-        "{} node --server https://{}:{} --token-file {} --data-dir {} --images {} --service-cidr {} --pod-cidr {} {ROOM}",
+        "{} node --server https://{}:{} --token-file {} --data-dir {} --service-cidr {} --pod-cidr {} {ROOM}",
         cluster.binary().display(),
         cluster.slot.bridge_ip(),
         cluster.slot.port(),
         file.display(),
         dir.join("node").display(),
-        cluster.data().join("images").display(),
         cluster.slot.service_cidr(),
         cluster.slot.pod_cidr(),
     ))
 }
 
+/// And what spares it making images of its own: those of the cluster's other nodes.
+fn with_images(cluster: &Cluster, agent: &str) -> String {
+    let images = cluster.data().join("images");
+    format!("{agent} --images {}", images.display())
+}
+
+/// It was given no images: it makes those that pods need.
 pub fn a_machine_joins_with_a_token(cx: &Context) -> Result<()> {
     let dir = tempfile::Builder::new().prefix("tiphys-other-").tempdir()?;
     let line = agent(cx.cluster, &token(cx.cluster)?, dir.path())?;
@@ -55,6 +61,7 @@ const LEAVING: &str = "leaving";
 pub fn a_machine_that_left_is_rid_of_the_network(cx: &Context) -> Result<()> {
     let dir = tempfile::Builder::new().prefix("tiphys-other-").tempdir()?;
     let line = agent(cx.cluster, &token(cx.cluster)?, dir.path())?;
+    let line = with_images(cx.cluster, &line);
     // The machine goes on without it.
     let script = dir.path().join("boot.sh");
     std::fs::write(&script, format!("{line} &\nexec sleep 1000000\n"))?;
@@ -125,6 +132,7 @@ const DNS_PORT: &str = ":2745 ";
 pub fn parts_of_the_network_can_be_replaced(cx: &Context) -> Result<()> {
     let dir = tempfile::Builder::new().prefix("tiphys-other-").tempdir()?;
     let line = agent(cx.cluster, &token(cx.cluster)?, dir.path())?;
+    let line = with_images(cx.cluster, &line);
     // The agent begins again with other flags.
     let (script, flags) = (dir.path().join("boot.sh"), dir.path().join("flags"));
     std::fs::write(&flags, "")?;
@@ -207,7 +215,7 @@ const SECRET: &str = "secret";
 pub fn an_encrypting_node_has_a_key_or_says_why_not(cx: &Context) -> Result<()> {
     let dir = tempfile::Builder::new().prefix("tiphys-other-").tempdir()?;
     let line = agent(cx.cluster, &token(cx.cluster)?, dir.path())?;
-    let line = format!("{line} --pod-encryption wireguard");
+    let line = with_images(cx.cluster, &format!("{line} --pod-encryption wireguard"));
     let mut machine = Machine::start(cx.cluster, SECRET, dir.path(), &line)?;
     // Asked of the machine that runs the test: its kernel is the same one.
     let mut link = std::process::Command::new("unshare");
@@ -360,9 +368,10 @@ pub fn plugins_of_others_connect_pods(cx: &Context) -> Result<()> {
     }
     let dir = tempfile::Builder::new().prefix("tiphys-other-").tempdir()?;
     let conf = dir.path().join("net.d");
+    let line = agent(cx.cluster, &token(cx.cluster)?, dir.path())?;
     let line = format!(
         "{} --cni-conf-dir {} --cni-bin-dir {PLUGINS}",
-        agent(cx.cluster, &token(cx.cluster)?, dir.path())?,
+        with_images(cx.cluster, &line),
         conf.display()
     );
     let machine = Machine::start(cx.cluster, THEIRS, dir.path(), &line)?;

@@ -80,7 +80,8 @@ pub struct AgentArgs {
     /// Folder of all the node's state.
     #[arg(long, default_value = "/var/lib/tiphys/node")]
     data_dir: PathBuf,
-    /// Folder of image archives that are imported at the start.
+    /// Folder of image archives (`*.tar`) that are imported at the start. The image that each pod needs
+    /// is made of this binary where none of them is `pause.tar`.
     #[arg(long)]
     images: Option<PathBuf>,
     /// Cgroup below which pods are made.
@@ -291,10 +292,7 @@ pub async fn run(args: AgentArgs) -> Result<()> {
     let Some(credentials) = unless_ended(joined, &mut parts, &shutdown).await? else {
         return Ok(());
     };
-    if let Some(images) = &args.images {
-        let noted = args.data_dir.join("imported");
-        image_archives::import(images, &noted, &containerd.socket()).await?;
-    }
+    bring_images(&args, &containerd.socket()).await?;
     let node_client = client_of(&credentials, &credentials.node, "kubelet").await?;
     let proxy_client = client_of(&credentials, &credentials.proxy, "kube-proxy").await?;
     let uses = renew::Uses {
@@ -387,6 +385,26 @@ fn install_plugin(data_dir: &Path) -> Result<PathBuf> {
         }
     }
     Ok(bin)
+}
+
+/// Gives the runtime the images of the folder that was named. No pod starts without that of the pause
+/// container, which is in no registry: where the folder has none, it is made, with those of the demo.
+async fn bring_images(args: &AgentArgs, runtime: &Path) -> Result<()> {
+    let noted = args.data_dir.join("imported");
+    let named = args.images.as_deref();
+    if !named.is_some_and(|dir| dir.join("pause.tar").is_file()) {
+        let own = args.data_dir.join("images");
+        let binary = std::env::current_exe().context("finding the running binary")?;
+        let to = own.clone();
+        tokio::task::spawn_blocking(move || image::write_all(&to, &binary))
+            .await?
+            .with_context(|| format!("making the node's images in {}", own.display()))?;
+        image_archives::import(&own, &noted, runtime).await?;
+    }
+    match named {
+        Some(dir) => image_archives::import(dir, &noted, runtime).await,
+        None => Ok(()),
+    }
 }
 
 /// The machine's clock, as wrong as the file says.
