@@ -7,14 +7,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use api::selector::LabelSelector;
-use host::nft::{Chain, Family, Field, Key, KeyPart, Part, Rule, Value, Verdict};
-use sha2::{Digest, Sha256};
+use host::nft::{Chain, Field, Part, Rule, Verdict};
 
+use super::blocks::blocks_name;
 use super::cluster_wide::{Action, ClusterPolicy, Tier};
-use super::model::{Allow, Block, Namespaces, Node, Number, Peer, Pod, Pods, Policy};
+use super::model::{Allow, Block, Number, Peer, Pod, Policy};
+use super::query::{Query, Whom};
+use super::text::digest;
 
 /// The chain of what is not allowed. It counts what is dropped; that it is led to is counted where
 /// that was found.
@@ -94,28 +94,6 @@ pub enum Peers {
     Found(Query),
     /// Addresses in any of these blocks.
     Blocks(Vec<Block>),
-}
-
-/// A question that pods or nodes answer: a set in the kernel holds the answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Query {
-    /// Which of them.
-    pub whom: Whom,
-    /// Their ports of this protocol and name alone.
-    pub port: Option<(u8, String)>,
-}
-
-/// Some pods, or nodes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Whom {
-    /// All pods.
-    Anyone,
-    /// By labels.
-    Pods(Pods),
-    /// By addresses.
-    Blocks(Vec<Block>),
-    /// Nodes, by labels. None of their ports has a name.
-    Nodes(LabelSelector),
 }
 
 /// What a pod is allowed by the policies of its namespace, and by those of administrators for it,
@@ -432,220 +410,4 @@ impl Grant {
         parts.extend(counted(verdict));
         Rule(parts)
     }
-}
-
-impl Query {
-    /// The name of its set.
-    pub fn set_name(&self) -> String {
-        let mut word = "pods";
-        let mut text = match &self.whom {
-            Whom::Anyone => "anyone".to_owned(),
-            Whom::Blocks(blocks) => blocks_text(blocks),
-            Whom::Nodes(labels) => {
-                word = "nodes";
-                text_of(labels)
-            }
-            Whom::Pods(pods) => {
-                let namespaces = match &pods.namespaces {
-                    Namespaces::Of(name) => format!("in {name}"),
-                    Namespaces::With(labels) => format!("in those with {}", text_of(labels)),
-                };
-                format!("{namespaces} pods {}", text_of(&pods.pods))
-            }
-        };
-        if let Some((protocol, name)) = &self.port {
-            let _ = write!(text, " port {protocol}/{name}");
-        }
-        digest(word, &text)
-    }
-
-    /// What its set holds keys of.
-    pub fn fields(&self) -> Vec<Field> {
-        match self.port {
-            None => vec![Field::Client],
-            Some(_) => vec![Field::Server, Field::ConnectionProtocol, Field::ServerPort],
-        }
-    }
-
-    /// What a pod in a namespace with these labels adds to its set.
-    pub fn keys(
-        &self,
-        namespace: &str,
-        labels: Option<&[(String, String)]>,
-        pod: &Pod,
-    ) -> Vec<Key> {
-        let in_block = |address: &IpAddr| match &self.whom {
-            Whom::Blocks(blocks) => blocks.iter().any(|b| b.contains(*address)),
-            Whom::Anyone | Whom::Pods(_) => true,
-            Whom::Nodes(_) => false,
-        };
-        if let Whom::Pods(pods) = &self.whom {
-            let there = match &pods.namespaces {
-                Namespaces::Of(name) => name == namespace,
-                // A namespace that is not known yet is none that is meant.
-                Namespaces::With(wanted) => labels.is_some_and(|labels| wanted.matches(labels)),
-            };
-            if !there || !pods.pods.matches(&*pod.labels) {
-                return Vec::new();
-            }
-        }
-        let addresses = pod.addresses.iter().filter(|a| in_block(a));
-        match &self.port {
-            None => addresses.map(|a| vec![KeyPart::Address(*a)]).collect(),
-            Some((protocol, name)) => {
-                let named =
-                    |p: &&super::model::NamedPort| p.protocol == *protocol && p.name == *name;
-                let key = |a: &IpAddr, port: u16| {
-                    vec![
-                        KeyPart::Address(*a),
-                        KeyPart::Protocol(*protocol),
-                        KeyPart::Port(port),
-                    ]
-                };
-                addresses
-                    .flat_map(|a| pod.ports.iter().filter(named).map(move |p| key(a, p.port)))
-                    .collect()
-            }
-        }
-    }
-
-    /// What a node adds to its set.
-    pub fn keys_of_node(&self, node: &Node) -> Vec<Key> {
-        match (&self.whom, &self.port) {
-            (Whom::Nodes(wanted), None) if wanted.matches(&*node.labels) => {
-                let addresses = node.addresses.iter();
-                addresses.map(|a| vec![KeyPart::Address(*a)]).collect()
-            }
-            _ => Vec::new(),
-        }
-    }
-}
-
-/// A selector in words that are the same for the same requirements. Keys and values have no
-/// characters that could make two selectors look alike.
-fn text_of(selector: &LabelSelector) -> String {
-    if selector.nothing {
-        return "none".into();
-    }
-    let mut all: Vec<String> = selector
-        .requirements
-        .iter()
-        .map(ToString::to_string)
-        .collect();
-    all.sort();
-    all.dedup();
-    format!("[{}]", all.join(","))
-}
-
-fn blocks_text(blocks: &[Block]) -> String {
-    let mut all: Vec<String> = blocks
-        .iter()
-        .map(|block| {
-            let mut except: Vec<String> = block.except.iter().map(ToString::to_string).collect();
-            except.sort();
-            format!("{} but [{}]", block.within, except.join(","))
-        })
-        .collect();
-    all.sort();
-    all.dedup();
-    all.join(" ")
-}
-
-/// The name of the set of some blocks.
-pub fn blocks_name(blocks: &[Block]) -> String {
-    digest("blocks", &blocks_text(blocks))
-}
-
-/// A name that nobody can make two contents have: half of SHA-256, which is enough to keep others
-/// from being found.
-fn digest(word: &str, text: &str) -> String {
-    let mut name = format!("{word}-");
-    for byte in Sha256::digest(text.as_bytes()).iter().take(16) {
-        let _ = write!(name, "{byte:02x}");
-    }
-    name
-}
-
-/// The elements of the set of some blocks, of one family: their ranges, which neither meet nor
-/// overlap.
-pub fn block_elements(blocks: &[Block], family: Family) -> BTreeMap<Key, Value> {
-    let mut elements = BTreeMap::new();
-    let most = most(family);
-    let key = |number: u128| vec![KeyPart::Address(address(number, family))];
-    for (first, last) in ranges(blocks, family) {
-        elements.insert(key(first), Value::Present);
-        if last < most {
-            elements.insert(key(last + 1), Value::End);
-        }
-    }
-    elements
-}
-
-/// The ranges of some blocks, in order; none touches the next.
-fn ranges(blocks: &[Block], family: Family) -> Vec<(u128, u128)> {
-    let ours = |prefix: &&host::nft::Prefix| Family::of(prefix.address) == family;
-    let mut all: Vec<(u128, u128)> = Vec::new();
-    for block in blocks
-        .iter()
-        .filter(|b| Family::of(b.within.address) == family)
-    {
-        let mut holes: Vec<(u128, u128)> = block.except.iter().filter(ours).map(bounds).collect();
-        holes.sort_unstable();
-        let (mut next, end) = bounds(&block.within);
-        let mut open = true;
-        for (first, last) in holes {
-            if last < next || first > end {
-                continue;
-            }
-            if first > next {
-                all.push((next, first - 1));
-            }
-            if last >= end {
-                open = false;
-                break;
-            }
-            next = last + 1;
-        }
-        if open {
-            all.push((next, end));
-        }
-    }
-    all.sort_unstable();
-    let mut merged: Vec<(u128, u128)> = Vec::new();
-    for (first, last) in all {
-        match merged.last_mut() {
-            Some(before) if first <= before.1.saturating_add(1) => before.1 = before.1.max(last),
-            _ => merged.push((first, last)),
-        }
-    }
-    merged
-}
-
-fn most(family: Family) -> u128 {
-    match family {
-        Family::Ip4 => u128::from(u32::MAX),
-        Family::Ip6 => u128::MAX,
-    }
-}
-
-fn address(number: u128, family: Family) -> IpAddr {
-    match family {
-        // Never more than `most`.
-        Family::Ip4 => Ipv4Addr::from_bits(number as u32).into(),
-        Family::Ip6 => Ipv6Addr::from_bits(number).into(),
-    }
-}
-
-/// The first and the last address of a network, as numbers.
-fn bounds(prefix: &host::nft::Prefix) -> (u128, u128) {
-    let (number, bits) = match prefix.address {
-        IpAddr::V4(a) => (u128::from(a.to_bits()), 32),
-        IpAddr::V6(a) => (a.to_bits(), 128),
-    };
-    let free = bits - u32::from(prefix.length).min(bits);
-    let hosts = match free {
-        128 => u128::MAX,
-        free => (1u128 << free) - 1,
-    };
-    (number & !hosts, number | hosts)
 }

@@ -2,17 +2,20 @@
 //! policies, namespaces and pods, and keeps one nftables table per family as they demand.
 //!
 //! `model` and `cluster_wide` turn objects into plain values, `world` knows what was heard, `allowed`
-//! says what a pod is allowed, `tables` sums that up, and `Agent` brings the difference into the kernel in as few
-//! transactions as no packet notices. Rules stay when the agent ends. `door` is where the CNI plugin waits until a new
-//! pod's rules are in place. Namespaces and pods are watched from the first policy on, nodes from the
-//! first one that names them.
+//! says what a pod is allowed (of whom `query` asks, and of what `blocks`), `tables` sums that up, and
+//! `Agent` brings the difference into the kernel in as few transactions as no packet notices. Rules stay
+//! when the agent ends. `door` is where the CNI plugin waits until a new pod's rules are in place.
+//! Namespaces and pods are watched from the first policy on, nodes from the first one that names them.
 
 pub mod allowed;
+mod blocks;
 pub mod cluster_wide;
 pub mod door;
 pub mod metrics;
 pub mod model;
+pub mod query;
 pub mod tables;
+mod text;
 pub mod world;
 
 use std::collections::BTreeSet;

@@ -29,9 +29,8 @@ use host::nft::{
     Point, Rule, Ruleset, Set, SetKind, Value, Verdict,
 };
 
-use super::allowed::{
-    Direction, Grant, Isolation, Peers, Profile, REFUSED, block_elements, blocks_name,
-};
+use super::allowed::{Direction, Grant, Isolation, Peers, Profile, REFUSED};
+use super::blocks::{block_elements, blocks_name};
 use super::model::FAMILIES;
 use super::world::{Placed, World};
 

@@ -16,9 +16,10 @@ use kube::ResourceExt;
 use kube::api::DynamicObject;
 use kube::runtime::watcher::Event;
 
-use super::allowed::{Direction, Isolation, Query, isolation};
+use super::allowed::{Direction, Isolation, isolation};
 use super::cluster_wide::{ClusterPolicy, PolicyKind, in_order};
 use super::model::{Name, Node, Pod, Policy};
+use super::query::Query;
 
 type Labels = Box<[(String, String)]>;
 
