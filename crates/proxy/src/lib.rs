@@ -1,9 +1,9 @@
 //! The Service proxy: watches Services, EndpointSlices and its own node, and programs nftables so
 //! that connections to a Service reach its endpoints in turn.
 //!
-//! `model` and `state` turn objects into plain values, `rules` plans, `merge` sums up the plans,
-//! `program` brings the difference into the kernel in one transaction; `sctp` names what the kernel is not
-//! able to serve. It does not know how
+//! `model` and `state` turn objects into plain values, `rules` has the table without any Service,
+//! `service_rules` what each adds to it, `merge` sums that up, `program` brings the difference into the
+//! kernel in one transaction; `sctp` names what the kernel is not able to serve. It does not know how
 //! packets get from node to node (`network`), nor names (`dns`).
 #![forbid(unsafe_code)]
 
@@ -15,6 +15,7 @@ pub mod model;
 pub mod program;
 pub mod rules;
 pub mod sctp;
+pub mod service_rules;
 pub mod stale;
 mod standby;
 pub mod state;

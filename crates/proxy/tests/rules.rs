@@ -6,7 +6,8 @@ use expect_test::{Expect, expect};
 use host::nft::{Dirty, Family, Prefix, Ruleset};
 use proxy::merge::Desired;
 use proxy::model::{Endpoint, Name, Port, Service, TCP, UDP};
-use proxy::rules::{Fragment, Node, NodeTopology, frame, rules, service_rules};
+use proxy::rules::{Fragment, Node, NodeTopology, frame};
+use proxy::service_rules::{rules, service_rules};
 use proxy::unallocated::unallocated;
 
 fn node() -> Node {

@@ -338,7 +338,7 @@ fn a_restart_reads_back_and_repairs() {
     let node = node();
     let service = state.service(&name).expect("known");
     let endpoints = state.endpoints(&name);
-    let desired = proxy::rules::rules(&node, [(&name, service, endpoints.as_slice())]);
+    let desired = proxy::service_rules::rules(&node, [(&name, service, endpoints.as_slice())]);
     assert!(
         diff(&table, &before, &desired).is_empty(),
         "what is read is what was written"
@@ -448,7 +448,7 @@ fn the_kernel_takes_rules_of_both_families() {
         };
         let endpoints = proxy.state.endpoints(&name);
         let service = proxy.state.service(&name).expect("known");
-        let desired = proxy::rules::rules(&node, [(&name, service, endpoints.as_slice())]);
+        let desired = proxy::service_rules::rules(&node, [(&name, service, endpoints.as_slice())]);
         assert!(
             desired.chains.contains_key("fw/default/web/tcp/80"),
             "{desired}"
