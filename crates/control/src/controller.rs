@@ -10,28 +10,24 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Change, Informer};
 use futures::StreamExt;
 use kube::api::{
     DeleteParams, ListParams, PatchParams, PostParams, Preconditions, PropagationPolicy,
 };
-use kube::core::{ApiResource, DynamicObject};
-use kube::{Api, Client, Resource};
+use kube::core::DynamicObject;
+use kube::{Api, Client};
 use parking_lot::Mutex;
-use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::action::{Action, Patch, Plan, Propagation, Target};
 use crate::events::Recorder;
-use crate::expectation::{
-    Expectation, Expected, LookUp, LookUps, expect, expect_at_least, expect_settled, known_of,
-    name_of,
-};
+use crate::expectation::{Expectation, Expected, LookUps, expect, expect_at_least, expect_settled};
 use crate::last_created::{LastCreated, adopter};
 use crate::queue::Queue;
 use crate::slow_start::SlowStart;
+use crate::watches::Watches;
 
 /// A controller: watches, observes, gathers, plans. `plan` is pure.
 pub trait Controller: Send + Sync + 'static {
@@ -85,111 +81,6 @@ pub trait Controller: Send + Sync + 'static {
 /// Counts what came of a plan: how long it took from looking to the last action, and whether all of it
 /// went well.
 pub type Count = Box<dyn FnOnce(Duration, bool) + Send>;
-
-/// The informers that a controller listens to.
-pub struct Watches<Q> {
-    queue: Queue<Q>,
-    tasks: JoinSet<()>,
-    look_up: LookUps,
-    synced: Vec<futures::future::BoxFuture<'static, ()>>,
-}
-
-/// Where a source of keys puts them.
-pub struct Keys<Q>(Queue<Q>);
-
-impl<Q> Clone for Keys<Q> {
-    fn clone(&self) -> Self {
-        Self(self.0.clone())
-    }
-}
-
-impl<Q: Clone + Eq + Hash + Debug> Keys<Q> {
-    pub fn add(&self, keys: impl IntoIterator<Item = Q>) {
-        keys.into_iter().for_each(|key| self.0.add(key));
-    }
-
-    /// Puts a key there after a while, or at an earlier time that was asked for before.
-    pub fn later(&self, key: Q, wait: Duration) {
-        self.0.add_after(key, wait);
-    }
-}
-
-impl<Q: Clone + Eq + Hash + Debug + Send + Sync + 'static> Watches<Q> {
-    /// Each change of a kind, as it was and as it is, gives the keys that it concerns.
-    pub fn on<K>(
-        &mut self,
-        informer: &Informer<K>,
-        keys: impl Fn(&K) -> Vec<Q> + Send + Sync + 'static,
-    ) where
-        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
-    {
-        self.on_change(informer, move |change| {
-            let both = change.old.iter().chain(&change.new);
-            both.flat_map(|o| keys(o)).collect()
-        });
-    }
-
-    /// As [`Watches::on`], for those whom not every change of an object concerns.
-    pub fn on_change<K>(
-        &mut self,
-        informer: &Informer<K>,
-        keys: impl Fn(&Change<K>) -> Vec<Q> + Send + Sync + 'static,
-    ) where
-        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
-    {
-        self.on_change_after(informer, move |change| {
-            let all = keys(change).into_iter();
-            all.map(|key| (key, Duration::ZERO)).collect()
-        });
-    }
-
-    /// As [`Watches::on_change`], for those who gather what changes: each key with the wait after
-    /// which it is worked on. Of several waits of one key that which ends first counts.
-    pub fn on_change_after<K>(
-        &mut self,
-        informer: &Informer<K>,
-        keys: impl Fn(&Change<K>) -> Vec<(Q, Duration)> + Send + Sync + 'static,
-    ) where
-        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
-    {
-        let mut changes = informer.subscribe();
-        let queue = self.queue.clone();
-        self.tasks.spawn(async move {
-            while let Some(change) = changes.recv().await {
-                for (key, wait) in keys(&change) {
-                    queue.add_after(key, wait);
-                }
-            }
-        });
-        self.expect_from(informer);
-    }
-
-    /// Another source of keys than an informer, such as watches of kinds that are known only when
-    /// the server is asked. It runs as long as the controller does.
-    pub fn feed<F>(&mut self, source: impl FnOnce(Keys<Q>) -> F)
-    where
-        F: Future<Output = ()> + Send + 'static,
-    {
-        self.tasks.spawn(source(Keys(self.queue.clone())));
-    }
-
-    /// The informer is read, and its kind may be written, but its changes wake nobody.
-    pub fn expect_from<K>(&mut self, informer: &Informer<K>)
-    where
-        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
-    {
-        let (cache, waits) = (informer.clone(), informer.clone());
-        let look: LookUp = Arc::new(move |ns, name| {
-            // The version first: what it promises is in the cache then.
-            let latest = cache.latest_version();
-            (cache.get(ns, name).map(|o| known_of(o.meta())), latest)
-        });
-        self.look_up
-            .insert(name_of(&ApiResource::erase::<K>(&())), look);
-        self.synced
-            .push(Box::pin(async move { waits.synced().await }));
-    }
-}
 
 /// Between looks at expectations when no change woke the key.
 const EXPECT_AGAIN: Duration = Duration::from_millis(20);

@@ -13,8 +13,10 @@ pub mod queue;
 pub mod ready;
 mod slow_start;
 pub mod trimmed;
+mod watches;
 mod workqueue_metrics;
 
 pub use action::{Action, Patch, Plan};
-pub use controller::{Controller, Count, Keys, Watches, run};
+pub use controller::{Controller, Count, run};
 pub use events::Recorder;
+pub use watches::{Keys, Watches};

@@ -11,8 +11,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use client::{Informer, Informers};
+use control::Watches;
 use control::action::{Action, Plan, Target};
-use control::controller::{Controller, Watches, run};
+use control::controller::{Controller, run};
 use control::events::Recorder;
 use http::{Method, Request, Response};
 use k8s_openapi::api::core::v1::ConfigMap;
