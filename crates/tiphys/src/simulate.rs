@@ -104,7 +104,7 @@ fn lines(report: &Report, style: Style, width: Option<usize>) -> Vec<String> {
     ));
     let evicted = report.evictions;
     out.push(format!(
-        "{} evictions: {} for pods of higher priority, {} from nodes with taints, {} asked for, {} others.",
+        "{} evictions: {} for pods of higher priority, {} from nodes with taints (as those that failed), {} by drains and the eviction API, {} others.",
         evicted.all(), evicted.preempted, evicted.by_taints, evicted.by_request, evicted.others,
     ));
     out.extend(plots(report, width));
@@ -126,7 +126,7 @@ fn pending(report: &Report, style: Style, width: Option<usize>) -> Vec<String> {
     ];
     let count: usize = report.pending.iter().map(|p| p.pods).sum();
     let mut out = vec![
-        style.paint(Tone::Bad, &format!("{count} pods are not there:")),
+        style.paint(Tone::Bad, &format!("{count} pods have no node:")),
         String::new(),
     ];
     let rows: Vec<_> = report
@@ -205,13 +205,15 @@ fn plots(report: &Report, width: Option<usize>) -> Vec<String> {
     draw("pods without a node", None, &|s| s.pending as f64);
     draw("pods that run", None, &|s| s.running as f64);
     draw(
-        "CPU that is asked for, of what nodes that are ready have",
+        "CPU that pods request, of what ready nodes have",
         Some((100.0, "100 %")),
         &|s| percent(s.cpu_requested_millis, s.cpu_allocatable_millis),
     );
-    draw("memory that is asked for", Some((100.0, "100 %")), &|s| {
-        percent(s.memory_requested_bytes, s.memory_allocatable_bytes)
-    });
+    draw(
+        "memory that pods request, of what ready nodes have",
+        Some((100.0, "100 %")),
+        &|s| percent(s.memory_requested_bytes, s.memory_allocatable_bytes),
+    );
     if report.evictions.all() > 0 {
         draw("evictions so far", None, &|s| s.evictions as f64);
     }
@@ -262,7 +264,7 @@ mod tests {
         let all = lines(&report, Style::PLAIN, None);
         let expected = [
             "1h30m in the life of 2 nodes, seed 1: 9 changes of objects.",
-            "2 pods are not there:",
+            "2 pods have no node:",
             "",
             "PENDING          NAMESPACE   PODS   WHY",
             "Deployment/web   shop           2   0/2 nodes are available (smallest change: 1 cpu more)",
