@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask up | build | fast | test | check | schema | bench | soak | compare`.
+//! The project's own commands, `cargo xtask COMMAND`: [`HELP`] lists them.
 #![forbid(unsafe_code)]
 
 mod arrows;
@@ -32,10 +32,11 @@ cargo xtask soak storms  simulated clusters of ten thousand seeds (--seeds A..B,
 cargo xtask soak rolling one check of a cluster, again and again (--times N, else 20): rolling updates
                          under load, whose requests and failures are counted; `takeover` lets nodes
                          die that hold a load balancer's address
-cargo xtask check        format, clippy, arrows between crates and files, tidiness, licences
+cargo xtask check        format, clippy, arrows between crates and files, tidiness, licences, and
+                         dependencies that nobody uses
 cargo xtask tidy         arrows and tidiness alone: needs no build
 cargo xtask circles      which files use each other in a circle
-cargo xtask bench        figures of speed and memory
+cargo xtask bench        figures of speed and memory (a group alone: bench GROUP; --quick)
 cargo xtask compare      discovery and OpenAPI against published documents, given as paths; with
                          --golden every form of objects against upstream's golden files
 cargo xtask etcd         get an etcd for the tests, where the machine has none
