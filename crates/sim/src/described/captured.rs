@@ -7,7 +7,7 @@ use controllers::volumes::{BIND_COMPLETED, BOUND_BY_CONTROLLER, PROVISIONER_NAME
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::file::DescriptionError;
+use super::form::DescriptionError;
 use super::listed::items;
 
 /// What only the API server, or a controller, writes.

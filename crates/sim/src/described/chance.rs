@@ -6,7 +6,7 @@ use std::time::Duration;
 use clock::Random;
 use serde::Deserialize;
 
-use super::file::Span;
+use super::form::Span;
 
 /// A length of time that is drawn: exactly one of these.
 #[derive(Clone, Debug, Default, Deserialize)]

@@ -2,20 +2,18 @@
 //! with one that cannot be played. It knows no cluster.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::time::Duration;
 
 use clock::Random;
 use jiff::Timestamp;
 use registry::Features;
 use registry::served_versions::{self, Served};
-use serde::de::{self, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::chance::{self, Drawn};
-use super::load::{self, Load};
-use super::{captured, listed, place};
+use super::event::{Deed, Event};
+use super::form::{DescriptionError, Span, objects, wrong};
+use super::{captured, chance, listed, place};
 
 /// More nodes than this are refused: upstream's limit is 5,000, and a laptop's memory has one too.
 const MOST_NODES: usize = 20_000;
@@ -32,82 +30,6 @@ const SAMPLES: u32 = 120;
 
 /// The label of a node with its zone.
 pub const ZONE: &str = "topology.kubernetes.io/zone";
-
-/// Why a description cannot be played.
-#[derive(Debug, thiserror::Error)]
-pub enum DescriptionError {
-    /// Names field, line and column.
-    #[error(transparent)]
-    Form(#[from] serde_norway::Error),
-    #[error("{path}: {why}")]
-    Field { path: String, why: String },
-}
-
-fn wrong<T>(path: impl Into<String>, why: impl Into<String>) -> Result<T, DescriptionError> {
-    Err(DescriptionError::Field {
-        path: path.into(),
-        why: why.into(),
-    })
-}
-
-/// A length of time as Go writes it: `90s`, `1h30m`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Span(pub Duration);
-
-impl Span {
-    const fn seconds(seconds: u64) -> Self {
-        Self(Duration::from_secs(seconds))
-    }
-}
-
-impl<'de> Deserialize<'de> for Span {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_str(SpanVisitor)
-    }
-}
-
-/// Reads the text itself, so that an error has the text's own place.
-struct SpanVisitor;
-
-impl Visitor<'_> for SpanVisitor {
-    type Value = Span;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a length of time, such as 90s or 1h30m")
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Span, E> {
-        let nanos = api::duration::parse(text).ok();
-        let nanos = nanos.and_then(|n| u64::try_from(n).ok()).ok_or_else(|| {
-            let why = format!("{text:?} is not a length of time, such as 90s or 1h30m,");
-            E::custom(why)
-        })?;
-        Ok(Span(Duration::from_nanos(nanos)))
-    }
-}
-
-/// An object of Kubernetes. It is read by YAML's own rules, so that a field that is there twice is
-/// refused and `<<` merges, as kubectl has it.
-struct Object(Value);
-
-impl<'de> Deserialize<'de> for Object {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let mut yaml = serde_norway::Value::deserialize(from)?;
-        yaml.apply_merge()
-            .map_err(<D::Error as de::Error>::custom)?;
-        let json = serde_json::to_value(yaml).map_err(<D::Error as de::Error>::custom)?;
-        Ok(Self(json))
-    }
-}
-
-fn object<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Value>, D::Error> {
-    Ok(Option::<Object>::deserialize(from)?.map(|o| o.0))
-}
-
-fn objects<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Value>, D::Error> {
-    let all = Vec::<Object>::deserialize(from)?;
-    Ok(all.into_iter().map(|o| o.0).collect())
-}
 
 /// A described cluster.
 #[derive(Clone, Debug, Deserialize)]
@@ -214,189 +136,6 @@ pub struct Taint {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub value: String,
     pub effect: String,
-}
-
-/// Something that happens: exactly one of the things that it may do.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct Event {
-    pub at: Span,
-    /// It happens again and again, so often.
-    pub every: Option<Span>,
-    /// How many times altogether.
-    pub times: Option<u32>,
-    /// It happens by chance, so often an hour on the average.
-    pub per_hour: Option<f64>,
-    /// And so up to this time; to the end, if it does not say.
-    pub until: Option<Span>,
-    /// How long each of the pods runs that are made, if they run to their end.
-    pub runs_for: Option<Drawn>,
-    /// After how long each of the nodes that fail comes back; none by itself, if it does not say.
-    pub lasts: Option<Drawn>,
-    /// An object, or a List of them. What is made several times has the number at its name's end.
-    #[serde(default, deserialize_with = "object")]
-    pub create: Option<Value>,
-    pub delete: Option<Named>,
-    pub scale: Option<Scale>,
-    /// Pods have this much to do, all together, from now on.
-    pub load: Option<Load>,
-    /// Nodes fall silent, with all that runs on them.
-    pub fail: Option<Which>,
-    /// They come back.
-    pub restore: Option<Which>,
-    /// They are cordoned, and their pods evicted as budgets allow.
-    pub drain: Option<Which>,
-    /// Nodes join a pool.
-    pub add: Option<More>,
-    /// Nodes are gone for good.
-    pub remove: Option<Which>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct Named {
-    pub api_version: String,
-    pub kind: String,
-    #[serde(default = "load::default_namespace")]
-    pub namespace: String,
-    pub name: String,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct Scale {
-    /// Deployment, StatefulSet or ReplicaSet.
-    pub kind: String,
-    #[serde(default = "load::default_namespace")]
-    pub namespace: String,
-    pub name: String,
-    pub replicas: u32,
-}
-
-/// Which nodes: by name, or some of a pool.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
-pub struct Which {
-    pub nodes: Vec<String>,
-    pub pool: Option<String>,
-    pub zone: Option<String>,
-    /// How many of them, by chance; all, if it does not say.
-    pub count: Option<usize>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct More {
-    pub pool: String,
-    pub count: usize,
-}
-
-/// What an event does.
-#[derive(Clone, Copy, Debug)]
-pub enum Deed<'a> {
-    Create(&'a Value),
-    Delete(&'a Named),
-    Scale(&'a Scale),
-    Load(&'a Load),
-    Fail(&'a Which),
-    Restore(&'a Which),
-    Drain(&'a Which),
-    Add(&'a More),
-    Remove(&'a Which),
-}
-
-impl fmt::Display for Deed<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Create(_) => "create",
-            Self::Delete(_) => "delete",
-            Self::Scale(_) => "scale",
-            Self::Load(_) => "load",
-            Self::Fail(_) => "fail",
-            Self::Restore(_) => "restore",
-            Self::Drain(_) => "drain",
-            Self::Add(_) => "add",
-            Self::Remove(_) => "remove",
-        })
-    }
-}
-
-impl<'a> Deed<'a> {
-    /// The nodes that it is about.
-    fn which(self) -> Option<&'a Which> {
-        match self {
-            Self::Fail(w) | Self::Restore(w) | Self::Drain(w) | Self::Remove(w) => Some(w),
-            Self::Create(_) | Self::Delete(_) | Self::Scale(_) | Self::Load(_) | Self::Add(_) => {
-                None
-            }
-        }
-    }
-}
-
-impl Event {
-    fn deeds(&self) -> Vec<Deed<'_>> {
-        let all = [
-            self.create.as_ref().map(Deed::Create),
-            self.delete.as_ref().map(Deed::Delete),
-            self.scale.as_ref().map(Deed::Scale),
-            self.load.as_ref().map(Deed::Load),
-            self.fail.as_ref().map(Deed::Fail),
-            self.restore.as_ref().map(Deed::Restore),
-            self.drain.as_ref().map(Deed::Drain),
-            self.add.as_ref().map(Deed::Add),
-            self.remove.as_ref().map(Deed::Remove),
-        ];
-        all.into_iter().flatten().collect()
-    }
-
-    /// What it does; none only of one that was not checked.
-    pub fn deed(&self) -> Option<Deed<'_>> {
-        self.deeds().into_iter().next()
-    }
-
-    pub fn turns(&self) -> u32 {
-        self.times.unwrap_or(1)
-    }
-
-    /// Whether it may happen more than once: then what it makes is numbered.
-    pub fn repeats(&self) -> bool {
-        self.turns() > 1 || self.per_hour.is_some()
-    }
-
-    /// When it happens for the `turn`th time, counted from 0.
-    fn time(&self, turn: u32) -> Duration {
-        let every = self.every.map_or(Duration::ZERO, |s| s.0);
-        self.at.0.saturating_add(every.saturating_mul(turn))
-    }
-
-    /// What is wrong with how often it happens and with what is drawn for it.
-    fn check_chance(&self, path: &str, deed: Deed<'_>) -> Result<(), DescriptionError> {
-        if let Some(rate) = self.per_hour {
-            if !(rate.is_finite() && rate > 0.0) {
-                return wrong(format!("{path}.perHour"), "must be a number above 0");
-            }
-            if self.every.is_some() || self.times.is_some() {
-                return wrong(path, "perHour goes with neither every nor times");
-            }
-        } else if self.until.is_some() {
-            return wrong(format!("{path}.until"), "goes with perHour alone");
-        }
-        if self.until.is_some_and(|until| until <= self.at) {
-            return wrong(format!("{path}.until"), "must be after at");
-        }
-        if self.runs_for.is_some() && !matches!(deed, Deed::Create(_)) {
-            return wrong(format!("{path}.runsFor"), "goes with create alone");
-        }
-        if self.lasts.is_some() && !matches!(deed, Deed::Fail(_)) {
-            return wrong(format!("{path}.lasts"), "goes with fail alone");
-        }
-        for (field, drawn) in [("runsFor", &self.runs_for), ("lasts", &self.lasts)] {
-            if let Some(why) = drawn.as_ref().and_then(Drawn::wrong) {
-                return wrong(format!("{path}.{field}"), why);
-            }
-        }
-        Ok(())
-    }
 }
 
 impl Description {

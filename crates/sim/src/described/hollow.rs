@@ -10,7 +10,8 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
-use super::file::{Pool, Span};
+use super::file::Pool;
+use super::form::Span;
 
 /// What annotations begin with that are for the simulation.
 const OURS: &str = "simulate.tiphys.io/";

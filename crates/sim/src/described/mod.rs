@@ -5,7 +5,9 @@ mod captured;
 mod census;
 mod chance;
 mod ending;
+mod event;
 mod file;
+mod form;
 mod hollow;
 mod listed;
 mod load;
@@ -15,7 +17,8 @@ mod play;
 mod report;
 mod volumes;
 
-pub use file::{Description, DescriptionError};
+pub use file::Description;
+pub use form::DescriptionError;
 pub use report::{Evictions, Pending, Report, Sample, Waits, Workload};
 
 /// Why there is no report.

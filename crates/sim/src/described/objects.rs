@@ -9,7 +9,7 @@ use kube::discovery::{Scope, oneshot};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
-use super::file::{Named, Scale};
+use super::event::{Named, Scale};
 
 /// Until a new namespace has its service account, without which pods are refused; until a new kind is
 /// served.

@@ -25,7 +25,8 @@ use store::{Memory, Store};
 use tokio::sync::mpsc;
 
 use super::census::{Census, is_finished, node_of, phase, uid_of};
-use super::file::{Description, Which};
+use super::event::Which;
+use super::file::Description;
 use super::hollow::{self, Phase};
 use super::listed::{each, rank};
 use super::load::Usage;

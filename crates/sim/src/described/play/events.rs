@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{Play, Step};
 use crate::described::SimulateError;
-use crate::described::file::{Deed, More};
+use crate::described::event::{Deed, More};
 use crate::described::hollow;
 use crate::described::listed::each;
 
