@@ -18,10 +18,11 @@
 //! may run now. What runs must be handed to [`QueueSet::finish`]; whoever does not want to wait any
 //! more calls [`QueueSet::cancel`].
 
+mod queue;
 mod shown;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
 use crate::config::{Queuing, Response};
@@ -29,6 +30,7 @@ use crate::shuffle;
 use crate::timed::{Integral, Observed, TimedRatio};
 use crate::work::Work;
 
+use queue::{Queue, Waiting};
 pub use shown::{QueueShown, RequestShown};
 
 /// What a request is taken to need, in seconds, until it is known; as upstream.
@@ -83,84 +85,12 @@ pub struct Counts {
     pub cancelled: u64,
 }
 
-struct Waiting<W, D> {
-    number: u64,
-    work: Work,
-    arrived: Duration,
-    /// The virtual time at which it came.
-    arrived_at: f64,
-    waiter: W,
-    details: D,
-}
-
 struct Executing<D> {
     queue: Option<u32>,
     work: Work,
     arrived: Duration,
     started: Duration,
     details: D,
-}
-
-struct Queue<W, D> {
-    waiting: VecDeque<Waiting<W, D>>,
-    waiting_seats: u32,
-    waiting_work: f64,
-    executing: u32,
-    seats: u32,
-    /// Seats of its requests that run; they push it ahead.
-    working: u32,
-    /// Its place in virtual time at `settled`.
-    next: f64,
-    settled: Duration,
-    /// Whether it is counted among those that have something to do.
-    is_active: bool,
-}
-
-impl<W, D> Queue<W, D> {
-    fn new() -> Self {
-        Self {
-            waiting: VecDeque::new(),
-            waiting_seats: 0,
-            waiting_work: 0.0,
-            executing: 0,
-            seats: 0,
-            working: 0,
-            next: 0.0,
-            settled: Duration::ZERO,
-            is_active: false,
-        }
-    }
-
-    fn has_nothing(&self) -> bool {
-        self.waiting.is_empty() && self.executing == 0
-    }
-
-    /// Its place in virtual time.
-    fn place(&self, now: Duration) -> f64 {
-        let took = now.saturating_sub(self.settled).as_secs_f64();
-        let place = self.next + f64::from(self.working) * took;
-        // A queue that could not use what it was given does not save it up: its first request is not
-        // treated as if it had come earlier than it did.
-        let first = self.waiting.front();
-        first.map_or(place, |first| place.max(first.arrived_at))
-    }
-
-    /// Before something about it changes.
-    fn settle(&mut self, now: Duration) {
-        self.next = self.place(now);
-        self.settled = now;
-    }
-
-    /// Counts it among the active ones, or takes it out, as it is now.
-    fn count(&mut self, active: &mut u32) {
-        let is_active = !self.has_nothing();
-        match (self.is_active, is_active) {
-            (false, true) => *active += 1,
-            (true, false) => *active -= 1,
-            _ => {}
-        }
-        self.is_active = is_active;
-    }
 }
 
 /// Seats that a request that has ended keeps until a time.
