@@ -1,5 +1,6 @@
 //! The system calls that change a machine: control groups, mounts, netlink, namespaces, and the
-//! clients of the container runtime. Used by kubelet, proxy, network and the binary.
+//! clients of the container runtime. Used by what runs on a node (kubelet, proxy, network, the supervisor,
+//! the binary) and by the simulation of nodes; never by a part of the control plane.
 
 pub mod arp;
 pub mod cgroup;
