@@ -59,6 +59,7 @@ pub struct AuditFlags {
     /// the data directory, unless there is a webhook].
     #[arg(long)]
     audit_log_path: Option<PathBuf>,
+    /// How they are written.
     #[arg(long, value_enum, default_value = "json")]
     audit_log_format: Format,
     /// MiB of a file, from which it is put aside; 0 for no bound.
@@ -71,6 +72,7 @@ pub struct AuditFlags {
     /// Days after which files that were put aside are removed; 0 for never.
     #[arg(long, default_value_t = 366)]
     audit_log_maxage: u32,
+    /// Whether requests wait until they are recorded.
     #[arg(long, value_enum, default_value = "batch")]
     audit_log_mode: FeedMode,
     /// Events that wait to be written.
@@ -79,11 +81,13 @@ pub struct AuditFlags {
     /// Leave bodies out of events that are larger than --audit-log-truncate-max-event-size.
     #[arg(long)]
     audit_log_truncate_enabled: bool,
+    /// Bytes of an event beyond which its bodies are left out, where that is enabled.
     #[arg(long, default_value_t = 100 << 10)]
     audit_log_truncate_max_event_size: usize,
     /// To whom events are posted: a kubeconfig.
     #[arg(long)]
     audit_webhook_config_file: Option<PathBuf>,
+    /// Whether requests wait until their events are posted.
     #[arg(long, value_enum, default_value = "batch")]
     audit_webhook_mode: FeedMode,
     /// Events that wait to be posted.
@@ -110,6 +114,7 @@ pub struct AuditFlags {
     /// Leave bodies out of events that are larger than --audit-webhook-truncate-max-event-size.
     #[arg(long)]
     audit_webhook_truncate_enabled: bool,
+    /// Bytes of an event beyond which its bodies are left out, where that is enabled.
     #[arg(long, default_value_t = 100 << 10)]
     audit_webhook_truncate_max_event_size: usize,
 }

@@ -34,11 +34,13 @@ use crate::tracing_file::Tracers;
 
 #[derive(Args, Clone)]
 pub struct ControllerManagerArgs {
+    /// How the API is reached, and as whom.
     #[arg(long)]
     kubeconfig: PathBuf,
     /// The cluster's CA, with which certificate requests are signed.
     #[arg(long)]
     cluster_signing_cert_file: Option<PathBuf>,
+    /// The key of that CA.
     #[arg(long)]
     cluster_signing_key_file: Option<PathBuf>,
     /// The key (PEM, PKCS #8) of the API server's service-account tokens, with which tokens are
@@ -78,6 +80,7 @@ pub struct SchedulerArgs {
 
 #[derive(Args, Clone)]
 pub struct KubeletArgs {
+    /// How the API is reached, and as whom.
     #[arg(long)]
     kubeconfig: PathBuf,
     /// Name of the node [default: the host's name].
@@ -89,19 +92,23 @@ pub struct KubeletArgs {
     /// Socket of the container runtime.
     #[arg(long, default_value = "/run/containerd/containerd.sock")]
     container_runtime_endpoint: String,
+    /// Folder of all the kubelet's state, and of plugins' sockets.
     #[arg(long, default_value = "/var/lib/kubelet")]
     root_dir: PathBuf,
     /// The port's certificate; read again when it changes, as the two below. A KubeletConfiguration may
     /// name all three instead.
     #[arg(long, requires = "tls_private_key_file")]
     tls_cert_file: Option<PathBuf>,
+    /// The key of that certificate.
     #[arg(long, requires = "tls_cert_file")]
     tls_private_key_file: Option<PathBuf>,
     /// The CA whose client certificates are believed.
     #[arg(long)]
     client_ca_file: Option<PathBuf>,
+    /// Port of the kubelet's API, at the node's address.
     #[arg(long, default_value_t = 10_250)]
     port: u16,
+    /// Image of pods' pause containers; it is not removed when disks are full.
     #[arg(long, default_value = crate::image::PAUSE)]
     pod_infra_container_image: String,
     #[command(flatten)]
@@ -112,6 +119,7 @@ pub struct KubeletArgs {
 
 #[derive(Args, Clone)]
 pub struct ProxyArgs {
+    /// How the API is reached, and as whom.
     #[arg(long)]
     kubeconfig: PathBuf,
     /// Name of the node [default: the host's name].

@@ -31,6 +31,7 @@ pub struct ImageArgs {
 enum Action {
     /// Import an OCI or docker archive to every node.
     Import {
+        /// The archive, as `docker save` or `skopeo copy … oci-archive:FILE` makes it.
         archive: PathBuf,
         /// The image's name, if the archive does not say it.
         #[arg(long)]
@@ -49,6 +50,7 @@ enum Action {
     },
     /// Remove an image from every node.
     Rm {
+        /// The image's name, as `image list` shows it.
         name: String,
         #[command(flatten)]
         data: DataDir,

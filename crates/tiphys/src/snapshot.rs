@@ -30,6 +30,7 @@ pub struct SnapshotArgs {
 enum Action {
     /// Save a backup: from a running server, or with --data-dir or --etcd-endpoints from a store.
     Save {
+        /// The file that is written.
         file: PathBuf,
         /// Kubeconfig of an administrator, by which a running server is asked.
         #[arg(
@@ -45,6 +46,7 @@ enum Action {
     },
     /// Restore a backup into an empty store, on which no server runs.
     Restore {
+        /// The backup.
         file: PathBuf,
         /// The restored objects get revisions that are at least so far above the backup's:
         /// clients may have seen some that were given out after it was made.
@@ -57,6 +59,7 @@ enum Action {
     },
     /// Check a backup and say what it holds.
     Status {
+        /// The backup.
         file: PathBuf,
         #[command(flatten)]
         form: OutputFlag,

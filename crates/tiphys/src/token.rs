@@ -50,6 +50,7 @@ enum Action {
     },
     /// Delete a token by its id.
     Delete {
+        /// The id, as `token list` shows it.
         id: String,
         #[command(flatten)]
         form: OutputFlag,

@@ -21,15 +21,18 @@ use crate::machine::host_name;
 
 #[derive(Args, Clone)]
 pub struct SecureFlags {
-    /// Port of `/healthz`, `/metrics`, `/statusz` and the like over HTTPS; 0 for none [default: upstream's].
+    /// Port of `/healthz`, `/metrics`, `/statusz` and the like over HTTPS; 0 for none [default: 10257
+    /// of controllers, 10259 of the scheduler].
     #[arg(long)]
     secure_port: Option<u16>,
+    /// Address at which that port is open.
     #[arg(long, default_value = "0.0.0.0")]
     bind_address: IpAddr,
     /// The port's certificate, read again when it changes [default: one that is made at the start and
     /// signed by itself].
     #[arg(long, requires = "tls_private_key_file")]
     tls_cert_file: Option<PathBuf>,
+    /// The key of that certificate.
     #[arg(long, requires = "tls_cert_file")]
     tls_private_key_file: Option<PathBuf>,
     /// The CA whose client certificates are believed, read again when it changes; without it tokens alone

@@ -37,6 +37,7 @@ pub struct DatastoreFlags {
     /// This server's certificate towards etcd.
     #[arg(long)]
     etcd_certfile: Option<PathBuf>,
+    /// The key of that certificate.
     #[arg(long)]
     etcd_keyfile: Option<PathBuf>,
     /// File with the token that all servers of a cluster on etcd share; it opens the cluster's

@@ -71,8 +71,10 @@ pub struct ServerArgs {
     /// folder for others than root].
     #[arg(long)]
     data_dir: Option<PathBuf>,
+    /// Address at which the server listens.
     #[arg(long, default_value = "0.0.0.0")]
     bind_address: IpAddr,
+    /// Port at which it listens.
     #[arg(long, alias = "secure-port", default_value_t = 6443)]
     port: u16,
     /// Address at which nodes and pods reach this server [default: the machine's own].
@@ -103,6 +105,7 @@ pub struct ServerArgs {
     /// Requests that run at once: priority levels divide the sum of this number and the next one.
     #[arg(long, default_value_t = MAX_READS, value_parser = clap::value_parser!(u32).range(1..))]
     max_requests_inflight: u32,
+    /// Added to --max-requests-inflight.
     #[arg(long, default_value_t = MAX_WRITES)]
     max_mutating_requests_inflight: u32,
     #[command(flatten)]

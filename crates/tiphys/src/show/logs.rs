@@ -32,6 +32,7 @@ pub struct LogsArgs {
     /// All pods with these labels, such as app=web.
     #[arg(short = 'l', long)]
     selector: Option<String>,
+    /// Namespace of the pods.
     #[arg(short, long, default_value = "default")]
     namespace: String,
     /// Pods of all namespaces.

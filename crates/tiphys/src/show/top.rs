@@ -38,6 +38,7 @@ pub struct TopArgs {
     /// Pods with these labels alone, such as app=web.
     #[arg(short = 'l', long)]
     selector: Option<String>,
+    /// What comes first: whoever uses most, or names from A to Z.
     #[arg(long, value_enum, default_value_t = By::Cpu)]
     sort_by: By,
     /// Print once and end, also in a terminal.

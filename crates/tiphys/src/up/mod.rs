@@ -88,12 +88,13 @@ pub struct DownArgs {
 pub enum Switch {
     /// Pull the plug of a node or server that `up` made.
     Kill(SwitchArgs),
-    /// Boot one that was killed.
+    /// Boot a node or server that was killed.
     Start(SwitchArgs),
 }
 
 #[derive(Args)]
 pub struct SwitchArgs {
+    /// Its name, such as node-1 or server-2.
     name: String,
     #[command(flatten)]
     data: DataDir,
