@@ -17,6 +17,7 @@ pub mod local_volumes;
 pub mod meta;
 pub mod names;
 pub mod node_notes;
+pub mod percent;
 pub mod qos;
 pub mod quantity;
 pub mod resize;

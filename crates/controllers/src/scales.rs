@@ -1,6 +1,7 @@
 //! Scales of whatever kind the server serves them for, as autoscalers and disruption budgets read
 //! them, and the few words of HTTP that asking takes.
 
+use api::percent::encoded_part;
 use client::discovery::{Discovery, Served};
 use http::Request;
 use kube::Client;
@@ -22,19 +23,6 @@ pub async fn get<T: DeserializeOwned>(client: &Client, path: &str) -> Result<T, 
     client
         .request(request.map_err(kube::Error::HttpError)?)
         .await
-}
-
-/// As a value in a query: everything but letters, digits and a few marks is escaped.
-pub fn escaped(text: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
-    let one = |b: u8| {
-        if plain(b) {
-            char::from(b).to_string()
-        } else {
-            format!("%{b:02X}")
-        }
-    };
-    text.bytes().map(one).collect()
 }
 
 /// The path of a namespace in a version of an API.
@@ -81,18 +69,13 @@ pub async fn scale(
     name: &str,
 ) -> Result<Value, kube::Error> {
     let root = root(&resource.api_version, namespace);
-    let path = format!("{root}/{}/{}/scale", resource.plural, escaped(name));
+    let path = format!("{root}/{}/{}/scale", resource.plural, encoded_part(name));
     get(client, &path).await
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn queries_are_escaped() {
-        assert_eq!(escaped("a=b,c in (d)"), "a%3Db%2Cc%20in%20%28d%29");
-    }
 
     #[test]
     fn paths_and_names_of_the_core_group_have_no_group() {

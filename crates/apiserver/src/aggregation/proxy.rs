@@ -168,15 +168,8 @@ pub(super) fn identify(headers: &mut HeaderMap, user: &UserInfo) -> Option<()> {
 
 /// A key of extra values as a part of a header's name.
 fn escaped(key: &str) -> String {
-    let mut out = String::with_capacity(key.len());
-    for b in key.bytes() {
-        if b.is_ascii_alphanumeric() || b"!#$&'*+-.^_`|~".contains(&b) {
-            out.push(char::from(b));
-        } else {
-            out.push_str(&format!("%{b:02X}"));
-        }
-    }
-    out
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"!#$&'*+-.^_`|~".contains(&b);
+    api::percent::encoded(key.as_bytes(), is_plain)
 }
 
 #[cfg(test)]

@@ -238,15 +238,8 @@ pub fn decoded_bytes(text: &str) -> Vec<u8> {
 /// A path as it is sent to others: all but a path's plain characters encoded, and
 /// nothing else, so that both sides read the same segments.
 pub fn encoded_path(path: &[u8]) -> String {
-    let mut out = String::with_capacity(path.len());
-    for &b in path {
-        if b.is_ascii_alphanumeric() || b"-_.~$&+,/:;=@!'()*".contains(&b) {
-            out.push(char::from(b));
-        } else {
-            out.push_str(&format!("%{b:02X}"));
-        }
-    }
-    out
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.~$&+,/:;=@!'()*".contains(&b);
+    api::percent::encoded(path, is_plain)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use api::percent::encoded_part;
 use client::discovery::Discovery;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::autoscaling::v2::{
@@ -14,7 +15,7 @@ use serde::Deserialize;
 use super::plan::{Sample, Scale};
 use super::replicas::{Measured, Measures};
 use crate::common::{key_of, value_of};
-use crate::scales::{self, escaped, get, root, text_of};
+use crate::scales::{self, get, root, text_of};
 
 /// A metric of somebody else's that does not say how long it was measured. Upstream's value.
 const WINDOW_MILLIS: i64 = 60_000;
@@ -95,10 +96,10 @@ pub async fn sample(
     }
     if let Some(pods) = &spec.pods {
         let name = &pods.metric.name;
-        let path = format!("pods/%2A/{}", escaped(name));
+        let path = format!("pods/%2A/{}", encoded_part(name));
         let query = format!(
             "labelSelector={}&{}",
-            escaped(selector),
+            encoded_part(selector),
             query_of(&pods.metric)?
         );
         let found = custom(client, namespace, &path, &query).await;
@@ -146,7 +147,7 @@ async fn pods(
     container: Option<&str>,
 ) -> Result<Measures, String> {
     let root = root("metrics.k8s.io/v1beta1", namespace);
-    let path = format!("{root}/pods?labelSelector={}", escaped(selector));
+    let path = format!("{root}/pods?labelSelector={}", encoded_part(selector));
     let found: List<PodMetrics> = get(client, &path).await.map_err(|e| {
         format!(
             "unable to fetch metrics from resource metrics API: {}",
@@ -191,7 +192,7 @@ fn measured(
 fn query_of(metric: &MetricIdentifier) -> Result<String, String> {
     Ok(match selector_text(metric)? {
         text if text.is_empty() => String::new(),
-        text => format!("metricLabelSelector={}", escaped(&text)),
+        text => format!("metricLabelSelector={}", encoded_part(&text)),
     })
 }
 
@@ -241,7 +242,11 @@ async fn of_object(
     let version = of.api_version.as_deref().unwrap_or_default();
     let resource = scales::served(discovery, version, &of.kind).await?.resource;
     let resource = scales::name_of(&resource);
-    let path = format!("{resource}/{}/{}", escaped(&of.name), escaped(&metric.name));
+    let path = format!(
+        "{resource}/{}/{}",
+        encoded_part(&of.name),
+        encoded_part(&metric.name)
+    );
     let found = custom(client, namespace, &path, &query_of(metric)?).await?;
     let first = found.first().map(|v| v.value.milli_value());
     first.ok_or_else(|| "no metrics returned from custom metrics API".into())
@@ -253,8 +258,11 @@ async fn of_outside(
     metric: &MetricIdentifier,
 ) -> Result<i64, String> {
     let root = root("external.metrics.k8s.io/v1beta1", namespace);
-    let selector = escaped(&selector_text(metric)?);
-    let path = format!("{root}/{}?labelSelector={selector}", escaped(&metric.name));
+    let selector = encoded_part(&selector_text(metric)?);
+    let path = format!(
+        "{root}/{}?labelSelector={selector}",
+        encoded_part(&metric.name)
+    );
     let found: List<MetricValue> = get(client, &path).await.map_err(|e| {
         format!(
             "unable to fetch metrics from external metrics API: {}",

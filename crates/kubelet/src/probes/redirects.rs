@@ -125,17 +125,8 @@ fn plain(path: &str) -> String {
 
 /// Escapes what may not stand in a request line.
 fn escaped(path: &str) -> String {
-    let mut out = String::with_capacity(path.len());
-    for byte in path.bytes() {
-        match char::from(byte) {
-            '"' | '<' | '>' | '\\' | '^' | '`' | '{' | '|' | '}' => {
-                out.push_str(&format!("%{byte:02X}"));
-            }
-            c if c.is_ascii_graphic() => out.push(c),
-            _ => out.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    out
+    let is_plain = |b: u8| b.is_ascii_graphic() && !b"\"<>\\^`{|}".contains(&b);
+    api::percent::encoded(path.as_bytes(), is_plain)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! `pods/log`: checks what is asked, then streams the kubelet's answer through.
 
 use api::field::{FieldError, FieldPath};
+use api::percent::encoded_part;
 use api::{GroupKind, GroupResource, Status};
 use http::header::{CONTENT_TYPE, HOST};
 use http::request::Parts;
@@ -70,9 +71,9 @@ async fn fetch(kubelets: &Kubelets, call: &Call) -> Result<Response<Body>, Statu
     };
     let path = format!(
         "/containerLogs/{}/{}/{}",
-        pod::escape(&call.info.namespace),
-        pod::escape(name),
-        pod::escape(container)
+        encoded_part(&call.info.namespace),
+        encoded_part(name),
+        encoded_part(container)
     );
     let path = pod::joined(path, &params);
     let at = api::host_port(&host, port);
@@ -236,7 +237,7 @@ impl Options {
             params.extend(
                 value
                     .as_deref()
-                    .map(|v| format!("{name}={}", pod::escape(v))),
+                    .map(|v| format!("{name}={}", encoded_part(v))),
             );
         }
         Ok(params)

@@ -1,6 +1,7 @@
 //! What of a pod's object matters for streams: its node, its containers, and the kubelet's path.
 
 use api::Status;
+use api::percent::encoded_part;
 use serde_json::{Value, json};
 
 use crate::call::Call;
@@ -73,7 +74,10 @@ pub(super) fn options(call: &Call, kind: &str) -> Value {
 
 /// The kubelet's path and query for exec, attach and portforward.
 pub(super) fn stream_path(call: &Call, pod: &Value) -> Result<String, Status> {
-    let (namespace, name) = (escape(&call.info.namespace), escape(&call.info.name));
+    let (namespace, name) = (
+        encoded_part(&call.info.namespace),
+        encoded_part(&call.info.name),
+    );
     let query = &call.query;
     let mut params = Vec::new();
     if call.info.subresource == "portforward" {
@@ -87,7 +91,7 @@ pub(super) fn stream_path(call: &Call, pod: &Value) -> Result<String, Status> {
         return Ok(joined(format!("/portForward/{namespace}/{name}"), &params));
     }
     let asked = query.get("container").unwrap_or_default();
-    let container = escape(container(pod, asked)?);
+    let container = encoded_part(container(pod, asked)?);
     let given = [
         ("stdin", "input"),
         ("stdout", "output"),
@@ -103,7 +107,7 @@ pub(super) fn stream_path(call: &Call, pod: &Value) -> Result<String, Status> {
         params.extend(
             query
                 .all("command")
-                .map(|c| format!("command={}", escape(c))),
+                .map(|c| format!("command={}", encoded_part(c))),
         );
     }
     let what = &call.info.subresource;
@@ -119,19 +123,6 @@ pub(super) fn joined(path: String, params: &[String]) -> String {
     } else {
         format!("{path}?{}", params.join("&"))
     }
-}
-
-/// Percent-encodes what may not stand in a path's segment or a query's value.
-pub(super) fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for b in text.bytes() {
-        if b.is_ascii_alphanumeric() || b"-._~".contains(&b) {
-            out.push(char::from(b));
-        } else {
-            out.push_str(&format!("%{b:02X}"));
-        }
-    }
-    out
 }
 
 #[cfg(test)]
@@ -157,10 +148,5 @@ mod tests {
             message(&json!({}), ""),
             "a container name must be specified for pod "
         );
-    }
-
-    #[test]
-    fn escapes_keep_arguments_whole() {
-        assert_eq!(escape("echo a&b=c d/ü"), "echo%20a%26b%3Dc%20d%2F%C3%BC");
     }
 }
