@@ -16,6 +16,7 @@ pub mod reflector;
 pub mod refusals;
 mod requests;
 pub mod served_kinds;
+mod words;
 
 pub use accounts::Accounts;
 pub use connect::{
@@ -28,3 +29,4 @@ pub use fenced::fenced;
 pub use informer::{Informer, Informers};
 pub use reflector::Change;
 pub use served_kinds::ServedKinds;
+pub use words::said;

@@ -396,7 +396,7 @@ impl<C: Controller> Shell<C> {
                         }
                     }
                     Err(e) => {
-                        let message = failure.1.replace("{error}", &client_text(e));
+                        let message = failure.1.replace("{error}", &client::said(e));
                         self.recorder.event(&about, true, failure.0, &message);
                     }
                 }
@@ -510,14 +510,6 @@ fn policy_of(propagation: Propagation) -> PropagationPolicy {
         Propagation::Background => PropagationPolicy::Background,
         Propagation::Foreground => PropagationPolicy::Foreground,
         Propagation::Orphan => PropagationPolicy::Orphan,
-    }
-}
-
-/// What the server said, without our own words around it.
-fn client_text(e: &kube::Error) -> String {
-    match e {
-        kube::Error::Api(status) => status.message.clone(),
-        other => other.to_string(),
     }
 }
 

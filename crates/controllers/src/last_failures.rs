@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use parking_lot::Mutex;
 
 use crate::common::Key;
-use crate::scales::text_of;
 
 /// By the object. Taken when it is looked at again, since every look is another try.
 #[derive(Default)]
@@ -15,7 +14,8 @@ impl LastFailures {
     /// Of several, the first one counts.
     pub fn note(&self, key: &Key, error: &kube::Error) {
         let mut all = self.0.lock();
-        all.entry(key.clone()).or_insert_with(|| text_of(error));
+        all.entry(key.clone())
+            .or_insert_with(|| client::said(error));
     }
 
     pub fn take(&self, key: &Key) -> Option<String> {

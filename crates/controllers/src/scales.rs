@@ -9,14 +9,6 @@ use kube::core::ApiResource;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// What the server said, without our own words around it.
-pub fn text_of(e: &kube::Error) -> String {
-    match e {
-        kube::Error::Api(status) => status.message.clone(),
-        other => other.to_string(),
-    }
-}
-
 /// What the server answers at a path.
 pub async fn get<T: DeserializeOwned>(client: &Client, path: &str) -> Result<T, kube::Error> {
     let request = Request::get(path).body(Vec::new());

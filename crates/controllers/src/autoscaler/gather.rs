@@ -15,7 +15,7 @@ use serde::Deserialize;
 use super::plan::{Sample, Scale};
 use super::replicas::{Measured, Measures};
 use crate::common::{key_of, value_of};
-use crate::scales::{self, get, root, text_of};
+use crate::scales::{self, get, root};
 
 /// A metric of somebody else's that does not say how long it was measured. Upstream's value.
 const WINDOW_MILLIS: i64 = 60_000;
@@ -71,7 +71,7 @@ pub async fn scale(
     let resource = scales::served(discovery, version, &of.kind).await?.resource;
     let (namespace, _) = key_of(hpa);
     let found = scales::scale(client, &resource, &namespace, &of.name).await;
-    let object = found.map_err(|e| text_of(&e))?;
+    let object = found.map_err(|e| client::said(&e))?;
     Ok(Scale { resource, object })
 }
 
@@ -151,7 +151,7 @@ async fn pods(
     let found: List<PodMetrics> = get(client, &path).await.map_err(|e| {
         format!(
             "unable to fetch metrics from resource metrics API: {}",
-            text_of(&e)
+            client::said(&e)
         )
     })?;
     if found.items.is_empty() {
@@ -220,7 +220,7 @@ async fn custom(
             }
             Ok(found) => return Ok(found.items),
             Err(e) => {
-                last = text_of(&e);
+                last = client::said(&e);
                 if !matches!(&e, kube::Error::Api(s) if s.code == 404) {
                     break;
                 }
@@ -266,7 +266,7 @@ async fn of_outside(
     let found: List<MetricValue> = get(client, &path).await.map_err(|e| {
         format!(
             "unable to fetch metrics from external metrics API: {}",
-            text_of(&e)
+            client::said(&e)
         )
     })?;
     if found.items.is_empty() {

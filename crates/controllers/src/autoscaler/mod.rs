@@ -15,7 +15,6 @@ use tokio::sync::OnceCell;
 
 use crate::common::{Key, key_of};
 use crate::metrics::{self, Alive};
-use crate::scales::text_of;
 
 mod gather;
 mod history;
@@ -179,7 +178,7 @@ impl Controller for Autoscalers {
         if target.resource.plural == "horizontalpodautoscalers" {
             history.not_written();
         } else {
-            history.not_scaled(text_of(error));
+            history.not_scaled(client::said(error));
         }
     }
 }

@@ -106,7 +106,7 @@ async fn asked_for(
                 )),
             }
         }
-        Err(e) => Err(scales::text_of(&e)),
+        Err(e) => Err(client::said(&e)),
     }
 }
 

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 
 use crate::common::value_of;
-use crate::scales::{name_of, text_of};
+use crate::scales::name_of;
 use crate::served_later;
 use plan::{Item, Observed, Of, bound, has_ended, is_done, is_its_turn};
 
@@ -190,7 +190,8 @@ impl Controller for Migrations {
     fn failed(&self, key: &String, target: &Target, error: &kube::Error) {
         if target.resource != plan::resource() && !may_pass(error) {
             let mut all = self.failures.lock();
-            all.entry(key.clone()).or_insert_with(|| text_of(error));
+            all.entry(key.clone())
+                .or_insert_with(|| client::said(error));
         }
     }
 

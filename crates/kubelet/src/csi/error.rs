@@ -54,10 +54,7 @@ pub enum Error {
 
 impl Error {
     pub(super) fn api(what: &'static str, e: &kube::Error) -> Self {
-        let text = match e {
-            kube::Error::Api(status) => status.message.clone(),
-            other => other.to_string(),
-        };
+        let text = client::said(e);
         Self::Api { what, text }
     }
 }

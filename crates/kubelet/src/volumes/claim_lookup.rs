@@ -131,21 +131,24 @@ impl Claims {
             order.unmounted(format!("error processing PVC {namespace}/{name}: {text}"))
         };
         let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), namespace);
-        let claim = claims
-            .get(&name)
-            .await
-            .map_err(|e| wrong(format!("failed to fetch PVC from API server: {}", said(&e))))?;
+        let claim = claims.get(&name).await.map_err(|e| {
+            wrong(format!(
+                "failed to fetch PVC from API server: {}",
+                client::said(&e)
+            ))
+        })?;
         let volume = bound_to(order.pod, order.volume, &claim).map_err(&wrong)?;
         let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
         let volume = volumes.get(volume).await.map_err(|e| {
             wrong(format!(
                 "failed to fetch PV {volume:?} from API server: {}",
-                said(&e)
+                client::said(&e)
             ))
         })?;
         is_for(&volume, &claim).map_err(&wrong)?;
         let node = self.node.get().await;
-        let node = node.map_err(|e| wrong(format!("the node is not known: {}", said(&e))))?;
+        let node =
+            node.map_err(|e| wrong(format!("the node is not known: {}", client::said(&e))))?;
         let required = volume.spec.as_ref();
         let required = required.and_then(|s| s.node_affinity.as_ref()?.required.as_ref());
         if required.is_some_and(|r| !fit::selects(r, &node)) {
@@ -220,14 +223,6 @@ fn claim_name(pod: &Pod, volume: &Volume) -> String {
     match &volume.persistent_volume_claim {
         Some(source) => source.claim_name.clone(),
         None => format!("{}-{}", spec::name(pod), volume.name),
-    }
-}
-
-/// What the API said, without our client's words around it.
-fn said(e: &kube::Error) -> String {
-    match e {
-        kube::Error::Api(status) => status.message.clone(),
-        other => other.to_string(),
     }
 }
 

@@ -100,7 +100,7 @@ impl Objects {
             .body(object.to_string().into_bytes());
         let request = request.map_err(|e| told(e.to_string()))?;
         let made = self.client.request::<Value>(request).await;
-        made.map_err(|e| told(said(&e)))?;
+        made.map_err(|e| told(client::said(&e)))?;
         if matches!(kind, "Namespace" | "CustomResourceDefinition") {
             tokio::time::sleep(SETTLES).await;
         }
@@ -120,7 +120,7 @@ impl Objects {
                 Ok(())
             }
             Err(kube::Error::Api(e)) if e.code == 409 => Ok(()),
-            Err(e) => Err(said(&e)),
+            Err(e) => Err(client::said(&e)),
         }
     }
 
@@ -129,7 +129,7 @@ impl Objects {
         let (resource, namespaced) = found.map_err(|e| format!("{path}: {e}"))?;
         let api = self.api(&resource, namespaced.then_some(what.namespace.as_str()));
         let deleted = api.delete(&what.name, &DeleteParams::background()).await;
-        let told = |e| format!("{path}: {} {}: {}", what.kind, what.name, said(&e));
+        let told = |e| format!("{path}: {} {}: {}", what.kind, what.name, client::said(&e));
         deleted.map(drop).map_err(told)
     }
 
@@ -139,15 +139,7 @@ impl Objects {
         let api = self.api(&resource, Some(&to.namespace));
         let patch = Patch::Merge(json!({ "spec": { "replicas": to.replicas } }));
         let scaled = api.patch(&to.name, &PatchParams::default(), &patch).await;
-        let told = |e| format!("{path}: {} {}: {}", to.kind, to.name, said(&e));
+        let told = |e| format!("{path}: {} {}: {}", to.kind, to.name, client::said(&e));
         scaled.map(drop).map_err(told)
-    }
-}
-
-/// An error in the server's words.
-pub(super) fn said(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) => status.message.clone(),
-        other => other.to_string(),
     }
 }

@@ -30,7 +30,7 @@ use super::file::Description;
 use super::hollow::{self, Phase};
 use super::listed::{each, rank};
 use super::load::Usage;
-use super::objects::{Objects, said};
+use super::objects::Objects;
 use super::report::Report;
 use super::{SimulateError, ending};
 use crate::basis::BEGINNING;
@@ -383,7 +383,7 @@ impl Play<'_> {
         match done {
             Ok(_) => return true,
             Err(kube::Error::Api(e)) if e.code == 404 || e.code == 409 => {}
-            Err(e) => self.census.note(format!("{what}: {}", said(&e))),
+            Err(e) => self.census.note(format!("{what}: {}", client::said(&e))),
         }
         false
     }
@@ -466,7 +466,7 @@ impl Play<'_> {
         let zone = new.labels().get("topology.kubernetes.io/zone").cloned();
         let api: Api<Node> = Api::all(self.client.clone());
         let made = api.create(&PostParams::default(), &new).await;
-        made.map_err(|e| refused(said(&e)))?;
+        made.map_err(|e| refused(client::said(&e)))?;
         let alive = HollowNode {
             alive: true,
             pool,
@@ -604,7 +604,7 @@ impl Play<'_> {
 impl Play<'_> {
     async fn report(mut self, store: &Arc<dyn Store>) -> Result<Report, SimulateError> {
         let end = ending::Ending::look(&self.client, &self.pods.list()).await;
-        let end = end.map_err(|e| failed(said(&e)))?;
+        let end = end.map_err(|e| failed(client::said(&e)))?;
         let held = std::mem::take(&mut self.held);
         for (node, why) in held {
             let text = format!("the drain of node {node} has not ended: {why}");

@@ -15,7 +15,6 @@ use terminal::pods::has_ended;
 use tokio::sync::mpsc;
 
 use super::logs::{MOST, Pods, Printer};
-use super::read;
 use super::stream::{Lines, LogOptions};
 
 /// Lines that wait to be printed: whoever writes more is read more slowly.
@@ -206,7 +205,7 @@ impl Container {
             Ok(lines) => lines,
             // The run before may be forgotten.
             Err(_) if previous => return true,
-            Err(e) => return self.say(What::Note(read::said(&e))).await,
+            Err(e) => return self.say(What::Note(client::said(&e))).await,
         };
         self.wanted = LogOptions::default();
         loop {

@@ -14,7 +14,7 @@ use serde_json::Value;
 use terminal::logs::{Line, Mark, Naming, Record, Run, Source, Writer, earliest, runs};
 
 use super::stream::{Lines, LogOptions};
-use super::{Output, Who, follow, print, read, standard_output};
+use super::{Output, Who, follow, print, standard_output};
 use crate::flags::go_duration;
 use crate::say::complain;
 
@@ -79,7 +79,7 @@ impl Pods {
             ..ListParams::default()
         };
         let all = self.api.list(&params).await;
-        let all = all.map_err(|e| anyhow::Error::msg(read::said(&e)));
+        let all = all.map_err(|e| anyhow::Error::msg(client::said(&e)));
         Ok(all.context("looking for the pods")?.items)
     }
 
@@ -225,7 +225,7 @@ async fn open(
             Ok(lines) => Some(lines),
             Err(e) => {
                 let Source { pod, container, .. } = &run.source;
-                printer.note(&format!("{pod}/{container}: {}", read::said(&e)));
+                printer.note(&format!("{pod}/{container}: {}", client::said(&e)));
                 None
             }
         };
@@ -315,7 +315,7 @@ async fn selector_of(client: &Client, namespace: &str, kind: &str, name: &str) -
     let object: Value = client
         .request(Request::get(path).body(Vec::new())?)
         .await
-        .map_err(|e| anyhow::Error::msg(read::said(&e)))?;
+        .map_err(|e| anyhow::Error::msg(client::said(&e)))?;
     selector_text(&object["spec"]["selector"])
         .with_context(|| format!("{kind}/{name} selects no pods"))
 }

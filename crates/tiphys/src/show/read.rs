@@ -23,18 +23,10 @@ pub const PATIENCE: Duration = Duration::from_secs(15);
 /// The most that is read of `/readyz`: some forty lines.
 const MOST_BYTES: usize = 1 << 20;
 
-/// A failure in the server's words, where it has said any.
-pub fn said(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) => status.message.clone(),
-        other => other.to_string(),
-    }
-}
-
 async fn patient<T>(asking: impl Future<Output = kube::Result<T>>) -> Result<T, String> {
     match tokio::time::timeout(PATIENCE, asking).await {
         Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(e)) => Err(said(&e)),
+        Ok(Err(e)) => Err(client::said(&e)),
         Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
     }
 }

@@ -94,7 +94,7 @@ async fn look(kubeconfig: &std::path::Path) -> Result<ClusterSnapshot, String> {
     let version = client.apiserver_version();
     let version = match tokio::time::timeout(read::PATIENCE, version).await {
         Ok(Ok(version)) => version.git_version,
-        Ok(Err(e)) => return Err(read::said(&e)),
+        Ok(Err(e)) => return Err(client::said(&e)),
         Err(_) => return Err(format!("no answer within {} s", read::PATIENCE.as_secs())),
     };
     Ok(seen(&client, version, server_of(kubeconfig)).await)

@@ -186,7 +186,7 @@ where
             .limit(1)
             .labels(labels.unwrap_or_default());
         if let Err(e) = api.list_metadata(&one).await {
-            return Self(Err(read::said(&e)));
+            return Self(Err(client::said(&e)));
         }
         let config = Config::default().labels(labels.unwrap_or_default());
         Self(Ok(Informer::start(Random::system(), api, config)))
