@@ -95,18 +95,23 @@ fn lines(report: &Report, style: Style, width: Option<usize>) -> Vec<String> {
     out.extend(workloads(report, style, width));
     out.push(String::new());
     let waits = report.waits;
-    out.push(format!(
-        "{} pods got a node: half of them within {}, 99 % within {}, the last after {}.",
-        waits.pods,
-        span(waits.median_seconds.round() as u64),
-        span(waits.p99_seconds.round() as u64),
-        span(waits.longest_seconds.round() as u64),
-    ));
+    out.push(match waits.pods {
+        0 => "No pod got a node.".to_owned(),
+        pods => format!(
+            "{pods} pods got a node: half of them within {}, 99 % within {}, the last after {}.",
+            span(waits.median_seconds.round() as u64),
+            span(waits.p99_seconds.round() as u64),
+            span(waits.longest_seconds.round() as u64),
+        ),
+    });
     let evicted = report.evictions;
-    out.push(format!(
-        "{} evictions: {} for pods of higher priority, {} from nodes with taints (as those that failed), {} by drains and the eviction API, {} others.",
-        evicted.all(), evicted.preempted, evicted.by_taints, evicted.by_request, evicted.others,
-    ));
+    out.push(match evicted.all() {
+        0 => "No pod was evicted.".to_owned(),
+        all => format!(
+            "{all} evictions: {} for pods of higher priority, {} from nodes with taints (as those that failed), {} by drains and the eviction API, {} others.",
+            evicted.preempted, evicted.by_taints, evicted.by_request, evicted.others,
+        ),
+    });
     out.extend(plots(report, width));
     for note in &report.notes {
         out.push(style.paint(Tone::Warn, &format!("note: {}", harmless(note))));
@@ -279,6 +284,10 @@ mod tests {
         let has = |title: &str| all.iter().any(|l| l == title);
         assert!(
             has("pods without a node") && !has("evictions so far"),
+            "{all:#?}"
+        );
+        assert!(
+            has("No pod got a node.") && has("No pod was evicted."),
             "{all:#?}"
         );
         let whole = Report {

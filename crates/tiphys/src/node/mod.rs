@@ -245,7 +245,7 @@ fn node_ips(args: &AgentArgs, server: &str) -> Result<Vec<IpAddr>> {
 pub async fn run(args: AgentArgs) -> Result<()> {
     let servers = args.servers.addresses()?;
     let Some(first) = servers.first() else {
-        bail!("--server is needed (or `node kill NAME`, `node start NAME`)");
+        bail!("--server is needed (or `node kill NAME`, `node start NAME`, `node clean-up`)");
     };
     allow_open_files();
     let shutdown = until_signal()?;
