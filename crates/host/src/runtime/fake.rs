@@ -2,13 +2,15 @@
 //! [`Fake::advance`] says, or a clock that it is given; what containers do is what [`Behaviour`]
 //! says of their images. [`Trouble`] makes its calls late, or fail.
 
+mod state;
+
 use super::types::*;
 use super::{Call, Error, ErrorKind, Result, Runtime};
 use clock::Clock;
 use futures::channel::mpsc;
 use futures::future::FutureExt;
 use futures::stream::{BoxStream, StreamExt};
-use std::collections::BTreeMap;
+use state::{FakeContainer, FakeState};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -49,33 +51,6 @@ pub trait Trouble: Send + Sync + std::fmt::Debug {
     fn before(&self, step: Step) -> Call<'_, ()>;
     /// After a call was carried out; an error is its answer all the same.
     fn after(&self, step: Step) -> Call<'_, ()>;
-}
-
-#[derive(Debug, Default)]
-struct FakeState {
-    now: Nanos,
-    made: u64,
-    sandboxes: BTreeMap<String, (Sandbox, SandboxNetwork)>,
-    containers: BTreeMap<String, FakeContainer>,
-    /// What its default handler can do.
-    handler: Option<Handler>,
-    /// Whose users sandboxes have, by their ids.
-    users: BTreeMap<String, IdRange>,
-    images: BTreeMap<String, Image>,
-    behaviours: BTreeMap<String, Behaviour>,
-    /// How often calls fail from now on.
-    failures: BTreeMap<Step, u32>,
-    listeners: Vec<mpsc::UnboundedSender<Event>>,
-    /// Numbers of all calls, for tests of what is tried how often.
-    calls: BTreeMap<Step, u64>,
-}
-
-#[derive(Clone, Debug)]
-struct FakeContainer {
-    status: ContainerStatus,
-    resources: Resources,
-    /// When it ends by itself.
-    ends_at: Option<Nanos>,
 }
 
 /// A runtime in memory. Sandboxes and containers have ids in the order in which they were made.
@@ -263,71 +238,6 @@ fn not_found(what: &str, id: &str) -> Error {
 
 fn has(labels: &Texts, label: Option<(&str, &str)>) -> bool {
     label.is_none_or(|(key, value)| labels.get(key).map(String::as_str) == Some(value))
-}
-
-impl FakeState {
-    fn may_fail(&mut self, step: Step) -> Result<()> {
-        for kind in [step, Step::Any] {
-            if let Some(left) = self.failures.get_mut(&kind).filter(|left| **left > 0) {
-                *left -= 1;
-                return Err(Error::new(ErrorKind::Other, format!("{step:?} fails")));
-            }
-        }
-        Ok(())
-    }
-
-    fn id(&mut self, kind: &str) -> String {
-        self.made += 1;
-        format!("{kind}-{}", self.made)
-    }
-
-    fn publish(&mut self, event: &Event) {
-        self.listeners
-            .retain(|listener| listener.unbounded_send(event.clone()).is_ok());
-    }
-
-    fn behaviour(&self, id: &str) -> Behaviour {
-        let container = self.containers.get(id).map(|c| &c.status.container);
-        let image = container.map(|c| c.image_ref.as_str()).unwrap_or_default();
-        self.behaviours.get(image).cloned().unwrap_or_default()
-    }
-
-    fn end(&mut self, id: &str, exit_code: i32) {
-        let now = self.now;
-        let Some(kept) = self.containers.get_mut(id) else {
-            return;
-        };
-        if kept.status.container.state != State::Running {
-            return;
-        }
-        kept.ends_at = None;
-        kept.status.container.state = State::Exited;
-        kept.status.exit_code = exit_code;
-        kept.status.finished_at = now;
-        self.publish(&Event::Exited(id.to_owned()));
-    }
-
-    fn stop(&mut self, id: &str, grace_seconds: i64) {
-        /// What the kernel's SIGKILL gives.
-        const KILLED: i32 = 137;
-        let code = self
-            .behaviour(id)
-            .stopped_code
-            .filter(|_| grace_seconds > 0);
-        self.end(id, code.unwrap_or(KILLED));
-    }
-
-    fn members(&self, sandbox: &str) -> Vec<String> {
-        let all = self.containers.iter();
-        all.filter(|(_, c)| c.status.container.sandbox_id == sandbox)
-            .map(|(id, _)| id.clone())
-            .collect()
-    }
-
-    fn image(&self, name: &str) -> Option<&Image> {
-        let by_name = self.images.get(name);
-        by_name.or_else(|| self.images.values().find(|i| i.id == name))
-    }
 }
 
 impl Runtime for Fake {
