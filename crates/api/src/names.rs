@@ -128,21 +128,25 @@ pub fn is_valid_label_value(text: &str) -> Vec<String> {
     all([too_long(text, LABEL_BYTES), unless(form, VALUE_MESSAGE)])
 }
 
+/// Why a name must not be that of a file in a folder: as a path it leads elsewhere.
+fn leads_away(text: &str) -> Option<String> {
+    match text {
+        "." | ".." => Some(format!("must not be '{text}'")),
+        t if t.starts_with("..") => Some("must not start with '..'".to_owned()),
+        _ => None,
+    }
+}
+
 /// A key of a ConfigMap or Secret.
 pub fn is_config_map_key(text: &str) -> Vec<String> {
     let form = !text.is_empty()
         && text
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
-    let path = match text {
-        "." | ".." => Some(format!("must not be '{text}'")),
-        t if t.starts_with("..") => Some("must not start with '..'".to_owned()),
-        _ => None,
-    };
     all([
         too_long(text, SUBDOMAIN_BYTES),
         unless(form, CONFIG_KEY_MESSAGE),
-        path,
+        leads_away(text),
     ])
 }
 
@@ -153,12 +157,7 @@ pub fn is_env_var_name(text: &str) -> Vec<String> {
         && text
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
-    let path = match text {
-        "." | ".." => Some(format!("must not be '{text}'")),
-        t if t.starts_with("..") => Some("must not start with '..'".to_owned()),
-        _ => None,
-    };
-    all([unless(form, ENV_MESSAGE), path])
+    all([unless(form, ENV_MESSAGE), leads_away(text)])
 }
 
 /// Today's rule: any printable ASCII but `=`.
