@@ -149,6 +149,12 @@ impl NeededObjects {
     pub fn get(&self, label: &str) -> Option<&Arc<Object>> {
         self.one.get(label)
     }
+    /// What an annotation of the object of a [`Need::One`] says.
+    pub fn annotation(&self, label: &str, key: &str) -> Option<String> {
+        let object = self.get(label)?.to_value();
+        let annotations = object.pointer("/metadata/annotations")?;
+        Some(annotations.get(key)?.as_str()?.to_owned())
+    }
     /// The objects of a [`Need::All`].
     pub fn all(&self, label: &str) -> &[Arc<Object>] {
         self.all.get(label).map_or(&[], Vec::as_slice)

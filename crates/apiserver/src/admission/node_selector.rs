@@ -78,15 +78,8 @@ fn conflicts(a: &Labels, b: &Labels) -> bool {
 
 impl PodNodeSelector {
     fn of_namespace(&self, review: &Review<'_>) -> Result<Labels, Status> {
-        let namespace = review.found.get(NAMESPACE).map(|o| o.to_value());
-        let annotations = namespace
-            .as_ref()
-            .and_then(|n| n.pointer("/metadata/annotations"));
-        let said = annotations
-            .and_then(|a| a.get(ANNOTATION))
-            .and_then(Value::as_str);
-        match said {
-            Some(text) => parse(text).map_err(Status::internal),
+        match review.found.annotation(NAMESPACE, ANNOTATION) {
+            Some(text) => parse(&text).map_err(Status::internal),
             None => Ok(self.0.default.clone()),
         }
     }

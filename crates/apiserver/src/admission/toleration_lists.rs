@@ -53,11 +53,7 @@ impl Admit for PodTolerationRestriction {
 
 /// The list of an annotation; absent where the namespace does not have it.
 fn annotated(review: &Review<'_>, key: &str) -> Result<Option<Vec<Value>>, Status> {
-    let namespace = review.found.get(NAMESPACE).map(|o| o.to_value());
-    let annotations = namespace
-        .as_ref()
-        .and_then(|n| n.pointer("/metadata/annotations"));
-    match annotations.and_then(|a| a.get(key)).and_then(Value::as_str) {
+    match review.found.annotation(NAMESPACE, key).as_deref() {
         None => Ok(None),
         Some("") => Ok(Some(Vec::new())),
         Some(text) => serde_json::from_str(text)
