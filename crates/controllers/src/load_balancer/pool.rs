@@ -108,10 +108,11 @@ fn range(text: &str) -> Result<Addresses, PoolError> {
 pub struct Reserved(Vec<(u16, Option<String>)>);
 
 impl Reserved {
-    /// SSH, etcd, the API server and its balancer, VXLAN, a node's DNS, proxy and kubelet, and the
-    /// other parts of a control plane.
+    /// SSH, etcd, the API server and its balancer, VXLAN, WireGuard (nodes that encrypt what pods send
+    /// would reach each other's pods no more), a node's DNS, proxy and kubelet, and the other parts of a
+    /// control plane.
     pub const DEFAULT: &'static str =
-        "22,2379,2380,6443,6444,8472/UDP,10053,10249,10250,10256,10257,10259";
+        "22,2379,2380,6443,6444,8472/UDP,51820/UDP,10053,10249,10250,10256,10257,10259";
 
     pub fn has(&self, port: u16, protocol: &str) -> bool {
         let of = |own: &Option<String>| own.as_deref().is_none_or(|own| own == protocol);
@@ -219,6 +220,7 @@ mod tests {
         let reserved = Reserved::default();
         assert!(reserved.has(10250, "TCP") && reserved.has(22, "UDP"));
         assert!(reserved.has(8472, "UDP") && !reserved.has(8472, "TCP"));
+        assert!(reserved.has(51820, "UDP") && !reserved.has(51820, "TCP"));
         assert!(!reserved.has(80, "TCP"));
         assert!(
             "".parse::<Reserved>()
