@@ -1,19 +1,13 @@
 //! Types of expressions, found by unification as the language defines it: each node gets its type,
 //! each call the overloads that may answer it.
-//!
-//! Unification works with a trail instead of copies, and every step costs fuel: an expression
-//! whose types grow without bound is refused instead of checked.
 
 use std::sync::Arc;
 
 use crate::ast::{Ast, Expr, Fold, Id, Literal};
 use crate::env::{Env, Overload, type_name};
+use crate::inference::{Inference, most_general, shifted};
 use crate::issue::Issue;
 use crate::types::Type;
-
-/// Steps of unification and substitution for one expression. Ordinary expressions take some tens
-/// for each of their parts.
-const FUEL: u64 = 4_000_000;
 
 /// What the checker found out about a node.
 #[derive(Clone, Debug, Default)]
@@ -58,17 +52,15 @@ pub(crate) fn check(env: &Env, ast: Ast) -> Result<Checked, Vec<Issue>> {
         types: vec![Type::Error; count],
         references: vec![Reference::None; count],
         scopes: Vec::new(),
-        bound: Vec::new(),
-        trail: Vec::new(),
+        inference: Inference::new(),
         issues: Vec::new(),
-        fuel: FUEL,
     };
     checker.check(ast.root);
     for id in 0..count {
         let ty = std::mem::replace(&mut checker.types[id], Type::Error);
-        checker.types[id] = checker.substitute(&ty, true);
+        checker.types[id] = checker.inference.substitute(&ty, true);
     }
-    if checker.fuel == 0 {
+    if checker.inference.is_exhausted() {
         return Err(vec![Issue {
             at: 0,
             message: "expression is too complex to be checked".into(),
@@ -91,12 +83,8 @@ struct Checker<'e> {
     types: Vec<Type>,
     references: Vec<Reference>,
     scopes: Vec<(Arc<str>, Type)>,
-    /// What variables of inference stand for.
-    bound: Vec<Option<Type>>,
-    /// Earlier values of `bound`, for going back.
-    trail: Vec<(u32, Option<Type>)>,
+    inference: Inference,
     issues: Vec<Issue>,
-    fuel: u64,
 }
 
 impl Checker<'_> {
@@ -115,13 +103,8 @@ impl Checker<'_> {
         self.types[id as usize] = ty;
     }
 
-    fn burn(&mut self) -> bool {
-        self.fuel = self.fuel.saturating_sub(1);
-        self.fuel > 0
-    }
-
     fn check(&mut self, id: Id) {
-        if !self.burn() {
+        if !self.inference.burn() {
             return;
         }
         let ast = self.ast;
@@ -197,7 +180,7 @@ impl Checker<'_> {
         if test {
             ty = Type::Bool;
         }
-        let ty = self.substitute(&ty, false);
+        let ty = self.inference.substitute(&ty, false);
         self.set(id, ty);
     }
 
@@ -209,7 +192,7 @@ impl Checker<'_> {
 
     fn field(&mut self, id: Id, operand: Id, field: &str, optional: bool) -> Type {
         self.check(operand);
-        let operand = self.substitute(&self.ty(operand), false);
+        let operand = self.inference.substitute(&self.ty(operand), false);
         let (target, is_optional) = match operand {
             Type::Optional(inner) => ((*inner).clone(), true),
             other => (other, false),
@@ -224,7 +207,7 @@ impl Checker<'_> {
                 }
             },
             Type::Param(_) => {
-                self.assignable(&Type::Dyn, &target);
+                self.inference.assignable(&Type::Dyn, &target);
                 Type::Dyn
             }
             other => {
@@ -251,7 +234,7 @@ impl Checker<'_> {
                 return self.report(id, "unsupported optional field selection".into());
             };
             let ty = self.field(id, args[0], field, true);
-            let ty = self.substitute(&ty, false);
+            let ty = self.inference.substitute(&ty, false);
             self.set(id, ty);
             self.check(args[1]);
             self.references[id as usize] = Reference::Function {
@@ -301,13 +284,15 @@ impl Checker<'_> {
             if overload.member != target.is_some() || overload.args.len() != given.len() {
                 continue;
             }
-            let first = self.fresh(overload.params);
+            let first = self.inference.fresh(overload.params);
             let wanted: Vec<Type> = overload.args.iter().map(|t| shifted(t, first)).collect();
-            if !self.all_assignable(&given, &wanted) {
+            if !self.inference.all_assignable(&given, &wanted) {
                 continue;
             }
             fits.push(overload.id);
-            let ty = self.substitute(&shifted(&overload.result, first), false);
+            let ty = self
+                .inference
+                .substitute(&shifted(&overload.result, first), false);
             result = Some(match result {
                 None => ty,
                 Some(Type::Dyn) => Type::Dyn,
@@ -318,7 +303,7 @@ impl Checker<'_> {
         let Some(result) = result else {
             let given: Vec<String> = given
                 .iter()
-                .map(|t| self.substitute(t, true).to_string())
+                .map(|t| self.inference.substitute(t, true).to_string())
                 .collect();
             let given = match (target, &given[..]) {
                 (Some(_), [first, rest @ ..]) => format!("{first}.({})", rest.join(", ")),
@@ -338,8 +323,8 @@ impl Checker<'_> {
     fn logical(&mut self, id: Id, name: &'static str, overloads: &'static [Overload], args: &[Id]) {
         for arg in args {
             let ty = self.ty(*arg);
-            if !self.assignable(&ty, &Type::Bool) {
-                let ty = self.substitute(&ty, true);
+            if !self.inference.assignable(&ty, &Type::Bool) {
+                let ty = self.inference.substitute(&ty, true);
                 self.report(*arg, format!("expected type 'bool' but found '{ty}'"));
             }
         }
@@ -357,7 +342,7 @@ impl Checker<'_> {
             let ty = self.unwrapped(*item, *optional);
             joined = Some(self.join(joined, ty));
         }
-        let item = joined.unwrap_or_else(|| Type::Param(self.fresh(1)));
+        let item = joined.unwrap_or_else(|| Type::Param(self.inference.fresh(1)));
         self.set(id, Type::list(item));
     }
 
@@ -371,8 +356,8 @@ impl Checker<'_> {
             let ty = self.unwrapped(*value, *optional);
             values = Some(self.join(values, ty));
         }
-        let key = keys.unwrap_or_else(|| Type::Param(self.fresh(1)));
-        let value = values.unwrap_or_else(|| Type::Param(self.fresh(1)));
+        let key = keys.unwrap_or_else(|| Type::Param(self.inference.fresh(1)));
+        let value = values.unwrap_or_else(|| Type::Param(self.inference.fresh(1)));
         self.set(id, Type::map(key, value));
     }
 
@@ -393,7 +378,7 @@ impl Checker<'_> {
 
     fn join(&mut self, before: Option<Type>, ty: Type) -> Type {
         let Some(before) = before else { return ty };
-        if self.assignable(&before, &ty) {
+        if self.inference.assignable(&before, &ty) {
             return most_general(before, ty);
         }
         // Mixed literals are refused afterwards, except where they are arguments of `format`.
@@ -418,8 +403,8 @@ impl Checker<'_> {
             };
             let wanted = wanted.decl.ty();
             let given = self.unwrapped(*value, *optional);
-            if !self.assignable(&wanted, &given) {
-                let given = self.substitute(&given, true);
+            if !self.inference.assignable(&wanted, &given) {
+                let given = self.inference.substitute(&given, true);
                 let message = format!(
                     "expected type of field '{field}' is '{wanted}' but provided type is '{given}'"
                 );
@@ -432,7 +417,7 @@ impl Checker<'_> {
     fn fold(&mut self, id: Id, fold: &Fold) {
         self.check(fold.range);
         self.check(fold.init);
-        let range = self.substitute(&self.ty(fold.range), false);
+        let range = self.inference.substitute(&self.ty(fold.range), false);
         let accu = self.ty(fold.init);
         let scopes = self.scopes.len();
         self.scopes.push((fold.accu.clone(), accu.clone()));
@@ -441,7 +426,7 @@ impl Checker<'_> {
             Type::List(item) => ((**item).clone(), Type::Error),
             Type::Map(entry) => (entry.0.clone(), entry.1.clone()),
             Type::Dyn | Type::Error | Type::Param(_) => {
-                self.assignable(&Type::Dyn, &range);
+                self.inference.assignable(&Type::Dyn, &range);
                 (Type::Dyn, Type::Dyn)
             }
             other => {
@@ -463,149 +448,16 @@ impl Checker<'_> {
         self.scopes.truncate(scopes + 1);
         self.check(fold.result);
         self.scopes.truncate(scopes);
-        let ty = self.substitute(&self.ty(fold.result), false);
+        let ty = self.inference.substitute(&self.ty(fold.result), false);
         self.set(id, ty);
     }
 
     fn expect(&mut self, id: Id, wanted: &Type) {
         let given = self.ty(id);
-        if !self.assignable(wanted, &given) {
-            let wanted = self.substitute(wanted, true);
-            let given = self.substitute(&given, true);
+        if !self.inference.assignable(wanted, &given) {
+            let wanted = self.inference.substitute(wanted, true);
+            let given = self.inference.substitute(&given, true);
             self.report(id, format!("expected type '{wanted}' but found '{given}'"));
-        }
-    }
-
-    /// New variables of inference; the first one's number.
-    fn fresh(&mut self, count: u32) -> u32 {
-        let first = self.bound.len() as u32;
-        self.bound.extend((0..count).map(|_| None));
-        first
-    }
-
-    fn assignable(&mut self, a: &Type, b: &Type) -> bool {
-        self.all_assignable(std::slice::from_ref(a), std::slice::from_ref(b))
-    }
-
-    /// Unifies pairs of types; nothing is bound when one of them does not fit.
-    fn all_assignable(&mut self, a: &[Type], b: &[Type]) -> bool {
-        let mark = self.trail.len();
-        if a.len() == b.len() && a.iter().zip(b).all(|(a, b)| self.unify(a, b)) {
-            self.trail.truncate(0);
-            return true;
-        }
-        while self.trail.len() > mark {
-            if let Some((n, before)) = self.trail.pop() {
-                self.bound[n as usize] = before;
-            }
-        }
-        false
-    }
-
-    fn bind(&mut self, n: u32, ty: Type) {
-        let before = self.bound[n as usize].replace(ty);
-        self.trail.push((n, before));
-    }
-
-    fn unify(&mut self, a: &Type, b: &Type) -> bool {
-        if !self.burn() {
-            return true;
-        }
-        if let Type::Param(n) = b {
-            match self.bindable(a, b, *n) {
-                (true, _) => return true,
-                (false, true) => return false,
-                _ => {}
-            }
-        }
-        if let Type::Param(n) = a {
-            return self.bindable(b, a, *n).0;
-        }
-        if a.is_dyn_or_error() || b.is_dyn_or_error() {
-            return true;
-        }
-        match (a, b) {
-            (Type::Null, other) | (other, Type::Null) => matches!(
-                other,
-                Type::Null
-                    | Type::Object(_)
-                    | Type::Opaque(_)
-                    | Type::Optional(_)
-                    | Type::Duration
-                    | Type::Timestamp
-            ),
-            (Type::List(a), Type::List(b)) | (Type::Optional(a), Type::Optional(b)) => {
-                self.unify(a, b)
-            }
-            (Type::Map(a), Type::Map(b)) => self.unify(&a.0, &b.0) && self.unify(&a.1, &b.1),
-            (Type::Type(_), Type::Type(_)) => true,
-            (a, b) => a == b,
-        }
-    }
-
-    /// Whether `ty` may stand for parameter `n` (`param`), and whether it was bound before.
-    fn bindable(&mut self, ty: &Type, param: &Type, n: u32) -> (bool, bool) {
-        if ty == param {
-            return (true, true);
-        }
-        if let Some(bound) = self.bound[n as usize].clone() {
-            if *ty == bound {
-                return (true, true);
-            }
-            if self.unify(ty, &bound) {
-                let general = most_general(ty.clone(), bound);
-                if self.unmentioned(n, &general) {
-                    self.bind(n, general);
-                }
-                return (true, true);
-            }
-            return (false, true);
-        }
-        if self.unmentioned(n, ty) {
-            self.bind(n, ty.clone());
-            return (true, false);
-        }
-        (false, false)
-    }
-
-    /// Whether parameter `n` does not occur in `ty`, so that binding it makes no circle.
-    fn unmentioned(&mut self, n: u32, ty: &Type) -> bool {
-        if !self.burn() {
-            return false;
-        }
-        match ty {
-            Type::Param(other) if *other == n => false,
-            Type::Param(other) => match self.bound[*other as usize].clone() {
-                Some(bound) => self.unmentioned(n, &bound),
-                None => true,
-            },
-            Type::List(inner) | Type::Optional(inner) | Type::Type(Some(inner)) => {
-                self.unmentioned(n, inner)
-            }
-            Type::Map(entry) => self.unmentioned(n, &entry.0) && self.unmentioned(n, &entry.1),
-            _ => true,
-        }
-    }
-
-    /// The type with everything put in that is known; unknown parts become `dyn` when asked.
-    fn substitute(&mut self, ty: &Type, to_dyn: bool) -> Type {
-        if !self.burn() {
-            return Type::Dyn;
-        }
-        match ty {
-            Type::Param(n) => match self.bound.get(*n as usize).cloned().flatten() {
-                Some(bound) => self.substitute(&bound, to_dyn),
-                None if to_dyn => Type::Dyn,
-                None => ty.clone(),
-            },
-            Type::List(inner) => Type::list(self.substitute(inner, to_dyn)),
-            Type::Optional(inner) => Type::optional(self.substitute(inner, to_dyn)),
-            Type::Type(Some(inner)) => Type::Type(Some(Arc::new(self.substitute(inner, to_dyn)))),
-            Type::Map(entry) => {
-                let key = self.substitute(&entry.0, to_dyn);
-                Type::map(key, self.substitute(&entry.1, to_dyn))
-            }
-            other => other.clone(),
         }
     }
 }
@@ -619,34 +471,5 @@ fn literal_type(literal: &Literal) -> Type {
         Literal::Double(_) => Type::Double,
         Literal::String(_) => Type::String,
         Literal::Bytes(_) => Type::Bytes,
-    }
-}
-
-/// An overload's type with its parameters counted from `first`.
-fn shifted(ty: &Type, first: u32) -> Type {
-    match ty {
-        Type::Param(n) => Type::Param(n + first),
-        Type::List(inner) => Type::list(shifted(inner, first)),
-        Type::Optional(inner) => Type::optional(shifted(inner, first)),
-        Type::Type(Some(inner)) => Type::Type(Some(Arc::new(shifted(inner, first)))),
-        Type::Map(entry) => Type::map(shifted(&entry.0, first), shifted(&entry.1, first)),
-        other => other.clone(),
-    }
-}
-
-fn most_general(a: Type, b: Type) -> Type {
-    if is_as_general(&a, &b) { a } else { b }
-}
-
-/// Whether everything that `b` describes is described by `a`.
-fn is_as_general(a: &Type, b: &Type) -> bool {
-    match (a, b) {
-        (Type::Dyn | Type::Param(_), _) => true,
-        (_, Type::Dyn | Type::Param(_)) => false,
-        (Type::List(a), Type::List(b)) | (Type::Optional(a), Type::Optional(b)) => {
-            is_as_general(a, b)
-        }
-        (Type::Map(a), Type::Map(b)) => is_as_general(&a.0, &b.0) && is_as_general(&a.1, &b.1),
-        (a, b) => a == b,
     }
 }

@@ -35,6 +35,7 @@ mod env;
 mod error;
 mod eval;
 mod format;
+mod inference;
 mod issue;
 mod kube;
 mod lexer;
