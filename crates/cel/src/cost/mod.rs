@@ -13,9 +13,13 @@ use crate::macros::ACCUMULATOR;
 use crate::types::Type;
 
 mod library;
+mod range;
 
 use library::library;
 pub(crate) use library::selector_cost;
+pub use range::Range;
+pub(crate) use range::times;
+use range::{Entries, UNKNOWN};
 
 pub(crate) const LIST_COST: u64 = 10;
 pub(crate) const MAP_COST: u64 = 30;
@@ -30,72 +34,6 @@ pub(crate) const AUTHZ_CHECK: u64 = 350_000;
 const FORMAT_PATTERN: f64 = 128.0;
 /// Longest name of a format.
 const FORMAT_NAME: u64 = 64;
-
-/// From, to: of a size or of a cost. `u64::MAX` is without bound.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Range {
-    pub min: u64,
-    pub max: u64,
-}
-
-const UNKNOWN: Range = Range {
-    min: 0,
-    max: u64::MAX,
-};
-
-pub(crate) fn times(n: u64, factor: f64) -> u64 {
-    // Saturates, as a cast does.
-    (n as f64 * factor).ceil() as u64
-}
-
-impl Range {
-    fn fixed(n: u64) -> Self {
-        Self { min: n, max: n }
-    }
-    fn plus(self, other: Self) -> Self {
-        Self {
-            min: self.min.saturating_add(other.min),
-            max: self.max.saturating_add(other.max),
-        }
-    }
-    fn times(self, other: Self) -> Self {
-        Self {
-            min: self.min.saturating_mul(other.min),
-            max: self.max.saturating_mul(other.max),
-        }
-    }
-    fn factor(self, factor: f64) -> Self {
-        Self {
-            min: times(self.min, factor),
-            max: times(self.max, factor),
-        }
-    }
-    fn union(self, other: Self) -> Self {
-        Self {
-            min: self.min.min(other.min),
-            max: self.max.max(other.max),
-        }
-    }
-}
-
-/// Sizes of what a list or a map holds.
-#[derive(Clone, Copy)]
-struct Entries {
-    is_list: bool,
-    key: Range,
-    value: Range,
-}
-
-impl Entries {
-    fn union(a: Option<Self>, b: Option<Self>) -> Option<Self> {
-        let (a, b) = (a?, b?);
-        Some(Self {
-            is_list: a.is_list,
-            key: a.key.union(b.key),
-            value: a.value.union(b.value),
-        })
-    }
-}
 
 /// Where in the declarations a value comes from; `None` where no path leads to it.
 #[derive(Clone)]
