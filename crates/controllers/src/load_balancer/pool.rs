@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use api::cidr::{Cidr, IpFamily};
+use api::cidr::{Cidr, IpFamily, number};
 
 /// Addresses that load balancers may have, beside those of nodes: ranges of both families.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,13 +23,6 @@ struct Addresses {
     "{0:?} is neither a range such as 192.0.2.0/28 or 2001:db8::/120 nor one such as 192.0.2.10-192.0.2.20"
 )]
 pub struct PoolError(String);
-
-fn number(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(four) => four.to_bits().into(),
-        IpAddr::V6(six) => six.to_bits(),
-    }
-}
 
 impl Addresses {
     /// In the order in which they are given.
