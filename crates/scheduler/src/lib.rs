@@ -15,6 +15,7 @@ pub mod core;
 pub mod decide;
 pub mod decision_timings;
 pub mod devices;
+pub mod disk;
 pub mod extenders;
 mod feeds;
 pub mod gangs;

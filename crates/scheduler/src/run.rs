@@ -1,7 +1,10 @@
 //! The shell: watches, asks [`Core`] what to do, binds and reports. Decisions are made one after
 //! the other; bindings are many at a time.
 
-use std::collections::{HashMap, VecDeque};
+mod reports;
+mod words;
+
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +37,8 @@ use crate::write::{
     NotBound, Preemptor, Report, announce, bind, groups, is_gated, is_to_be_asked, publish,
     reference, scheduled_reason, write_all,
 };
+use reports::Reports;
+use words::pod_event;
 
 /// Decisions between two looks at what the informers brought.
 const DECISIONS_AT_ONCE: usize = 64;
@@ -156,25 +161,6 @@ struct Feeds {
     news: mpsc::Receiver<News>,
 }
 
-/// What happened to a pod, in upstream's words: which differ by whether it has a node.
-fn pod_event(old: Option<&ApiPod>, new: Option<&ApiPod>) -> &'static str {
-    let has_node = |pod: &ApiPod| {
-        let node = pod.spec.as_ref().and_then(|s| s.node_name.as_deref());
-        node.is_some_and(|n| !n.is_empty())
-    };
-    let had_node = old.is_some_and(has_node);
-    match (old, new, new.or(old).is_some_and(has_node)) {
-        (None, _, true) => "AssignedPodAdd",
-        // For those with a node it is a new one.
-        (Some(_), Some(_), true) if !had_node => "AssignedPodAdd",
-        (None, _, false) => "UnschedulablePodAdd",
-        (Some(_), Some(_), true) => "AssignedPodUpdate",
-        (Some(_), Some(_), false) => "UnschedulablePodUpdate",
-        (Some(_), None, true) => "AssignedPodDelete",
-        (Some(_), None, false) => "UnschedulablePodDelete",
-    }
-}
-
 /// The event recorder of each profile, by its scheduler's name.
 fn recorders(client: &Client, config: &Config, clock: Clock) -> Vec<(String, Recorder)> {
     let names = config.profiles.iter().map(|p| p.scheduler.clone());
@@ -184,34 +170,6 @@ fn recorders(client: &Client, config: &Config, clock: Clock) -> Vec<(String, Rec
             (name, recorder)
         })
         .collect()
-}
-
-/// Reports that wait; of one pod only the latest.
-#[derive(Default)]
-struct Reports {
-    order: VecDeque<Arc<str>>,
-    waiting: HashMap<Arc<str>, Report>,
-    in_flight: usize,
-}
-
-impl Reports {
-    fn put(&mut self, mut report: Report) {
-        let uid = report.pod.uid.clone();
-        match self.waiting.remove(&uid) {
-            // Victims that were chosen must go.
-            Some(before) if matches!(report.nomination, Nomination::Stays) => {
-                report.nomination = before.nomination;
-            }
-            Some(_) => {}
-            None => self.order.push_back(uid.clone()),
-        }
-        self.waiting.insert(uid, report);
-    }
-
-    fn next(&mut self) -> Option<Report> {
-        let uid = self.order.pop_front()?;
-        self.waiting.remove(&uid)
-    }
 }
 
 /// The event of a pod that was bound.

@@ -2,8 +2,9 @@
 //! of old kinds that one node can write at a time.
 
 use super::{About, Check, Events, Plugin, Prepare, Reason, Verdict};
+use crate::disk::Disk;
 use crate::node::Node;
-use crate::pod::{Disk, Pod};
+use crate::pod::Pod;
 use crate::snapshot::Snapshot;
 
 pub struct VolumeRestrictions;
