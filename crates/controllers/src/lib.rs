@@ -5,6 +5,7 @@
 pub mod attach_detach;
 pub mod autoscaler;
 pub mod certificates;
+pub mod chosen;
 pub mod cluster_dns;
 pub mod cluster_roles;
 pub mod common;

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use wire::jwt::Signer;
 use wire::pki::Ca;
 
+use crate::chosen::{Chosen, NAMES};
 use crate::revisions::TemplateDefaults;
 use crate::{
     attach_detach, autoscaler, certificates, cluster_dns, cluster_roles, cron, daemon, deployment,
@@ -21,6 +22,8 @@ use crate::{
 /// The configuration of the controllers.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// Which of them run.
+    pub chosen: Chosen,
     /// Published to every namespace; empty publishes nothing.
     pub ca_pem: String,
     /// The host that events name as their source; may be empty.
@@ -51,6 +54,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            chosen: Chosen::default(),
             ca_pem: String::new(),
             host: String::new(),
             ca: None,
@@ -77,6 +81,7 @@ pub enum RunError {
 }
 
 struct Starter<'a> {
+    chosen: &'a Chosen,
     informers: &'a Informers,
     accounts: &'a Accounts,
     host: &'a str,
@@ -86,10 +91,17 @@ struct Starter<'a> {
 }
 
 impl Starter<'_> {
-    fn start<C: Controller>(&mut self, controller: C)
+    /// Makes and starts the controller of a name of [`NAMES`], if it is chosen.
+    fn start<C: Controller>(&mut self, name: &str, make: impl FnOnce(&Informers) -> C)
     where
         C::Observed: Send,
     {
+        debug_assert!(NAMES.contains(&name), "{name}");
+        if !self.chosen.has(name) {
+            tracing::info!("{name} does not run here, as --controllers says");
+            return;
+        }
+        let controller = make(self.informers);
         let client = match C::ACCOUNT {
             "" => self.accounts.own().clone(),
             account => self.accounts.of(account),
@@ -113,82 +125,163 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
     let mut all = Starter {
+        chosen: &config.chosen,
         informers,
         accounts,
         host: &config.host,
         tracer: &config.tracer,
-        shutdown,
+        shutdown: shutdown.clone(),
         running: JoinSet::new(),
     };
-    all.start(replica::ReplicaSets::new(informers));
-    all.start(replica::ReplicationControllers::new(informers));
-    all.start(deployment::Deployments::new(informers));
-    all.start(daemon::DaemonSets::new(informers));
-    all.start(job::Jobs::new(informers));
-    all.start(cron::CronJobs::new(informers));
-    all.start(ttl::TtlAfterFinished::new(informers));
-    all.start(disruption::Disruptions::new(informers));
-    all.start(disruption::stale::StaleDisruptions::new(informers));
-    all.start(autoscaler::Autoscalers::new(informers, config.autoscaling));
-    all.start(stateful::StatefulSets::new(
-        informers,
-        config.template_defaults,
-    ));
-    all.start(endpoints::EndpointSlices::new(informers));
-    all.start(endpoint_slice_mirroring::Mirror::new(informers));
-    all.start(endpoints::LegacyEndpoints::new(informers));
+    all.start("replicaset-controller", replica::ReplicaSets::new);
+    all.start(
+        "replicationcontroller-controller",
+        replica::ReplicationControllers::new,
+    );
+    all.start("deployment-controller", deployment::Deployments::new);
+    all.start("daemonset-controller", daemon::DaemonSets::new);
+    all.start("job-controller", job::Jobs::new);
+    all.start("cronjob-controller", cron::CronJobs::new);
+    all.start("ttl-after-finished-controller", ttl::TtlAfterFinished::new);
+    all.start("disruption-controller", disruption::Disruptions::new);
+    all.start(
+        "disruption-controller",
+        disruption::stale::StaleDisruptions::new,
+    );
+    all.start("horizontal-pod-autoscaler-controller", |informers| {
+        autoscaler::Autoscalers::new(informers, config.autoscaling)
+    });
+    all.start("statefulset-controller", |informers| {
+        stateful::StatefulSets::new(informers, config.template_defaults)
+    });
+    all.start("endpointslice-controller", endpoints::EndpointSlices::new);
+    all.start(
+        "endpointslice-mirroring-controller",
+        endpoint_slice_mirroring::Mirror::new,
+    );
+    all.start("endpoints-controller", endpoints::LegacyEndpoints::new);
     if let Some(source) = config.load_balancer {
-        all.start(load_balancer::LoadBalancers::new(informers, source));
+        all.start("service-lb-controller", |informers| {
+            load_balancer::LoadBalancers::new(informers, source)
+        });
     }
-    all.start(service_account::ServiceAccounts::new(informers));
+    all.start(
+        "serviceaccount-controller",
+        service_account::ServiceAccounts::new,
+    );
     if !config.ca_pem.is_empty() {
-        all.start(service_account::RootCa::new(informers, &config.ca_pem));
+        all.start("root-ca-certificate-publisher-controller", |informers| {
+            service_account::RootCa::new(informers, &config.ca_pem)
+        });
     }
     if let Some(signer) = config.token_signer {
-        let tokens = service_account::Tokens::new(informers, &config.ca_pem, signer);
-        all.start(tokens);
+        all.start("serviceaccount-token-controller", |informers| {
+            service_account::Tokens::new(informers, &config.ca_pem, signer)
+        });
     }
-    all.start(service_account::UnusedTokens::new(informers));
-    all.start(cluster_roles::AggregatedRoles::new(informers));
-    all.start(service_cidrs::ServiceCidrs::new(informers));
-    all.start(nodes::ttl::NodeTtls::new(informers));
+    all.start(
+        "legacy-serviceaccount-token-cleaner-controller",
+        service_account::UnusedTokens::new,
+    );
+    all.start(
+        "clusterrole-aggregation-controller",
+        cluster_roles::AggregatedRoles::new,
+    );
+    all.start("service-cidr-controller", service_cidrs::ServiceCidrs::new);
+    all.start("ttl-controller", nodes::ttl::NodeTtls::new);
     let (grace, rates) = (config.node_grace, config.eviction_rates);
-    all.start(nodes::Nodes::new(informers, grace, rates));
-    all.start(nodes::pod_gc::PodGc::new(informers));
+    all.start("node-lifecycle-controller", |informers| {
+        nodes::Nodes::new(informers, grace, rates)
+    });
+    all.start(
+        "pod-garbage-collector-controller",
+        nodes::pod_gc::PodGc::new,
+    );
     if let Some(most) = config.most_ended_pods {
-        all.start(nodes::terminated_pods::EndedPods::new(informers, most));
+        all.start("pod-garbage-collector-controller", |informers| {
+            nodes::terminated_pods::EndedPods::new(informers, most)
+        });
     }
     if let Some(ranges) = config.pod_cidrs {
-        all.start(nodes::cidr::PodCidrs::new(informers, ranges));
+        all.start("node-ipam-controller", |informers| {
+            nodes::cidr::PodCidrs::new(informers, ranges)
+        });
     }
-    all.start(certificates::Certificates::new(
-        informers,
-        config.ca.clone(),
-    ));
-    all.start(certificates::NodeApprover::new(informers));
-    all.start(cluster_dns::ClusterDns::new(informers));
-    all.start(policy_status::PolicyStatus::new(informers));
-    all.start(volumes::binder::Binder::new(informers));
-    all.start(volumes::protection::ClaimProtection::new(informers));
-    all.start(volumes::protection::VolumeProtection::new(informers));
-    all.start(volumes::protection::ClassProtection::new(informers));
-    all.start(volumes::ephemeral::EphemeralVolumes::new(informers));
-    all.start(volumes::expand::Expansions::new(informers));
-    all.start(volumes::local::LocalVolumes::new(informers));
-    all.start(attach_detach::Attachments::new(informers));
-    all.start(resource_claim::ResourceClaims::new(informers));
-    all.start(device_taints::DeviceTaints::new(informers));
+    all.start(
+        "certificatesigningrequest-signing-controller",
+        |informers| certificates::Certificates::new(informers, config.ca.clone()),
+    );
+    all.start("node-certificate-approver", certificates::NodeApprover::new);
+    all.start("cluster-dns-controller", cluster_dns::ClusterDns::new);
+    all.start(
+        "validatingadmissionpolicy-status-controller",
+        policy_status::PolicyStatus::new,
+    );
+    all.start(
+        "persistentvolume-binder-controller",
+        volumes::binder::Binder::new,
+    );
+    all.start(
+        "persistentvolumeclaim-protection-controller",
+        volumes::protection::ClaimProtection::new,
+    );
+    all.start(
+        "persistentvolume-protection-controller",
+        volumes::protection::VolumeProtection::new,
+    );
+    all.start(
+        "volumeattributesclass-protection-controller",
+        volumes::protection::ClassProtection::new,
+    );
+    all.start(
+        "ephemeral-volume-controller",
+        volumes::ephemeral::EphemeralVolumes::new,
+    );
+    all.start(
+        "persistentvolume-expander-controller",
+        volumes::expand::Expansions::new,
+    );
+    all.start(
+        "local-volume-provisioner",
+        volumes::local::LocalVolumes::new,
+    );
+    all.start(
+        "persistentvolume-attach-detach-controller",
+        attach_detach::Attachments::new,
+    );
+    all.start(
+        "resourceclaim-controller",
+        resource_claim::ResourceClaims::new,
+    );
+    all.start(
+        "device-taint-eviction-controller",
+        device_taints::DeviceTaints::new,
+    );
     let client = accounts.of(namespace::Namespaces::ACCOUNT);
-    all.start(namespace::Namespaces::new(informers, client));
+    all.start("namespace-controller", |informers| {
+        namespace::Namespaces::new(informers, client)
+    });
     let client = accounts.of(resource_quota::ResourceQuotas::ACCOUNT);
-    all.start(resource_quota::ResourceQuotas::new(informers, client));
+    all.start("resourcequota-controller", |informers| {
+        resource_quota::ResourceQuotas::new(informers, client)
+    });
     let client = accounts.of(storage_migration::Migrations::ACCOUNT);
-    all.start(storage_migration::Migrations::new(informers, client));
+    all.start("storage-version-migrator-controller", |informers| {
+        storage_migration::Migrations::new(informers, client)
+    });
     let client = accounts.of(pod_groups::PodGroupProtection::ACCOUNT);
-    all.start(pod_groups::PodGroupProtection::new(informers, client));
+    all.start("podgroup-protection-controller", |informers| {
+        pod_groups::PodGroupProtection::new(informers, client)
+    });
     let client = accounts.of(garbage::Garbage::ACCOUNT);
-    all.start(garbage::Garbage::new(informers, client));
+    all.start("garbage-collector-controller", |informers| {
+        garbage::Garbage::new(informers, client)
+    });
     let mut running = all.running;
+    if running.is_empty() {
+        // Who leads with nothing to do goes on leading.
+        shutdown.cancelled().await;
+    }
     while let Some(ended) = running.join_next().await {
         ended?;
     }

@@ -82,10 +82,15 @@ async fn cluster() -> Cluster {
 
 impl Cluster {
     fn run(&self, accounts: Accounts) {
+        self.run_chosen(accounts, "*");
+    }
+
+    fn run_chosen(&self, accounts: Accounts, list: &str) {
         use controllers::nodes::cidr::{NODE_PREFIX_IPV4, NODE_PREFIX_IPV6, Ranges};
         let pods = "10.244.0.0/16".parse().expect("a range");
         let ranges = Ranges::new(&pods, NODE_PREFIX_IPV4, NODE_PREFIX_IPV6).expect("ranges");
         let config = controllers::Config {
+            chosen: list.parse().expect("names of controllers"),
             ca_pem: self.ca.pair.cert_pem.clone(),
             ca: Some(Arc::new(self.ca.clone())),
             pod_cidrs: Some(ranges),
@@ -383,6 +388,21 @@ async fn bound(admin: &Client) -> BTreeSet<String> {
         Some(account.to_owned())
     });
     controllers.collect()
+}
+
+#[tokio::test]
+async fn what_is_not_chosen_does_not_run() {
+    let cluster = cluster().await;
+    let (accounts, asked) = cluster.local();
+    cluster.run_chosen(accounts, "serviceaccount-controller");
+    let space = json!({ "metadata": { "name": "chosen" } });
+    create(&Api::<Namespace>::all(cluster.admin.clone()), space).await;
+    let made: Api<ServiceAccount> = Api::namespaced(cluster.admin.clone(), "chosen");
+    until_one(&made, "default", |_| true).await;
+    // On one thread all are made before any of them works, and each asks for its client when it is made.
+    let asked = asked.lock().clone();
+    assert!(asked.contains("service-account-controller"), "{asked:?}");
+    assert!(!asked.contains("deployment-controller"), "{asked:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -196,6 +196,7 @@ fn controllers_config(
     token_signer: Option<Arc<wire::jwt::Signer>>,
 ) -> Result<controllers::Config> {
     Ok(controllers::Config {
+        chosen: flags.controllers.clone(),
         ca_pem: ca_pem.to_owned(),
         ca: ca.map(Arc::new),
         token_signer,

@@ -26,7 +26,7 @@ pub fn controllers(config: &controllers::Config, times: Option<Times>) {
     let shown = json!({
         "kind": "KubeControllerManagerConfiguration",
         "apiVersion": "kubecontrollermanager.config.k8s.io/v1alpha1",
-        "Generic": { "LeaderElection": election(times), "Controllers": ["*"] },
+        "Generic": { "LeaderElection": election(times), "Controllers": config.chosen.words().collect::<Vec<_>>() },
         "NodeLifecycleController": {
             "NodeMonitorGracePeriod": duration(config.node_grace),
             "NodeEvictionRate": rates.usual,

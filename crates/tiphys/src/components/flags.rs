@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use api::cidr::Cidrs;
 use clap::{Args, ValueEnum};
 use control::lease::Times;
+use controllers::chosen::Chosen;
 use controllers::load_balancer::{Pool, Reserved, Source};
 use controllers::nodes::cidr::{NODE_PREFIX_IPV4, NODE_PREFIX_IPV6};
 use kubelet::images::provider::{self, Provider};
@@ -21,6 +22,10 @@ use crate::machine::read;
 /// and 300 s) let work lie for almost six minutes.
 #[derive(Args, Clone)]
 pub struct ControllerFlags {
+    /// Which controllers run, by upstream's names: `*` for all that no word names, `NAME`, and `-NAME` for
+    /// one that does not.
+    #[arg(long, default_value_t = Chosen::default(), allow_hyphen_values = true)]
+    pub controllers: Chosen,
     /// Seconds without a heartbeat after which a node is taken for failed: four heartbeats, so
     /// that three may be lost.
     #[arg(long, default_value_t = 10)]
@@ -426,6 +431,20 @@ mod tests {
         let none = ranges(&["--allocate-node-cidrs=false"]).expect("flags");
         assert!(none.is_none());
         assert!(ranges(&["--node-cidr-mask-size=8"]).is_err());
+    }
+
+    #[test]
+    fn controllers_are_chosen_by_upstreams_names() {
+        let all: ControllerFlags = flags(&[]);
+        assert!(all.controllers.has("job-controller"));
+        for given in [
+            &["--controllers=*,-job-controller"][..],
+            &["--controllers", "-job-controller,*"],
+        ] {
+            let some: ControllerFlags = flags(given);
+            assert!(!some.controllers.has("job-controller"), "{given:?}");
+            assert!(some.controllers.has("cronjob-controller"), "{given:?}");
+        }
     }
 
     #[test]
