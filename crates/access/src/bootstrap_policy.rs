@@ -135,6 +135,20 @@ mod tests {
     use crate::attributes::{Attributes, UserInfo};
     use crate::rbac::Objects;
 
+    /// What an API server of upstream's is given so that parts of Tiphys work with it; nothing of it answers
+    /// `tiphys why`.
+    #[test]
+    fn the_roles_for_upstreams_server_are_ours_of_the_table() {
+        let list: Value = serde_json::from_str(include_str!("../../../docs/upstream-roles.json"))
+            .expect("a list of objects");
+        let is_ours = |o: &Value| {
+            let name = o["metadata"]["name"].as_str();
+            name.is_some_and(|n| n.starts_with("tiphys:") && n != "tiphys:why")
+        };
+        let ours: Vec<Value> = bootstrap().into_iter().filter(is_ours).collect();
+        assert_eq!(list["items"], json!(ours));
+    }
+
     fn objects() -> Objects {
         let mut objects = Objects::default();
         for object in bootstrap() {
