@@ -48,6 +48,18 @@ const WARN_AFTER: u32 = 5;
 /// Then every so many of them, which is once a minute or so.
 const WARN_EVERY: u32 = 20;
 
+/// Whether the server answers, and will not give the list. Kube's waits stay at the first one then, since each
+/// list that is begun counts as an event: a right that lacks would be asked for several times a second. Where
+/// nobody answers that is as it should be: the list is wanted as soon as the server is back.
+fn is_refused(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status)) => {
+            matches!(status.code, 401 | 403)
+        }
+        _ => false,
+    }
+}
+
 /// All events of what `api` and `config` select; see [`crate::objects`] for what they amount to.
 /// How long the waits are is drawn from `random`. An object that is none of this type, and an event
 /// that cannot be read, begin the list again: nothing may be missing behind a list that looks
@@ -166,17 +178,26 @@ impl<const METADATA: bool> Source<METADATA> {
                         kube::Error::SerdeError(_) | kube::Error::Api(_),
                     ),
                 ) => self.begin_again(&error).await,
-                Err(error) => self.failed(&error),
+                Err(error) => {
+                    self.failed(&error);
+                    if is_refused(&error) {
+                        self.wait().await;
+                    }
+                }
             }
+        }
+    }
+
+    async fn wait(&mut self) {
+        if let Some(wait) = self.waits.next() {
+            tokio::time::sleep(wait).await;
         }
     }
 
     /// Begins with a list again, after a wait: nothing may be missing.
     async fn begin_again(&mut self, error: &(dyn Display + Sync)) {
         self.failed(error);
-        if let Some(wait) = self.waits.next() {
-            tokio::time::sleep(wait).await;
-        }
+        self.wait().await;
         self.events = Self::watch(&self.random, &self.client, &self.path, &self.config);
     }
 
@@ -237,6 +258,22 @@ mod tests {
             }
         };
         Client::new(tower::service_fn(serve), "default")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_that_is_refused_is_asked_for_less_and_less_often() {
+        let refuse = |_: Request<kube::client::Body>| async move {
+            let status = json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+                "reason": "Forbidden", "code": 403, "message": "no" });
+            let body = kube::client::Body::from(status.to_string().into_bytes());
+            Response::builder().status(403).body(body)
+        };
+        let api: Api<ConfigMap> = Api::all(Client::new(tower::service_fn(refuse), "default"));
+        let begun = tokio::time::Instant::now();
+        // Each is a list that begins.
+        let lists = events(Random::seeded(1), api, Config::default()).take(8);
+        assert_eq!(lists.count().await, 8);
+        assert!(begun.elapsed() >= LONGEST_WAIT * 4, "{:?}", begun.elapsed());
     }
 
     fn list(items: serde_json::Value) -> String {
