@@ -160,18 +160,18 @@ fn is_lost(node: &Value) -> bool {
 }
 
 async fn next_pair(state: &State, node: &str, last: Option<&Pair>) -> Result<Pair, String> {
-    let before = match (Pair::next(last, state.now()), last) {
+    let last = match (Pair::next(last, state.now()), last) {
         (Next::Nothing, Some(pair)) => return Ok(pair.clone()),
-        (Next::One, Some(pair)) => pair.now.clone(),
+        (Next::One, Some(pair)) => pair.clone(),
         _ => {
-            let first = Arc::new(sample(state, node).await?);
+            let now = Arc::new(sample(state, node).await?);
+            let (before, taken) = (now.clone(), state.now());
             tokio::time::sleep(BETWEEN).await;
-            first
+            Pair { before, now, taken }
         }
     };
-    let now = Arc::new(sample(state, node).await?);
-    let taken = state.now();
-    Ok(Pair { before, now, taken })
+    let now = sample(state, node).await?;
+    Ok(last.followed(now, state.now()))
 }
 
 async fn sample(state: &State, node: &str) -> Result<Sample, String> {

@@ -49,6 +49,12 @@ pub struct Sample {
     pub pods: HashMap<PodKey, BTreeMap<String, Use>>,
 }
 
+impl Sample {
+    fn container(&self, pod: &PodKey, name: &str) -> Option<Use> {
+        self.pods.get(pod)?.get(name).copied()
+    }
+}
+
 /// A node's last two samples.
 #[derive(Clone, Debug)]
 pub struct Pair {
@@ -78,6 +84,30 @@ impl Pair {
             Some(age) if (APART_SECONDS..=FRESH_SECONDS).contains(&age) => Next::One,
             _ => Next::Two,
         }
+    }
+
+    /// The pair when one more sample was taken. Kubelets may measure less often than they are asked, each
+    /// thing at a time of its own, as upstream's every 10 s and more: of what was not measured again
+    /// meanwhile the two measurements stay that are known.
+    pub fn followed(&self, now: Sample, taken: i64) -> Self {
+        let mut before = self.now.clone();
+        if before.node.at_millis == now.node.at_millis {
+            Arc::make_mut(&mut before).node = self.before.node;
+        }
+        for (key, containers) in &now.pods {
+            for (name, measured) in containers {
+                let last = self.now.container(key, name);
+                let is_same = last.is_some_and(|last| last.at_millis == measured.at_millis);
+                if is_same
+                    && let Some(earlier) = self.before.container(key, name)
+                    && let Some(pod) = Arc::make_mut(&mut before).pods.get_mut(key)
+                {
+                    pod.insert(name.clone(), earlier);
+                }
+            }
+        }
+        let now = Arc::new(now);
+        Self { before, now, taken }
     }
 
     /// What the node itself uses.
@@ -303,6 +333,36 @@ mod tests {
         pod.insert("new".into(), Use::default());
         half.now = Arc::new(now);
         assert_eq!(half.pod("a", "p"), None);
+    }
+
+    #[test]
+    fn what_is_measured_less_often_than_asked_for_stays_known() {
+        let sample = |seconds, at| read(&text(seconds, at)).expect("sample");
+        let first = pair("10.5", "11.5");
+        // The container was measured meanwhile, the node was not.
+        let mut now = sample("12.5", 5_000);
+        now.node = first.now.node;
+        let second = first.followed(now, 1_005);
+        assert_eq!(second.node(), first.node());
+        let container = |pair: &Pair| {
+            let all = pair.pod("a", "p")?;
+            all.first().map(|(_, used)| used.at_millis)
+        };
+        assert_eq!(container(&second), Some(5_000));
+        // The other way round; the node's use is that since it was measured last.
+        let mut now = sample("13.5", 8_000);
+        now.pods = second.now.pods.clone();
+        let third = second.followed(now, 1_010);
+        assert_eq!(third.pod("a", "p"), second.pod("a", "p"));
+        let node = third.node().map(|n| (n.at_millis, n.window_millis));
+        assert_eq!(node, Some((8_000, 5_000)));
+        // Of a container that is new, one measurement says nothing, however often it is read.
+        let alone = |at| Pair {
+            before: Arc::new(Sample::default()),
+            now: Arc::new(sample("1", at)),
+            taken: 1_000,
+        };
+        assert_eq!(alone(1).followed(sample("1", 1), 1_005).pod("a", "p"), None);
     }
 
     #[test]
