@@ -61,7 +61,7 @@ const ALL: &str = "*";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chosen(Vec<String>);
 
-/// A word of the list that is no controller's name.
+/// A word of the list that names no controller.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not in the list of known controllers: {known}", known = NAMES.join(", "))]
 pub struct UnknownController(String);
