@@ -127,6 +127,8 @@ fn left_behind(cx: &Context, machine: &Machine, dir: &Path) -> Result<()> {
 const PARTED: &str = "parted";
 /// The port of a node's DNS server, as /proc writes it.
 const DNS_PORT: &str = ":2745 ";
+/// The port of its kubelet, where somebody listens.
+const KUBELET_PORT: &str = ":280A 00000000:0000 0A";
 
 /// Whoever brings a part of the network along finds none of ours in its way, also where it was before.
 pub fn parts_of_the_network_can_be_replaced(cx: &Context) -> Result<()> {
@@ -190,7 +192,21 @@ fn replaced(cx: &Context, machine: &Machine, flags: &Path) -> Result<()> {
         })?;
         led_to_dns(cx, name != "cluster-dns")?;
     }
-    Ok(())
+    std::fs::write(flags, "--kubelet=none")?;
+    machine
+        .run("kill -TERM $(pgrep -f '^[^ ]*tiphys node --server')")?
+        .ok()?;
+    eventually("the kubelet is somebody else's", || {
+        let there = parts()?;
+        ensure!(there == [true; 4], "{there:?}");
+        let sockets = machine.run("cat /proc/net/tcp /proc/net/tcp6")?.ok()?;
+        ensure!(!sockets.contains(KUBELET_PORT), "{sockets}");
+        // Ours registered it, and nobody makes volumes on its disk any more.
+        let notes = cx.field(&format!("node {PARTED}"), ".metadata.annotations")?;
+        ensure!(!notes.contains("tiphys.io/"), "{notes}");
+        Ok(())
+    })?;
+    led_to_dns(cx, true)
 }
 
 /// Whether the pods of the node are led to its own DNS server.

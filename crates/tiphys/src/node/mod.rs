@@ -6,6 +6,7 @@ mod containerd;
 mod encryption;
 mod image_archives;
 mod join;
+mod other_kubelet;
 mod renew;
 
 use std::fs;
@@ -132,10 +133,16 @@ struct ForeignPlugins {
     cni_bin_dir: PathBuf,
 }
 
-/// Parts of the node's network that others can be brought along for. What the own one left is removed when
-/// the agent starts without it.
+/// Parts of the node that others can be brought along for. What the own one left of the network is removed
+/// when the agent starts without it.
 #[derive(Args, Clone)]
 struct Parts {
+    /// Who runs the pods. What others need for it is in the node's folder: `kubelet.kubeconfig`, the port's
+    /// certificate `pki/serving.crt` with its key, `pki/ca.crt` for its clients; and the runtime is at
+    /// /run/tiphys/containerd/containerd.sock. Flags of the kubelet have no effect then, and there are no
+    /// volumes on the node's disk.
+    #[arg(long, value_enum, default_value_t = Part::Builtin)]
+    kubelet: Part,
     /// Who leads packets to the endpoints of Services.
     #[arg(long, value_enum, default_value_t = Part::Builtin)]
     proxy: Part,
@@ -300,6 +307,9 @@ pub async fn run(args: AgentArgs) -> Result<()> {
         proxy: client::Swap::new(proxy_client),
         serving: wire::tls::Identity::new(&credentials.serving)?,
     };
+    if args.parts.kubelet == Part::None {
+        other_kubelet::write_kubeconfig(&args.data_dir, &credentials.server)?;
+    }
     let encryption = encryption::prepare(&args, uses.node.client(), &name).await?;
     let client = uses.proxy.client();
     let (path, end) = (servers_path(&args), shutdown.clone());
@@ -444,16 +454,26 @@ fn start_parts(
     let public = encryption.map(|keys| keys.public.clone());
     kubelet.annotations.insert(WIREGUARD_KEY.to_owned(), public);
     let dns = dns_config(args, ips, &kubelet.resolv_conf);
-    let tls = wire::tls::server_config_of(&uses.serving, Some(ca_pem))?;
-    kubelet.tls = Some(tls.into());
     let (end, random) = (shutdown.clone(), Random::system());
     let clock = match &args.clock_shift_file {
         None => Clock::system(),
         Some(file) => shifted_clock(parts, file, shutdown),
     };
-    let ground = kubelet::Ground::machine(&kubelet, clock, random.clone());
     crate::service_manager::tell();
-    parts.spawn(async move { Ok(kubelet::run(ground, kubelet, node_client, end).await?) });
+    if args.parts.kubelet == Part::Builtin {
+        let tls = wire::tls::server_config_of(&uses.serving, Some(ca_pem))?;
+        kubelet.tls = Some(tls.into());
+        let ground = kubelet::Ground::machine(&kubelet, clock, random.clone());
+        parts.spawn(async move { Ok(kubelet::run(ground, kubelet, node_client, end).await?) });
+    } else {
+        let notes = other_kubelet::notes(kubelet.annotations);
+        parts.spawn(other_kubelet::keep_notes(
+            node_client,
+            name.to_owned(),
+            notes,
+            end,
+        ));
+    }
     let (mut network, end) = (network_config(args, containerd, name), shutdown.clone());
     network.encryption = encryption.map(|keys| keys.private);
     if args.parts.network_policy == Part::Builtin {
