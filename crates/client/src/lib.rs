@@ -29,4 +29,4 @@ pub use fenced::fenced;
 pub use informer::{Informer, Informers};
 pub use reflector::Change;
 pub use served_kinds::ServedKinds;
-pub use words::said;
+pub use words::{namespace_ends, said};

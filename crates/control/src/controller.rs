@@ -94,6 +94,16 @@ struct Outcome {
     failed: Vec<Target>,
 }
 
+impl Outcome {
+    /// The first error counts; that a namespace ends only where there is no other, since that is no
+    /// reason for another try.
+    fn note(&mut self, error: kube::Error) {
+        if self.first_error.as_ref().is_none_or(client::namespace_ends) {
+            self.first_error = Some(error);
+        }
+    }
+}
+
 struct Shell<C: Controller> {
     controller: C,
     client: Client,
@@ -284,7 +294,9 @@ impl<C: Controller> Shell<C> {
             self.stage(key, plan.then, &mut outcome).await;
         }
         self.stage(key, plan.last, &mut outcome).await;
-        outcome.first_error.map_or(Ok(()), Err)
+        // In a namespace that ends no further try would do better.
+        let error = outcome.first_error.filter(|e| !client::namespace_ends(e));
+        error.map_or(Ok(()), Err)
     }
 
     /// Does actions side by side, but creations slowly at first; what an earlier one failed on stays
@@ -325,7 +337,7 @@ impl<C: Controller> Shell<C> {
                             creations.failed(&target);
                             outcome.failed.push(target);
                         }
-                        outcome.first_error.get_or_insert(e);
+                        outcome.note(e);
                     }
                 }
             }
@@ -334,7 +346,7 @@ impl<C: Controller> Shell<C> {
         let is_said = |event: &Action| !unsaid.iter().any(|target| event.is_event_on(target));
         for event in events.into_iter().filter(is_said) {
             if let Err(e) = self.act(key, event).await {
-                outcome.first_error.get_or_insert(e);
+                outcome.note(e);
             }
         }
     }
@@ -395,6 +407,7 @@ impl<C: Controller> Shell<C> {
                             self.recorder.event(&about, false, reason, &message);
                         }
                     }
+                    Err(e) if client::namespace_ends(e) => {}
                     Err(e) => {
                         let message = failure.1.replace("{error}", &client::said(e));
                         self.recorder.event(&about, true, failure.0, &message);

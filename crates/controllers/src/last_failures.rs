@@ -28,15 +28,6 @@ pub fn is_taken(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 409)
 }
 
-/// Whether it was refused because its namespace ends: then nothing has to be said any more.
-pub fn namespace_ends(error: &kube::Error) -> bool {
-    let kube::Error::Api(status) = error else {
-        return false;
-    };
-    let mut causes = status.details.iter().flat_map(|d| &d.causes);
-    causes.any(|c| c.reason == "NamespaceTerminating")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,7 +55,7 @@ mod tests {
         let taken = error(serde_json::json!({ "code": 409 }));
         let ends = error(serde_json::json!({ "code": 403,
             "details": { "causes": [{ "reason": "NamespaceTerminating" }] } }));
-        let known = |e: &kube::Error| (is_taken(e), namespace_ends(e));
+        let known = |e: &kube::Error| (is_taken(e), client::namespace_ends(e));
         assert_eq!(
             (known(&taken), known(&ends)),
             ((true, false), (false, true))

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
 use crate::common::{Key, controller_of, is_finished, key_of, selector_of, uid_of};
-use crate::last_failures::{LastFailures, is_taken, namespace_ends};
+use crate::last_failures::{LastFailures, is_taken};
 
 pub mod plan;
 mod progress;
@@ -124,7 +124,7 @@ impl Controller for Deployments {
         if target.resource.plural == "replicasets"
             && !is_there
             && !is_taken(error)
-            && !namespace_ends(error)
+            && !client::namespace_ends(error)
         {
             self.failures.note(key, error);
         }

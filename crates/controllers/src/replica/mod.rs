@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{Pod, ReplicationController};
 use kube::core::ApiResource;
 
 use crate::common::{Key, controller_of, key_of, selector_of, uid_of, value_of};
-use crate::last_failures::{LastFailures, namespace_ends};
+use crate::last_failures::LastFailures;
 use crate::ownership::{self, Parent};
 
 pub mod plan;
@@ -23,7 +23,7 @@ pub use plan::{Counts, Observed};
 /// Whether the status says that an action failed: one on a pod, not on the status itself, and not in
 /// a namespace that ends, where none can be made any more.
 fn is_reported(target: &Target, error: &kube::Error) -> bool {
-    target.resource.plural == "pods" && !namespace_ends(error)
+    target.resource.plural == "pods" && !client::namespace_ends(error)
 }
 
 pub struct ReplicaSets {
