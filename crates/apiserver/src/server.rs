@@ -167,15 +167,14 @@ impl ApiServer {
         if let Some(host) = host.filter(|_| self.state().has_feature("APIServerIdentity")) {
             tokio::spawn(loopback::identity::keep(self.0.loopback.clone(), host));
         }
-        if let Some(shared) = self.state().settings().shared.clone() {
-            let server = self.0.clone();
-            tokio::spawn(async move {
-                endpoints::keep(&server.loopback, &server.presence, shared.renew).await;
-            });
-            if let Some(interval) = shared.compaction {
-                let (store, stop) = (self.store().clone(), self.stop().clone());
-                tokio::spawn(async move { storage::compact::run(&*store, interval, stop).await });
-            }
+        let server = self.0.clone();
+        tokio::spawn(async move {
+            loopback::bootstrap::keep(&server.loopback, &server.presence).await;
+        });
+        let shared = self.state().settings().shared.as_ref();
+        if let Some(interval) = shared.and_then(|shared| shared.compaction) {
+            let (store, stop) = (self.store().clone(), self.stop().clone());
+            tokio::spawn(async move { storage::compact::run(&*store, interval, stop).await });
         }
         Ok(())
     }

@@ -1,8 +1,10 @@
 //! The objects that a cluster starts with: namespaces, the `kubernetes` Service, the DNS
-//! Service, priority classes, priority levels, the service range, the storage class of the nodes' disks. Made when they are missing; what somebody changed
-//! is left alone.
+//! Service, priority classes, priority levels, the service range, the storage class of the nodes' disks.
+//! Made when they are missing; what somebody changed is left alone. The namespaces and the way to the API
+//! itself come back also while a server runs, when somebody deletes them (`kubectl delete services --all`).
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use api::Status;
 use serde_json::{Value, json};
@@ -13,6 +15,8 @@ use crate::object::meta_text;
 const NAMESPACES: &[&str] = &["kube-system", "kube-public", "kube-node-lease", "default"];
 /// The DNS Service has the tenth address of the range; nodes give it to their pods.
 const DNS_ADDRESS: u64 = 10;
+/// How often it is looked whether what no cluster can be without is there; upstream's.
+const EVERY: Duration = Duration::from_secs(10);
 
 /// Makes what is missing.
 pub async fn run(
@@ -26,9 +30,7 @@ pub async fn run(
         .reach_newest()
         .await
         .map_err(|e| crate::errors::from_store(&e))?;
-    for name in NAMESPACES {
-        ensure(loopback, "", "namespaces", namespace(name)).await?;
-    }
+    namespaces(loopback).await?;
     futures::future::try_join(
         bootstrap_policy::ensure(loopback),
         flow_control::ensure(loopback),
@@ -36,18 +38,10 @@ pub async fn run(
     .await?;
     let config = loopback.state.settings();
     let ranges = &config.service_cidrs;
-    let small = || Status::internal("the service range is too small");
     // Before the first Service, which has an address of it.
     service_range::turn(loopback, told).await?;
-    let first = ranges.primary().nth(1).ok_or_else(small)?.to_string();
-    ensure(
-        loopback,
-        "",
-        "services",
-        kubernetes(&first, config.secure_port),
-    )
-    .await?;
-    let dns: Vec<IpAddr> = ranges.nth(DNS_ADDRESS).ok_or_else(small)?;
+    own_service(loopback).await?;
+    let dns: Vec<IpAddr> = ranges.nth(DNS_ADDRESS).ok_or_else(too_small)?;
     let dns: Vec<String> = dns.iter().map(IpAddr::to_string).collect();
     ensure(loopback, "", "services", dns_service(&dns)).await?;
     endpoints::publish(loopback, presence).await?;
@@ -77,6 +71,49 @@ pub async fn run(
     }
     loopback.state.set_bootstrapped();
     Ok(())
+}
+
+/// Brings back what no cluster can be without and somebody may delete, until the server stops. Servers that
+/// share a store say at the same time that they live.
+pub async fn keep(loopback: &Loopback, presence: &endpoints::Presence) {
+    let shared = &loopback.state.settings().shared;
+    let every = shared.as_ref().map_or(EVERY, |shared| shared.renew);
+    while loopback.goes_on_after(every).await {
+        // Each for itself, and first what others wait for.
+        let done = [
+            (
+                "endpoints of the kubernetes Service",
+                endpoints::publish_again(loopback, presence).await,
+            ),
+            ("the kubernetes Service", own_service(loopback).await),
+            ("the system's namespaces", namespaces(loopback).await),
+        ];
+        for (what, done) in done {
+            if let Err(e) = done {
+                tracing::warn!("{what}: {e}");
+            }
+        }
+    }
+}
+
+async fn namespaces(loopback: &Loopback) -> Result<(), Status> {
+    for name in NAMESPACES {
+        ensure(loopback, "", "namespaces", namespace(name)).await?;
+    }
+    Ok(())
+}
+
+/// The Service that leads to the API.
+async fn own_service(loopback: &Loopback) -> Result<(), Status> {
+    let config = loopback.state.settings();
+    let first = config.service_cidrs.primary().nth(1);
+    let first = first.ok_or_else(too_small)?.to_string();
+    let service = kubernetes(&first, config.secure_port);
+    ensure(loopback, "", "services", service).await
+}
+
+fn too_small() -> Status {
+    Status::internal("the service range is too small")
 }
 
 async fn ensure(loopback: &Loopback, group: &str, resource: &str, v: Value) -> Result<(), Status> {

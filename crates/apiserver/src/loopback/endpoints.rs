@@ -4,7 +4,6 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::time::Duration;
 
 use api::Status;
 use bytes::Bytes;
@@ -22,7 +21,7 @@ const NAME: &str = "kubernetes";
 /// meanwhile; what is left then is for the next turn.
 const ROUNDS: usize = 5;
 
-/// Whether this server still shows itself. The lock keeps a turn of [`keep`] from coming after
+/// Whether this server still shows itself. The lock keeps a turn from coming after
 /// [`leave`].
 #[derive(Default)]
 pub struct Presence {
@@ -31,24 +30,23 @@ pub struct Presence {
 
 /// Shows this server, and brings the endpoints up to date.
 pub async fn publish(loopback: &Loopback, presence: &Presence) -> Result<(), Status> {
-    if loopback.state.settings().advertise_address.is_loopback() {
-        // Such endpoints are not valid, and no pod could use them.
+    if !has_address(loopback) {
         tracing::warn!("the advertised address is a loopback one: pods will not reach the API");
+    }
+    publish_again(loopback, presence).await
+}
+
+/// [`publish`], where it has been said what cannot be published.
+pub async fn publish_again(loopback: &Loopback, presence: &Presence) -> Result<(), Status> {
+    if !has_address(loopback) {
         return Ok(());
     }
     turn(loopback, presence).await
 }
 
-/// Does so every `every`, until the server stops or leaves.
-pub async fn keep(loopback: &Loopback, presence: &Presence, every: Duration) {
-    if loopback.state.settings().advertise_address.is_loopback() {
-        return;
-    }
-    while loopback.goes_on_after(every).await {
-        if let Err(e) = turn(loopback, presence).await {
-            tracing::warn!("endpoints of the kubernetes Service: {e}");
-        }
-    }
+/// Endpoints with a loopback address are not valid, and no pod could use them.
+fn has_address(loopback: &Loopback) -> bool {
+    !loopback.state.settings().advertise_address.is_loopback()
 }
 
 async fn turn(loopback: &Loopback, presence: &Presence) -> Result<(), Status> {
@@ -65,9 +63,7 @@ async fn turn(loopback: &Loopback, presence: &Presence) -> Result<(), Status> {
 pub async fn leave(loopback: &Loopback, presence: &Presence) -> Result<(), Status> {
     let mut left = presence.left.lock().await;
     *left = true;
-    if loopback.state.settings().shared.is_none()
-        || loopback.state.settings().advertise_address.is_loopback()
-    {
+    if loopback.state.settings().shared.is_none() || !has_address(loopback) {
         return Ok(());
     }
     let key = lease(loopback.state.settings().advertise_address);

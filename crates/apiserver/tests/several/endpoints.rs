@@ -1,14 +1,18 @@
 //! The endpoints of the `kubernetes` Service follow the servers that live.
 
 use apiserver::ApiServer;
+use http::Method;
+use serde_json::Value;
 
-use crate::common::get;
+use crate::common::{ask, get};
 use crate::test_store::{TestStore, until};
 
 const ENDPOINTS: &str = "/api/v1/namespaces/default/endpoints/kubernetes";
 const SLICE: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes";
 
-on_both_stores!(living_servers_are_endpoints);
+const SERVICE: &str = "/api/v1/namespaces/default/services/kubernetes";
+
+on_both_stores!(living_servers_are_endpoints, the_way_to_the_api_comes_back);
 
 /// What both objects say, if they agree.
 async fn listed(server: &ApiServer) -> Option<Vec<String>> {
@@ -48,4 +52,17 @@ async fn living_servers_are_endpoints(place: TestStore) {
     // And comes back.
     let _c = place.server("192.0.2.3").await;
     shows(&a, &["192.0.2.1", "192.0.2.3"]).await;
+}
+
+/// `kubectl delete services --all` takes it too, and with it what pods know the API by.
+async fn the_way_to_the_api_comes_back(place: TestStore) {
+    let server = place.server("192.0.2.1").await;
+    let (_, service) = get(&server, SERVICE).await;
+    for path in [SERVICE, ENDPOINTS, SLICE] {
+        let (code, answer) = ask(&server, Method::DELETE, path, Value::Null).await;
+        assert_eq!(code, 200, "{answer}");
+    }
+    let address = |service: &Value| service["spec"]["clusterIP"].clone();
+    until(|| async { address(&get(&server, SERVICE).await.1) == address(&service) }).await;
+    shows(&server, &["192.0.2.1"]).await;
 }
