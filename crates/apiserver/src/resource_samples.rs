@@ -88,10 +88,11 @@ impl Pair {
 
     /// The pair when one more sample was taken. Kubelets may measure less often than they are asked, each
     /// thing at a time of its own, as upstream's every 10 s and more: of what was not measured again
-    /// meanwhile the two measurements stay that are known.
+    /// meanwhile the two measurements stay that are known, as long as they say something of now.
     pub fn followed(&self, now: Sample, taken: i64) -> Self {
+        let is_fresh = |measured: &Use| taken - measured.at_millis / 1_000 <= FRESH_SECONDS;
         let mut before = self.now.clone();
-        if before.node.at_millis == now.node.at_millis {
+        if before.node.at_millis == now.node.at_millis && is_fresh(&now.node) {
             Arc::make_mut(&mut before).node = self.before.node;
         }
         for (key, containers) in &now.pods {
@@ -99,6 +100,7 @@ impl Pair {
                 let last = self.now.container(key, name);
                 let is_same = last.is_some_and(|last| last.at_millis == measured.at_millis);
                 if is_same
+                    && is_fresh(measured)
                     && let Some(earlier) = self.before.container(key, name)
                     && let Some(pod) = Arc::make_mut(&mut before).pods.get_mut(key)
                 {
@@ -342,7 +344,7 @@ mod tests {
         // The container was measured meanwhile, the node was not.
         let mut now = sample("12.5", 5_000);
         now.node = first.now.node;
-        let second = first.followed(now, 1_005);
+        let second = first.followed(now, 6);
         assert_eq!(second.node(), first.node());
         let container = |pair: &Pair| {
             let all = pair.pod("a", "p")?;
@@ -352,17 +354,22 @@ mod tests {
         // The other way round; the node's use is that since it was measured last.
         let mut now = sample("13.5", 8_000);
         now.pods = second.now.pods.clone();
-        let third = second.followed(now, 1_010);
+        let third = second.followed(now, 9);
         assert_eq!(third.pod("a", "p"), second.pod("a", "p"));
         let node = third.node().map(|n| (n.at_millis, n.window_millis));
         assert_eq!(node, Some((8_000, 5_000)));
+        // What is not measured at all any more is not known for ever.
+        let mut same = Sample::default();
+        same.node = third.now.node;
+        let at = |taken| third.followed(same.clone(), taken).node();
+        assert_eq!((at(68), at(69)), (third.node(), None));
         // Of a container that is new, one measurement says nothing, however often it is read.
         let alone = |at| Pair {
             before: Arc::new(Sample::default()),
             now: Arc::new(sample("1", at)),
-            taken: 1_000,
+            taken: 1,
         };
-        assert_eq!(alone(1).followed(sample("1", 1), 1_005).pod("a", "p"), None);
+        assert_eq!(alone(1).followed(sample("1", 1), 6).pod("a", "p"), None);
     }
 
     #[test]

@@ -54,6 +54,19 @@ pub const NAMES: [&str; 43] = [
     "local-volume-provisioner",
 ];
 
+/// Upstream's names for what is part of another controller here, or nobody's work: command lines that are
+/// written for upstream's program may have them, and they choose nothing.
+const ELSEWHERE: [&str; 8] = [
+    "bootstrap-signer-controller",
+    "certificatesigningrequest-approving-controller",
+    "certificatesigningrequest-cleaner-controller",
+    "kube-apiserver-serving-clustertrustbundle-publisher-controller",
+    "selinux-warning-controller",
+    "storageversion-garbage-collector-controller",
+    "taint-eviction-controller",
+    "token-cleaner-controller",
+];
+
 const ALL: &str = "*";
 
 /// A list such as `*,-job-controller`: of what names a controller the first word decides, and `*` stands for
@@ -80,7 +93,7 @@ impl FromStr for Chosen {
         let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
         for word in &words {
             let name = word.strip_prefix('-').unwrap_or(word);
-            if *word != ALL && !NAMES.contains(&name) {
+            if *word != ALL && !NAMES.contains(&name) && !ELSEWHERE.contains(&name) {
                 return Err(UnknownController(name.to_owned()));
             }
         }
@@ -102,6 +115,14 @@ impl Chosen {
             None => (word == name).then_some(true),
         });
         named.unwrap_or_else(|| self.words().any(|word| word == ALL))
+    }
+
+    /// The names of it that choose nothing here.
+    pub fn in_vain(&self) -> impl Iterator<Item = &str> {
+        let names = self
+            .words()
+            .map(|word| word.strip_prefix('-').unwrap_or(word));
+        names.filter(|name| ELSEWHERE.contains(name))
     }
 
     /// The list as it was given.
@@ -133,6 +154,18 @@ mod tests {
             assert_eq!(runs(list, "cronjob-controller"), cron, "{list:?}");
         }
         assert_eq!(Chosen::default(), "*".parse().expect("a list"));
+    }
+
+    #[test]
+    fn upstreams_names_for_what_is_part_of_another_one_choose_nothing() {
+        let list = "*,bootstrap-signer-controller,-taint-eviction-controller";
+        let chosen: Chosen = list.parse().expect("a list");
+        let names: Vec<&str> = chosen.in_vain().collect();
+        assert_eq!(
+            names,
+            ["bootstrap-signer-controller", "taint-eviction-controller"]
+        );
+        assert!(chosen.has("job-controller"));
     }
 
     #[test]

@@ -124,6 +124,11 @@ pub async fn run(
     config: Config,
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
+    for name in config.chosen.in_vain() {
+        tracing::warn!(
+            "--controllers: {name} is no controller of its own here and chooses nothing"
+        );
+    }
     let mut all = Starter {
         chosen: &config.chosen,
         informers,

@@ -77,7 +77,7 @@ fn main() -> ExitCode {
         &cli.log
     };
     if let Err(e) = log_to_stderr(filter, cli.logging_format) {
-        complain!("error: {e:#}");
+        complain!("error: {}", with_causes(&e));
         return ExitCode::FAILURE;
     }
     zpages::show_flags(shown_flags::of(&cli::Cli::command(), &matches));

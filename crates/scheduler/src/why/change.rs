@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 
+use api::names;
 use api::quantity::Quantity;
 use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Amount;
@@ -117,14 +118,20 @@ const WITH_MINUS: [&str; 2] = ["-ephemeral-storage", "-hugepages-"];
 fn more_or_less(place: &str) -> Option<(&str, &str, bool)> {
     let less = !place.contains('+');
     let (node, resource) = if less {
-        let known = WITH_MINUS.iter().find_map(|name| place.rfind(*name));
+        let known = WITH_MINUS.iter().find_map(|name| {
+            let at = place.rfind(*name)?;
+            // Otherwise it is part of the node's name.
+            let (_, rest) = place.split_at_checked(at + name.len())?;
+            (!rest.contains('-')).then_some(at)
+        });
         let before_slash = place.split('/').next().unwrap_or_default();
         let (node, rest) = place.split_at(known.or_else(|| before_slash.rfind('-'))?);
         (node, rest.strip_prefix('-')?)
     } else {
         place.split_once('+')?
     };
-    (!resource.is_empty()).then_some((node, resource, less))
+    let is_name = names::is_qualified_name(resource).is_empty();
+    is_name.then_some((node, resource, less))
 }
 
 /// A state in which something is supposed.
@@ -369,6 +376,7 @@ mod tests {
             ),
             ("node/a+hugepages-2Mi=1", "a", "hugepages-2Mi", false),
             ("node/a-b-hugepages-2Mi=1", "a-b", "hugepages-2Mi", true),
+            ("node/a-hugepages-1-cpu=1", "a-hugepages-1", "cpu", true),
             (
                 "node/a-b+my-own.com/a-gpu=1",
                 "a-b",
@@ -396,6 +404,8 @@ mod tests {
             "node/+cpu=1",
             "node/a=1",
             "node/a/b=1",
+            "node/a+a+b=1",
+            "node/a+x y=1",
         ] {
             let error = bad.parse::<Change>().expect_err(bad);
             assert!(matches!(error, WhyError::Supposition(_)), "{bad}: {error}");

@@ -1,14 +1,40 @@
 //! Archives of images in a folder, which a node's runtime gets at its start.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
+use crate::image;
+
+/// Gives the runtime at `socket` the images of the folder that was `named`. No pod starts without that of
+/// the pause container, which is in no registry: where the folder has none, it is made below the node's
+/// folder `dir`, with those of the demo. A node whose runtime has had it for long runs also where it
+/// cannot be made again, on a full disk for instance.
+pub async fn bring(dir: &Path, named: Option<&Path>, socket: &Path) -> Result<()> {
+    if !named.is_some_and(|images| images.join("pause.tar").is_file()) {
+        let own = dir.join("images");
+        if let Err(e) = make(own.clone()).await {
+            tracing::error!("making the node's images in {}: {e:#}", own.display());
+        }
+        import(&own, &dir.join("imported-own"), socket).await?;
+    }
+    match named {
+        Some(images) => import(images, &dir.join("imported"), socket).await,
+        None => Ok(()),
+    }
+}
+
+async fn make(dir: PathBuf) -> Result<()> {
+    let binary = std::env::current_exe().context("finding the running binary")?;
+    tokio::task::spawn_blocking(move || image::write_all(&dir, &binary)).await??;
+    Ok(())
+}
+
 /// Imports every archive of the folder `dir` that containerd at `socket` does not have yet; what it has is
 /// noted in `noted`.
-pub async fn import(dir: &Path, noted: &Path, socket: &Path) -> Result<()> {
+async fn import(dir: &Path, noted: &Path, socket: &Path) -> Result<()> {
     let listing = || format!("reading {}", dir.display());
     let entries = match fs::read_dir(dir) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {

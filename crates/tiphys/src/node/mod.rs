@@ -299,7 +299,12 @@ pub async fn run(args: AgentArgs) -> Result<()> {
     let Some(credentials) = unless_ended(joined, &mut parts, &shutdown).await? else {
         return Ok(());
     };
-    bring_images(&args, &containerd.socket()).await?;
+    let (named, socket) = (args.images.as_deref(), containerd.socket());
+    let images = image_archives::bring(&args.data_dir, named, &socket);
+    let brought = unless_ended(images, &mut parts, &shutdown).await?;
+    if brought.is_none() {
+        return Ok(());
+    }
     let node_client = client_of(&credentials, &credentials.node, "kubelet").await?;
     let proxy_client = client_of(&credentials, &credentials.proxy, "kube-proxy").await?;
     let uses = renew::Uses {
@@ -395,26 +400,6 @@ fn install_plugin(data_dir: &Path) -> Result<PathBuf> {
         }
     }
     Ok(bin)
-}
-
-/// Gives the runtime the images of the folder that was named. No pod starts without that of the pause
-/// container, which is in no registry: where the folder has none, it is made, with those of the demo.
-async fn bring_images(args: &AgentArgs, runtime: &Path) -> Result<()> {
-    let noted = args.data_dir.join("imported");
-    let named = args.images.as_deref();
-    if !named.is_some_and(|dir| dir.join("pause.tar").is_file()) {
-        let own = args.data_dir.join("images");
-        let binary = std::env::current_exe().context("finding the running binary")?;
-        let to = own.clone();
-        tokio::task::spawn_blocking(move || image::write_all(&to, &binary))
-            .await?
-            .with_context(|| format!("making the node's images in {}", own.display()))?;
-        image_archives::import(&own, &noted, runtime).await?;
-    }
-    match named {
-        Some(dir) => image_archives::import(dir, &noted, runtime).await,
-        None => Ok(()),
-    }
 }
 
 /// The machine's clock, as wrong as the file says.

@@ -3,15 +3,17 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use api::local_volumes::{CAPACITY, PATH, QUOTA};
+use clock::Random;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{Patch, PatchParams};
+use kube::runtime::watcher;
 use kube::runtime::watcher::Event;
-use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -80,17 +82,14 @@ pub async fn keep_notes(
 ) -> Result<()> {
     let api: Api<Node> = Api::all(client);
     let only = watcher::Config::default().fields(&format!("metadata.name={node}"));
-    let mut changes = watcher(api.clone(), only).default_backoff().boxed();
+    let mut changes = pin!(client::events(Random::system(), api.clone(), only));
     let work = async {
         while let Some(event) = changes.next().await {
-            match event {
-                Ok(Event::Apply(seen) | Event::InitApply(seen)) => {
-                    if let Some(change) = change(&seen, &notes) {
-                        write(&api, &node, &change).await;
-                    }
-                }
-                Ok(Event::Init | Event::InitDone | Event::Delete(_)) => {}
-                Err(error) => tracing::warn!("watching node {node}: {error}"),
+            let (Event::Apply(seen) | Event::InitApply(seen)) = event else {
+                continue;
+            };
+            if let Some(change) = change(&seen, &notes) {
+                write(&api, &node, &change).await;
             }
         }
     };
