@@ -126,7 +126,7 @@ pub async fn run(
 ) -> Result<(), RunError> {
     for name in config.chosen.in_vain() {
         tracing::warn!(
-            "--controllers: {name} is no controller of its own here and chooses nothing"
+            "--controllers: {name} chooses nothing: it is not a controller of its own here"
         );
     }
     let mut all = Starter {
