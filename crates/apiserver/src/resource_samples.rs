@@ -359,8 +359,10 @@ mod tests {
         let node = third.node().map(|n| (n.at_millis, n.window_millis));
         assert_eq!(node, Some((8_000, 5_000)));
         // What is not measured at all any more is not known for ever.
-        let mut same = Sample::default();
-        same.node = third.now.node;
+        let same = Sample {
+            node: third.now.node,
+            ..Sample::default()
+        };
         let at = |taken| third.followed(same.clone(), taken).node();
         assert_eq!((at(68), at(69)), (third.node(), None));
         // Of a container that is new, one measurement says nothing, however often it is read.
