@@ -47,3 +47,18 @@ pub fn node(name: &str) -> Value {
            "status": {"allocatable": {"cpu": "4", "memory": "8Gi", "pods": "10"},
                       "conditions": [{"type": "Ready", "status": "True"}]}})
 }
+
+/// A pod that waits for a node: what its metadata has beside its name, and what its spec has.
+pub fn pod(name: &str, metadata: Value, spec: Value) -> Value {
+    let mut pod = json!({"kind": "Pod",
+        "metadata": {"name": name, "namespace": "d", "uid": name},
+        "spec": {"schedulerName": "default-scheduler",
+                 "containers": [{"name": "c", "image": "i"}]},
+        "status": {"phase": "Pending"}});
+    for (part, given) in [("metadata", metadata), ("spec", spec)] {
+        for (key, value) in given.as_object().into_iter().flatten() {
+            pod[part][key] = value.clone();
+        }
+    }
+    pod
+}

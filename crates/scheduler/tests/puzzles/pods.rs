@@ -3,7 +3,7 @@
 use scheduler::why::{Question, State, answer};
 use serde_json::{Value, json};
 
-use crate::asking::{ask, puzzle};
+use crate::asking::{self, ask, puzzle};
 
 #[test]
 fn without_its_rules_nothing_is_answered() {
@@ -30,15 +30,7 @@ fn node_with(name: &str, spec: Value) -> Value {
 }
 
 fn pod(name: &str, spec: Value) -> Value {
-    let mut pod = json!({"kind": "Pod",
-        "metadata": {"name": name, "namespace": "d", "uid": name, "labels": {"app": name}},
-        "spec": {"schedulerName": "default-scheduler",
-                 "containers": [{"name": "c", "image": "i"}]},
-        "status": {"phase": "Pending"}});
-    for (key, value) in spec.as_object().into_iter().flatten() {
-        pod["spec"][key] = value.clone();
-    }
-    pod
+    asking::pod(name, json!({"labels": {"app": name}}), spec)
 }
 
 fn asks(requests: Value) -> Value {

@@ -2,20 +2,13 @@
 
 use serde_json::{Value, json};
 
-use crate::asking::{ask, node, notes, puzzle};
+use crate::asking::{self, ask, node, notes, puzzle};
 
 fn pod(name: &str, owner: (&str, &str), spec: Value) -> Value {
     let (kind, uid) = owner;
-    let mut pod = json!({"kind": "Pod",
-        "metadata": {"name": name, "namespace": "d", "uid": name, "ownerReferences": [
-            {"apiVersion": "v1", "kind": kind, "name": uid, "uid": uid, "controller": true}]},
-        "spec": {"schedulerName": "default-scheduler",
-                 "containers": [{"name": "c", "image": "i"}]},
-        "status": {"phase": "Pending"}});
-    for (key, value) in spec.as_object().into_iter().flatten() {
-        pod["spec"][key] = value.clone();
-    }
-    pod
+    let owner =
+        json!({"apiVersion": "v1", "kind": kind, "name": uid, "uid": uid, "controller": true});
+    asking::pod(name, json!({"ownerReferences": [owner]}), spec)
 }
 
 fn on(mut pod: Value, node: &str, ready: bool) -> Value {
