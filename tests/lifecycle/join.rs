@@ -127,8 +127,18 @@ fn left_behind(cx: &Context, machine: &Machine, dir: &Path) -> Result<()> {
 const PARTED: &str = "parted";
 /// The port of a node's DNS server, as /proc writes it.
 const DNS_PORT: &str = ":2745 ";
-/// The port of its kubelet, where somebody listens.
-const KUBELET_PORT: &str = ":280A 00000000:0000 0A";
+/// The port of its kubelet.
+const KUBELET_PORT: &str = ":280A";
+
+/// Whether somebody listens at the kubelet's port, of whichever family.
+fn has_kubelet(machine: &Machine) -> Result<bool> {
+    let sockets = machine.run("cat /proc/net/tcp /proc/net/tcp6")?.ok()?;
+    Ok(sockets.lines().any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let local = fields.get(1).is_some_and(|at| at.ends_with(KUBELET_PORT));
+        local && fields.get(3) == Some(&"0A")
+    }))
+}
 
 /// Whoever brings a part of the network along finds none of ours in its way, also where it was before.
 pub fn parts_of_the_network_can_be_replaced(cx: &Context) -> Result<()> {
@@ -175,6 +185,7 @@ fn replaced(cx: &Context, machine: &Machine, flags: &Path) -> Result<()> {
     eventually("all parts are there", || {
         let there = parts()?;
         ensure!(there == [true; 4], "{there:?}");
+        ensure!(has_kubelet(machine)?, "no kubelet listens");
         Ok(())
     })?;
     let names = ["proxy", "network-policy", "pod-routes", "cluster-dns"];
@@ -199,8 +210,7 @@ fn replaced(cx: &Context, machine: &Machine, flags: &Path) -> Result<()> {
     eventually("the kubelet is somebody else's", || {
         let there = parts()?;
         ensure!(there == [true; 4], "{there:?}");
-        let sockets = machine.run("cat /proc/net/tcp /proc/net/tcp6")?.ok()?;
-        ensure!(!sockets.contains(KUBELET_PORT), "{sockets}");
+        ensure!(!has_kubelet(machine)?, "ours listens");
         // Ours registered it, and nobody makes volumes on its disk any more.
         let notes = cx.field(&format!("node {PARTED}"), ".metadata.annotations")?;
         ensure!(!notes.contains("tiphys.io/"), "{notes}");
